@@ -1,0 +1,51 @@
+"""usersim: a User LM that plays the human in a human-AI chat.
+
+    import usersim
+    said = usersim.sample(goal="plan a cheap weekend trip", persona="terse, lower case, impatient")
+
+Importing this package imports no torch; the first call loads what it needs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from usersim.api import asample, connect, converse, load, sample, sample_many
+    from usersim.types import (
+        Conversation,
+        Facet,
+        Goal,
+        Persona,
+        Style,
+        Turn,
+        UserProfile,
+        UserTurn,
+    )
+
+__all__ = [
+    "Conversation",
+    "Facet",
+    "Goal",
+    "Persona",
+    "Style",
+    "Turn",
+    "UserProfile",
+    "UserTurn",
+    "asample",
+    "connect",
+    "converse",
+    "load",
+    "sample",
+    "sample_many",
+]
+__version__ = "0.1.0"
+_API = {"asample", "connect", "converse", "load", "sample", "sample_many"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'usersim' has no attribute {name!r}")
+    from usersim import api, types
+
+    return getattr(api if name in _API else types, name)

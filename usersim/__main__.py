@@ -1,0 +1,47 @@
+"""`usersim COMMAND …`: a thin table; only the command asked for is imported."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+from usersim.cli import complain, run_main
+
+COMMANDS = {
+    "prep": ("data_prep.__main__", "raw chat logs to Conversation records with goal and persona"),
+    "data": ("data_prep.data_command", "data validate FILE: check anyone's JSONL against the schema"),
+    "train": ("usersim.train", "fine-tune a User LM: usersim train CONFIG [key=value…]"),
+    "model": ("usersim.model", "model build | path: materialise the default User LM"),
+    "serve": ("serve.__main__", "the User LM behind FastAPI, generation by vLLM"),
+    "sample": ("usersim.commands.sample", "one simulated user turn (or -n of them)"),
+    "chat": ("usersim.commands.chat", "you play the assistant"),
+    "simulate": ("usersim.commands.simulate", "whole conversations with an assistant, from a file of goals"),
+    "eval": ("eval.__main__", "eval run | model | selftest | compare"),
+    "collab": ("collab_train.__main__", "collab mr | pairs | sft | dpo | online-dpo | grpo | bench CONFIG"),
+    "doctor": ("usersim.doctor", "what is installed, which engine, what is wrong and its cure"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        lines = [f"  {name:9} {text}" for name, (_, text) in COMMANDS.items()]
+        sys.stdout.write("usage: usersim COMMAND …\n\n" + "\n".join(lines) + "\n")
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        from usersim import __version__
+
+        sys.stdout.write(f"usersim {__version__}\n")
+        return 0
+    if argv[0] not in COMMANDS:
+        complain(f"unknown command {argv[0]!r}; one of {', '.join(COMMANDS)}")
+        return 2
+    # No command downloads anything unasked: a hub name must be given as such, with the hub reachable.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    module = importlib.import_module(COMMANDS[argv[0]][0])
+    return run_main(module.main, argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

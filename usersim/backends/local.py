@@ -1,0 +1,131 @@
+"""Sampling from a transformers model in this process (CPU or one GPU).
+
+Deterministic in its seeds: sample i of n draws from its own generator seeded `seed + i`, so a sample does not
+depend on what else is in the batch (up to the float noise of batched matrix products).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from usersim.errors import BackendError
+from usersim.sampling import Sampled, Sampling
+
+
+class LocalSampler:
+    """`model` may be live in training: every call samples from the weights as they are then."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._turn = asyncio.Lock()
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, dtype: torch.dtype | None = None) -> LocalSampler:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = dtype or (torch.bfloat16 if device == "cuda" else torch.float32)
+        try:
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device).eval()
+        except (OSError, ValueError) as error:
+            raise BackendError(f"{path}: the model cannot be loaded ({error})") from error
+        return cls(model)
+
+    async def sample(
+        self,
+        prompt_ids: Sequence[int],
+        *,
+        n: int,
+        seed: int | None,
+        sampling: Sampling,
+        stop_ids: Sequence[int],
+        watch_id: int,
+        ban_ids: Sequence[int] = (),
+    ) -> list[Sampled]:
+        async with self._turn:
+            return await asyncio.to_thread(
+                self.sample_sync, prompt_ids, n, seed, sampling, stop_ids, watch_id, ban_ids
+            )
+
+    @torch.inference_mode()
+    def sample_sync(
+        self,
+        prompt_ids: Sequence[int],
+        n: int,
+        seed: int | None,
+        sampling: Sampling,
+        stop_ids: Sequence[int],
+        watch_id: int,
+        ban_ids: Sequence[int] = (),
+    ) -> list[Sampled]:
+        """Prefills the prompt once and decodes its `n` continuations as one batch."""
+        device = self.model.device
+        generators = [_generator(None if seed is None else seed + i) for i in range(n)]
+        prompt = torch.tensor([list(prompt_ids)], device=device)
+        out = self.model(input_ids=prompt, use_cache=True, logits_to_keep=1)
+        cache = out.past_key_values
+        if n > 1:
+            cache.batch_repeat_interleave(n)
+        logits_BV = out.logits[:, -1].float().expand(n, -1)
+        first = torch.log_softmax(logits_BV[0], -1)
+        end_probability = float(first[watch_id].exp())
+        end_is_likeliest = int(first.argmax()) == watch_id
+        rows: list[list[int]] = [[] for _ in range(n)]
+        logprobs: list[list[float]] = [[] for _ in range(n)]
+        open_rows, stops = set(range(n)), set(stop_ids)
+        for _ in range(sampling.max_tokens):
+            raw_BV = torch.log_softmax(logits_BV, -1)
+            drawn = [_draw(raw_BV[i], sampling, ban_ids, generators[i]) for i in range(n)]
+            for i in sorted(open_rows):
+                rows[i].append(drawn[i])
+                logprobs[i].append(float(raw_BV[i, drawn[i]]))
+                if drawn[i] in stops:
+                    open_rows.discard(i)
+            if not open_rows:
+                break
+            step = torch.tensor(drawn, device=device).unsqueeze(1)
+            logits_BV = self.model(input_ids=step, past_key_values=cache, use_cache=True).logits[:, -1].float()
+        return [
+            Sampled(
+                token_ids=rows[i],
+                logprobs=logprobs[i],
+                finish="length" if i in open_rows else "stop",
+                end_probability=end_probability,
+                end_is_likeliest=end_is_likeliest,
+            )
+            for i in range(n)
+        ]
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+
+def _generator(seed: int | None) -> torch.Generator:
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed % 2**63)
+    return generator
+
+
+def _draw(
+    logprobs_V: torch.Tensor, sampling: Sampling, ban_ids: Sequence[int], generator: torch.Generator
+) -> int:
+    """One token: ban, then temperature, then the smallest set whose mass reaches top_p (vLLM's order)."""
+    if ban_ids:
+        logprobs_V = logprobs_V.clone()
+        logprobs_V[list(ban_ids)] = -torch.inf
+    if sampling.temperature < 1e-5:
+        return int(logprobs_V.argmax())
+    probs_V = torch.softmax(logprobs_V / sampling.temperature, -1).cpu()
+    if sampling.top_p < 1:
+        ordered, index = probs_V.sort(descending=True)
+        # A token stays while the mass before it is below top_p, so that at least one does.
+        ordered[ordered.cumsum(0) - ordered >= sampling.top_p] = 0
+        return int(index[torch.multinomial(ordered, 1, generator=generator)])
+    return int(torch.multinomial(probs_V, 1, generator=generator))

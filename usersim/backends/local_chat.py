@@ -1,0 +1,62 @@
+"""A chat model in this process, prompted through its own chat template: the default assistant without a server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from usersim.backends.chat import ChatSettings
+from usersim.backends.local import LocalSampler
+from usersim.errors import BackendError
+from usersim.sampling import Sampling
+from usersim.types import Turn
+
+
+class LocalChat:
+    """The same two calls as `HttpChat`, over a transformers model that may be live in training."""
+
+    def __init__(self, model: Any, tokenizer: Any, *, settings: ChatSettings | None = None) -> None:
+        self.sampler, self.tokenizer = LocalSampler(model), tokenizer
+        self.settings = settings or ChatSettings()
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, settings: ChatSettings | None = None) -> LocalChat:
+        sampler = LocalSampler.from_pretrained(path)
+        return cls(sampler.model, AutoTokenizer.from_pretrained(path), settings=settings)
+
+    async def __call__(
+        self, turns: Sequence[Turn], *, system: str | None = None, seed: int | None = None
+    ) -> str:
+        messages = [{"role": turn.role, "content": turn.text} for turn in turns]
+        return await self.complete(messages, system=system, seed=seed)
+
+    async def complete(
+        self, messages: list[dict[str, str]], *, system: str | None = None, seed: int | None = None
+    ) -> str:
+        if system:
+            messages = [{"role": "system", "content": system}, *messages]
+        prompt = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        end = int(self.tokenizer.eos_token_id)
+        settings = self.settings
+        sampled = await self.sampler.sample(
+            prompt,
+            n=1,
+            seed=seed,
+            sampling=Sampling(
+                temperature=settings.temperature, top_p=settings.top_p, max_tokens=settings.max_tokens
+            ),
+            stop_ids=[end],
+            watch_id=end,
+        )
+        text = str(self.tokenizer.decode(sampled[0].token_ids, skip_special_tokens=True)).strip()
+        if not text:
+            raise BackendError("the local assistant gave an empty reply", retryable=True)
+        return text
+
+    async def aclose(self) -> None:
+        """Nothing to close."""

@@ -1,0 +1,52 @@
+"""What every command shares: logging to stderr, one readable line for what the operator can fix."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import ValidationError
+from rich.console import Console
+
+from usersim.errors import UsersimError
+from usersim.records import explain, write_json
+
+console = Console(stderr=True, highlight=False)
+
+
+def run_main(main: Callable[[list[str]], int | None], argv: list[str] | None = None) -> int:
+    """0; 2 with one line on stderr for a UsersimError; 130 on Ctrl-C. Anything else is a bug: its traceback shows."""
+    level = os.environ.get("USERSIM_LOG", "WARNING").upper()
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        return main(sys.argv[1:] if argv is None else argv) or 0
+    except UsersimError as error:
+        complain(str(error))
+        return 2
+    except ValidationError as error:
+        complain(explain(error))
+        return 2
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return 130
+    except BrokenPipeError:
+        # The reader went away (`| head`); keep the interpreter from complaining about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def complain(message: str) -> None:
+    sys.stderr.write(f"usersim: {message}\n")
+
+
+def emit_json(value: Any, *, stdout: bool, path: str | None) -> None:
+    """The one JSON document of `--json` (stdout) and `--json-out FILE` (atomic)."""
+    if path:
+        write_json(path, value)
+    if stdout:
+        sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+        sys.stdout.flush()

