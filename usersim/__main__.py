@@ -10,15 +10,24 @@ from usersim.cli import complain, run_main
 
 COMMANDS = {
     "prep": ("data_prep.__main__", "raw chat logs to Conversation records with goal and persona"),
-    "data": ("data_prep.data_command", "data validate FILE: check anyone's JSONL against the schema"),
+    "data": (
+        "data_prep.data_command",
+        "data validate FILE: check anyone's JSONL against the schema",
+    ),
     "train": ("usersim.train", "fine-tune a User LM: usersim train CONFIG [key=value…]"),
     "model": ("usersim.model", "model build | path: materialise the default User LM"),
     "serve": ("serve.__main__", "the User LM behind FastAPI, generation by vLLM"),
     "sample": ("usersim.commands.sample", "one simulated user turn (or -n of them)"),
     "chat": ("usersim.commands.chat", "you play the assistant"),
-    "simulate": ("usersim.commands.simulate", "whole conversations with an assistant, from a file of goals"),
+    "simulate": (
+        "usersim.commands.simulate",
+        "whole conversations with an assistant, from a file of goals",
+    ),
     "eval": ("eval.__main__", "eval run | model | selftest | compare"),
-    "collab": ("collab_train.__main__", "collab mr | pairs | sft | dpo | online-dpo | grpo | bench CONFIG"),
+    "collab": (
+        "collab_train.__main__",
+        "collab mr | pairs | sft | dpo | online-dpo | grpo | bench CONFIG",
+    ),
     "doctor": ("usersim.doctor", "what is installed, which engine, what is wrong and its cure"),
 }
 

@@ -32,7 +32,9 @@ def load(
     try:
         from usersim.backends.local import LocalSampler
     except ImportError as error:
-        raise ConfigError(f"{error}; run `pip install 'usersim-lm[local]'` or use usersim.connect(url)") from error
+        raise ConfigError(
+            f"{error}; run `pip install 'usersim-lm[local]'` or use usersim.connect(url)"
+        ) from error
     from usersim.model import resolve
     from usersim.render import Renderer
 
@@ -152,7 +154,9 @@ def as_turns(turns: Turns) -> list[Turn]:
         text = turn.get("text", turn.get("content"))
         role = turn.get("role")
         if not isinstance(text, str) or role not in ("user", "assistant"):
-            raise ConfigError(f"turn {index}: needs role user|assistant and a text, got {sorted(turn)}")
+            raise ConfigError(
+                f"turn {index}: needs role user|assistant and a text, got {sorted(turn)}"
+            )
         made.append(Turn(role="user" if role == "user" else "assistant", text=text))
     return made
 

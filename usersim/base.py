@@ -50,7 +50,9 @@ def load_user_base(
     chat_format, end_of_turn = _chat_format(added, folder)
     end_id = added.get(END_OF_CONVERSATION)
     if end_id is None:
-        end_id = _name_end_token(tokenizer_json, added, rows=model.get_input_embeddings().weight.shape[0])
+        end_id = _name_end_token(
+            tokenizer_json, added, rows=model.get_input_embeddings().weight.shape[0]
+        )
         _initialise_row(model, end_id, like=end_of_turn)
     settings = RenderSettings(
         chat_format=chat_format,
@@ -69,7 +71,9 @@ def save_user_lm(base: UserBase, model: Any, out: str | Path) -> None:
     write_json(folder / "tokenizer.json", base.tokenizer_json)
     for name in ("tokenizer_config.json", "chat_template.jinja"):
         if (base.source / name).is_file():
-            (folder / name).write_text((base.source / name).read_text(encoding="utf-8"), encoding="utf-8")
+            (folder / name).write_text(
+                (base.source / name).read_text(encoding="utf-8"), encoding="utf-8"
+            )
     write_json(folder / SETTINGS_FILE, base.settings.model_dump(mode="json"))
 
 
@@ -78,7 +82,9 @@ def _chat_format(added: dict[str, int], folder: Path) -> tuple[Any, int]:
         return "chatml", added["<|im_end|>"]
     if "<|start_header_id|>" in added and "<|eot_id|>" in added:
         return "llama3", added["<|eot_id|>"]
-    raise ConfigError(f"{folder}: its tokenizer has neither ChatML nor Llama-3 control tokens; use such a base")
+    raise ConfigError(
+        f"{folder}: its tokenizer has neither ChatML nor Llama-3 control tokens; use such a base"
+    )
 
 
 def _name_end_token(tokenizer_json: dict[str, Any], added: dict[str, int], *, rows: int) -> int:
@@ -94,8 +100,16 @@ def _name_end_token(tokenizer_json: dict[str, Any], added: dict[str, int], *, ro
             return added[name]
     new_id = 1 + max([*added.values(), *tokenizer_json["model"]["vocab"].values()])
     if new_id >= rows:
-        raise ConfigError(f"the base has no unused special token and no spare embedding row ({rows} rows)")
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+        raise ConfigError(
+            f"the base has no unused special token and no spare embedding row ({rows} rows)"
+        )
+    flags = {
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
     tokenizer_json["added_tokens"].append({"id": new_id, "content": END_OF_CONVERSATION, **flags})
     return new_id
 
@@ -103,6 +117,9 @@ def _name_end_token(tokenizer_json: dict[str, Any], added: dict[str, int], *, ro
 @torch.no_grad()
 def _initialise_row(model: Any, token_id: int, *, like: int) -> None:
     """By id, in both embeddings (one where they are tied): an untrained row would never be sampled."""
-    weights = {id(layer.weight): layer.weight for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
+    weights = {
+        id(layer.weight): layer.weight
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings())
+    }
     for weight in weights.values():
         weight[token_id] = weight[like]

@@ -17,7 +17,12 @@ class RemoteUser:
     """A `User` behind HTTP. Sampling, end policy and guards are the server's unless given here."""
 
     def __init__(
-        self, url: str, *, model: str = "userlm", api_key: str | None = None, timeout_s: float = 120.0
+        self,
+        url: str,
+        *,
+        model: str = "userlm",
+        api_key: str | None = None,
+        timeout_s: float = 120.0,
     ) -> None:
         self.url, self.model, self.name = url, model, model
         self._client, self._base = http_client(url, timeout_s=timeout_s)

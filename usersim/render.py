@@ -26,10 +26,10 @@ SETTINGS_FILE = "userlm.json"
 class Limits(Record):
     """The one truncation policy: a longer message keeps its head and its tail around a mark. Tokens."""
 
-    assistant_head: int = 56
-    assistant_tail: int = 24
-    user_head: int = 144
-    user_tail: int = 48
+    assistant_head: int = 40
+    assistant_tail: int = 16
+    user_head: int = 128
+    user_tail: int = 32
 
 
 class RenderSettings(Record):
@@ -60,7 +60,9 @@ class Renderer:
         self.control_ids = frozenset(added.values())
         plain = {**tokenizer_json, "added_tokens": [], "post_processor": None}
         self._tokenizer = Tokenizer.from_str(json.dumps(plain))
-        self._start, self._headers, self._after_turn = _chat_format(settings.chat_format, added, self.encode)
+        self._start, self._headers, self._after_turn = _chat_format(
+            settings.chat_format, added, self.encode
+        )
         self._mark = self.encode(" […] ")
 
     @classmethod
@@ -69,7 +71,9 @@ class Renderer:
         folder = Path(path)
         for name in ("tokenizer.json", SETTINGS_FILE):
             if not (folder / name).is_file():
-                raise ConfigError(f"{folder}: no {name}, so not a User LM (make one with `usersim model build`)")
+                raise ConfigError(
+                    f"{folder}: no {name}, so not a User LM (make one with `usersim model build`)"
+                )
         settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
         tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
         return cls(tokenizer, RenderSettings.model_validate(settings))
@@ -116,14 +120,20 @@ class Renderer:
 
     def read(self, sampled: Sequence[int]) -> tuple[str, bool]:
         """(text up to the first control id, whether the end of conversation was sampled in place of a turn)."""
-        cut = next((i for i, token in enumerate(sampled) if token in self.control_ids), len(sampled))
+        cut = next(
+            (i for i, token in enumerate(sampled) if token in self.control_ids), len(sampled)
+        )
         ends = cut == 0 and bool(sampled) and sampled[0] == self.settings.end_of_conversation_id
         return self.decode(sampled[:cut]).strip(), ends
 
     # -- training --------------------------------------------------------------------------------
 
     def examples(
-        self, conversation: Conversation, *, profile: UserProfile | None = None, max_tokens: int | None = None
+        self,
+        conversation: Conversation,
+        *,
+        profile: UserProfile | None = None,
+        max_tokens: int | None = None,
     ) -> Iterator[Example]:
         """Windows of at most `max_tokens`, cut at turn boundaries, all user turns supervised in one pass.
 
@@ -144,8 +154,10 @@ class Renderer:
     def _messages(self, conversation: Conversation) -> Iterator[tuple[list[int], list[bool]]]:
         for turn in conversation.turns:
             yield self._message(turn)
-        if conversation.ended_by == "user" and conversation.turns[-1:] and (
-            conversation.turns[-1].role == "assistant"
+        if (
+            conversation.ended_by == "user"
+            and conversation.turns[-1:]
+            and (conversation.turns[-1].role == "assistant")
         ):
             header = self._headers["user"]
             yield [*header, self.settings.end_of_conversation_id], [False] * len(header) + [True]
@@ -190,7 +202,9 @@ def check_history(turns: Sequence[Turn]) -> None:
     except ValueError as error:
         raise RenderError(str(error)) from error
     if turns and turns[-1].role != "assistant":
-        raise RenderError("the history ends with a user turn; the assistant has to answer before the user speaks")
+        raise RenderError(
+            "the history ends with a user turn; the assistant has to answer before the user speaks"
+        )
 
 
 def _join(system: list[int], window: list[tuple[list[int], list[bool]]]) -> Example:
@@ -201,7 +215,9 @@ def _join(system: list[int], window: list[tuple[list[int], list[bool]]]) -> Exam
     return Example(ids, supervised)
 
 
-def _chat_format(name: str, added: dict[str, int], encode: Any) -> tuple[list[int], dict[str, list[int]], list[int]]:
+def _chat_format(
+    name: str, added: dict[str, int], encode: Any
+) -> tuple[list[int], dict[str, list[int]], list[int]]:
     """(ids before everything, header ids by role, ids after an end of turn)."""
     roles: tuple[Role | Literal["system"], ...] = ("system", "user", "assistant")
     try:
@@ -212,4 +228,6 @@ def _chat_format(name: str, added: dict[str, int], encode: Any) -> tuple[list[in
         headers = {role: [start, *encode(role), end, *encode("\n\n")] for role in roles}
         return [added["<|begin_of_text|>"]], headers, []
     except KeyError as error:
-        raise ConfigError(f"chat format {name!r} needs the token {error.args[0]!r}, which this tokenizer lacks") from None
+        raise ConfigError(
+            f"chat format {name!r} needs the token {error.args[0]!r}, which this tokenizer lacks"
+        ) from None

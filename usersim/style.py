@@ -13,7 +13,8 @@ from usersim.types import Style, Turn
 
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")  # noqa: RUF001 - people type the curly apostrophe
 POLITE = re.compile(
-    r"\b(please|pls|plz|thanks|thank you|thx|ty|sorry|kindly|appreciate|would you mind)\b", re.IGNORECASE
+    r"\b(please|pls|plz|thanks|thank you|thx|ty|sorry|kindly|appreciate|would you mind)\b",
+    re.IGNORECASE,
 )
 ENDS_SENTENCE = re.compile(r"[.!?…:;)\]\"'”’]\s*$")  # noqa: RUF001
 

@@ -50,7 +50,11 @@ class ScriptedSampler:
 
     def __init__(self, *continuations: list[int], end_probability: float = 0.1) -> None:
         self.continuations, self.end_probability = list(continuations), end_probability
-        self.prompts, self.banned, self.seeds = list[list[int]](), list[list[int]](), list[int | None]()
+        self.prompts, self.banned, self.seeds = (
+            list[list[int]](),
+            list[list[int]](),
+            list[int | None](),
+        )
 
     async def sample(
         self,

@@ -101,7 +101,9 @@ def check_alternation(turns: tuple[Turn, ...] | list[Turn]) -> None:
     """Raises ValueError naming the first turn that repeats its predecessor's role."""
     for index, (before, after) in enumerate(zip(turns, turns[1:], strict=False), start=1):
         if before.role == after.role:
-            raise ValueError(f"turns must alternate: turns {index - 1} and {index} are both {after.role!r}")
+            raise ValueError(
+                f"turns must alternate: turns {index - 1} and {index} are both {after.role!r}"
+            )
 
 
 class UserTurn(Record):

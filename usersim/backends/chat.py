@@ -49,7 +49,11 @@ class HttpChat:
             messages = [{"role": "system", "content": system}, *messages]
         if self.model is None:
             self.model = await self._only_model()
-        body: dict[str, Any] = {"model": self.model, "messages": messages, **self.settings.model_dump()}
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": messages,
+            **self.settings.model_dump(),
+        }
         if seed is not None:
             body["seed"] = seed % 2**62
         answer = await self._request("POST", "/v1/chat/completions", body)

@@ -12,14 +12,18 @@ from usersim.errors import BackendError
 from usersim.sampling import Sampled, Sampling
 
 
-def http_client(url: str, *, timeout_s: float, connections: int = 512) -> tuple[httpx2.AsyncClient, str]:
+def http_client(
+    url: str, *, timeout_s: float, connections: int = 512
+) -> tuple[httpx2.AsyncClient, str]:
     """A client and the base URL to use with it; `unix:/path.sock` speaks over a Unix socket."""
     limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
     timeout = httpx2.Timeout(timeout_s, connect=10.0)
     if url.startswith("unix:"):
         transport = httpx2.AsyncHTTPTransport(uds=url.removeprefix("unix:"), limits=limits)
         return httpx2.AsyncClient(transport=transport, timeout=timeout), "http://engine"
-    return httpx2.AsyncClient(limits=limits, timeout=timeout, trust_env=False), url.rstrip("/").removesuffix("/v1")
+    return httpx2.AsyncClient(limits=limits, timeout=timeout, trust_env=False), url.rstrip(
+        "/"
+    ).removesuffix("/v1")
 
 
 class HttpSampler:
@@ -64,7 +68,9 @@ class HttpSampler:
             choices = sorted(answer["choices"], key=lambda choice: choice["index"])
             sampled = [_read(choice, watch_id, set(stop_ids)) for choice in choices]
         except (KeyError, TypeError, IndexError, ValueError) as error:
-            raise BackendError(f"engine {self.url}: an answer without {error}", retryable=False) from error
+            raise BackendError(
+                f"engine {self.url}: an answer without {error}", retryable=False
+            ) from error
         if len(sampled) != n:
             raise BackendError(f"engine {self.url}: {len(sampled)} choices instead of {n}")
         return sampled
@@ -75,17 +81,22 @@ class HttpSampler:
         except httpx2.TimeoutException as error:
             raise BackendError(f"engine {self.url}: no answer in time", retryable=True) from error
         except httpx2.HTTPError as error:
-            raise BackendError(f"engine {self.url}: {error or type(error).__name__}", retryable=True) from error
+            raise BackendError(
+                f"engine {self.url}: {error or type(error).__name__}", retryable=True
+            ) from error
         if response.status_code != 200:
             # 404 too: the engine serves another model than the one asked for.
             retryable = response.status_code >= 500 or response.status_code == 429
             raise BackendError(
-                f"engine {self.url}: HTTP {response.status_code}: {response.text[:300]}", retryable=retryable
+                f"engine {self.url}: HTTP {response.status_code}: {response.text[:300]}",
+                retryable=retryable,
             )
         try:
             return response.json()
         except ValueError as error:
-            raise BackendError(f"engine {self.url}: an answer that is not JSON", retryable=True) from error
+            raise BackendError(
+                f"engine {self.url}: an answer that is not JSON", retryable=True
+            ) from error
 
     async def aclose(self) -> None:
         await self._client.aclose()

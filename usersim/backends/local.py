@@ -88,7 +88,11 @@ class LocalSampler:
             if not open_rows:
                 break
             step = torch.tensor(drawn, device=device).unsqueeze(1)
-            logits_BV = self.model(input_ids=step, past_key_values=cache, use_cache=True).logits[:, -1].float()
+            logits_BV = (
+                self.model(input_ids=step, past_key_values=cache, use_cache=True)
+                .logits[:, -1]
+                .float()
+            )
         return [
             Sampled(
                 token_ids=rows[i],

@@ -23,7 +23,9 @@ class LocalChat:
         self.settings = settings or ChatSettings()
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, *, settings: ChatSettings | None = None) -> LocalChat:
+    def from_pretrained(
+        cls, path: str | Path, *, settings: ChatSettings | None = None
+    ) -> LocalChat:
         sampler = LocalSampler.from_pretrained(path)
         return cls(sampler.model, AutoTokenizer.from_pretrained(path), settings=settings)
 
@@ -48,7 +50,9 @@ class LocalChat:
             n=1,
             seed=seed,
             sampling=Sampling(
-                temperature=settings.temperature, top_p=settings.top_p, max_tokens=settings.max_tokens
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                max_tokens=settings.max_tokens,
             ),
             stop_ids=[end],
             watch_id=end,

