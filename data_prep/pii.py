@@ -47,7 +47,7 @@ def luhn(digits: str) -> bool:
 
 def _is_card(text: str) -> bool:
     digits = re.sub(r"\D", "", text)
-    return digits[0] in "3456" and len(set(digits)) > 2 and luhn(digits)
+    return digits[0] in "3456" and len(set(digits)) > 1 and luhn(digits)
 
 
 def _is_public_ip(text: str) -> bool:

@@ -38,10 +38,11 @@ from usersim.model import resolve
 log = logging.getLogger(__name__)
 KEEPER = Path(__file__).with_name("keeper.py")
 STAGES = (
-    (re.compile(r"non-default args|Initializing a V1 LLM engine"), "starting"),
-    (re.compile(r"Starting to load model|Loading weights|Loading safetensors"), "loading the weights"),
-    (re.compile(r"Dynamo|torch\.compile|Compiling"), "compiling (kept for the next start)"),
-    (re.compile(r"Warming up|warmup"), "warming up"),
+    (re.compile(r"non-default args"), "reading the model's config"),
+    (re.compile(r"Initializing a V1 LLM engine"), "starting the core"),
+    (re.compile(r"Starting to load model"), "loading the weights"),
+    (re.compile(r"Warming up model for the compilation"), "compiling (kept for the next start)"),
+    (re.compile(r"Warming up done"), "compiled"),
 )
 
 
@@ -64,6 +65,7 @@ class Engine:
         self._lines: deque[str] = deque(maxlen=200)
         self._stopping = threading.Event()
         self._watcher: threading.Thread | None = None
+        self._listener: threading.Thread | None = None
 
     @property
     def alive(self) -> bool:
@@ -148,18 +150,20 @@ class Engine:
             start_new_session=True,
         )
         assert self._process.stdout is not None
-        threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True)
+        self._listener.start()
 
     def _listen(self, output: IO[str]) -> None:
         """Keeps the last lines, and turns milestones into progress."""
         told: set[str] = set()
-        for line in output:
-            self._lines.append(line.rstrip())
-            log.debug("%s: %s", self.command.name, line.rstrip())
-            stage = next((words for pattern, words in STAGES if pattern.search(line)), None)
-            if stage and stage not in told:
-                told.add(stage)
-                self._progress(f"engine {self.command.name}: {stage}")
+        with output:
+            for line in output:
+                self._lines.append(line.rstrip())
+                log.debug("%s: %s", self.command.name, line.rstrip())
+                stage = next((words for pattern, words in STAGES if pattern.search(line)), None)
+                if stage and stage not in told:
+                    told.add(stage)
+                    self._progress(f"engine {self.command.name}: {stage}")
 
     def _answers(self) -> bool:
         uds = self.command.url.removeprefix("unix:") if self.command.url.startswith("unix:") else None
@@ -210,6 +214,8 @@ class Engine:
         process.wait()
         if process.stdin is not None:
             process.stdin.close()
+        if self._listener is not None:
+            self._listener.join(5)  # so that the last words are complete
 
 
 @contextlib.contextmanager
@@ -246,7 +252,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--cores", help="e.g. 0,1 (default: all of this process)")
     parser.add_argument("--dry-run", action="store_true", help="print the command line and stop")
     parser.add_argument("settings", nargs="*", help="key=value of the engine settings, e.g. eager=true")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     cores = [] if args.cores is None else [f"cores=[{args.cores}]"]
     settings = load_config(EngineSettings, overrides=[*cores, *args.settings])
     model = Path(args.model) if args.dry_run else resolve(args.model)

@@ -95,7 +95,7 @@ def sample_many(
     user: User | None = None,
     concurrency: int = 64,
 ) -> list[UserTurn | UsersimError]:
-    """One turn per (profile, turns), in order; a failed one is its error, in its place. Request i draws from seed + i."""
+    """One turn per (profile, turns), in order; a failed one is its error. Request i draws from seed + i."""
     speaker = user or _default_user()
 
     async def everything() -> list[UserTurn | UsersimError]:
@@ -154,9 +154,7 @@ def as_turns(turns: Turns) -> list[Turn]:
         text = turn.get("text", turn.get("content"))
         role = turn.get("role")
         if not isinstance(text, str) or role not in ("user", "assistant"):
-            raise ConfigError(
-                f"turn {index}: needs role user|assistant and a text, got {sorted(turn)}"
-            )
+            raise ConfigError(f"turn {index}: needs role user|assistant and a text, got {sorted(turn)}")
         made.append(Turn(role="user" if role == "user" else "assistant", text=text))
     return made
 

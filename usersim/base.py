@@ -45,14 +45,12 @@ def load_user_base(
     if not (folder / "tokenizer.json").is_file():
         raise ConfigError(f"{folder}: no tokenizer.json; give the folder of a transformers model")
     tokenizer_json = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     added = {token["content"]: int(token["id"]) for token in tokenizer_json["added_tokens"]}
     chat_format, end_of_turn = _chat_format(added, folder)
     end_id = added.get(END_OF_CONVERSATION)
     if end_id is None:
-        end_id = _name_end_token(
-            tokenizer_json, added, rows=model.get_input_embeddings().weight.shape[0]
-        )
+        end_id = _name_end_token(tokenizer_json, added, rows=model.get_input_embeddings().weight.shape[0])
         _initialise_row(model, end_id, like=end_of_turn)
     settings = RenderSettings(
         chat_format=chat_format,
@@ -71,9 +69,7 @@ def save_user_lm(base: UserBase, model: Any, out: str | Path) -> None:
     write_json(folder / "tokenizer.json", base.tokenizer_json)
     for name in ("tokenizer_config.json", "chat_template.jinja"):
         if (base.source / name).is_file():
-            (folder / name).write_text(
-                (base.source / name).read_text(encoding="utf-8"), encoding="utf-8"
-            )
+            (folder / name).write_text((base.source / name).read_text(encoding="utf-8"), encoding="utf-8")
     write_json(folder / SETTINGS_FILE, base.settings.model_dump(mode="json"))
 
 
@@ -98,11 +94,9 @@ def _name_end_token(tokenizer_json: dict[str, Any], added: dict[str, int], *, ro
             if name in vocab:
                 vocab[END_OF_CONVERSATION] = vocab.pop(name)
             return added[name]
-    new_id = 1 + max([*added.values(), *tokenizer_json["model"]["vocab"].values()])
+    new_id: int = 1 + max([*added.values(), *tokenizer_json["model"]["vocab"].values()])
     if new_id >= rows:
-        raise ConfigError(
-            f"the base has no unused special token and no spare embedding row ({rows} rows)"
-        )
+        raise ConfigError(f"the base has no unused special token and no spare embedding row ({rows} rows)")
     flags = {
         "single_word": False,
         "lstrip": False,

@@ -21,9 +21,7 @@ console = Console(stderr=True, highlight=False)
 def run_main(main: Callable[[list[str]], int | None], argv: list[str] | None = None) -> int:
     """0; 2 with one line on stderr for a UsersimError; 130 on Ctrl-C. Anything else is a bug: its traceback shows."""
     level = os.environ.get("USERSIM_LOG", "WARNING").upper()
-    logging.basicConfig(
-        level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
         return main(sys.argv[1:] if argv is None else argv) or 0
     except UsersimError as error:

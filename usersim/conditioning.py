@@ -45,13 +45,9 @@ def style_words(style: Style) -> list[str]:
     if style.opening_words is not None:
         traits.append(f"opens with {nearest_length(style.opening_words)} words")
     if style.lowercase_starts is not None:
-        traits.append(
-            _level(style.lowercase_starts, "capital letters", "some capitals", "all lower case")
-        )
+        traits.append(_level(style.lowercase_starts, "capital letters", "some capitals", "all lower case"))
     if style.end_punctuation is not None:
-        traits.append(
-            _level(style.end_punctuation, "no full stops", "some full stops", "full stops")
-        )
+        traits.append(_level(style.end_punctuation, "no full stops", "some full stops", "full stops"))
     if style.questions is not None:
         traits.append(_level(style.questions, "no questions", "some questions", "asks questions"))
     if style.politeness is not None:
@@ -85,9 +81,7 @@ def thin(profile: UserProfile, rng: random.Random) -> UserProfile:
     Goal kept 85 %; each facet 60 % (none at all for a third of the goals); description 50 %; style 70 %,
     each attribute then 60 %. Draws happen in a fixed order, so one seed gives one result.
     """
-    return UserProfile(
-        goal=_thin_goal(profile.goal, rng), persona=_thin_persona(profile.persona, rng)
-    )
+    return UserProfile(goal=_thin_goal(profile.goal, rng), persona=_thin_persona(profile.persona, rng))
 
 
 def _thin_goal(goal: Goal | None, rng: random.Random) -> Goal | None:
@@ -104,11 +98,7 @@ def _thin_persona(persona: Persona | None, rng: random.Random) -> Persona | None
         return None
     style = persona.style
     if style is not None:
-        kept = {
-            n: v
-            for n, v in style.model_dump().items()
-            if rng.random() < (0.6 if keep_style else 0.0)
-        }
+        kept = {n: v for n, v in style.model_dump().items() if rng.random() < (0.6 if keep_style else 0.0)}
         style = Style(**kept) if any(value is not None for value in kept.values()) else None
     description = persona.description if keep_description else ""
     return persona.model_copy(update={"description": description, "style": style})

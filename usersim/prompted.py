@@ -36,9 +36,7 @@ class PromptedUser:
         self, profile: UserProfile, turns: Sequence[Turn], *, seed: int | None = None
     ) -> UserTurn:
         system = PROMPT.format(about=_about(profile), stop=STOP)
-        flipped = (
-            [{"role": "user", "content": OPENING}] if not turns or turns[0].role == "user" else []
-        )
+        flipped = [{"role": "user", "content": OPENING}] if not turns or turns[0].role == "user" else []
         for turn in turns:
             role = "user" if turn.role == "assistant" else "assistant"
             flipped.append({"role": role, "content": turn.text})

@@ -33,7 +33,7 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, Any]]:
                         yield number, json.loads(line)
                     except json.JSONDecodeError as error:
                         raise DataError(f"{file}:{number}: not JSON ({error.msg})") from error
-    except (UnicodeDecodeError, OSError) as error:
+    except (UnicodeDecodeError, EOFError, OSError) as error:
         raise DataError(f"{file}: cannot be read as UTF-8 text ({error})") from error
 
 

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from usersim.conditioning import describe
 from usersim.errors import ConfigError, RenderError
-from usersim.types import Conversation, Record, Role, Turn, UserProfile, check_alternation
+from usersim.types import Conversation, Record, Turn, UserProfile, check_alternation
 
 END_OF_CONVERSATION = "<|endconversation|>"
 SETTINGS_FILE = "userlm.json"
@@ -60,9 +60,7 @@ class Renderer:
         self.control_ids = frozenset(added.values())
         plain = {**tokenizer_json, "added_tokens": [], "post_processor": None}
         self._tokenizer = Tokenizer.from_str(json.dumps(plain))
-        self._start, self._headers, self._after_turn = _chat_format(
-            settings.chat_format, added, self.encode
-        )
+        self._start, self._headers, self._after_turn = _chat_format(settings.chat_format, added, self.encode)
         self._mark = self.encode(" […] ")
 
     @classmethod
@@ -120,9 +118,7 @@ class Renderer:
 
     def read(self, sampled: Sequence[int]) -> tuple[str, bool]:
         """(text up to the first control id, whether the end of conversation was sampled in place of a turn)."""
-        cut = next(
-            (i for i, token in enumerate(sampled) if token in self.control_ids), len(sampled)
-        )
+        cut = next((i for i, token in enumerate(sampled) if token in self.control_ids), len(sampled))
         ends = cut == 0 and bool(sampled) and sampled[0] == self.settings.end_of_conversation_id
         return self.decode(sampled[:cut]).strip(), ends
 
@@ -219,13 +215,13 @@ def _chat_format(
     name: str, added: dict[str, int], encode: Any
 ) -> tuple[list[int], dict[str, list[int]], list[int]]:
     """(ids before everything, header ids by role, ids after an end of turn)."""
-    roles: tuple[Role | Literal["system"], ...] = ("system", "user", "assistant")
+    roles = ("system", "user", "assistant")
     try:
         if name == "chatml":
             start = added["<|im_start|>"]
             return [], {role: [start, *encode(f"{role}\n")] for role in roles}, encode("\n")
         start, end = added["<|start_header_id|>"], added["<|end_header_id|>"]
-        headers = {role: [start, *encode(role), end, *encode("\n\n")] for role in roles}
+        headers: dict[str, list[int]] = {role: [start, *encode(role), end, *encode("\n\n")] for role in roles}
         return [added["<|begin_of_text|>"]], headers, []
     except KeyError as error:
         raise ConfigError(

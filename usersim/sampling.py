@@ -101,11 +101,7 @@ def rejection(text: str, goal: Goal | None, turns: Sequence[Turn], guards: Guard
     said = _normal(text)
     if guards.repeat and any(turn.role == "user" and _normal(turn.text) == said for turn in turns):
         return "repeat"
-    if (
-        guards.goal_copy
-        and goal is not None
-        and _copies(said, _normal(goal.summary), guards.goal_run_words)
-    ):
+    if guards.goal_copy and goal is not None and _copies(said, _normal(goal.summary), guards.goal_run_words):
         return "goal_copy"
     if guards.assistant_speak and ASSISTANT_SPEAK.search(text):
         return "assistant_speak"
@@ -176,9 +172,7 @@ class UserLM:
             base = None if seed is None else seed + attempt * 1_000_003
             drawn = await self._draw(prompt, len(missing), base, sampling, end, turns)
             for index, sampled in zip(missing, drawn, strict=True):
-                said = self._read(
-                    sampled, end, turns, None if base is None else base + missing.index(index)
-                )
+                said = self._read(sampled, end, turns, None if base is None else base + missing.index(index))
                 why = None if said.ends else rejection(said.text, profile.goal, turns, self.guards)
                 if why is None:
                     accepted[index] = said.model_copy(
@@ -213,9 +207,7 @@ class UserLM:
             ban_ids=[settings.end_of_conversation_id] if banned else [],
         )
 
-    def _read(
-        self, sampled: Sampled, end: EndPolicy, turns: Sequence[Turn], seed: int | None
-    ) -> UserTurn:
+    def _read(self, sampled: Sampled, end: EndPolicy, turns: Sequence[Turn], seed: int | None) -> UserTurn:
         text, ends = self.renderer.read(sampled.token_ids)
         if _may_end(end, turns) and end.mode in ("threshold", "greedy"):
             ends = (
@@ -233,12 +225,8 @@ class UserLM:
             seed=seed,
         )
 
-    def _exhausted(
-        self, rejected: dict[int, list[str]], accepted: dict[int, UserTurn]
-    ) -> GuardError:
-        reasons = Counter(
-            why for index, whys in rejected.items() if index not in accepted for why in whys
-        )
+    def _exhausted(self, rejected: dict[int, list[str]], accepted: dict[int, UserTurn]) -> GuardError:
+        reasons = Counter(why for index, whys in rejected.items() if index not in accepted for why in whys)
         listed = ", ".join(f"{why} {count}" for why, count in reasons.most_common())
         return GuardError(
             f"no acceptable user turn in {self.guards.attempts} attempts ({listed}); "

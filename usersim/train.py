@@ -1,6 +1,6 @@
 """Fine-tuning of a User LM through TRL's SFTTrainer: full or LoRA, one pass per conversation, resumable.
 
-    usersim train configs/train/userlm-135m.toml lora.rank=16 out=runs/trial
+usersim train configs/train/userlm-135m.toml lora.rank=16 out=runs/trial
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from datasets import Dataset
+from datasets import Dataset  # type: ignore[import-untyped]
 from peft import LoraConfig, PeftModel, get_peft_model
 from pydantic import Field
 from torch.utils.data import SequentialSampler
 from transformers import AutoTokenizer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
-from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
 from usersim.base import UserBase, load_user_base, save_user_lm
 from usersim.cli import console, emit_json
@@ -95,19 +96,20 @@ class UserTrainer(SFTTrainer):
             raise BackendError("the loss is not finite; lower lr (the last checkpoint is kept)")
         return (loss, outputs) if return_outputs else loss
 
-    def _get_train_sampler(self, dataset: Any = None) -> Any:
-        return SequentialSampler(self.train_dataset)
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return SequentialSampler(train_dataset or self.train_dataset)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """NLL per supervised token over all dev windows, nats (a mean of batch means would weigh short windows up)."""
-        self.model.eval()
+        model: Any = self.model
+        model.eval()
         total, tokens = 0.0, 0
         for inputs in self.get_eval_dataloader():
             inputs = self._prepare_inputs(inputs)
             count = int((inputs["labels"][0, 1:] != IGNORED).sum())
             with self.compute_loss_context_manager():
-                total += float(self.compute_loss(self.model, inputs)) * count
+                total += float(self.compute_loss(model, inputs)) * count
             tokens += count
         metrics = {"eval_loss": total / tokens, "eval_perplexity": math.exp(min(total / tokens, 50))}
         self.log(dict(metrics))
@@ -128,7 +130,9 @@ class RunLog(TrainerCallback):
         self.run.metric(step=state.global_step, elapsed_s=round(elapsed, 1), **logs)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        write_samples(self.run, model, self.base.renderer, self.dev, step=state.global_step, config=self.config)
+        write_samples(
+            self.run, model, self.base.renderer, self.dev, step=state.global_step, config=self.config
+        )
 
 
 def train(config: TrainConfig) -> Path:
@@ -155,8 +159,9 @@ def train(config: TrainConfig) -> Path:
         callbacks=[log],
     )
     log.tokens_per_step = sum(map(len, rows["input_ids"])) / len(rows) * config.batch
-    checkpoint = get_last_checkpoint(str(run.path / "checkpoints")) if (run.path / "checkpoints").is_dir() else None
-    trainer.train(resume_from_checkpoint=checkpoint)
+    checkpoints = run.path / "checkpoints"
+    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None  # type: ignore[no-untyped-call]
+    trainer.train(resume_from_checkpoint=last)
     final = _last_dev_loss(trainer) or trainer.evaluate()
     return _save(config, base, trainer.model, run, final, corpus, rows)
 
@@ -188,7 +193,11 @@ def _datasets(
     )
     every = max(1, len(dev) // config.dev_conversations)
     dev_rows = training_rows(
-        dev[::every][: config.dev_conversations], renderer, max_tokens=config.max_tokens, epochs=1, seed=config.seed,
+        dev[::every][: config.dev_conversations],
+        renderer,
+        max_tokens=config.max_tokens,
+        epochs=1,
+        seed=config.seed,
         windows_per_conversation=2,
     )
     return Dataset.from_list(list(rows)), Dataset.from_list(list(dev_rows))
@@ -266,7 +275,7 @@ def _save(
     if isinstance(model, PeftModel):
         model.to(torch.bfloat16)
         model.peft_config["default"].base_model_name_or_path = config.base
-        model.save_pretrained(folder, save_embedding_layers=False)
+        model.save_pretrained(str(folder), save_embedding_layers=False)
         write_json(folder / SETTINGS_FILE, base.settings.model_dump(mode="json"))
     else:
         save_user_lm(base, model, folder)
@@ -305,7 +314,9 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"batch={config.batch} is not a multiple of micro_batch={config.micro_batch}")
     if args.dry_run:
         base = load_user_base(
-            build_base() if config.base == BASE_NAME else config.base, dtype=torch.bfloat16, limits=config.limits
+            build_base() if config.base == BASE_NAME else config.base,
+            dtype=torch.bfloat16,
+            limits=config.limits,
         )
         corpus = load_corpus(config.train, keep_without_goal=config.keep_without_goal, seed=config.seed)
         rows, _ = _datasets(config, base, corpus, corpus.conversations[:1])

@@ -59,7 +59,9 @@ def training_rows(
             rng = random.Random(f"{seed}:{epoch}:{index}")
             conversation = conversations[index]
             windows = list(
-                renderer.examples(conversation, profile=thin(conversation.profile, rng), max_tokens=max_tokens)
+                renderer.examples(
+                    conversation, profile=thin(conversation.profile, rng), max_tokens=max_tokens
+                )
             )
             yield from map(row, _some(windows, windows_per_conversation, rng))
 
@@ -72,9 +74,7 @@ def _some(windows: list[Example], most: int | None, rng: random.Random) -> list[
 
 
 def row(example: Example) -> dict[str, list[int]]:
-    labels = [
-        token if on else IGNORED for token, on in zip(example.ids, example.supervised, strict=True)
-    ]
+    labels = [token if on else IGNORED for token, on in zip(example.ids, example.supervised, strict=True)]
     return {"input_ids": example.ids, "labels": labels}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -99,11 +100,9 @@ class Conversation(Record):
 
 def check_alternation(turns: tuple[Turn, ...] | list[Turn]) -> None:
     """Raises ValueError naming the first turn that repeats its predecessor's role."""
-    for index, (before, after) in enumerate(zip(turns, turns[1:], strict=False), start=1):
+    for index, (before, after) in enumerate(pairwise(turns), start=1):
         if before.role == after.role:
-            raise ValueError(
-                f"turns must alternate: turns {index - 1} and {index} are both {after.role!r}"
-            )
+            raise ValueError(f"turns must alternate: turns {index - 1} and {index} are both {after.role!r}")
 
 
 class UserTurn(Record):

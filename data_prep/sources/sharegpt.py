@@ -107,7 +107,7 @@ def _join(id_: str, chunks: list[Chunk], file: Path, report: SourceReport) -> Ra
         turns += more[repeated:]
     first = next((turn for turn in turns if turn.role != "system"), None)
     if first is None or first.role != "user":
-        report.reject("does not begin with the user", place)
+        report.reject("no message" if first is None else "does not begin with the user", place)
         return None
     report.counts["whole"] += 1
     return RawChat(id=id_, source=report.name, place=place, turns=tuple(turns), ended_by="user")

@@ -71,9 +71,7 @@ class HttpChat:
 
     async def _request(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         try:
-            response = await self._client.request(
-                method, self._base + path, json=body, headers=self._headers
-            )
+            response = await self._client.request(method, self._base + path, json=body, headers=self._headers)
         except httpx2.HTTPError as error:
             reason = str(error) or type(error).__name__
             raise BackendError(f"{self.url}: {reason}", retryable=True) from error

@@ -12,18 +12,16 @@ from usersim.errors import BackendError
 from usersim.sampling import Sampled, Sampling
 
 
-def http_client(
-    url: str, *, timeout_s: float, connections: int = 512
-) -> tuple[httpx2.AsyncClient, str]:
+def http_client(url: str, *, timeout_s: float, connections: int = 512) -> tuple[httpx2.AsyncClient, str]:
     """A client and the base URL to use with it; `unix:/path.sock` speaks over a Unix socket."""
     limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
     timeout = httpx2.Timeout(timeout_s, connect=10.0)
     if url.startswith("unix:"):
         transport = httpx2.AsyncHTTPTransport(uds=url.removeprefix("unix:"), limits=limits)
         return httpx2.AsyncClient(transport=transport, timeout=timeout), "http://engine"
-    return httpx2.AsyncClient(limits=limits, timeout=timeout, trust_env=False), url.rstrip(
-        "/"
-    ).removesuffix("/v1")
+    return httpx2.AsyncClient(limits=limits, timeout=timeout, trust_env=False), url.rstrip("/").removesuffix(
+        "/v1"
+    )
 
 
 class HttpSampler:
@@ -68,9 +66,7 @@ class HttpSampler:
             choices = sorted(answer["choices"], key=lambda choice: choice["index"])
             sampled = [_read(choice, watch_id, set(stop_ids)) for choice in choices]
         except (KeyError, TypeError, IndexError, ValueError) as error:
-            raise BackendError(
-                f"engine {self.url}: an answer without {error}", retryable=False
-            ) from error
+            raise BackendError(f"engine {self.url}: an answer without {error}", retryable=False) from error
         if len(sampled) != n:
             raise BackendError(f"engine {self.url}: {len(sampled)} choices instead of {n}")
         return sampled
@@ -94,9 +90,7 @@ class HttpSampler:
         try:
             return response.json()
         except ValueError as error:
-            raise BackendError(
-                f"engine {self.url}: an answer that is not JSON", retryable=True
-            ) from error
+            raise BackendError(f"engine {self.url}: an answer that is not JSON", retryable=True) from error
 
     async def aclose(self) -> None:
         await self._client.aclose()

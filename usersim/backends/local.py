@@ -30,10 +30,10 @@ class LocalSampler:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = dtype or (torch.bfloat16 if device == "cuda" else torch.float32)
         try:
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device).eval()
+            model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
         except (OSError, ValueError) as error:
             raise BackendError(f"{path}: the model cannot be loaded ({error})") from error
-        return cls(model)
+        return cls(model.to(device).eval())
 
     async def sample(
         self,
@@ -89,9 +89,7 @@ class LocalSampler:
                 break
             step = torch.tensor(drawn, device=device).unsqueeze(1)
             logits_BV = (
-                self.model(input_ids=step, past_key_values=cache, use_cache=True)
-                .logits[:, -1]
-                .float()
+                self.model(input_ids=step, past_key_values=cache, use_cache=True).logits[:, -1].float()
             )
         return [
             Sampled(

@@ -23,9 +23,7 @@ class LocalChat:
         self.settings = settings or ChatSettings()
 
     @classmethod
-    def from_pretrained(
-        cls, path: str | Path, *, settings: ChatSettings | None = None
-    ) -> LocalChat:
+    def from_pretrained(cls, path: str | Path, *, settings: ChatSettings | None = None) -> LocalChat:
         sampler = LocalSampler.from_pretrained(path)
         return cls(sampler.model, AutoTokenizer.from_pretrained(path), settings=settings)
 

@@ -1,0 +1,60 @@
+# `make` lists the targets. Everything runs in .venv, which `make setup` makes and keeps up to date.
+# PYTHON=python3.12 make setup   another Python than the first of python3 … that is at least 3.11
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+    $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+BIN := .venv/bin
+CODE := usersim data_prep serve eval collab_train scripts $(if $(wildcard benchmarks/*.py),benchmarks)
+BENCHES := $(sort $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))))
+# No test and no demo asks the network; a library that would try is told so.
+OFFLINE := HF_HUB_OFFLINE=1 WANDB_MODE=offline TOKENIZERS_PARALLELISM=false MPLBACKEND=Agg
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test demo lint format types data train doctor lock clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@for bench in $(BENCHES); do echo "  make $$bench"; done
+	@echo "  figures: QUICK=1 for at most 5 minutes on two cores; ARGS='…' hands options on"
+
+setup:  ## .venv with everything at exact versions; seconds when nothing changed
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || { \
+	    echo "setup: needs Python 3.11 or newer ($(or $(PYTHON),none of python3, python3.11 to python3.13) is not);" \
+	        "name one: PYTHON=python3.12 make setup" >&2; exit 2; }
+	@$(PYTHON) scripts/setup.py
+
+test: setup lint types  ## lint, types and the test-suite; at most 12 minutes on two cores
+	$(OFFLINE) $(BIN)/python -m pytest $(ARGS)
+
+demo: setup  ## a simulated user talks to an assistant through the real endpoint
+	$(OFFLINE) $(BIN)/python scripts/demo.py $(ARGS)
+
+lint: setup  ## ruff check and ruff format --check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup  ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+types: setup  ## mypy --strict
+	$(BIN)/mypy --strict $(CODE)
+
+data: setup  ## the installed ShareGPT chats as conversations, in data/sharegpt
+	$(BIN)/usersim prep sharegpt --out data/sharegpt $(ARGS)
+
+train: setup  ## the shipped User LM again: configs/train/userlm-135m.toml (needs its data)
+	$(BIN)/usersim train configs/train/userlm-135m.toml $(ARGS)
+
+doctor: setup  ## what is installed, which engine and device, what is wrong and its cure
+	$(BIN)/usersim doctor $(ARGS)
+
+bench-%: setup
+	$(OFFLINE) $(BIN)/python benchmarks/$*.py $(if $(QUICK),--quick) $(ARGS)
+
+lock: setup  ## write requirements/lock*.txt from .venv, after its tests passed
+	$(BIN)/python scripts/lock.py
+
+clean:  ## caches and build products; keeps .venv, data and runs
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,108 @@
+"""`usersim collab mr|pairs|sft|dpo|online-dpo|grpo|bench CONFIG [key=value…]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from usersim.cli import console, emit_json, run_main
+from usersim.config import load_config
+from usersim.errors import ConfigError
+from usersim.runs import RunDir
+
+LATER = ("online-dpo", "grpo", "bench")
+
+
+def main(argv: list[str]) -> int:
+    args = _parser().parse_args(argv)
+    if args.command in LATER:
+        raise ConfigError(f"collab {args.command} comes in a later release; mr, pairs, sft and dpo are here")
+    commands: dict[str, Callable[[argparse.Namespace], Any]] = {
+        "mr": _mr,
+        "pairs": _pairs,
+        "sft": _sft,
+        "dpo": _dpo,
+    }
+    emit_json(commands[args.command](args), stdout=args.json, path=args.json_out)
+    return 0
+
+
+def _mr(args: argparse.Namespace) -> Any:
+    from collab_train.mr import MRConfig, best_first, choose_contexts, plan, run_mr, summarise
+    from collab_train.progress import candidate_table
+
+    config = load_config(MRConfig, args.config, args.overrides)
+    contexts = choose_contexts(config)
+    if args.dry_run:
+        return _show(args, plan(config, contexts))
+    scored = run_mr(config, contexts, RunDir(config.out, config))
+    summary = summarise(scored)
+    if not args.json:
+        for context, result in zip(scored.contexts, scored.results, strict=True):
+            asked = " ".join(context.turns[-1].text.split())[:80]
+            console.print(candidate_table(f"{context.id}: {asked}", best_first(result)))
+    results = [result.model_dump(mode="json") for result in scored.results]
+    return {"summary": _show(args, summary), "contexts": results, "out": config.out}
+
+
+def _pairs(args: argparse.Namespace) -> Any:
+    from collab_train.mr import choose_contexts, plan
+    from collab_train.pairs import PairsConfig, run_pairs
+
+    config = load_config(PairsConfig, args.config, args.overrides)
+    contexts = choose_contexts(config)
+    if args.dry_run:
+        return _show(args, {**plan(config, contexts), "pairs_at_most": len(contexts)})
+    return _show(args, run_pairs(config, contexts, RunDir(config.out, config)))
+
+
+def _sft(args: argparse.Namespace) -> Any:
+    from collab_train.sft import SFT, sft
+
+    return _tune(args, load_config(SFT, args.config, args.overrides), sft)
+
+
+def _dpo(args: argparse.Namespace) -> Any:
+    from collab_train.dpo import DPO, dpo
+
+    return _tune(args, load_config(DPO, args.config, args.overrides), dpo)
+
+
+def _tune(args: argparse.Namespace, config: Any, tune: Callable[[Any, Any], dict[str, Any]]) -> Any:
+    from collab_train.tuning import plan, read_pairs
+
+    pairs = read_pairs(config)
+    return _show(args, plan(config, pairs) if args.dry_run else tune(config, pairs))
+
+
+def _show(args: argparse.Namespace, values: dict[str, Any]) -> dict[str, Any]:
+    """Prints `values` for people unless the one JSON document is all that is wanted."""
+    if not args.json:
+        for key, value in values.items():
+            console.print(f"  {key:26} {value}", markup=False)
+    return values
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="usersim collab", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in (
+        ("mr", "multiturn-aware reward of candidate replies"),
+        ("pairs", "preference pairs from those rewards"),
+        ("sft", "LoRA fine-tuning on the chosen replies of pairs"),
+        ("dpo", "LoRA preference training on pairs"),
+        *((name, "comes in a later release") for name in LATER),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("config", help="a TOML file; see configs/collab/")
+        command.add_argument("overrides", nargs="*", metavar="key=value")
+        command.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+        command.add_argument("--json", action="store_true", help="one JSON document on stdout")
+        command.add_argument("--json-out", metavar="FILE")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -1,0 +1,77 @@
+"""A context: the conversation so far, the hidden profile, and the candidate replies to be rewarded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError, model_validator
+
+from usersim.errors import DataError
+from usersim.records import explain, read_jsonl
+from usersim.sampling import as_profile
+from usersim.types import Goal, NonEmpty, Persona, Record, Turn, UserProfile, check_alternation
+
+Split = Literal["train", "heldout"]
+
+
+class Context(Record):
+    id: NonEmpty
+    turns: tuple[Turn, ...]
+    """The history; ends with the user's turn that a candidate answers."""
+    profile: UserProfile = UserProfile()
+    candidates: tuple[NonEmpty, ...] = ()
+    """Replies to score; empty: they are sampled from the assistant."""
+    system: str | None = None
+    """The assistant's system prompt."""
+    split: Split = "train"
+    topic: str = ""
+    phrases: tuple[tuple[NonEmpty, ...], ...] = ()
+    """For each facet of the goal the phrases that show it served; without them its content words do."""
+    reference: str | None = None
+    """What a perfect result reads like, for rewards that compare (`bleu`)."""
+
+    @model_validator(mode="after")
+    def _usable(self) -> Context:
+        check_alternation(self.turns)
+        if not self.turns or self.turns[-1].role != "user":
+            raise ValueError("turns must end with the user's turn that the candidates answer")
+        facets = self.profile.goal.facets if self.profile.goal else ()
+        if self.phrases and len(self.phrases) != len(facets):
+            raise ValueError(f"{len(self.phrases)} lists of phrases for {len(facets)} facets")
+        return self
+
+
+def read_contexts(path: str | Path) -> list[Context]:
+    """JSON Lines of {id, turns, profile | goal and persona, candidates?, …}; turns take `text` or `content`."""
+    contexts: dict[str, Context] = {}
+    for number, value in read_jsonl(path):
+        where = f"{path}:{number}"
+        try:
+            context = Context.model_validate(_plain(value))
+        except ValidationError as error:
+            raise DataError(f"{where}: {explain(error)}") from error
+        except (TypeError, AttributeError, ValueError) as error:
+            raise DataError(f"{where}: needs an object with id and turns ({error})") from error
+        if context.id in contexts:
+            raise DataError(f"{where}: id {context.id!r} is there already")
+        contexts[context.id] = context
+    if not contexts:
+        raise DataError(f"{path}: no contexts in it")
+    return list(contexts.values())
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    """`messages`, `content`, and a goal or persona as a plain string, in the record's own terms."""
+    value = dict(value)
+    turns = value.pop("turns", None) or value.pop("messages", ())
+    value["turns"] = [{("text" if k == "content" else k): v for k, v in turn.items()} for turn in turns]
+    if "goal" in value or "persona" in value:
+        if "profile" in value:
+            raise ValueError("give profile, or goal and persona, not both")
+        goal, persona = value.pop("goal", None), value.pop("persona", None)
+        value["profile"] = as_profile(
+            Goal.model_validate(goal) if isinstance(goal, dict) else goal,
+            Persona.model_validate(persona) if isinstance(persona, dict) else persona,
+        )
+    return value

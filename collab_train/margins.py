@@ -1,0 +1,84 @@
+"""What a fine-tuning changed: log-prob margins of pairs, and greedy replies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from collab_train.pairs import Message, Pair
+from collab_train.results import interval
+from usersim.api import run as run_async
+from usersim.backends.chat import ChatSettings
+from usersim.backends.local_chat import LocalChat
+from usersim.errors import BackendError
+from usersim.types import NonEmpty, Record
+
+
+class Reply(Record):
+    context: NonEmpty
+    before: str
+    after: str
+
+
+@torch.inference_mode()
+def margins(model: Any, tokenizer: Any, pairs: Sequence[Pair], *, max_length: int) -> list[float]:
+    """log p(chosen | prompt) - log p(rejected | prompt) in nats, summed over reply and end of turn, per pair."""
+    model.eval()
+    return [
+        reply_logprob(model, tokenizer, pair.prompt, pair.chosen, max_length=max_length)
+        - reply_logprob(model, tokenizer, pair.prompt, pair.rejected, max_length=max_length)
+        for pair in pairs
+    ]
+
+
+def reply_logprob(
+    model: Any, tokenizer: Any, prompt: Sequence[Message], reply: Sequence[Message], *, max_length: int
+) -> float:
+    """Tokens as TRL sees them: the chat template, cut at `max_length`; the reply starts where the two diverge."""
+    opened = _ids(tokenizer, prompt, add_generation_prompt=True)
+    whole = _ids(tokenizer, [*prompt, *reply], add_generation_prompt=False)[:max_length]
+    start = next((i for i, (a, b) in enumerate(zip(opened, whole, strict=False)) if a != b), len(opened))
+    ids_T = torch.tensor(whole, device=model.device)
+    logits_TV = model(input_ids=ids_T[None]).logits[0, start - 1 : -1].float()
+    logprobs_T = torch.log_softmax(logits_TV, -1).gather(1, ids_T[start:, None])
+    return float(logprobs_T.sum())
+
+
+def _ids(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> list[int]:
+    ids: list[int] = tokenizer.apply_chat_template(
+        [message.model_dump() for message in messages],
+        add_generation_prompt=add_generation_prompt,
+        tokenize=True,
+        return_dict=False,
+    )
+    return ids
+
+
+def greedy_replies(model: Any, tokenizer: Any, pairs: Sequence[Pair], *, max_tokens: int) -> list[str]:
+    model.eval()
+    chat = LocalChat(model, tokenizer, settings=ChatSettings(temperature=0.0, max_tokens=max_tokens))
+    return [_reply(chat, pair) for pair in pairs]
+
+
+def _reply(chat: LocalChat, pair: Pair) -> str:
+    try:
+        return run_async(chat.complete([message.model_dump() for message in pair.prompt]))
+    except BackendError:
+        return ""  # an empty reply is worth seeing here, not worth stopping for
+
+
+def change(before: Sequence[float], after: Sequence[float]) -> dict[str, Any] | None:
+    """Mean margin before and after and the paired change with its 95 % interval; None without pairs."""
+    if not before:
+        return None
+    changes = [new - old for old, new in zip(before, after, strict=True)]
+    return {
+        "n": len(changes),
+        "before": fmean(before),
+        "after": fmean(after),
+        "change": fmean(changes),
+        "interval": interval(changes),
+    }

@@ -1,0 +1,56 @@
+"""The progress bar of a rollout, on stderr, and the table that shows what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from collab_train.results import CandidateMR, Future
+from usersim.cli import console
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[Future], None]]:
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[failed]}"),
+    )
+    with Progress(*columns, console=console) as bar:
+        task, failed = bar.add_task("", total=total, failed=""), 0
+
+        def done(future: Future) -> None:
+            nonlocal failed
+            failed += future.conversation is None
+            bar.update(task, advance=1, failed=f"{failed} failed" if failed else "")
+
+        yield done
+
+
+def candidate_table(title: str, candidates: Sequence[CandidateMR]) -> Table:
+    """One row a candidate: MR with its 95 % interval, futures used, mean components."""
+    names = list(dict.fromkeys(name for c in candidates for name in c.components))
+    table = Table(title=title, title_justify="left")
+    table.add_column("candidate", ratio=3, overflow="fold")
+    for name in ("MR", "95 % interval", "futures", *names):
+        table.add_column(name, justify="right", no_wrap=True)
+    for candidate in candidates:
+        parts = [f"{candidate.components[name]:.3g}" if candidate.components else "-" for name in names]
+        table.add_row(_shortened(candidate.text), *_reward(candidate), *parts)
+    return table
+
+
+def _reward(candidate: CandidateMR) -> tuple[str, str, str]:
+    mr = "-" if candidate.mr is None else f"{candidate.mr:+.3f}"
+    interval = "-" if candidate.interval is None else "{:+.3f} to {:+.3f}".format(*candidate.interval)
+    return mr, interval, f"{candidate.n}" + (f" ({candidate.failed} failed)" if candidate.failed else "")
+
+
+def _shortened(text: str, limit: int = 160) -> str:
+    flat = " ".join(text.split()).replace("[", r"\[")
+    return flat if len(flat) <= limit else flat[: limit - 1] + "…"

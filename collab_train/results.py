@@ -1,0 +1,114 @@
+"""What a rollout leaves behind: futures, and the reward of each candidate with its interval and its cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean, stdev
+
+from pydantic import Field
+
+from usersim.types import Conversation, NonEmpty, Record
+
+T_975 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+"""Student's t, 97.5 % point, for 1 to 30 degrees of freedom; 1.96 beyond."""
+
+
+class Cost(Record):
+    """What was generated; prompts are not in it but for the user's own count."""
+
+    user_tokens: int = 0
+    """Sampled by the user model, its end tokens included."""
+    user_prompt_tokens: int = 0
+    """Read by the user model, as if nothing were cached."""
+    assistant_tokens: int = 0
+    """Words and punctuation marks of the assistant's replies (`rewards.count_tokens`), the candidate left out."""
+    seconds: float = 0.0
+    """Summed over futures, waiting included: futures overlap, so this is more than the wall clock."""
+
+
+class Future(Record):
+    """One simulated continuation of one candidate, or why there is none."""
+
+    key: NonEmpty
+    """Hash of everything its text depends on."""
+    context: NonEmpty
+    candidate: int
+    index: int
+    seed: int
+    conversation: Conversation | None = None
+    error: str | None = None
+    cost: Cost = Cost()
+
+
+class CandidateMR(Record):
+    text: str
+    mr: float | None = None
+    """Mean reward over the futures that succeeded; None when none did."""
+    se: float | None = None
+    """Standard error over futures; None with fewer than two."""
+    interval: tuple[float, float] | None = None
+    """95 %, Student's t over futures."""
+    n: int = 0
+    failed: int = 0
+    """Futures left out; they are never scored 0."""
+    errors: tuple[str, ...] = ()
+    components: dict[str, float] = Field(default_factory=dict)
+    """Means over the same futures: every extrinsic reward unweighted, intrinsic, tokens of the window."""
+    rewards: tuple[float, ...] = ()
+    """R of each future used, in order of its index."""
+    cost: Cost = Cost()
+
+
+class ContextMR(Record):
+    id: NonEmpty
+    candidates: tuple[CandidateMR, ...]
+
+    @property
+    def best(self) -> CandidateMR | None:
+        scored = [c for c in self.candidates if c.mr is not None]
+        return max(scored, key=lambda c: c.mr or 0.0) if scored else None
+
+
+def candidate_mr(
+    text: str, scored: Sequence[tuple[float, dict[str, float]]], failed: Sequence[str], costs: Sequence[Cost]
+) -> CandidateMR:
+    rewards = [total for total, _ in scored]
+    names = list(scored[0][1]) if scored else []
+    return CandidateMR(
+        text=text,
+        mr=fmean(rewards) if rewards else None,
+        se=standard_error(rewards),
+        interval=interval(rewards),
+        n=len(rewards),
+        failed=len(failed),
+        errors=tuple(sorted(set(failed))),
+        components={name: fmean(parts[name] for _, parts in scored) for name in names},
+        rewards=tuple(rewards),
+        cost=total_cost(costs),
+    )
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+
+
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """95 % for the mean, Student's t; None for fewer than two values, which say nothing about their spread."""
+    error = standard_error(values)
+    if error is None:
+        return None
+    half = (T_975[len(values) - 2] if len(values) - 1 <= len(T_975) else 1.96) * error
+    return fmean(values) - half, fmean(values) + half
+
+
+def total_cost(costs: Sequence[Cost]) -> Cost:
+    return Cost(
+        user_tokens=sum(c.user_tokens for c in costs),
+        user_prompt_tokens=sum(c.user_prompt_tokens for c in costs),
+        assistant_tokens=sum(c.assistant_tokens for c in costs),
+        seconds=round(sum(c.seconds for c in costs), 3),
+    )

@@ -1,0 +1,84 @@
+"""Who plays the user and who is the assistant, from the words of a config."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from usersim.api import connect, load
+from usersim.backends.chat import ChatSettings, HttpChat
+from usersim.client import RemoteUser
+from usersim.errors import ConfigError
+from usersim.model import BASE_NAME, build_base
+from usersim.sampling import Sampling, UserLM
+
+URLS = ("http://", "https://", "unix:")
+
+
+def open_user(where: str, *, max_tokens: int) -> UserLM | RemoteUser:
+    """`local` (the shipped User LM), the URL of a `usersim serve`, or a run directory or model folder.
+
+    `max_tokens` bounds a turn of a local user; an endpoint has its own bound.
+    """
+    if where.startswith(URLS):
+        return connect(where)
+    return load(None if where == "local" else where, sampling=Sampling(max_tokens=max_tokens))
+
+
+def open_assistant(where: str, settings: ChatSettings) -> Any:
+    """`local` (the base model), an OpenAI-compatible URL (URL#model names the model), or a folder.
+
+    The folder holds a transformers chat model, or a run of `collab sft|dpo` (its adapter is merged).
+    """
+    if where.startswith(URLS):
+        url, _, model = where.partition("#")
+        return HttpChat(url, model=model or None, api_key=os.environ.get("OPENAI_API_KEY"), settings=settings)
+    from usersim.backends.local_chat import LocalChat
+
+    model, tokenizer = load_assistant(where, trainable=False)
+    return LocalChat(model.eval(), tokenizer, settings=settings)
+
+
+def adapter_of(where: str) -> Path | None:
+    """The adapter in a run directory or adapter folder; None for anything else."""
+    for folder in (Path(where) / "adapter", Path(where)):
+        if (folder / "adapter_model.safetensors").is_file():
+            return folder
+    return None
+
+
+def base_of(where: str) -> str:
+    """The name by which `where`'s weights can be found again: of its base, if it is an adapter."""
+    adapter = adapter_of(where)
+    if adapter is None:
+        return BASE_NAME if where == "local" else where
+    settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    return str(settings.get("base_model_name_or_path") or BASE_NAME)
+
+
+def load_assistant(where: str, *, trainable: bool, dtype: str = "float32") -> tuple[Any, Any]:
+    """Model and tokenizer for this process. An adapter is merged, or stays one to be trained on."""
+    try:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+    except ImportError as error:
+        raise ConfigError(f"{error}; run `pip install 'usersim-lm[collab]'`") from error
+    named = base_of(where)
+    base = build_base() if named in ("local", BASE_NAME) else Path(named)
+    if not (base / "config.json").is_file():
+        raise ConfigError(f"assistant: {base}: no model there (say `local`, a URL, a run or a model folder)")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base)
+        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"assistant: {base} cannot be loaded ({str(error).splitlines()[0]})") from error
+    if not tokenizer.chat_template:
+        raise ConfigError(f"assistant: {base} has no chat template; use an instruction-tuned model")
+    if (adapter := adapter_of(where)) is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+        model = model if trainable else model.merge_and_unload()
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer

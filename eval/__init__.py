@@ -1,0 +1,1 @@
+"""How far simulated users are from real ones: every figure with an interval, an n and the human floor."""

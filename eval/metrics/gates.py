@@ -1,0 +1,112 @@
+"""G0, validity gates: conversations in which something goes wrong that no style could excuse.
+
+Each is a share of conversations beside the human share, which is seldom zero.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from eval.estimates import Estimate, newcombe, wilson
+from eval.features import user_texts
+from eval.settings import TRUSTED_N
+from usersim.sampling import Guards, rejection
+from usersim.types import Conversation, Record, Turn
+
+ROLE_LABEL = re.compile(r"^\s*(?:assistant|ai|bot|chatgpt|user|human|system)\s*:", re.IGNORECASE)
+NOTHING = Guards(empty=False, repeat=False, goal_copy=False, assistant_speak=False, max_words=None)
+
+
+class GateResult(Record):
+    key: str
+    label: str
+    simulated: Estimate | None
+    """None where the gate applies to no conversation (no goal to copy)."""
+    human: Estimate | None
+    difference: Estimate | None
+    verdict: Literal["different", "inconclusive", "too few", "not applicable"]
+
+
+@dataclass(frozen=True)
+class Gate:
+    key: str
+    label: str
+    fails: Callable[[Conversation], bool | None]
+    """None: the gate does not apply to this conversation."""
+
+
+def _any_rejected(reason: str) -> Callable[[Conversation], bool]:
+    """The guard's own rule, applied to finished turns."""
+    guards = NOTHING.model_copy(update={reason: True})
+
+    def fails(conversation: Conversation) -> bool:
+        before: list[Turn] = []
+        for turn in conversation.turns:
+            if turn.role == "user" and rejection(
+                turn.text.strip(), conversation.profile.goal, before, guards
+            ):
+                return True
+            before.append(turn)
+        return False
+
+    return fails
+
+
+def _copies_goal(conversation: Conversation) -> bool | None:
+    return _any_rejected("goal_copy")(conversation) if conversation.profile.goal else None
+
+
+def _slips(conversation: Conversation) -> bool:
+    return any(ROLE_LABEL.match(text) for text in user_texts(conversation))
+
+
+def gates(turn_cap: int | None) -> list[Gate]:
+    found = [
+        Gate("empty_turn", "an empty user turn", _any_rejected("empty")),
+        Gate("repeat", "a user turn repeated word for word", _any_rejected("repeat")),
+        Gate("role_label", "a user turn that starts with a role label", _slips),
+        Gate(
+            "assistant_speak", "a user turn that talks like the assistant", _any_rejected("assistant_speak")
+        ),
+        Gate("goal_copy", "the hidden goal copied into a turn", _copies_goal),
+        Gate("one_turn", "only one user turn", lambda c: len(user_texts(c)) == 1),
+    ]
+    if turn_cap is not None:
+        label = f"still going at the cap of {turn_cap} user turns"
+        found.append(Gate("at_turn_cap", label, lambda c: len(user_texts(c)) >= turn_cap))
+    return found
+
+
+def run_gates(
+    simulated: Sequence[Conversation], human: Sequence[Conversation], turn_cap: int | None
+) -> list[GateResult]:
+    """Shares with Wilson intervals, their difference with Newcombe's; conversations are the unit."""
+    return [_result(gate, simulated, human) for gate in gates(turn_cap)]
+
+
+def _result(gate: Gate, simulated: Sequence[Conversation], human: Sequence[Conversation]) -> GateResult:
+    ours, theirs = _share(gate, simulated), _share(gate, human)
+    if ours is None or theirs is None:
+        return GateResult(
+            key=gate.key,
+            label=gate.label,
+            simulated=ours,
+            human=theirs,
+            difference=None,
+            verdict="not applicable",
+        )
+    gap = newcombe(ours, theirs)
+    verdict: Literal["different", "inconclusive", "too few"] = (
+        "too few" if gap.n < TRUSTED_N else "different" if gap.low > 0 or gap.high < 0 else "inconclusive"
+    )
+    return GateResult(
+        key=gate.key, label=gate.label, simulated=ours, human=theirs, difference=gap, verdict=verdict
+    )
+
+
+def _share(gate: Gate, conversations: Sequence[Conversation]) -> Estimate | None:
+    known = [failed for failed in map(gate.fails, conversations) if failed is not None]
+    return wilson(sum(known), len(known)) if known else None

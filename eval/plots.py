@@ -1,0 +1,114 @@
+"""Plots as HTML and inline SVG: no script, colours from the page's style sheet, so they follow light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from eval.estimates import Estimate, Figure
+from eval.report import FeatureShape
+
+WIDTH, HEIGHT, BASE = 320, 132, 104
+
+
+def number(value: float, unit: str = "") -> str:
+    """Three figures where they matter; JSD is small."""
+    return f"{value:.4f}" if unit.startswith("JSD") else f"{value:.2f}"
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f} %" if 0 < value < 0.1 else f"{100 * value:.0f} %"
+
+
+def estimate(found: Estimate, unit: str = "") -> str:
+    low, high = number(found.low, unit), number(found.high, unit)
+    return f"<b>{number(found.value, unit)}</b> <small>[{low}, {high}]</small>"
+
+
+def track(figures: Sequence[Figure]) -> str:
+    """One row: the floor's band and median, and for each simulator its value with interval."""
+    floor = figures[0].floor
+    low, high = _range(figures)
+
+    def at(value: float) -> float:
+        return round(100 * (min(max(value, low), high) - low) / (high - low), 2)
+
+    lanes = "".join(
+        f'<span class="lane c{index}" style="top:{_lane(index, len(figures))}%">'
+        f'<i class="whisker" style="left:{at(f.value.low)}%;width:{at(f.value.high) - at(f.value.low):.2f}%"></i>'
+        f'<i class="dot" style="left:{at(f.value.value)}%"></i></span>'
+        for index, f in enumerate(figures)
+    )
+    # The band runs to the end of the axis that is closer to human than any human is.
+    left, right = (0.0, at(floor.high)) if figures[0].worse == "higher" else (at(floor.low), 100.0)
+    return (
+        f'<div class="track" role="img" aria-label="{escape(_spoken(figures))}">'
+        f'<i class="band" style="left:{left}%;width:{max(right - left, 0.6):.2f}%"></i>'
+        f'<i class="median" style="left:{at(floor.median)}%"></i>{lanes}'
+        f'<small class="from">{low:g}</small><small class="to">{number(high, figures[0].unit)}</small></div>'
+    )
+
+
+def _range(figures: Sequence[Figure]) -> tuple[float, float]:
+    highest = max([f.value.high for f in figures] + [figures[0].floor.high])
+    lowest = min([f.value.low for f in figures] + [figures[0].floor.low])
+    if figures[0].unit == "AUC":
+        return min(0.3, round(lowest, 1)), 1.0
+    if figures[0].most == 1.0 and figures[0].worse == "lower":
+        return 0.0, 1.0
+    return 0.0, max(highest * 1.04, 1e-3)
+
+
+def _lane(index: int, lanes: int) -> float:
+    return round(100 * (index + 1) / (lanes + 1), 1)
+
+
+def _spoken(figures: Sequence[Figure]) -> str:
+    floor = figures[0].floor
+    return f"human floor {floor.low:.3g} to {floor.high:.3g}; values " + ", ".join(
+        f"{f.value.value:.3g}" for f in figures
+    )
+
+
+def shares(shape: FeatureShape) -> str:
+    """A yes-or-no attribute: one bar of its share for humans and for each simulator."""
+    rows = [("human", "human", shape.human_average)]
+    rows += [(name, f"c{i}", value) for i, (name, value) in enumerate(shape.simulated_average.items())]
+    return "".join(
+        f'<div class="share"><span>{escape(name)}</span>'
+        f'<span class="rail"><i class="{style}" style="width:{100 * (value or 0):.1f}%"></i></span>'
+        f"<b>{'–' if value is None else percent(value)}</b></div>"  # noqa: RUF001
+        for name, style, value in rows
+    )
+
+
+def _tick(label: str, crowded: bool) -> str:
+    """The bin's lower edge where whole labels would run into each other."""
+    return label.replace("+", "–").split("–")[0] if crowded else label  # noqa: RUF001
+
+
+def histogram(shape: FeatureShape) -> str:
+    """Grouped bars per bin: human first, then the simulators in their order."""
+    series = [("human", shape.human)]
+    series += [(f"c{index}", bars) for index, bars in enumerate(shape.simulated.values())]
+    top = max(max(bars) for _, bars in series) or 1.0
+    slot = WIDTH / len(shape.bins)
+    thick = min(14.0, (slot - 3) / len(series))
+    marks = []
+    crowded = max(map(len, shape.bins)) * 5.5 > slot
+    for column, label in enumerate(shape.bins):
+        middle = slot * (column + 0.5)
+        for index, (style, bars) in enumerate(series):
+            tall = bars[column] / top * (BASE - 8)
+            x = middle + (index - len(series) / 2) * thick
+            marks.append(
+                f'<rect class="{style}" x="{x:.1f}" y="{BASE - tall:.1f}" width="{thick - 0.8:.1f}" '
+                f'height="{tall:.1f}" rx="1"/>'
+            )
+        marks.append(
+            f'<text x="{middle:.1f}" y="{BASE + 13}" text-anchor="middle">{escape(_tick(label, crowded))}</text>'
+        )
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT - 10}" role="img" aria-label="{escape(shape.label)}">'
+        f'<line x1="0" x2="{WIDTH}" y1="{BASE}" y2="{BASE}"/>{"".join(marks)}</svg>'
+    )

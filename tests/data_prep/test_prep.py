@@ -1,0 +1,236 @@
+"""`usersim prep` from a raw log to splits and datasheet."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_prep.__main__ import main
+from usersim.cli import run_main
+from usersim.errors import ConfigError, DataError, UsersimError
+from usersim.records import read_conversations
+from usersim.types import Conversation
+
+TOPICS = ("bread", "bikes", "tax", "maths", "poems", "cats", "rivers", "chess", "tea", "maps")
+
+
+def row(id_: str, *texts: str) -> dict[str, Any]:
+    roles = ("user", "assistant")
+    said = [{"role": roles[i % 2], "content": text} for i, text in enumerate(texts)]
+    return {"id": id_, "messages": said}
+
+
+def ordinary(number: int) -> dict[str, Any]:
+    topic = TOPICS[number % len(TOPICS)]
+    return row(
+        f"ok{number}",
+        f"please tell me about {topic} for person {number // 2}",
+        f"Here is something about {topic}.",
+        "thanks, now make it shorter",
+        "Shorter.",
+    )
+
+
+def write(path: Path, *rows: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    return path
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """200 good chats in 200 groups, and one of every other kind."""
+    return write(
+        tmp_path / "log.jsonl",
+        *(ordinary(number) for number in range(200)),
+        row("alternation", "one", "two") | {"messages": [{"role": "user", "content": "x"}] * 2},
+        row("hole", "", "there is a hole before this"),
+        row("german", "Kannst du mir bitte beim Schreiben eines Briefes an die Behörde helfen?", "Ja."),
+        row("copy", *(m["content"] for m in ordinary(7)["messages"])),
+        row("ok3", "an id that was there before, with other words", "Indeed."),
+        row("mail", "write to someone@example.org about the garden party please", "Done."),
+        {"id": "none", "messages": []},
+    )
+
+
+def prep(log: Path, out: Path, *more: str) -> dict[str, Any]:
+    assert main([str(log), "--out", str(out), *more]) == 0
+    sheet: dict[str, Any] = json.loads((out / "datasheet.json").read_text())
+    return sheet
+
+
+def written(out: Path) -> dict[str, list[Conversation]]:
+    return {file.stem: read_conversations(file) for file in sorted(out.glob("*.jsonl"))}
+
+
+def test_the_counts_of_the_datasheet_add_up(log: Path, tmp_path: Path) -> None:
+    sheet = prep(log, tmp_path / "out")
+    source, steps = sheet["source"], sheet["steps"]
+    assert source["counts"] == {"rows": 207}
+    assert source["malformed"] == {"no messages": 1}
+    assert source["stopped"] is None
+    assert steps[0]["in"] == 206
+    for before, after in zip(steps, [*steps[1:], None], strict=True):
+        assert before["in"] - sum(before["rejected"].values()) == before["kept"]
+        assert after is None or after["in"] == before["kept"]
+    rejected = {reason: n for step in steps for reason, n in step["rejected"].items()}
+    assert rejected == {
+        "turns do not alternate": 1,
+        "empty turn": 1,
+        "not English": 1,
+        "same user turns as another": 1,
+        "id seen before": 1,
+    }
+    assert sheet["changed"]["personal_data_replaced"] == {"EMAIL": 1}
+
+    files = written(tmp_path / "out")
+    assert sum(map(len, files.values())) == steps[-1]["kept"] == 201
+    for name, conversations in files.items():
+        split = sheet["splits"][name]
+        users = [t for c in conversations for t in c.turns if t.role == "user"]
+        assert split["conversations"] == len(conversations)
+        assert split["user_turns"] == len(users)
+        assert split["ended_by"] == {"user": len(conversations)}
+        assert split["groups"] == len({c.group for c in conversations})
+
+
+def test_splits_share_no_group_and_repeat_exactly(log: Path, tmp_path: Path) -> None:
+    fractions = ("--split-fractions", "0.5,0.2,0.3")
+    prep(log, tmp_path / "a", *fractions)
+    prep(log, tmp_path / "b", *fractions)
+    prep(log, tmp_path / "c", *fractions, "--seed", "1")
+    first, again, other = (written(tmp_path / name) for name in "abc")
+    assert first == again != other
+    groups = [{c.group for c in first[name]} for name in ("train", "dev", "test")]
+    assert all(groups)
+    assert len(set.union(*groups)) == sum(map(len, groups))
+
+
+def test_a_record_carries_style_origin_and_scrubbed_text(log: Path, tmp_path: Path) -> None:
+    prep(log, tmp_path / "out", "--test-only", "--source-name", "helpdesk")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["datasheet.json", "test.jsonl"]
+    by_id = {c.id: c for c in written(tmp_path / "out")["test"]}
+    mail, plain = by_id["mail"], by_id["ok0"]
+    assert mail.turns[0].text == "write to [EMAIL] about the garden party please"
+    assert (mail.origin, mail.source, mail.ended_by) == ("human", "helpdesk", "user")
+    assert plain.profile.goal is None
+    assert plain.profile.persona is not None
+    style = plain.profile.persona.style
+    assert style is not None
+    # "please tell me about bread for person 0" has 8 words, "thanks, now make it shorter" 5.
+    assert (style.words_per_turn, style.opening_words, style.turns) == (6.5, 8, 2)
+    assert (style.lowercase_starts, style.politeness) == (1, 1)
+
+
+def test_goals_are_joined_and_counted(log: Path, tmp_path: Path) -> None:
+    goals = write(
+        tmp_path / "goals_log.jsonl",
+        {"id": "ok1", "goal": "get to know bicycles", "facets": [{"turn": 2, "text": "short"}]},
+        {"id": "ok3", "goal": "two chats have this id"},
+        {"id": "german", "goal": "write a letter"},
+        {"id": "elsewhere", "goal": "nothing here"},
+    )
+    sheet = prep(log, tmp_path / "out", "--goals", str(goals))
+    assert sheet["goals"] == {
+        "annotations": 4,
+        "id_not_in_source": 1,
+        "conversation_rejected": 1,
+        "ambiguous_ids": 1,
+        "joined": 1,
+        "facets_joined": 1,
+        "facets_after_last_turn": 0,
+        "repeated_ids": 0,
+    }
+    assert sum(split["with_goal"] for split in sheet["splits"].values()) == 1
+
+
+def test_a_cut_log_teaches_no_end_and_no_length(log: Path, tmp_path: Path) -> None:
+    prep(log, tmp_path / "out", "--ends", "cut", "--test-only", "--limit", "5")
+    conversations = written(tmp_path / "out")["test"]
+    assert len(conversations) == 5
+    for each in conversations:
+        assert each.ended_by == "cut"
+        assert each.profile.persona is not None
+        assert each.profile.persona.style is not None
+        assert each.profile.persona.style.turns is None
+
+
+def test_any_language_keeps_the_others_and_names_them(log: Path, tmp_path: Path) -> None:
+    prep(log, tmp_path / "out", "--no-english-filter", "--test-only")
+    german = next(c for c in written(tmp_path / "out")["test"] if c.id == "german")
+    assert german.profile.persona is not None
+    assert german.profile.persona.language == "de"
+
+
+def test_user_max_chars_is_a_counted_step(log: Path, tmp_path: Path) -> None:
+    sheet = prep(log, tmp_path / "out", "--user-max-chars", "50")
+    (step,) = (s for s in sheet["steps"] if s["step"] == "user turn length")
+    assert step["rejected"]["first user turn too long"] >= 1
+
+
+def test_a_file_of_an_earlier_run_does_not_pass_for_this_ones(log: Path, tmp_path: Path) -> None:
+    prep(log, tmp_path / "out")
+    prep(log, tmp_path / "out", "--test-only")
+    assert list(written(tmp_path / "out")) == ["test"]
+
+
+def test_json_is_the_only_thing_on_stdout(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet = prep(log, tmp_path / "out", "--json", "--json-out", str(tmp_path / "sheet.json"))
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == sheet == json.loads((tmp_path / "sheet.json").read_text())
+    assert "role repair" in printed.err
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main([str(log), "--out", str(out), "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["source"] == f"messages: {log}"
+    assert plan["steps"][0] == "role repair"
+    assert main([str(log), "--out", str(out), "--dry-run"]) == 0
+    assert "split_fractions: [0.9, 0.05, 0.05]" in capsys.readouterr().out
+    assert not out.exists()
+
+
+def test_a_bad_line_leaves_nothing_half_written(log: Path, tmp_path: Path) -> None:
+    with log.open("a") as stream:
+        stream.write('{"messages": [{"role": "robot", "content": "x"}]}\n')
+    with pytest.raises(DataError, match=r"log\.jsonl:208: role 'robot'"):
+        main([str(log), "--out", str(tmp_path / "out")])
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--limit", "0"), "limit: "),
+        (("--split-fractions", "1,1,1"), "--split-fractions"),
+        (("--split-fractions", "0.8,0.1,0.1", "--test-only"), "exclude each other"),
+        (("--goals", "missing.jsonl"), r"missing\.jsonl: no such file"),
+    ],
+)
+def test_options_that_cannot_be_used(
+    log: Path, tmp_path: Path, options: tuple[str, ...], complaint: str
+) -> None:
+    with pytest.raises(UsersimError, match=complaint):
+        main([str(log), "--out", str(tmp_path / "out"), *options])
+
+
+def test_an_output_that_is_a_file_and_a_source_that_is_missing(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigError, match="cannot be written to"):
+        main([str(log), "--out", str(log)])
+    assert run_main(main, ["nowhere.jsonl", "--out", str(tmp_path / "out")]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1
+    assert "nowhere.jsonl: no such file" in printed.err
+    only = write(tmp_path / "only.jsonl", {"id": "none", "messages": []})
+    with pytest.raises(DataError, match="no conversation was left"):
+        main([str(only), "--out", str(tmp_path / "out")])

@@ -1,0 +1,166 @@
+"""Each stage by itself, on chats written out by hand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from data_prep.artefacts import clean_artefacts, clean_user_text
+from data_prep.chats import ROLES, RawChat, RawTurn
+from data_prep.language import detect, english_only, name_language
+from data_prep.stages import Deduplicate, Rejected, cap_user_turns, drop_empty, repair_roles
+
+
+def chat(*turns: str, **more: Any) -> RawChat:
+    """`u:`, `a:`, `s:` and `t:` stand for the roles."""
+    names = {"u": "user", "a": "assistant", "s": "system", "t": "tool"}
+    said = tuple(RawTurn(role=ROLES[names[turn[0]]], text=turn[2:]) for turn in turns)
+    given = {"id": "c", "source": "test", "place": "f:1", "turns": said, "ended_by": "user"} | more
+    return RawChat.model_validate(given)
+
+
+def texts(result: RawChat | Rejected) -> list[str]:
+    assert isinstance(result, RawChat)
+    return [turn.text for turn in result.turns]
+
+
+def test_leading_system_messages_become_the_system_prompt() -> None:
+    found = repair_roles(chat("s:Be kind.", "s:Be brief.", "u:hi", "a:hello"))
+    assert isinstance(found, RawChat)
+    assert found.system == "Be kind.\n\nBe brief."
+    assert texts(found) == ["hi", "hello"]
+
+
+def test_an_assistant_may_greet_first() -> None:
+    assert texts(repair_roles(chat("a:Welcome!", "u:hi"))) == ["Welcome!", "hi"]
+
+
+@pytest.mark.parametrize(
+    ("turns", "reason"),
+    [
+        (("u:hi", "u:anyone?"), "turns do not alternate"),
+        (("u:hi", "a:yes", "a:and?"), "turns do not alternate"),
+        (("u:hi", "s:note", "a:yes"), "system message inside"),
+        (("u:hi", "a:", "t:42", "a:it is 42"), "tool messages"),
+    ],
+)
+def test_other_orders_are_rejected_by_name(turns: tuple[str, ...], reason: str) -> None:
+    assert repair_roles(chat(*turns)) == Rejected(reason)
+
+
+def test_an_empty_last_turn_goes_and_the_end_is_then_unknown() -> None:
+    found = drop_empty(chat("u:hi", "a:hello", "u: \n"))
+    assert isinstance(found, RawChat)
+    assert texts(found) == ["hi", "hello"]
+    assert found.ended_by == "unknown"
+
+
+def test_an_unanswered_last_turn_says_nothing_about_leaving() -> None:
+    found = drop_empty(chat("u:hi", "a:hello", "u:more"))
+    assert isinstance(found, RawChat)
+    assert found.ended_by == "unknown"
+    cut = drop_empty(chat("u:hi", ended_by="cut"))
+    assert isinstance(cut, RawChat)
+    assert cut.ended_by == "cut"
+
+
+def test_empty_turns_inside_and_chats_without_a_user_are_rejected() -> None:
+    assert drop_empty(chat("u:", "a:hello", "u:hi")) == Rejected("empty turn")
+    assert drop_empty(chat("a:hello", "u:")) == Rejected("no user turn")
+    assert drop_empty(chat()) == Rejected("no user turn")
+
+
+def test_a_chat_is_cut_before_an_overlong_user_turn() -> None:
+    long = chat("u:hi", "a:" + "x" * 50, "u:" + "y" * 11, "a:ok")
+    found = cap_user_turns(long, 10)
+    assert isinstance(found, RawChat)
+    assert texts(found) == ["hi", "x" * 50]
+    assert found.ended_by == "cut"
+    assert cap_user_turns(long, 11) == long
+    assert cap_user_turns(chat("a:hello", "u:too long"), 3) == Rejected("first user turn too long")
+
+
+@pytest.mark.parametrize(
+    ("text", "left", "kind"),
+    [
+        ("shorten itShare Prompt", "shorten it", "page button"),
+        ("new text\nSave & SubmitCancel", "new text", "page button"),
+        ("try again\n2 / 3", "try again", "edit pager"),
+        ("list my\\_files\\*", "list my_files*", "markdown escape"),
+        ("python\nCopy code\nprint(1)", "python\nprint(1)", "copy-code button"),
+        ("a\u200bb", "ab", "zero-width mark"),
+        ("go onThis content may violate our content policy. If …", "go on", "policy notice"),
+    ],
+)
+def test_traces_of_the_web_page_go(text: str, left: str, kind: str) -> None:
+    found: Counter[str] = Counter()
+    assert clean_user_text(text, found) == left
+    assert found == {kind: 1}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "what is 9 / 4",  # a fraction, no pager
+        "<div class='a'>why is this not centred?</div>",
+        "if a < b and c > d:\n    pass",
+        "how do I copy code from a page?",
+        "please share prompt ideas",
+    ],
+)
+def test_what_people_write_themselves_stays(text: str) -> None:
+    found: Counter[str] = Counter()
+    assert clean_user_text(text, found) == text
+    assert not found
+
+
+def test_assistant_turns_are_left_alone_and_the_sharing_footer_is_no_system_prompt() -> None:
+    shared = chat("u:hi\\_there", "a:x\\_y 1 / 1", system="*This conversation is shared from [X](http://x)*")
+    found = clean_artefacts(shared, Counter())
+    assert texts(found) == ["hi_there", "x\\_y 1 / 1"]
+    assert found.system is None
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        (("can you help me write a short letter to my landlord about the heating?",), "en"),
+        (("puedes ayudarme a escribir una carta breve al dueño sobre la calefacción?",), "es"),
+        (("ok",), "en"),
+        (("12 + 30",), "en"),
+        (("请把这句话翻译成英文 今天天气很好 我们去公园散步吧",), "zh"),
+        # The person speaks German; the English they paste is longer.
+        (
+            (
+                "Kannst du diesen Text bitte für mich auf Deutsch zusammenfassen? Ich brauche nur die "
+                "wichtigsten Punkte, am besten als Liste mit kurzen Sätzen. Der Text stammt aus einem "
+                "Buch über Gärten und ist leider ziemlich lang, deshalb schaffe ich es heute nicht mehr, "
+                "ihn selbst zu lesen. Hier ist er, bitte lass keine wichtigen Einzelheiten weg: "
+                + "The garden was full of roses and the old gate was never closed. "
+                * 40,
+            ),
+            "de",
+        ),
+    ],
+)
+def test_language_is_that_of_the_persons_own_words(said: tuple[str, ...], code: str) -> None:
+    assert detect(said) == code
+
+
+def test_the_corpus_is_believed_about_language() -> None:
+    spanish = chat("u:hola, necesito ayuda con una carta", "a:claro", language="en")
+    assert english_only(name_language(spanish)) == spanish
+    english = chat("u:could you please help me with this letter today", "a:sure", language="other")
+    assert english_only(name_language(english)) == Rejected("not English")
+
+
+def test_duplicates_are_told_by_user_turns_alone_and_the_first_stays() -> None:
+    keep = Deduplicate()
+    first = chat("u:Hello  there", "a:one", "u:bye", id="1")
+    assert keep(first) == first
+    assert keep(chat("u:hello there", "a:two", "u:BYE", id="2")) == Rejected("same user turns as another")
+    assert keep(chat("u:hello there bye", "a:x", id="1")) == Rejected("id seen before")
+    # The boundary between turns counts.
+    assert isinstance(keep(chat("u:hello there bye", "a:x", id="3")), RawChat)

@@ -1,0 +1,228 @@
+import socket
+import time
+from typing import Any
+
+import httpx2
+import pytest
+from starlette.exceptions import HTTPException
+
+from serve.errors import RequestError, problem
+from serve.pool import EnginePool
+from usersim.errors import BackendError, ConfigError, GuardError, RenderError
+from usersim.testing import ScriptedSampler
+
+ROUTES = ["/v1/user/turns", "/v1/chat/completions"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "retry"),
+    [
+        (RequestError("no", code="model_not_found", status=404), 404, "model_not_found", None),
+        (RenderError("turns must alternate"), 400, "invalid_request", None),
+        (
+            RenderError("This model's maximum context length is 9 tokens; …"),
+            400,
+            "context_length_exceeded",
+            None,
+        ),
+        (GuardError("no acceptable user turn", reasons={"empty": 1}), 500, "guards_exhausted", False),
+        (BackendError("gone", retryable=True), 503, "engine_unavailable", True),
+        (BackendError("nonsense"), 502, "engine_protocol_error", False),
+        (ConfigError("no"), 500, "internal_error", False),
+        (KeyError("no"), 500, "internal_error", False),
+        (HTTPException(405, "Method Not Allowed"), 405, "method_not_allowed", None),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_the_error_table(error: Exception, status: int, code: str, retry: bool | None) -> None:
+    response = problem(error).response()
+    assert (response.status_code, problem(error).code) == (status, code)
+    assert ("retry-after" in response.headers) is (retry is True)
+    assert (response.headers.get("x-should-retry") == "false") is (retry is False)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"goal": ',
+        b"",
+        b"[]",
+        b'"text"',
+        b"null",
+        b"[" * 100_000,
+        b'{"temperature": NaN}',
+        b'{"temperature": 1e999}',
+        b'{"persona": {"style": {"turns": Infinity}}}',
+        b'{"persona": {"style": {"turns": 1e999}}}',
+        b'{"goal": "\\ud800"}',
+        b'{"goal": "\xff"}',
+        '{"goal": "x"}'.encode("utf-16"),
+        b'{"seed": 1' + b"0" * 5000 + b"}",
+        b'{"n": 17}',
+        b'{"messages": [{"role": "robot", "content": "x"}]}',
+        b'{"messages": [{"role": "user", "content": null}]}',
+        b'{"messages": {"role": "user"}}',
+    ],
+)
+def test_bad_bodies_are_the_clients_fault(front, http: httpx2.Client, route: str, body: bytes) -> None:
+    url = front(ScriptedSampler())
+    response = http.post(url + route, content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    assert isinstance(error["code"], str)
+    assert len(response.content) < 1000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"gaol": "a typo"},
+        {"goal": "a", "intent": "b"},
+        {"goal": {"summary": "  "}},
+        {"temperature": 3},
+        {"max_tokens": 0},
+        {"messages": [{"role": "user", "content": "the assistant has not answered"}]},
+        {"messages": [{"role": "assistant", "content": "a"}] * 2},
+        {"messages": [{"role": "assistant", "content": "x" * 70_000}]},
+        {"end_of_conversation": {"mode": "maybe"}},
+        {"metadata": {"a": 1}},
+    ],
+    ids=lambda body: "-".join(body),
+)
+def test_what_the_native_schema_refuses(front, http: httpx2.Client, body: dict[str, Any]) -> None:
+    response = http.post(front(ScriptedSampler()) + "/v1/user/turns", json=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("name", ["gpt-4o", "../../etc/passwd", "%2e%2e", "a\0b", "x" * 500])
+def test_an_unknown_model_is_not_found(front, http: httpx2.Client, name: str) -> None:
+    response = http.post(front(ScriptedSampler()) + "/v1/user/turns", json={"model": name})
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")
+
+
+def test_a_history_beyond_the_window_says_so(front, http: httpx2.Client) -> None:
+    turn = [{"role": "assistant", "content": "x" * 500}, {"role": "user", "content": "y" * 500}]
+    messages = [*turn * 6, turn[0]]
+    response = http.post(front(ScriptedSampler()) + "/v1/user/turns", json={"messages": messages})
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (400, "context_length_exceeded")
+    assert error["message"].startswith("This model's maximum context length is 1024 tokens")
+
+
+@pytest.mark.parametrize("length_is_told", [True, False])
+def test_a_body_over_the_cap_is_refused_while_it_is_read(
+    front, http: httpx2.Client, length_is_told: bool
+) -> None:
+    url = front(ScriptedSampler(), max_body_bytes=10_000)
+    body = b'{"goal": "' + b"x" * 20_000 + b'"}'
+    content: Any = body if length_is_told else iter([body[:5000]] * 5)
+    response = http.post(f"{url}/v1/user/turns", content=content)
+    assert (response.status_code, response.json()["error"]["code"]) == (413, "request_too_large")
+
+
+def test_every_answer_carries_a_request_id(front, http: httpx2.Client) -> None:
+    url = front(ScriptedSampler())
+    given = http.get(f"{url}/health", headers={"X-Request-ID": "abc-123"})
+    assert given.headers["x-request-id"] == "abc-123"
+    for bad in ("two words", "x" * 200, "<script>"):
+        made = http.get(f"{url}/nowhere", headers={"X-Request-ID": bad})
+        assert made.status_code == 404
+        assert made.json()["error"]["code"] == "not_found"
+        assert len(made.headers["x-request-id"]) == 32
+
+
+def test_what_nobody_expected_is_an_envelope_and_names_the_request(front, http: httpx2.Client) -> None:
+    url = front(ScriptedSampler())  # out of lines: IndexError
+    response = http.post(f"{url}/v1/user/turns", json={}, headers={"X-Request-ID": "r1"})
+    assert response.status_code == 500
+    assert response.json()["error"]["code"] == "internal_error"
+    assert "IndexError" not in response.text
+    assert response.headers["x-request-id"] == "r1"
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [("abort", 503), ("500", 503), ("400", 502), ("garbage", 502), ("fewer", 502)],
+)
+def test_an_engine_that_fails_is_never_passed_on(
+    front, fake_engine, http: httpx2.Client, fault: str, status: int
+) -> None:
+    url = front(EnginePool([fake_engine(fault)]))
+    response = http.post(f"{url}/v1/user/turns", json={"n": 2})
+    assert response.status_code == status
+    assert "secret" not in response.text
+    assert ("retry-after" in response.headers) is (status == 503)
+    assert http.get(f"{url}/ready").status_code == 503
+    assert http.get(f"{url}/health").status_code == 200
+
+
+def test_an_engine_that_answers_is_ready(front, fake_engine, http: httpx2.Client) -> None:
+    url = front(EnginePool([fake_engine()]))
+    assert "usersim_engine_up 0.0" in http.get(f"{url}/metrics").text
+    assert http.get(f"{url}/ready").json() == {"status": "ready"}
+    assert "usersim_engine_up 1.0" in http.get(f"{url}/metrics").text
+
+
+def test_a_dead_engine_is_unavailable(front, http: httpx2.Client) -> None:
+    url = front(EnginePool(["http://127.0.0.1:9"]))
+    response = http.post(f"{url}/v1/user/turns", json={})
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_unavailable")
+
+
+def test_an_engine_that_hangs_meets_the_deadline(front, fake_engine, http: httpx2.Client) -> None:
+    url = front(EnginePool([fake_engine("hang")], timeout_s=0.3))
+    assert http.post(f"{url}/v1/user/turns", json={}).status_code == 503
+
+
+def test_a_client_that_hangs_up_frees_the_engine(front, fake_engine, http: httpx2.Client) -> None:
+    engine = fake_engine("hang")
+    url = front(EnginePool([engine]))
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as client:
+        client.sendall(
+            b"POST /v1/user/turns HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 2\r\n\r\n{}"
+        )
+        time.sleep(0.5)
+    deadline = time.monotonic() + 10
+    while http.get(f"{engine}/abandoned").json()["count"] == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    metrics = http.get(f"{url}/metrics").text
+    assert 'usersim_requests_total{outcome="cancelled",route="/v1/user/turns"} 1.0' in metrics
+
+
+def test_the_counted_outcomes_add_up(front, http: httpx2.Client, words) -> None:
+    url = front(ScriptedSampler(words("a train")))
+    for body in ({}, {}, {"n": 99}):  # given, failed (out of lines), refused
+        http.post(f"{url}/v1/user/turns", json=body)
+    http.get(f"{url}/a/path/of/somebody")
+    text = http.get(f"{url}/metrics").text
+    counted = {line for line in text.splitlines() if line.startswith("usersim_requests_total")}
+    assert counted == {
+        'usersim_requests_total{outcome="ok",route="/v1/user/turns"} 1.0',
+        'usersim_requests_total{outcome="failed",route="/v1/user/turns"} 1.0',
+        'usersim_requests_total{outcome="refused",route="/v1/user/turns"} 1.0',
+        'usersim_requests_total{outcome="refused",route="other"} 1.0',
+    }
+
+
+def test_no_content_is_logged(front, http: httpx2.Client, words, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    url = front(ScriptedSampler(words("secret answer")))
+    http.post(f"{url}/v1/user/turns", json={"goal": "secret goal"})
+    http.post(f"{url}/v1/user/turns", json={"goal": "secret goal", "secret field": 1})
+    http.post(f"{url}/v1/user/turns", json={"goal": "secret goal"})  # an unexpected error
+    assert "secret" not in caplog.text
+
+
+def test_the_pages_for_people_and_machines(front, http: httpx2.Client) -> None:
+    url = front(ScriptedSampler())
+    assert "swagger" in http.get(f"{url}/docs").text.lower()
+    paths = http.get(f"{url}/openapi.json").json()["paths"]
+    assert {"/v1/user/turns", "/v1/chat/completions", "/v1/models", "/health", "/ready"} <= set(paths)
+    assert http.get(f"{url}/version").json()["model"] == "bytes"
+    assert [model["id"] for model in http.get(f"{url}/v1/models").json()["data"]] == ["userlm", "bytes"]

@@ -1,0 +1,115 @@
+"""`usersim serve` as a process, in front of a fake engine that runs already."""
+
+import contextlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from serve.__main__ import main
+from usersim.cli import run_main
+
+ROOT = Path(__file__).parents[2]
+
+
+@contextlib.contextmanager
+def serve(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """(the process, what it said until it serves or stops)."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "serve", *map(str, arguments)], stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert process.stderr is not None
+    said = ""
+    for line in process.stderr:
+        said += line
+        if "serving at" in line:
+            break
+    try:
+        yield process, said
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(("how", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_it_serves_until_it_is_told_to_stop(
+    fake_engine: Callable[..., str], model_folder: Path, how: signal.Signals, status: int
+) -> None:
+    engine = fake_engine()
+    with serve("--model", model_folder, "--engine-url", engine, "--port", 0) as (process, said):
+        url = re.findall(r"http://\S+", said)[-1]
+        with httpx2.Client(trust_env=False) as client:
+            answer = client.post(f"{url}/v1/user/turns", json={"model": "bytes", "goal": "x"})
+            assert answer.status_code == 200
+            assert client.get(f"{url}/ready").status_code == 200
+        process.send_signal(how)
+        assert process.wait(20) == status
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [("tokens", "other tokens"), ("short", "--max-model-len 1024"), ("garbage", "without")],
+)
+def test_an_engine_that_is_not_this_model_is_refused(
+    fake_engine: Callable[..., str],
+    model_folder: Path,
+    fault: str,
+    why: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["--model", str(model_folder), "--engine-url", fake_engine(fault), "--port", "0"]
+    assert run_main(main, arguments) == 2
+    assert why in capsys.readouterr().err
+
+
+def test_a_taken_port_is_one_line_and_starts_no_engine(
+    model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert run_main(main, ["--model", str(model_folder), "--port", str(port)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "in use" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["nowhere.toml"], "no such config file"),
+        (["a.toml", "b.toml"], "one config file"),
+        (["prot=8000"], "prot"),
+        (["engine.cores=[9999]", "--dry-run"], "9999"),
+        (["--port", "99999"], "65535"),
+        (["--model", "nowhere", "--port", "0"], "nowhere"),
+        (["--engine-url", "http://127.0.0.1:9", "--port", "0"], "127.0.0.1:9"),
+    ],
+)
+def test_what_the_operator_can_fix_is_one_line_and_status_2(
+    arguments: list[str], why: str, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "--model" not in arguments:
+        arguments = [*arguments, "--model", str(model_folder)]
+    assert run_main(main, arguments) == 2
+    assert why in capsys.readouterr().err
+
+
+def test_dry_run_prints_the_plan_and_touches_nothing(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "serve.toml"
+    config.write_text("port = 8123\n[engine]\nkv_cache_gib = 7\n", encoding="utf-8")
+    assert main([str(config), "--model", str(model_folder), "engine.eager=true", "--dry-run"]) == 0
+    plan = capsys.readouterr().out
+    assert "--max-model-len 1024" in plan
+    assert "--enforce-eager" in plan
+    assert "VLLM_CPU_KVCACHE_SPACE=7" in plan
+    assert "http://127.0.0.1:8123" in plan
+    assert main(["--engine-url", "http://one", "--engine-url", "http://two", "--dry-run"]) == 0
+    assert "http://two (runs already)" in capsys.readouterr().out

@@ -1,0 +1,42 @@
+"""`usersim chat`: you play the assistant, the User LM plays the person."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from usersim.api import run
+from usersim.cli import console
+from usersim.commands.options import add_user_options, goal_from, persona_from, user_from
+from usersim.sampling import as_profile
+from usersim.types import Turn
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="usersim chat", description=__doc__)
+    add_user_options(parser)
+    args = parser.parse_args(argv)
+    profile = as_profile(goal_from(args.goal), persona_from(args.persona))
+    user = user_from(args)
+    console.print("[dim]You are the assistant. An empty line or Ctrl-D ends it.[/]")
+    turns: list[Turn] = []
+    while True:
+        said = run(user(profile, turns, seed=args.seed + len(turns)))
+        if said.ends:
+            console.print(f"[dim](the user leaves; P(end) {said.end_probability:.2f})[/]")
+            return 0
+        sys.stdout.write(f"user: {said.text}\n")
+        sys.stdout.flush()
+        console.print(f"[dim]P(end) {said.end_probability:.2f}[/]")
+        turns.append(Turn(role="user", text=said.text))
+        reply = _reply()
+        if not reply:
+            return 0
+        turns.append(Turn(role="assistant", text=reply))
+
+
+def _reply() -> str:
+    try:
+        return input("you:  ").strip()
+    except EOFError:
+        return ""

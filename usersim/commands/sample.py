@@ -1,0 +1,41 @@
+"""`usersim sample`: the next turn of a simulated user."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from usersim.api import as_turns, run
+from usersim.cli import emit_json
+from usersim.commands.options import add_user_options, goal_from, persona_from, turns_from, user_from
+from usersim.sampling import as_profile
+from usersim.types import UserTurn
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="usersim sample", description=__doc__)
+    add_user_options(parser)
+    parser.add_argument("--turns", metavar="FILE", help="JSON history; empty, or ending with the assistant")
+    parser.add_argument("-n", type=int, default=1, help="how many alternatives")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json-out", metavar="FILE")
+    parser.add_argument("--dry-run", action="store_true", help="print the user's system message and stop")
+    args = parser.parse_args(argv)
+    profile = as_profile(goal_from(args.goal), persona_from(args.persona))
+    turns = as_turns(turns_from(args.turns))
+    if args.dry_run:
+        from usersim.conditioning import describe
+
+        sys.stdout.write(describe(profile) + "\n")
+        return 0
+    if args.n < 1:
+        parser.error("-n must be at least 1")
+    said = run(user_from(args).sample(profile, turns, n=args.n, seed=args.seed))
+    emit_json({"turns": [turn.model_dump() for turn in said]}, stdout=args.json, path=args.json_out)
+    if not args.json:
+        sys.stdout.write("\n".join(map(_line, said)) + "\n")
+    return 0
+
+
+def _line(said: UserTurn) -> str:
+    return f"{'(leaves)' if said.ends else said.text}   [P(end) {said.end_probability:.2f}]"
