@@ -1,7 +1,8 @@
 """Multiturn-aware rewards by forward simulation: MR(reply | history, goal) = mean of R over n futures of window w.
 
-Every future of every candidate of every context is a conversation of its own, all in flight at once under one bound; none
-waits for another. Future j of a context draws from the same seed whatever the candidate (common random numbers).
+Every future of every candidate of every context is a conversation of its own; all are in flight at once under
+one bound and none waits for another. Future j of a context draws from the same seed whatever the candidate
+(common random numbers).
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def _card(index: int, simulator: SimulatorReport) -> str:
     gates = f"Gates that differ: {escape('; '.join(failing))}." if failing else "No gate is known to differ."
     beyond = head.worst_floor_widths
     worst = f"{beyond:.1f} floor widths out" if beyond > 1 else "inside the floor"
-    overall = "different from human" if head.different else "no difference found"
+    overall = f"{'different from human' if head.different else 'no difference found'} (p {head.p:.3f})"
     style = "different" if head.different else "soft"
     return (
         f'<div class="card sim c{index % 6}"><h3>{escape(simulator.name)}</h3>'
@@ -170,8 +170,8 @@ def _telling(report: Report) -> str:
             f"<p>For humans: {_ngrams(found.human_ngrams)}</p><ul>{alone}</ul></div>"
         )
     return (
-        "<h2>What gives them away</h2><p>Character runs with the largest weights in the text classifier (· is a space), "
-        "and the attributes that tell most by themselves. Near the floor these are noise.</p>"
+        "<h2>What gives them away</h2><p>Character runs with the largest weights in the text classifier (· is a "
+        "space), and the attributes that tell most by themselves. Near the floor these are noise.</p>"
         f'<div class="cards">{"".join(cards)}</div>'
     )
 
@@ -231,8 +231,8 @@ def _method(report: Report) -> str:
         "at random.</li>"
         "<li>“different”: the interval of value minus floor median lies beyond zero and the value beyond the 97.5 % "
         "quantile of the floor. Everything else is inconclusive, which is not the same as equal. By chance alone about "
-        "one figure in forty and one gate in twenty is called different. “Overall” corrects for that: the worst "
-        "figure is further out than the worst of 95 % of the human splits.</li></ul>"
+        "one figure in forty and one gate in twenty is called different. “Overall” corrects for that: p is the "
+        "share of human splits whose worst figure is as far out.</li></ul>"
         '<div class="scroll"><table><tr><th>file</th><th>given</th><th>kept</th><th>cut</th><th>left out</th></tr>'
         f"{rows}</table></div><details><summary>Settings, versions, files</summary>"
         f"<pre>{escape(json.dumps(facts, indent=1, ensure_ascii=False))}</pre></details>"

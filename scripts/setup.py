@@ -235,7 +235,7 @@ def remove_other_engine(engine: Engine) -> None:
 
 def pip(arguments: tuple[str, ...], *, may_be_missing: bool = False) -> bool:
     """Runs pip install into the log, its current line shown on a terminal. False: no such build, if that may be."""
-    command = [str(PYTHON), "-m", "pip", "install", "--no-input", "--progress-bar", "off"]
+    command = [str(PYTHON), "-m", "pip", "install", "--no-input", "--progress-bar", "off", "--retries", "8"]
     lines: list[str] = []
     with (
         LOG.open("a", encoding="utf-8") as log,
@@ -256,8 +256,13 @@ def pip(arguments: tuple[str, ...], *, may_be_missing: bool = False) -> bool:
     show_for_now("")
     if process.returncode == 0:
         return True
-    if may_be_missing and any("No matching distribution found" in line for line in lines):
+    unreachable = any("Retry(total=0" in line for line in lines)
+    if may_be_missing and not unreachable and any("No matching distribution found" in line for line in lines):
         return False
+    if unreachable:
+        raise SetupError(
+            "pip could not reach its index; `make setup` goes on from here (all of it: .venv/setup.log)"
+        )
     raise SetupError(
         f"pip could not do this step: {complaint(os.linesep.join(lines))} (all of it: .venv/setup.log)"
     )

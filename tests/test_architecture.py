@@ -65,7 +65,7 @@ def test_applications_never_import_each_other(application: str) -> None:
     assert arrows_into(application, tuple(set(APPLICATIONS) - {application})) == []
 
 
-@pytest.mark.parametrize("package", (CORE, *APPLICATIONS))
+@pytest.mark.parametrize("package", [CORE, *APPLICATIONS])
 def test_nothing_shipped_imports_tests_scripts_or_benchmarks(package: str) -> None:
     assert arrows_into(package, ("tests", "scripts", "benchmarks")) == []
 

@@ -89,7 +89,8 @@ def test_the_command_works_outside_the_checkout(site: Path, tmp_path: Path) -> N
 
 def setup_script() -> ModuleType:
     spec = importlib.util.spec_from_file_location("setup_script", ROOT / "scripts" / "setup.py")
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)

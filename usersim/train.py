@@ -9,7 +9,6 @@ import argparse
 import logging
 import math
 import os
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 from datasets import Dataset  # type: ignore[import-untyped]
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from pydantic import Field
 from torch.utils.data import SequentialSampler
 from transformers import AutoTokenizer, TrainerCallback
@@ -25,15 +24,15 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from usersim.base import UserBase, load_user_base, save_user_lm
+from usersim.base import UserBase, load_user_base
 from usersim.cli import console, emit_json
 from usersim.config import Config, load_config
 from usersim.errors import BackendError, ConfigError
 from usersim.model import BASE_NAME, build_base
-from usersim.records import write_json
-from usersim.render import SETTINGS_FILE, Limits
+from usersim.render import Limits
 from usersim.runs import RunDir
 from usersim.train_data import IGNORED, Corpus, collate, load_corpus, training_rows
+from usersim.train_result import load_checkpoint, plan, save_result
 from usersim.train_samples import write_samples
 from usersim.types import Conversation
 
@@ -135,8 +134,11 @@ class RunLog(TrainerCallback):
         )
 
 
-def train(config: TrainConfig) -> Path:
-    """Runs or resumes `config`; returns the folder of the adapter (LoRA) or model (full)."""
+def train(config: TrainConfig, *, export: bool = False) -> Path:
+    """Runs or resumes `config`; returns the folder of the adapter (LoRA) or model (full).
+
+    With `export` nothing is trained: the last checkpoint of an unfinished run becomes its result.
+    """
     base = load_user_base(
         build_base() if config.base == BASE_NAME else config.base,
         dtype=_weights_dtype(config),
@@ -161,9 +163,13 @@ def train(config: TrainConfig) -> Path:
     log.tokens_per_step = sum(map(len, rows["input_ids"])) / len(rows) * config.batch
     checkpoints = run.path / "checkpoints"
     last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None  # type: ignore[no-untyped-call]
-    trainer.train(resume_from_checkpoint=last)
+    if export:
+        load_checkpoint(trainer, last)
+    else:
+        trainer.train(resume_from_checkpoint=last)
     final = _last_dev_loss(trainer) or trainer.evaluate()
-    return _save(config, base, trainer.model, run, final, corpus, rows)
+    facts = {**final, **plan(corpus, rows, steps=trainer.state.global_step, batch=config.batch)}
+    return save_result(run, base, trainer.model, named_base=config.base, facts=facts)
 
 
 def _last_dev_loss(trainer: UserTrainer) -> dict[str, float] | None:
@@ -259,53 +265,14 @@ def _arguments(config: TrainConfig) -> SFTConfig:
     )
 
 
-def _save(
-    config: TrainConfig,
-    base: UserBase,
-    model: Any,
-    run: RunDir,
-    final: dict[str, float],
-    corpus: Corpus,
-    rows: Dataset,
-) -> Path:
-    """Adapter or model under a temporary name first, so that the final name is complete or absent."""
-    kind = "adapter" if config.method == "lora" else "model"
-    folder = run.path / f".{kind}"
-    shutil.rmtree(folder, ignore_errors=True)
-    if isinstance(model, PeftModel):
-        model.to(torch.bfloat16)
-        model.peft_config["default"].base_model_name_or_path = config.base
-        model.save_pretrained(str(folder), save_embedding_layers=False)
-        write_json(folder / SETTINGS_FILE, base.settings.model_dump(mode="json"))
-    else:
-        save_user_lm(base, model, folder)
-    target = run.path / kind
-    shutil.rmtree(target, ignore_errors=True)
-    folder.rename(target)
-    summary = {**final, **plan(config, corpus, rows), "out": str(target)}
-    write_json(run.path / "summary.json", summary)
-    return target
-
-
-def plan(config: TrainConfig, corpus: Corpus, rows: Dataset) -> dict[str, Any]:
-    """What the run amounts to, for `--dry-run` and for the summary."""
-    supervised = sum(sum(label != IGNORED for label in labels) for labels in rows["labels"])
-    return {
-        "conversations": len(corpus.conversations),
-        "with_goal": sum(c.profile.goal is not None for c in corpus.conversations),
-        "without_goal_left_out": corpus.without_goal_left_out,
-        "windows": len(rows),
-        "tokens": sum(map(len, rows["input_ids"])),
-        "supervised_tokens": supervised,
-        "steps": config.max_steps or math.ceil(len(rows) / config.batch),
-    }
-
-
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="usersim train", description="Fine-tune a User LM.")
     parser.add_argument("config", help="a TOML file; see configs/train/")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    parser.add_argument(
+        "--export", action="store_true", help="make the last checkpoint the result; train no further"
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--json-out", metavar="FILE")
     args = parser.parse_args(argv)
@@ -320,10 +287,10 @@ def main(argv: list[str]) -> int:
         )
         corpus = load_corpus(config.train, keep_without_goal=config.keep_without_goal, seed=config.seed)
         rows, _ = _datasets(config, base, corpus, corpus.conversations[:1])
-        summary = plan(config, corpus, rows)
+        steps = config.max_steps or math.ceil(len(rows) / config.batch)
+        summary = plan(corpus, rows, steps=steps, batch=config.batch)
     else:
-        target = train(config)
-        summary = {"out": str(target)}
+        summary = {"out": str(train(config, export=args.export))}
     emit_json(summary, stdout=args.json, path=args.json_out)
     if not args.json:
         console.print(summary)

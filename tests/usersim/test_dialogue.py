@@ -10,7 +10,7 @@ from usersim.dialogue import converse
 from usersim.errors import BackendError
 from usersim.sampling import as_profile
 from usersim.testing import ScriptedAssistant, ScriptedUser
-from usersim.types import Conversation, Turn
+from usersim.types import Conversation, Turn, UserTurn
 
 
 def talk(user: ScriptedUser, assistant: ScriptedAssistant, **options: object) -> Conversation:
@@ -57,19 +57,20 @@ def test_the_assistant_sees_turns_and_system_but_no_profile() -> None:
     assert assistant.heard == [(Turn(role="user", text="hi"),)]
 
 
-def test_the_same_seed_gives_every_turn_the_same_seed() -> None:
-    seeds: list[list[int | None]] = []
-    for _ in range(2):
-        seen: list[int | None] = []
-        talk(
-            ScriptedUser("a", "b"),
-            ScriptedAssistant("x"),
-            seed=3,
-            watch=lambda t, s: seen.append(s and s.seed),
-        )
-        seeds.append([s for s in seen if s is not None])
-    assert seeds[0] == seeds[1]
-    assert len(set(seeds[0])) == len(seeds[0]) == 3
+def seeds_of(seed: int) -> list[int | None]:
+    seen: list[int | None] = []
+
+    def watch(turn: Turn | None, said: UserTurn | None) -> None:
+        if said is not None:
+            seen.append(said.seed)
+
+    talk(ScriptedUser("a", "b"), ScriptedAssistant("x"), seed=seed, watch=watch)
+    return seen
+
+
+def test_the_same_seed_gives_every_turn_the_same_seed_of_its_own() -> None:
+    assert seeds_of(3) == seeds_of(3) != seeds_of(4)
+    assert len(set(seeds_of(3))) == 3
 
 
 def test_a_failure_is_the_callers_to_count() -> None:

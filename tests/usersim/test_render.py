@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.conftest import CHATML, LLAMA3, byte_tokenizer
 
+from tests.conftest import CHATML, LLAMA3, byte_tokenizer
 from usersim.conditioning import PREFACE
 from usersim.errors import ConfigError, RenderError
 from usersim.render import Limits, Renderer, RenderSettings
@@ -65,12 +65,12 @@ def test_only_user_words_and_the_ends_are_supervised() -> None:
 def test_the_chatml_layout_is_exactly_this() -> None:
     r = renderer()
     ids = next(iter(r.examples(talk("hi", "yo")))).ids
-    expected = (
-        [START, *r.encode(f"system\n{PREFACE}"), END, *r.encode("\n")]
-        + [START, *r.encode("user\nhi"), END, *r.encode("\n")]
-        + [START, *r.encode("assistant\nyo"), END, *r.encode("\n")]
-        + [START, *r.encode("user\n"), LEFT]
-    )
+    expected = [
+        *[START, *r.encode(f"system\n{PREFACE}"), END, *r.encode("\n")],
+        *[START, *r.encode("user\nhi"), END, *r.encode("\n")],
+        *[START, *r.encode("assistant\nyo"), END, *r.encode("\n")],
+        *[START, *r.encode("user\n"), LEFT],
+    ]
     assert ids == expected
 
 
@@ -119,7 +119,7 @@ def test_long_messages_keep_head_and_tail_and_teach_only_the_head() -> None:
     r = renderer(user_head=10, user_tail=5, assistant_head=4, assistant_tail=3)
     text, controls = supervised_text(r, talk("a" * 30 + "tail!", "b" * 30 + "end", ended_by="cut"))
     assert (text, controls) == ("a" * 10, [])
-    rendered = r.decode([i for i in next(iter(r.examples(talk("a" * 30 + "tail!", "b" * 30 + "end")))).ids])
+    rendered = r.decode(next(iter(r.examples(talk("a" * 30 + "tail!", "b" * 30 + "end")))).ids)
     assert "a" * 10 + " […] tail!" in rendered
     assert "b" * 4 + " […] end" in rendered
 

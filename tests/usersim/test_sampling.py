@@ -6,8 +6,8 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.usersim.test_render import END, LEFT, renderer
 
+from tests.usersim.test_render import END, LEFT, renderer
 from usersim.errors import GuardError
 from usersim.sampling import EndPolicy, Guards, UserLM, as_profile, rejection
 from usersim.testing import ScriptedSampler

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.usersim.test_render import talk
+from safetensors.torch import load_file
 
 import usersim
+from tests.usersim.test_render import talk
 from usersim.base import load_user_base
 from usersim.errors import ConfigError, DataError
 from usersim.model import resolve
@@ -102,6 +103,20 @@ def test_an_interrupted_run_continues_to_the_same_loss(tiny_base: Path, data: Pa
     train(full)
     assert losses(broken)[6] == pytest.approx(losses(straight)[6], abs=1e-6)
     assert 3 not in losses(broken)
+
+
+def test_the_last_checkpoint_can_be_made_the_result(tiny_base: Path, data: Path, tmp_path: Path) -> None:
+    settings = config(tiny_base, data, tmp_path / "run")
+    with pytest.raises(ConfigError, match="no checkpoint to export"):
+        train(settings, export=True)
+    trained = train(settings) / "adapter_model.safetensors"
+    weights = load_file(trained)
+    trained.unlink()
+    exported = load_file(train(settings, export=True) / "adapter_model.safetensors")
+    assert weights.keys() == exported.keys()
+    assert all(torch.equal(weights[name], exported[name]) for name in weights)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["steps"], summary["windows_seen"]) == (6, 24)
 
 
 def test_packed_windows_do_not_see_each_other(tiny_base: Path) -> None:
