@@ -68,7 +68,7 @@ def _card(index: int, simulator: SimulatorReport) -> str:
     style = "different" if head.different else "soft"
     return (
         f'<div class="card sim c{index % 6}"><h3>{escape(simulator.name)}</h3>'
-        f'<div class="big">{head.inside_floor} <small>of {head.figures} figures inside the human floor</small></div>'
+        f'<div class="big">{head.inside_floor} <small>of {head.figures} figures inside the floor</small></div>'
         f'<p><b class="{style}">Overall: {overall}.</b> Worst: {escape(head.worst)} ({worst}). Figures called '
         f"different: {head.called_different}.</p>"
         f'<p class="soft">{gates}</p></div>'

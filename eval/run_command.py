@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     report = _with_progress(human, simulated, config)
     report = _with_files(report, args.human, files)
     write_report(report, args.out)
-    console.print(_table(report))
+    console.print(report_table(report))
     for note in report.notes:
         console.print(f"[dim]- {note}[/]")
     console.print(f"{report.seconds:.0f} s · {args.out / 'report.html'} · {args.out / 'report.json'}")
@@ -142,7 +142,7 @@ def _cell(figure: Figure) -> str:
     return f"[{STYLE[figure.verdict]}]{text}[/]"
 
 
-def _table(report: Report) -> Table:
+def report_table(report: Report) -> Table:
     table = Table(
         title=f"{report.n} conversations per side",
         caption="≠ different from human at this n; ? too few to say; unmarked: inconclusive",

@@ -48,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     # No command downloads anything unasked: a hub name must be given as such, with the hub reachable.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     module = importlib.import_module(COMMANDS[argv[0]][0])
     return run_main(module.main, argv[1:])
 

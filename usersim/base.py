@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from usersim.cli import quiet_transformers
 from usersim.errors import ConfigError
 from usersim.records import write_json
 from usersim.render import END_OF_CONVERSATION, SETTINGS_FILE, Limits, Renderer, RenderSettings
@@ -44,6 +45,7 @@ def load_user_base(
     folder = Path(path)
     if not (folder / "tokenizer.json").is_file():
         raise ConfigError(f"{folder}: no tokenizer.json; give the folder of a transformers model")
+    quiet_transformers()
     tokenizer_json = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     added = {token["content"]: int(token["id"]) for token in tokenizer_json["added_tokens"]}

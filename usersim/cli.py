@@ -39,6 +39,13 @@ def run_main(main: Callable[[list[str]], int | None], argv: list[str] | None = N
         return 0
 
 
+def quiet_transformers() -> None:
+    """No progress bar for reading a file that takes a second."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+
+
 def complain(message: str) -> None:
     sys.stderr.write(f"usersim: {message}\n")
 

@@ -37,11 +37,11 @@ def test_tokens_are_words_and_punctuation_marks() -> None:
 
 
 def test_reward_of_a_future_worked_by_hand() -> None:
-    # Window: 6 + 3 + 6 = 15 tokens the user reads and writes; the history's do not count.
+    # Window: 7 + 3 + 6 = 16 tokens the user reads and writes; the history's do not count.
     made = episode("What may it cost, then?", "350 euros max", "Go by train to Ghent.")
     total, parts = reward(made, {"facet_coverage": 1.0}, 0.01)
-    assert parts == {"facet_coverage": 0.5, "intrinsic": pytest.approx(-0.15), "tokens": 15.0}
-    assert total == pytest.approx(0.35)
+    assert parts == {"facet_coverage": 0.5, "intrinsic": pytest.approx(-0.16), "tokens": 16.0}
+    assert total == pytest.approx(0.34)
 
 
 def test_weights_scale_extrinsic_rewards_and_no_rewards_leave_the_intrinsic_one() -> None:

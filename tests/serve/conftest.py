@@ -99,7 +99,7 @@ def front(renderer: Renderer) -> Iterator[Callable[..., str]]:
 
 @pytest.fixture
 def http() -> Iterator[httpx2.Client]:
-    with httpx2.Client(timeout=20, trust_env=False) as client:
+    with httpx2.Client(timeout=120, trust_env=False) as client:
         yield client
 
 
@@ -118,7 +118,7 @@ def fake_engine() -> Iterator[Callable[..., str]]:
         port = free_port()
         processes.append(subprocess.Popen([sys.executable, FAKE_ENGINE, str(port), fault]))
         url = f"http://127.0.0.1:{port}"
-        for _ in range(200):
+        for _ in range(1200):
             with contextlib.suppress(httpx2.HTTPError):
                 httpx2.get(f"{url}/health", trust_env=False)
                 return url

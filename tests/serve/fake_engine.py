@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 PORT, FAULT = int(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "none"
 SAID = list(b"hello")  # as ids they are some text or other
 TURN_END, END = 257, 258
-abandoned = 0
+hung = {"begun": 0, "abandoned": 0}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -19,8 +19,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/v1/models":
             window = 512 if FAULT == "short" else 1024
             return self.answer({"data": [{"id": "fake", "max_model_len": window}]})
-        if self.path == "/abandoned":
-            return self.answer({"count": abandoned})
+        if self.path == "/hung":
+            return self.answer(hung)
         return self.answer({})
 
     def do_POST(self) -> None:
@@ -51,10 +51,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def hang(self) -> None:
         """Until the client hangs up, which is then counted."""
-        global abandoned
-        self.connection.settimeout(30)
+        hung["begun"] += 1
+        self.connection.settimeout(120)
         if self.connection.recv(1) == b"":
-            abandoned += 1
+            hung["abandoned"] += 1
         self.close_connection = True
 
     def answer(self, value: object, *, status: int = 200) -> None:

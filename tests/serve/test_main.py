@@ -49,7 +49,7 @@ def test_it_serves_until_it_is_told_to_stop(
             assert answer.status_code == 200
             assert client.get(f"{url}/ready").status_code == 200
         process.send_signal(how)
-        assert process.wait(20) == status
+        assert process.wait(60) == status
 
 
 @pytest.mark.parametrize(

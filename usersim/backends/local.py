@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from usersim.cli import quiet_transformers
 from usersim.errors import BackendError
 from usersim.sampling import Sampled, Sampling
 
@@ -27,6 +28,7 @@ class LocalSampler:
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, dtype: torch.dtype | None = None) -> LocalSampler:
+        quiet_transformers()
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = dtype or (torch.bfloat16 if device == "cuda" else torch.float32)
         try:
