@@ -159,7 +159,7 @@ async def _score(config: MRConfig, contexts: list[Context], run: RunDir) -> Scor
                 assistant,
                 config.model_copy(update={"rewards": _weights(config)}),
                 journal=Journal(run.path / "samples.jsonl", Future),
-                identity=_identity(config),
+                identity=_identity(config, user.name),
                 done=bar,
             )
     finally:
@@ -169,9 +169,10 @@ async def _score(config: MRConfig, contexts: list[Context], run: RunDir) -> Scor
     return Scored(filled, results, failed, time.monotonic() - started)
 
 
-def _identity(config: MRConfig) -> str:
+def _identity(config: MRConfig, user_name: str) -> str:
+    # The name of the shipped user carries the hash of its adapter: a new release must not resume old futures.
     names = {"user", "assistant", "user_tokens", "assistant_tokens", "temperature"}
-    return json.dumps(config.model_dump(mode="json", include=names), sort_keys=True)
+    return json.dumps([config.model_dump(mode="json", include=names), user_name], sort_keys=True)
 
 
 def _refuse_nothing(results: list[ContextMR]) -> None:

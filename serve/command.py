@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -80,10 +81,22 @@ def engine_command(
         argv += ["--enforce-eager"]
     if device == "cpu":
         argv += ["--block-size", str(settings.block_size)]
+        # A prompt in pieces kills the engine: for the pieces that sample nothing vLLM rewinds the request's
+        # seeded generator, which CPU generators cannot (0.32: `gen.set_offset` in `_bookkeeping_sync`).
+        argv += ["--no-enable-chunked-prefill"]
+        argv += ["--max-num-batched-tokens", str(max(settings.max_model_len or _window(model), 8192))]
     else:
         argv += ["--gpu-memory-utilization", str(settings.gpu_memory_utilization)]
     url = f"unix:{listen}" if isinstance(listen, Path) else f"http://127.0.0.1:{listen}"
     return EngineCommand((*argv, *settings.extra), _environment(settings, device), url, name)
+
+
+def _window(model: Path) -> int:
+    """The longest sequence the model knows; vLLM wants a whole one to fit into a step."""
+    try:
+        return int(json.loads((model / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"])
+    except (OSError, ValueError, KeyError):
+        return 0
 
 
 def _loopback(port: int) -> list[str]:

@@ -68,7 +68,7 @@ def test_asking_restating_and_the_users_own_words_earn_nothing() -> None:
 def test_statements_drop_questions_line_by_line() -> None:
     assert statements("How much? It is cheap.\n- Would you fly\n- Take the slow-train") == [
         "it is cheap.",
-        "- take the slow train",
+        "take the slow train",
     ]
 
 
