@@ -43,7 +43,7 @@ def quiet_transformers() -> None:
     """No progress bar for reading a file that takes a second."""
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def complain(message: str) -> None:

@@ -98,5 +98,7 @@ def _error(url: str, response: httpx2.Response) -> Exception:
         return GuardError(message, reasons={})
     if response.status_code == 400:
         return RenderError(message)
-    retryable = response.status_code >= 500 or response.status_code == 429
+    # The server says of each 5xx whether another try may help.
+    told_not_to = response.headers.get("x-should-retry") == "false"
+    retryable = response.status_code == 429 or (response.status_code >= 500 and not told_not_to)
     return BackendError(f"{url}: HTTP {response.status_code}: {message}", retryable=retryable)

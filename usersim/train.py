@@ -19,7 +19,7 @@ from datasets import Dataset  # type: ignore[import-untyped]
 from peft import LoraConfig, get_peft_model
 from pydantic import Field
 from torch.utils.data import SequentialSampler
-from transformers import AutoTokenizer, TrainerCallback
+from transformers import AutoTokenizer, TrainerCallback, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
@@ -149,6 +149,7 @@ def train(config: TrainConfig, *, export: bool = False) -> Path:
     dev = load_corpus(config.dev, keep_without_goal=1.0, seed=config.seed).conversations
     run = RunDir(config.out, config)
     rows, dev_rows = _datasets(config, base, corpus, dev)
+    set_seed(config.seed)  # the adapter starts from random numbers, before the trainer seeds anything
     model = _trainable(config, base)
     log = RunLog(run, base, dev, config)
     trainer = UserTrainer(
