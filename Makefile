@@ -19,7 +19,7 @@ help:  ## this list
 
 setup:  ## .venv with everything at exact versions; seconds when nothing changed
 	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || { \
-	    echo "setup: needs Python 3.11 or newer ($(or $(PYTHON),none of python3, python3.11 to python3.13) is not);" \
+	    echo "setup: needs Python 3.11 or newer (tried: $(or $(PYTHON),python3 python3.13 python3.12 python3.11));" \
 	        "name one: PYTHON=python3.12 make setup" >&2; exit 2; }
 	@$(PYTHON) scripts/setup.py
 

@@ -55,7 +55,7 @@ def _pairs(args: argparse.Namespace) -> Any:
     contexts = choose_contexts(config)
     if args.dry_run:
         return _show(args, {**plan(config, contexts), "pairs_at_most": len(contexts)})
-    return _show(args, run_pairs(config, contexts, RunDir(config.out, config)))
+    return _show(args, run_pairs(config, contexts, RunDir(config.out, config.scoring)))
 
 
 def _sft(args: argparse.Namespace) -> Any:

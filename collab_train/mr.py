@@ -20,7 +20,7 @@ from collab_train.contexts import Context, read_contexts
 from collab_train.journal import Journal
 from collab_train.progress import progress
 from collab_train.results import CandidateMR, ContextMR, Future, total_cost
-from collab_train.rollout import RolloutConfig, multiturn_rewards
+from collab_train.rollout import RolloutConfig, multiturn_rewards, resumable
 from collab_train.speakers import open_assistant, open_user
 from collab_train.tasks import get_task
 from usersim.api import run as run_async
@@ -64,6 +64,8 @@ class Scored:
     """With their candidates; those for which no candidate could be sampled are missing."""
     results: list[ContextMR]
     failed_candidates: list[Candidate]
+    resumed: int
+    """Futures that the run directory already held."""
     wall_s: float
 
 
@@ -151,6 +153,9 @@ async def _score(config: MRConfig, contexts: list[Context], run: RunDir) -> Scor
         )
         if not filled:
             raise BackendError(f"no candidate could be sampled; the first failure: {failed[0].error}")
+        journal = Journal(run.path / "samples.jsonl", Future)
+        identity = _identity(config, user.name)
+        before = resumable(journal, filled, config, identity)
         total = sum(len(context.candidates) for context in filled) * config.futures
         with progress("futures", total) as bar:
             results = await multiturn_rewards(
@@ -158,15 +163,15 @@ async def _score(config: MRConfig, contexts: list[Context], run: RunDir) -> Scor
                 user,
                 assistant,
                 config.model_copy(update={"rewards": _weights(config)}),
-                journal=Journal(run.path / "samples.jsonl", Future),
-                identity=_identity(config, user.name),
+                journal=journal,
+                identity=identity,
                 done=bar,
             )
     finally:
         await user.aclose()
         await assistant.aclose()
     _refuse_nothing(results)
-    return Scored(filled, results, failed, time.monotonic() - started)
+    return Scored(filled, results, failed, len(before), time.monotonic() - started)
 
 
 def _identity(config: MRConfig, user_name: str) -> str:
@@ -186,6 +191,7 @@ def summarise(scored: Scored) -> dict[str, Any]:
     known = [c.mr for c in candidates if c.mr is not None]
     cost = total_cost([c.cost for c in candidates])
     futures = sum(c.n + c.failed for c in candidates)
+    simulated = futures - scored.resumed
     return {
         "contexts": len(scored.results),
         "candidates": len(candidates),
@@ -194,9 +200,9 @@ def summarise(scored: Scored) -> dict[str, Any]:
         "mean_mr": fmean(known),
         "futures": futures,
         "futures_failed": sum(c.failed for c in candidates),
+        "futures_resumed": scored.resumed,
         "wall_s": round(scored.wall_s, 2),
-        "contexts_per_minute": round(60 * len(scored.results) / scored.wall_s, 3),
-        "futures_per_minute": round(60 * futures / scored.wall_s, 3),
+        "futures_per_minute": round(60 * simulated / scored.wall_s, 3),
         **cost.model_dump(),
     }
 

@@ -21,7 +21,12 @@ from usersim.types import NonEmpty, Record
 class PairsConfig(MRConfig):
     out: str = "runs/collab-pairs"
     margin: float = Field(default=0.02, ge=0)
-    """Smallest difference of the two rewards; equal rewards never make a pair."""
+    """Smallest difference of the two rewards; equal rewards never make a pair. May change when a run is resumed."""
+
+    @property
+    def scoring(self) -> MRConfig:
+        """What the rewards depend on; pairs with another margin are made from the same run directory."""
+        return MRConfig.model_validate(self.model_dump(exclude={"margin"}))
 
 
 class Message(Record):
@@ -91,7 +96,13 @@ def run_pairs(config: PairsConfig, contexts: list[Context], run: RunDir) -> dict
     """Writes train.jsonl and heldout.jsonl (each only where it has pairs) and returns the summary."""
     scored = run_mr(config, contexts, run)
     pairs = build_pairs(scored.contexts, scored.results, margin=config.margin)
-    summary = {**summarise(scored), "left_out": dict(pairs.left_out), "pairs": {}, "files": []}
+    summary = {
+        **summarise(scored),
+        "margin": config.margin,
+        "left_out": dict(pairs.left_out),
+        "pairs": {},
+        "files": [],
+    }
     for split in ("train", "heldout"):
         kept = [pair for pair in pairs.made if pair.split == split]
         summary["pairs"][split] = len(kept)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from rich.console import Group
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from collab_train.results import CandidateMR, Future
 from usersim.cli import console
@@ -32,17 +35,16 @@ def progress(what: str, total: int) -> Iterator[Callable[[Future], None]]:
         yield done
 
 
-def candidate_table(title: str, candidates: Sequence[CandidateMR]) -> Table:
-    """One row a candidate: MR with its 95 % interval, futures used, mean components."""
+def candidate_table(title: str, candidates: Sequence[CandidateMR]) -> Group:
+    """One row a candidate: MR with its 95 % interval, futures used, mean components; the texts stand below."""
     names = list(dict.fromkeys(name for c in candidates for name in c.components))
-    table = Table(title=title, title_justify="left")
-    table.add_column("candidate", ratio=3, overflow="fold")
-    for name in ("MR", "95 % interval", "futures", *names):
-        table.add_column(name, justify="right", no_wrap=True)
-    for candidate in candidates:
+    table = Table(title=escape(title), title_justify="left")
+    for name in ("", "MR", "95 % interval", "futures", *names):
+        table.add_column(name.replace("_", " "), justify="right")
+    for number, candidate in enumerate(candidates, start=1):
         parts = [f"{candidate.components[name]:.3g}" if candidate.components else "-" for name in names]
-        table.add_row(_shortened(candidate.text), *_reward(candidate), *parts)
-    return table
+        table.add_row(str(number), *_reward(candidate), *parts)
+    return Group(table, *(Text(f"  {n}  {_flat(c.text)}") for n, c in enumerate(candidates, start=1)))
 
 
 def _reward(candidate: CandidateMR) -> tuple[str, str, str]:
@@ -51,6 +53,6 @@ def _reward(candidate: CandidateMR) -> tuple[str, str, str]:
     return mr, interval, f"{candidate.n}" + (f" ({candidate.failed} failed)" if candidate.failed else "")
 
 
-def _shortened(text: str, limit: int = 160) -> str:
-    flat = " ".join(text.split()).replace("[", r"\[")
+def _flat(text: str, limit: int = 300) -> str:
+    flat = " ".join(text.split())
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"

@@ -76,7 +76,7 @@ async def multiturn_rewards(
     weights = config.rewards or {"facet_coverage": 1.0}
     rewards.check(list(contexts), weights)
     todo = jobs(contexts, config, identity)
-    known = {f.key: f for f in journal.read() if f.conversation is not None} if journal else {}
+    known = resumable(journal, contexts, config, identity) if journal else {}
     gate = asyncio.Semaphore(config.concurrency)
 
     async def one(job: Job) -> Future:
@@ -97,6 +97,14 @@ async def multiturn_rewards(
         for job, task in zip(todo, tasks, strict=True)
     }
     return [_context_mr(context, made, weights, config) for context in contexts]
+
+
+def resumable(
+    journal: Journal[Future], contexts: Sequence[Context], config: RolloutConfig, identity: str
+) -> dict[str, Future]:
+    """The finished futures of `journal` that this very rollout would simulate, by key."""
+    wanted = {job.key for job in jobs(contexts, config, identity)}
+    return {f.key: f for f in journal.read() if f.conversation is not None and f.key in wanted}
 
 
 def jobs(contexts: Sequence[Context], config: RolloutConfig, identity: str = "") -> list[Job]:

@@ -90,7 +90,9 @@ def test_a_user_who_leaves_ends_the_window_early() -> None:
 
 def test_a_failed_future_is_counted_and_left_out() -> None:
     user = SeededUser("plan a trip", "350 euros", fails=[1])
-    (result,) = rewards([context(ASK)], user, ScriptedAssistant("By train for 350 euros."), n=3, concurrency=1)
+    (result,) = rewards(
+        [context(ASK)], user, ScriptedAssistant("By train for 350 euros."), n=3, concurrency=1
+    )
     (only,) = result.candidates
     assert (only.n, only.failed) == (2, 1)
     assert only.mr == pytest.approx(0.87)
@@ -155,7 +157,9 @@ def test_future_j_draws_from_the_same_seeds_whatever_the_candidate() -> None:
 def test_a_rerun_simulates_only_what_is_missing(tmp_path: Path) -> None:
     journal, path = Journal(tmp_path / "samples.jsonl", Future), tmp_path / "samples.jsonl"
     user = SeededUser("plan a trip", "350 euros", fails=[2])
-    first = rewards([context(ASK, TELL)], user, ScriptedAssistant("By train."), journal=journal, concurrency=1)
+    first = rewards(
+        [context(ASK, TELL)], user, ScriptedAssistant("By train."), journal=journal, concurrency=1
+    )
     assert first[0].candidates[1].failed == 1
     again = SeededUser("plan a trip", "350 euros")
     second = rewards([context(ASK, TELL)], again, ScriptedAssistant("By train."), journal=journal)
@@ -199,7 +203,12 @@ def test_candidates_are_sampled_once_kept_and_equal_ones_merged(tmp_path: Path) 
     async def sample(assistant: ScriptedAssistant, count: int) -> tuple[list[Context], list[Candidate]]:
         journal = Journal(tmp_path / "candidates.jsonl", Candidate)
         return await with_candidates(
-            [context(), context("given", name="d")], assistant, count=count, seed=0, concurrency=1, journal=journal
+            [context(), context("given", name="d")],
+            assistant,
+            count=count,
+            seed=0,
+            concurrency=1,
+            journal=journal,
         )
 
     (first, second), failed = asyncio.run(sample(Flaky("one", "one", "fail"), 3))

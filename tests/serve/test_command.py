@@ -35,6 +35,9 @@ def test_on_cpu_what_matters_is_said_explicitly(installed) -> None:
     assert given["--block-size"] == "32"
     assert given["--max-model-len"] == "4096"
     assert given["--max-logprobs"] == "20"
+    # A whole prompt fits into a step: prompts in pieces kill the CPU engine when requests carry seeds.
+    assert "--no-enable-chunked-prefill" in given
+    assert int(given["--max-num-batched-tokens"]) >= 4096
     assert given["--generation-config"] == "vllm"
     assert "--enable-prefix-caching" in given
     assert "--enforce-eager" not in given

@@ -101,6 +101,28 @@ def remote(served: Served, profile: UserProfile, history: list[Turn], **asked: o
     return asyncio.run(sample())
 
 
+def test_many_long_seeded_requests_at_once_do_not_kill_the_engine(served: Served) -> None:
+    """More prompt tokens in flight than one step takes: in pieces they would crash vLLM on CPU."""
+
+    async def everything() -> list[UserTurn]:
+        user = usersim.connect(served.url)
+        try:
+            asked = [
+                user.sample(
+                    as_profile(f"goal {number} " + "of many words " * 200),
+                    [],
+                    seed=number,
+                    sampling=Sampling(max_tokens=2),
+                )
+                for number in range(24)
+            ]
+            return [turns[0] for turns in await asyncio.gather(*asked)]
+        finally:
+            await user.aclose()
+
+    assert len(asyncio.run(everything())) == 24
+
+
 def test_a_turn_end_to_end(served: Served, http: httpx2.Client) -> None:
     body = {"goal": "plan a cheap trip", "persona": "terse", "messages": [], "seed": 1, "max_tokens": 24}
     answer = http.post(f"{served.url}/v1/user/turns", json=body).json()
