@@ -13,7 +13,6 @@ from typing import Any
 from datasets import Dataset  # type: ignore[import-untyped]
 from peft import LoraConfig
 from pydantic import Field
-from transformers import TrainerCallback
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
@@ -28,14 +27,13 @@ class DPO(Tuning):
 def dpo(config: DPO, pairs: PairFiles) -> dict[str, Any]:
     rows = [pair.model_dump(include={"prompt", "chosen", "rejected"}) for pair in pairs.train]
 
-    def make(model: Any, tokenizer: Any, lora: LoraConfig | None, log: TrainerCallback) -> Any:
+    def make(model: Any, tokenizer: Any, lora: LoraConfig | None) -> Any:
         return DPOTrainer(
             model=model,
             args=DPOConfig(**arguments(config), beta=config.beta),
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
             peft_config=lora,
-            callbacks=[log],
         )
 
     return tune(config, pairs, make)

@@ -23,7 +23,6 @@ class Reply(Record):
     after: str
 
 
-@torch.inference_mode()
 def margins(model: Any, tokenizer: Any, pairs: Sequence[Pair], *, max_length: int) -> list[float]:
     """log p(chosen | prompt) - log p(rejected | prompt) in nats, summed over reply and end of turn, per pair."""
     model.eval()
@@ -34,6 +33,7 @@ def margins(model: Any, tokenizer: Any, pairs: Sequence[Pair], *, max_length: in
     ]
 
 
+@torch.inference_mode()
 def reply_logprob(
     model: Any, tokenizer: Any, prompt: Sequence[Message], reply: Sequence[Message], *, max_length: int
 ) -> float:

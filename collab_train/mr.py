@@ -155,7 +155,7 @@ async def _score(config: MRConfig, contexts: list[Context], run: RunDir) -> Scor
             raise BackendError(f"no candidate could be sampled; the first failure: {failed[0].error}")
         journal = Journal(run.path / "samples.jsonl", Future)
         identity = _identity(config, user.name)
-        before = resumable(journal, filled, config, identity)
+        resumed = resumable(journal, filled, config, identity)
         total = sum(len(context.candidates) for context in filled) * config.futures
         with progress("futures", total) as bar:
             results = await multiturn_rewards(
@@ -171,7 +171,7 @@ async def _score(config: MRConfig, contexts: list[Context], run: RunDir) -> Scor
         await user.aclose()
         await assistant.aclose()
     _refuse_nothing(results)
-    return Scored(filled, results, failed, len(before), time.monotonic() - started)
+    return Scored(filled, results, failed, len(resumed), time.monotonic() - started)
 
 
 def _identity(config: MRConfig, user_name: str) -> str:

@@ -6,7 +6,6 @@ from typing import Any
 
 from datasets import Dataset  # type: ignore[import-untyped]
 from peft import LoraConfig
-from transformers import TrainerCallback
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -21,14 +20,13 @@ def sft(config: SFT, pairs: PairFiles) -> dict[str, Any]:
     rows = [pair.model_dump(include={"prompt", "chosen"}) for pair in pairs.train]
     rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in rows]
 
-    def make(model: Any, tokenizer: Any, lora: LoraConfig | None, log: TrainerCallback) -> Any:
+    def make(model: Any, tokenizer: Any, lora: LoraConfig | None) -> Any:
         return SFTTrainer(
             model=model,
             args=SFTConfig(**arguments(config), completion_only_loss=True),
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
             peft_config=lora,
-            callbacks=[log],
         )
 
     return tune(config, pairs, make)

@@ -9,6 +9,7 @@ from typing import Any
 
 from usersim.api import connect, load
 from usersim.backends.chat import ChatSettings, HttpChat
+from usersim.cli import quiet_transformers
 from usersim.client import RemoteUser
 from usersim.errors import ConfigError
 from usersim.model import BASE_NAME, build_base
@@ -65,6 +66,7 @@ def load_assistant(where: str, *, trainable: bool, dtype: str = "float32") -> tu
         from transformers import AutoModelForCausalLM, AutoTokenizer
     except ImportError as error:
         raise ConfigError(f"{error}; run `pip install 'usersim-lm[collab]'`") from error
+    quiet_transformers()
     named = base_of(where)
     base = build_base() if named in ("local", BASE_NAME) else Path(named)
     if not (base / "config.json").is_file():

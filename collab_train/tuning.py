@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from peft import LoraConfig, PeftModel
 from pydantic import Field
-from transformers import TrainerCallback
+from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from collab_train.margins import Reply, change, greedy_replies, margins
@@ -61,8 +61,8 @@ class PairFiles:
     heldout: list[Pair]
 
 
-MakeTrainer = Callable[[Any, Any, LoraConfig | None, TrainerCallback], Any]
-"""(model, tokenizer, LoRA where the model has no adapter yet, callback) → a TRL trainer."""
+MakeTrainer = Callable[[Any, Any, LoraConfig | None], Any]
+"""(model, tokenizer, LoRA where the model has no adapter yet) → a TRL trainer."""
 
 
 def read_pairs(config: Tuning) -> PairFiles:
@@ -97,7 +97,9 @@ def tune(config: Tuning, pairs: PairFiles, make_trainer: MakeTrainer) -> dict[st
     dtype = "bfloat16" if config.bf16 else "float32"
     model, tokenizer = load_assistant(config.assistant, trainable=True, dtype=dtype)
     lora = None if isinstance(model, PeftModel) else _lora(config)
-    trainer = make_trainer(model, tokenizer, lora, MetricLog(run))
+    trainer = make_trainer(model, tokenizer, lora)
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(RunLog(run))
     before = _before(config, pairs, trainer.model, tokenizer, run)
     checkpoints = run.path / "checkpoints"
     last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None  # type: ignore[no-untyped-call]
@@ -156,8 +158,11 @@ def arguments(config: Tuning) -> dict[str, Any]:
     }
 
 
-class MetricLog(TrainerCallback):
+class RunLog(ProgressCallback):
+    """The progress bar on stderr, numbers to metrics.jsonl; the original prints them to stdout."""
+
     def __init__(self, run: RunDir) -> None:
+        super().__init__()
         self.run, self.started = run, time.monotonic()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -212,5 +217,6 @@ def _save_adapter(model: Any, run: RunDir, base: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     model.peft_config["default"].base_model_name_or_path = base
     model.save_pretrained(folder, selected_adapters=["default"])
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's template, which names a path of this machine
     shutil.rmtree(target, ignore_errors=True)
     folder.rename(target)

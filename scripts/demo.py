@@ -173,13 +173,15 @@ def free_port() -> int:
 async def show(user_url: str, assistant_url: str, humans: list[Conversation]) -> None:
     user = connect(user_url)
     assistant = HttpChat(assistant_url, settings=ChatSettings(max_tokens=96))
+    brief = HttpChat(assistant_url, settings=ChatSettings(max_tokens=64))
     try:
         await talk(user, assistant)
-        await score(user, assistant)
-        await compare(user, assistant, humans)
+        await score(user, brief)
+        await compare(user, brief, humans)
     finally:
         await user.aclose()
         await assistant.aclose()
+        await brief.aclose()
 
 
 async def talk(user: RemoteUser, assistant: HttpChat) -> None:
@@ -232,7 +234,7 @@ async def compare(user: RemoteUser, assistant: HttpChat, humans: list[Conversati
             done=lambda made: progress.advance(task),
         )
     if outcome.failed:
-        console.print(f"      failed and left out: {dict(outcome.failed)}")
+        console.print(f"      failed and left out: {dict(outcome.failed)} ({outcome.first_error})")
     config = EvalConfig(
         metrics=("marginals",), bootstrap=200, floor_repeats=60, turn_cap=TURNS, examples=0, min_n=30
     )

@@ -52,7 +52,7 @@ def test_facets_are_hidden_until_said_and_recognised_when_served(context: Contex
 
 def test_an_unknown_task_is_refused_by_name() -> None:
     assert "hidden_facets" in names()
-    with pytest.raises(ConfigError, match="no task 'nosuch'; there are .*hidden_facets"):
+    with pytest.raises(ConfigError, match=r"no task 'nosuch'; there are .*hidden_facets"):
         get_task("nosuch")
 
 
