@@ -49,7 +49,7 @@ def candidate_table(title: str, candidates: Sequence[CandidateMR]) -> Group:
 
 def _reward(candidate: CandidateMR) -> tuple[str, str, str]:
     mr = "-" if candidate.mr is None else f"{candidate.mr:+.3f}"
-    interval = "-" if candidate.interval is None else "{:+.3f} to {:+.3f}".format(*candidate.interval)
+    interval = "-" if candidate.interval is None else "{:+.2f} to {:+.2f}".format(*candidate.interval)
     return mr, interval, f"{candidate.n}" + (f" ({candidate.failed} failed)" if candidate.failed else "")
 
 

@@ -48,29 +48,29 @@ def main() -> int:
 
 
 def requirers(installed: dict[str, metadata.Distribution]) -> defaultdict[str, set[str]]:
-    """Who asks for each installed distribution: packages, `pyproject` or a file in requirements/."""
+    """Who asks for each distribution, followed from pyproject.toml and requirements/ through all extras asked for."""
     wanted_by: defaultdict[str, set[str]] = defaultdict(set)
-    for name, distribution in installed.items():
-        for line in distribution.requires or []:
-            required = Requirement(line)
-            if name == PROJECT or applies(required):
-                wanted_by[normal(required.name)].add("pyproject.toml" if name == PROJECT else name)
+    asked = [("pyproject.toml", Requirement(line)) for line in installed[PROJECT].requires or []]
     for path in REQUIREMENTS.glob("*.txt"):
         if not path.name.startswith("lock"):
-            for line in path.read_text(encoding="utf-8").splitlines():
-                if text := line.partition("#")[0].strip():
-                    wanted_by[normal(Requirement(text).name)].add(path.name)
-    # Extras pull in more (fastapi[standard]): whatever else is installed, its name in any extra will do.
-    for name, distribution in installed.items():
-        for line in distribution.requires or []:
-            required = Requirement(line)
-            if not wanted_by[normal(required.name)]:
-                wanted_by[normal(required.name)].add(f"{name}[…]")
+            lines = (line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+            asked += [(path.name, Requirement(line)) for line in lines if line]
+    seen: set[tuple[str, str]] = set()
+    while asked:
+        who, required = asked.pop()
+        name = normal(required.name)
+        if who != name:
+            wanted_by[name].add(who)
+        for extra in {"", *required.extras}:
+            if name in installed and (name, extra) not in seen:
+                seen.add((name, extra))
+                inner = map(Requirement, installed[name].requires or [])
+                asked += [(name, each) for each in inner if applies(each, extra)]
     return wanted_by
 
 
-def applies(required: Requirement) -> bool:
-    return required.marker is None or required.marker.evaluate({"extra": ""})
+def applies(required: Requirement, extra: str) -> bool:
+    return required.marker is None or required.marker.evaluate({"extra": extra})
 
 
 def is_package(who: str) -> bool:

@@ -47,9 +47,12 @@ def load_user_base(
         raise ConfigError(f"{folder}: no tokenizer.json; give the folder of a transformers model")
     quiet_transformers()
     tokenizer_json = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    added = {token["content"]: int(token["id"]) for token in tokenizer_json["added_tokens"]}
+    added = {token["content"]: int(token["id"]) for token in tokenizer_json.get("added_tokens", [])}
     chat_format, end_of_turn = _chat_format(added, folder)
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder}: the model cannot be loaded ({error})") from error
     end_id = added.get(END_OF_CONVERSATION)
     if end_id is None:
         end_id = _name_end_token(tokenizer_json, added, rows=model.get_input_embeddings().weight.shape[0])

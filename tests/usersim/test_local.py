@@ -99,7 +99,7 @@ def test_sample_many_keeps_order_and_failures_in_place(user: UserLM) -> None:
 
 
 def test_a_whole_conversation_with_a_local_assistant(user: UserLM, tiny_base: Path) -> None:
-    settings = ChatSettings(max_tokens=8, temperature=0)
+    settings = ChatSettings(max_tokens=8, temperature=1)
     assistant = LocalChat.from_pretrained(tiny_base, settings=settings)
     made = usersim.converse(assistant, goal="g", user=user, max_user_turns=2, seed=1)
     assert made.origin == "simulated"

@@ -29,7 +29,7 @@ class Flaky(ScriptedAssistant):
     async def __call__(
         self, turns: Sequence[Turn], *, system: str | None = None, seed: int | None = None
     ) -> str:
-        if seed is not None and seed // 1009 == 1:
+        if seed is not None and seed - 7919 * len(turns) == 1009:  # as converse() derives it from case 1
             raise BackendError("down", retryable=True)
         return await super().__call__(turns, system=system, seed=seed)
 
