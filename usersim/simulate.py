@@ -11,7 +11,7 @@ from pathlib import Path
 
 from usersim.dialogue import Assistant, converse
 from usersim.errors import DataError, UsersimError
-from usersim.records import read_jsonl, write_records
+from usersim.records import atomic_writer, read_jsonl, write_records
 from usersim.sampling import User
 from usersim.types import Conversation, Goal, Persona, UserProfile
 
@@ -118,7 +118,8 @@ class Journal:
             self._read()
 
     def _read(self) -> None:
-        lines = self.path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): chat text may hold U+2028, which is no end of a line in JSON Lines.
+        lines = self.path.read_text(encoding="utf-8").split("\n")
         if not lines or lines[0] != self._settings:
             raise DataError(
                 f"{self.path} holds an interrupted batch with other settings; repeat those to resume it, or delete it"
@@ -129,6 +130,9 @@ class Journal:
             except ValueError:
                 break  # the line being written when the process was killed
             self.finished[made.id] = made
+        with atomic_writer(self.path) as stream:  # without that half line, which the next one would join
+            whole = [made.model_dump_json(exclude_defaults=True) for made in self.finished.values()]
+            stream.write("\n".join([self._settings, *whole]) + "\n")
 
     def add(self, made: Conversation) -> None:
         first = not self.path.exists()

@@ -19,7 +19,7 @@ from datasets import Dataset  # type: ignore[import-untyped]
 from peft import LoraConfig, get_peft_model
 from pydantic import Field
 from torch.utils.data import SequentialSampler
-from transformers import AutoTokenizer, TrainerCallback, set_seed
+from transformers import AutoTokenizer, ProgressCallback, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
@@ -116,10 +116,14 @@ class UserTrainer(SFTTrainer):
         return metrics
 
 
-class RunLog(TrainerCallback):
-    """Numbers to metrics.jsonl; after each dev loss, sampled openings to samples.jsonl and wandb."""
+class RunLog(ProgressCallback):
+    """The progress bar on stderr, numbers to metrics.jsonl (the original prints them to stdout).
+
+    After each dev loss sampled openings go to samples.jsonl and wandb.
+    """
 
     def __init__(self, run: RunDir, base: UserBase, dev: list[Conversation], config: TrainConfig) -> None:
+        super().__init__()
         self.run, self.base, self.dev, self.config = run, base, dev, config
         self.started, self.tokens_per_step = time.monotonic(), 0.0
 
@@ -159,8 +163,9 @@ def train(config: TrainConfig, *, export: bool = False) -> Path:
         eval_dataset=dev_rows,
         data_collator=collate,
         processing_class=AutoTokenizer.from_pretrained(base.source),
-        callbacks=[log],
     )
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(log)
     log.tokens_per_step = sum(map(len, rows["input_ids"])) / len(rows) * config.batch
     checkpoints = run.path / "checkpoints"
     last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None  # type: ignore[no-untyped-call]

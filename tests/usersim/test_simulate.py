@@ -16,7 +16,7 @@ from usersim.errors import BackendError, DataError
 from usersim.records import read_conversations
 from usersim.simulate import Case, Journal, Outcome, read_cases, simulate
 from usersim.testing import ScriptedAssistant, ScriptedUser
-from usersim.types import Goal, Turn, UserProfile
+from usersim.types import Conversation, Goal, Turn, UserProfile
 
 
 def cases(count: int) -> list[Case]:
@@ -64,9 +64,18 @@ def test_an_interrupted_batch_continues_where_it_stopped(tmp_path: Path) -> None
     again = Journal(out, settings)
     assert list(again.finished) == ["c0"]
     batch([case for case in cases(4) if case.id not in again.finished], again)
+    assert list(Journal(out, settings).finished) == ["c0", "c2", "c3"]
     assert again.close([case.id for case in cases(4)]) == 3
     assert [made.id for made in read_conversations(out)] == ["c0", "c2", "c3"]
     assert not again.path.exists()
+
+
+def test_a_line_separator_in_chat_text_breaks_no_journal(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "out.jsonl", {})
+    turns = (Turn(role="user", text="one\u2028two\x85three"),)
+    for name in ("a", "b"):
+        journal.add(Conversation(id=name, origin="simulated", source="s", turns=turns))
+    assert list(Journal(tmp_path / "out.jsonl", {}).finished) == ["a", "b"]
 
 
 def test_a_journal_of_other_settings_is_refused(tmp_path: Path) -> None:

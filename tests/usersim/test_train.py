@@ -172,3 +172,15 @@ def test_the_dry_run_prints_the_plan(
     assert main([str(file), "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 6
     assert not (tmp_path / "r").exists()
+
+
+def test_json_is_the_only_thing_on_stdout(
+    tiny_base: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(
+        f'base = "{tiny_base}"\ntrain = ["{data}/train.jsonl"]\ndev = ["{data}/dev.jsonl"]\n'
+        f'out = "{tmp_path}/r"\nmax_steps = 2\nwandb = "disabled"\nlora = {{ rank = 2 }}\n'
+    )
+    assert main([str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"out": f"{tmp_path}/r/adapter"}
