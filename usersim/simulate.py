@@ -51,8 +51,8 @@ def read_cases(path: str | Path) -> list[Case]:
 
 def _case(value: dict[str, object], number: int, index: int) -> Case:
     identifier = str(value.get("id", number))
-    if "profile" in value:
-        return Case(identifier, UserProfile.model_validate(value["profile"]), index)
+    if "profile" in value or "turns" in value:  # a Conversation, whose empty profile is not written
+        return Case(identifier, UserProfile.model_validate(value.get("profile", {})), index)
     goal, persona = value["goal"], value.get("persona")
     if isinstance(goal, str):
         facets = value.get("facets", [])

@@ -91,10 +91,12 @@ def test_goals_come_as_strings_objects_or_profiles(tmp_path: Path) -> None:
         {"goal": "plan a trip", "persona": "terse"},
         {"id": "x", "goal": {"summary": "cook", "facets": [{"text": "vegan"}]}},
         {"id": "y", "profile": {"goal": {"summary": "sew"}}, "turns": []},
+        {"id": "z", "turns": []},
     ]
     file.write_text("\n".join(map(json.dumps, rows)))
     read = read_cases(file)
-    assert [case.id for case in read] == ["1", "x", "y"]
+    assert [case.id for case in read] == ["1", "x", "y", "z"]
+    assert read.pop().profile == UserProfile()
     assert [case.profile.goal and case.profile.goal.summary for case in read] == [
         "plan a trip",
         "cook",
