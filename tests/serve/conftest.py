@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -116,7 +118,8 @@ def fake_engine() -> Iterator[Callable[..., str]]:
 
     def start(fault: str = "none") -> str:
         port = free_port()
-        processes.append(subprocess.Popen([sys.executable, FAKE_ENGINE, str(port), fault]))
+        command = [sys.executable, FAKE_ENGINE, str(port), fault]
+        processes.append(subprocess.Popen(command, start_new_session=True))
         url = f"http://127.0.0.1:{port}"
         for _ in range(1200):
             with contextlib.suppress(httpx2.HTTPError):
@@ -127,5 +130,5 @@ def fake_engine() -> Iterator[Callable[..., str]]:
 
     yield start
     for process in processes:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # its child would outlive it, as vLLM's core would
         process.wait()
