@@ -57,7 +57,7 @@ def test_a_damaged_adapter_is_noticed(tmp_path: Path) -> None:
 
 @NEEDS_BASE
 def test_the_shipped_model_follows_its_goal_and_can_leave() -> None:
-    """The real thing, greedy and in fp32: no stand-in could show that what ships works."""
+    """The real thing, in fp32 and with a fixed seed: no stand-in could show that what ships works."""
     user = usersim.load()
     opening = usersim.sample(goal="get a recipe for banana bread", user=user, seed=1)
     assert opening.text
