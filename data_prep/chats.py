@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
+from usersim.errors import DataError
 from usersim.types import EndedBy, Record
 
 RawRole = Literal["system", "user", "assistant", "tool"]
@@ -53,9 +54,11 @@ class RawChat(Record):
     turns: tuple[RawTurn, ...]
     system: str | None = None
     user_key: str | None = None
-    """Who wrote it, where the corpus says so (WildChat: hashed IP); never written out."""
+    """Who wrote it, where the corpus says so (WildChat: hashed IP and country); only its digest is written out."""
     language: str | None = None
     """ISO 639 code, from the corpus or detected."""
+    flags: tuple[str, ...] = ()
+    """What the corpus says about the text: `toxic`, `redacted` …; metadata, filtered by a switch."""
     ended_by: EndedBy = "unknown"
 
     @property
@@ -69,6 +72,8 @@ class SourceReport:
 
     name: str
     spec: str
+    strict: bool = False
+    """A malformed record is an error instead of a count."""
     counts: Counter[str] = field(default_factory=Counter)
     """Units of the corpus: rows, chunks, ids …"""
     malformed: Counter[str] = field(default_factory=Counter)
@@ -78,6 +83,8 @@ class SourceReport:
     """Where a file broke off; None when it was read to its end."""
 
     def reject(self, reason: str, place: str) -> None:
+        if self.strict:
+            raise DataError(f"{place}: {reason}")
         self.malformed[reason] += 1
         if len(self.examples) < EXAMPLES_KEPT:
             self.examples.append(f"{place}: {reason}")

@@ -1,8 +1,10 @@
-"""Pure stages: a chat in, the chat or the reason of its rejection out. The pipeline counts."""
+"""Pure stages: a batch of chats in, each chat or the reason of its rejection out. The pipeline counts."""
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -12,6 +14,29 @@ from data_prep.chats import RawChat, RawTurn
 @dataclass(frozen=True)
 class Rejected:
     reason: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a stage made of a batch."""
+
+    chats: list[RawChat | Rejected]
+    """One for each chat of the batch, in its order."""
+    found: Counter[str] = field(default_factory=Counter)
+    """What was found or replaced, by kind: `EMAIL`, `edit pager` …"""
+
+
+Stage = Callable[[list[RawChat]], Done]
+
+
+def each(stage: Callable[[RawChat, Counter[str]], RawChat | Rejected]) -> Stage:
+    """A stage that looks at one chat at a time."""
+
+    def whole(batch: list[RawChat]) -> Done:
+        found: Counter[str] = Counter()
+        return Done([stage(chat, found) for chat in batch], found)
+
+    return whole
 
 
 def repair_roles(chat: RawChat) -> RawChat | Rejected:

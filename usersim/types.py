@@ -90,7 +90,13 @@ class Conversation(Record):
     """user: the person left, or the model sampled the end. turn_cap, cut: we or the corpus stopped it, so
     the last turn says nothing about ending."""
     group: str | None = None
-    """Conversations of one group (same person, same opening) stay in one split."""
+    """Conversations of one group (same person, same opening, near-duplicates) stay in one split."""
+    user: str | None = None
+    """Digest of who wrote it, where the corpus says so; the cluster of intervals."""
+    flags: tuple[str, ...] = ()
+    """What the corpus says about the text: `toxic`, `redacted` …"""
+    satisfied: Literal["yes", "no", "unclear"] | None = None
+    """Whether the person seemed to have got what they wanted, where somebody judged it."""
 
     @model_validator(mode="after")
     def _alternates(self) -> Conversation:
