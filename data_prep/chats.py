@@ -35,6 +35,8 @@ EXAMPLES_KEPT = 20
 
 def well_formed(text: str) -> str:
     """Half of an emoji, escaped into JSON as a lone surrogate, is no Unicode text: it becomes �."""
+    if text.isascii():
+        return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 

@@ -1,24 +1,42 @@
-"""Rows of JSON Lines, JSON arrays and Parquet files, each with the place to name in a complaint."""
+"""Rows of any source: files, directories of shards, or a `datasets` name such as owner/name@config:split."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from data_prep.chats import SourceReport
+from data_prep.sources.jsonrows import Row, broke_off, json_rows, line_rows
 from usersim.errors import DataError
-from usersim.records import read_jsonl
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
-SEPARATOR = re.compile(r"[\s,]*")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+HUB_NAME = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<config>[\w.-]+))?(?::(?P<split>[\w.-]+))?")
+DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+"""Beside the shards of a downloaded dataset; no rows in them."""
+UNREAD = frozenset(
+    ("header", "usage", "categories", "category_scores", "timestamp", "created", "detoxify_moderation")
+)
+"""Parquet columns of the corpora, at any depth, that are large or slow to convert and that nothing reads."""
+
+
+def check(where: str) -> None:
+    """Complains now about what could only be found out when the first row is asked for."""
+    if not is_hub_name(where):
+        expand(Path(where))
+
+
+def is_hub_name(where: str) -> bool:
+    if Path(where).exists() or where.endswith(SUFFIXES):
+        return False
+    return HUB_NAME.fullmatch(where) is not None
 
 
 def expand(path: Path) -> list[Path]:
     """The file itself, or the data files of a directory (sharded corpora) in name order."""
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.name.endswith(SUFFIXES))
+        files = sorted(file for file in path.rglob("*") if _is_data(file, path))
         if not files:
             raise DataError(f"{path}: no {', '.join(SUFFIXES)} file in it")
         return files
@@ -29,59 +47,75 @@ def expand(path: Path) -> list[Path]:
     return [path]
 
 
-def read_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    for file in expand(path):
-        if file.suffix == ".parquet":
-            yield from _parquet_rows(file)
-        elif file.suffix == ".json":
-            yield from _json_rows(file)
-        else:
-            for number, row in read_jsonl(file):
-                yield f"{file}:{number}", row
+def _is_data(file: Path, directory: Path) -> bool:
+    hidden = any(part.startswith(".") for part in file.relative_to(directory).parts)
+    return file.name.endswith(SUFFIXES) and file.name not in DESCRIPTIONS and not hidden and file.is_file()
 
 
-def _parquet_rows(file: Path) -> Iterator[tuple[str, Any]]:
+def read_rows(
+    where: str,
+    report: SourceReport,
+    *,
+    unit: str = "rows",
+    config: str | None = None,
+    name: str | None = None,
+) -> Iterator[Row]:
+    """Every record is counted in `report.counts[unit]`, and as malformed where it is no object.
+
+    `config`: of a `datasets` name that does not say. `name`: of the file in complaints, instead of its path.
+    """
+    if is_hub_name(where):
+        yield from _hub_rows(where, report, unit, config)
+        return
+    for file in expand(Path(where)):
+        yield from _file_rows(file, name or str(file), report, unit)
+
+
+def _file_rows(file: Path, name: str, report: SourceReport, unit: str) -> Iterator[Row]:
+    if file.suffix == ".parquet":
+        return _parquet_rows(file, name, report, unit)
+    if file.name.endswith((".jsonl", ".jsonl.gz")):
+        return line_rows(file, name, report, unit)
+    return json_rows(file, name, report, unit)
+
+
+def _hub_rows(where: str, report: SourceReport, unit: str, config: str | None) -> Iterator[Row]:
+    from datasets import load_dataset  # type: ignore[import-untyped]
+
+    found = HUB_NAME.fullmatch(where)
+    assert found is not None
+    name, config, split = found["name"], found["config"] or config, found["split"] or "train"
+    try:
+        for row in load_dataset(name, config, split=split, streaming=True):
+            report.counts[unit] += 1
+            yield f"{where}:{report.counts[unit]}", row
+    except Exception as error:
+        # datasets raises half a dozen unrelated classes for "not there" and "no network".
+        reason = str(error).split("\n", 1)[0]
+        raise DataError(
+            f"{where}: no such path, and datasets cannot load it ({type(error).__name__}: {reason})"
+        ) from error
+
+
+def _parquet_rows(file: Path, name: str, report: SourceReport, unit: str) -> Iterator[Row]:
+    """A file that cannot be read further is counted; what was read before is kept."""
     import pyarrow as pa  # type: ignore[import-untyped]
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
     number = 0
     try:
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=256):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{file}:{number}", row
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{file}: not a readable Parquet file ({error})") from error
+        with pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False) as table:
+            for batch in table.iter_batches(batch_size=256, columns=_columns(table)):
+                for row in batch.to_pylist():
+                    number += 1
+                    report.counts[unit] += 1
+                    yield f"{name}:{number}", row
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = str(error).split("\n", 1)[0]
+        report.reject("not a readable Parquet file", f"{name}:{number + 1}" if number else name)
+        broke_off(report, name, reason, records=number)
 
 
-def _json_rows(file: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{file}:{error.lineno}: not JSON ({error.msg})") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: cannot be read as UTF-8 text ({error})") from error
-    if not isinstance(rows, list):
-        raise DataError(f"{file}: expected a JSON array of chats")
-    for number, row in enumerate(rows, start=1):
-        yield f"{file}:record {number}", row
-
-
-def array_items(text: str, stopped: dict[str, Any]) -> Iterator[Any]:
-    """Items of a JSON array that may break off anywhere; where it did is written into `stopped`."""
-    decoder = json.JSONDecoder()
-    start = text.find("[")
-    position, count = start + 1, 0
-    while start >= 0:
-        gap = SEPARATOR.match(text, position)
-        position = gap.end() if gap else position
-        if text.startswith("]", position):
-            return
-        try:
-            item, position = decoder.raw_decode(text, position)
-        except json.JSONDecodeError as error:
-            stopped.update(char=position, of_chars=len(text), records=count, error=error.msg)
-            return
-        count += 1
-        yield item
-    stopped.update(char=0, of_chars=len(text), records=0, error="no JSON array")
+def _columns(table: Any) -> list[str]:
+    paths = [table.schema.column(index).path for index in range(len(table.schema))]
+    return [path for path in paths if UNREAD.isdisjoint(path.split("."))]

