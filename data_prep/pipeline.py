@@ -1,155 +1,88 @@
-"""Source → stages → groups → splits; chats wait on disk between the passes, so any corpus fits."""
+"""First pass: read, clean in batches, keep what is finished in shards; `finish` does the rest."""
 
 from __future__ import annotations
 
-import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterator
+from functools import partial
 from itertools import islice
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from data_prep.artefacts import clean_artefacts
-from data_prep.chats import RawChat
-from data_prep.datasheet import SplitCount, Step, versions
-from data_prep.goals import Goals, read_goals
-from data_prep.language import english_only, name_language
-from data_prep.pii import scrub
+from data_prep import engines
+from data_prep.chats import RawChat, Source
+from data_prep.clean import Batch, Cleaned, clean
+from data_prep.datasheet import versions
+from data_prep.finish import finish
+from data_prep.goals import read_goals
+from data_prep.run import Notice, Run, quiet
 from data_prep.settings import Settings
-from data_prep.sources import open_source
-from data_prep.splits import SPLITS, Groups, labels, split_of
-from data_prep.stages import Deduplicate, Rejected, cap_user_turns, drop_empty, repair_roles
-from usersim.errors import ConfigError, DataError
-from usersim.records import atomic_writer, write_json
-from usersim.style import measure
-from usersim.types import Conversation, Persona, Turn, UserProfile
-
-Stage = Callable[[RawChat], RawChat | Rejected]
-Watch = Callable[[Iterator[RawChat]], Iterable[RawChat]]
+from data_prep.shards import NAME, Shards, only_run
+from data_prep.sources import files_of, open_source
+from usersim.errors import DataError
 
 
-@dataclass
-class Cleaning:
-    """The stages in order, and what they did."""
-
-    settings: Settings
-    artefacts: Counter[str] = field(default_factory=Counter)
-    pii: Counter[str] = field(default_factory=Counter)
-
-    def __post_init__(self) -> None:
-        stages = self._stages()
-        self.steps = [(Step(name), stage) for name, stage in stages.items()]
-
-    def _stages(self) -> dict[str, Stage]:
-        stages: dict[str, Stage] = {
-            "role repair": repair_roles,
-            "web artefacts": lambda chat: clean_artefacts(chat, self.artefacts),
-            "empty turns": drop_empty,
-        }
-        limit = self.settings.user_max_chars
-        if limit is not None:
-            stages["user turn length"] = lambda chat: cap_user_turns(chat, limit)
-        stages["language"] = name_language
-        if self.settings.language == "en":
-            stages["language"] = lambda chat: english_only(name_language(chat))
-        stages["personal data"] = lambda chat: scrub(chat, self.pii)
-        stages["duplicates"] = Deduplicate()
-        return stages
-
-    def __call__(self, chat: RawChat) -> RawChat | None:
-        for step, stage in self.steps:
-            step.entered += 1
-            result = stage(chat)
-            if isinstance(result, Rejected):
-                step.rejected[result.reason] += 1
-                return None
-            chat = result
-        return chat
-
-
-def prepare(settings: Settings, watch: Watch = iter) -> dict[str, Any]:
-    """Writes the splits and the datasheet into `settings.out`; returns the datasheet."""
-    goals = read_goals(settings.goals)
-    source = open_source(settings.source, ends=settings.ends, name=settings.source_name)
-    cleaning, groups = Cleaning(settings), Groups()
-    with _waiting_room(settings.out) as waiting:
-        for raw in watch(islice(source.chats, settings.limit)):
-            goals.see(raw.id)
-            chat = cleaning(raw)
-            if chat is not None:
-                tied = labels(chat)
-                groups.add(tied)
-                waiting.write(to_conversation(chat, tied[0]).model_dump_json() + "\n")
-        splits = _write_splits(waiting, groups, goals, settings)
-    sheet = {
-        "source": source.report.summary(),
-        "steps": [step.summary() for step, _ in cleaning.steps],
-        "changed": {
-            "artefacts_turns": dict(cleaning.artefacts.most_common()),
-            "personal_data_replaced": dict(cleaning.pii.most_common()),
-        },
-        "goals": goals.summary(),
-        "splits": {name: count.summary() for name, count in splits.items()},
-        "seed": settings.seed,
-        "settings": settings.model_dump(mode="json"),
-        "versions": versions(),
-    }
-    write_json(settings.out / "datasheet.json", sheet)
+def prepare(settings: Settings, notice: Notice = quiet, *, text: bool = True) -> dict[str, Any]:
+    """Writes splits, datasheet.json and datasheet.html into `settings.out`; returns the datasheet."""
+    started = time.monotonic()
+    run = Run(settings, notice, read_goals(settings.goals), open_sources(settings))
+    with only_run(settings.out):
+        try:
+            shards = Shards(settings.out, _made_with(settings))
+            _clean(run, shards)
+            sheet = finish(run, shards.done, started=started, text=text)
+        except OSError as error:
+            raise DataError(
+                f"{settings.out}: {error.strerror or error}; nothing was changed there, and what is cleaned "
+                f"is kept in {settings.out / NAME}: make room and run the same command again"
+            ) from error
+        shards.remove()
     return sheet
 
 
-def _waiting_room(directory: Path) -> IO[str]:
-    """A nameless file beside the output: /tmp may be memory."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryFile("w+", encoding="utf-8", dir=directory)
-    except OSError as error:
-        raise ConfigError(f"{directory}: cannot be written to ({error.strerror})") from error
+def open_sources(settings: Settings) -> list[Source]:
+    opened = [open_source(s.spec, ends=s.ends, name=s.name, strict=settings.strict) for s in settings.sources]
+    return opened + [open_source(spec, strict=settings.strict) for spec in settings.held_out]
 
 
-def to_conversation(chat: RawChat, label: str) -> Conversation:
-    """Without a goal, and with the label of its opening for a group."""
-    turns = tuple(Turn.model_validate(turn.model_dump()) for turn in chat.turns)
-    style = measure(turns)
-    if chat.ended_by != "user":
-        # How long this person stays is not known.
-        style = style.model_copy(update={"turns": None})
-    return Conversation(
-        id=chat.id,
-        origin="human",
-        source=chat.source,
-        system=chat.system,
-        turns=turns,
-        profile=UserProfile(persona=Persona(style=style, language=chat.language or "en")),
-        ended_by=chat.ended_by,
-        group=label,
-    )
+def _made_with(settings: Settings) -> dict[str, Any]:
+    specs = [*(source.spec for source in settings.sources), *settings.held_out]
+    files = {str(path): path.stat() for spec in specs for path in files_of(spec)}
+    return {
+        **settings.cleaning(),
+        "files": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in files.items()},
+        "versions": versions(),
+    }
 
 
-def _write_splits(
-    waiting: IO[str], groups: Groups, goals: Goals, settings: Settings
-) -> dict[str, SplitCount]:
-    """Second pass: groups and repeated ids are known. A split that stays empty leaves no file."""
-    counts = {name: SplitCount() for name in SPLITS}
-    waiting.seek(0)
-    with ExitStack() as files:
-        writers: dict[str, IO[Any]] = {}
-        for line in waiting:
-            found = Conversation.model_validate_json(line)
-            group = groups.root(str(found.group))
-            conversation = goals.join(found).model_copy(update={"group": group})
-            name = split_of(group, seed=settings.seed, fractions=settings.split_fractions)
-            if name not in writers:
-                path = settings.out / f"{name}.jsonl"
-                writers[name] = files.enter_context(atomic_writer(path))
-            writers[name].write(conversation.model_dump_json(exclude_defaults=True) + "\n")
-            counts[name].add(conversation)
-        if not writers:
-            raise DataError(f"{settings.source}: no conversation was left after cleaning")
-    for name in SPLITS:
-        if name not in writers:
-            # One of an earlier run would otherwise pass for this one's.
-            (settings.out / f"{name}.jsonl").unlink(missing_ok=True)
-    return counts
+def _clean(run: Run, shards: Shards) -> None:
+    """First pass. Chats of finished shards are read again, for their counts, but not cleaned again."""
+    batches = _batches(run)
+    for shard in shards.done:
+        run.resumed += sum(len(batch.chats) for batch in islice(batches, len(shard.read)))
+        run.notice("reading again", run.resumed)
+    read = run.resumed
+    finished: list[Cleaned] = []
+    work = partial(clean, run.settings)
+    for result in engines.run(run.settings.engine, run.settings.workers, work, batches):
+        # A shard is all of the run's own chats or all held out.
+        if finished and (
+            len(finished) == run.settings.shard or run.is_own(finished[-1]) != run.is_own(result)
+        ):
+            shards.add(finished)
+            finished = []
+        finished.append(result)
+        read += result.read
+        run.notice("cleaning", read)
+    if finished:
+        shards.add(finished)
+
+
+def _batches(run: Run) -> Iterator[Batch]:
+    """A batch never mixes sources; the goals are shown the ids of the run's own."""
+    for index, source in enumerate(run.sources):
+        chats: Iterator[RawChat] = islice(source.chats, run.settings.limit)
+        while batch := list(islice(chats, run.settings.batch)):
+            if index < len(run.settings.sources):
+                for chat in batch:
+                    run.goals.see(chat.id)
+            yield Batch(index, batch)

@@ -86,28 +86,5 @@ def cap_user_turns(chat: RawChat, max_chars: int) -> RawChat | Rejected:
     return chat
 
 
-def normalise(text: str) -> str:
-    """Case and spacing do not make a text different."""
-    return " ".join(text.casefold().split())
-
-
 def digest(*parts: str) -> str:
     return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-@dataclass
-class Deduplicate:
-    """Keeps the first chat with the same user turns, and the first with the same id."""
-
-    seen_turns: set[str] = field(default_factory=set)
-    seen_ids: set[str] = field(default_factory=set)
-
-    def __call__(self, chat: RawChat) -> RawChat | Rejected:
-        said = digest(*(normalise(text) for text in chat.user_texts))
-        if said in self.seen_turns:
-            return Rejected("same user turns as another")
-        if chat.id in self.seen_ids:
-            return Rejected("id seen before")
-        self.seen_turns.add(said)
-        self.seen_ids.add(chat.id)
-        return chat

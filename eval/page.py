@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 
 from eval.estimates import Estimate, Figure, FigureSpec
 from eval.metrics.gates import GateResult
-from eval.plots import estimate, histogram, number, percent, shares, track
+from eval.plots import estimate, number, shapes, shares, track
 from eval.report import Report, SimulatorReport
+from usersim import page
+from usersim.plots import percent
 from usersim.records import atomic_writer, write_json
 from usersim.types import Conversation
 
-SHOWN_CHARACTERS = 700
 CLASS_OF = {"different": "different", "inconclusive": "inconclusive", "too few": "few"}
 
 
@@ -30,16 +29,15 @@ def render_page(report: Report) -> str:
         _conversations(report),
         _method(report),
     ]
-    template = files("eval").joinpath("page.html").read_text(encoding="utf-8")
-    return Template(template).substitute(title=escape(report.title), body="\n".join(sections))
+    return page.render_page(report.title, sections)
 
 
 def write_report(report: Report, out: str | Path) -> tuple[Path, Path]:
     """`report.json` and `report.html` in `out`, each complete or not there at all."""
-    folder, page = Path(out), render_page(report)
+    folder, html = Path(out), render_page(report)
     write_json(folder / "report.json", report.model_dump(mode="json"))
     with atomic_writer(folder / "report.html") as stream:
-        stream.write(page)
+        stream.write(html)
     return folder / "report.json", folder / "report.html"
 
 
@@ -121,7 +119,7 @@ def _row(figures: Sequence[Figure]) -> str:
 def _shapes(report: Report) -> str:
     cards = []
     for shape in report.features:
-        plot = shares(shape) if shape.bins == ("no", "yes") else histogram(shape)
+        plot = shares(shape) if shape.bins == ("no", "yes") else shapes(shape)
         cards.append(f'<div class="card"><h3>{escape(shape.label)}</h3>{plot}</div>')
     return (
         "<h2>How they write</h2><p>Share of user turns, or of conversations; each conversation weighs the same. "
@@ -131,17 +129,18 @@ def _shapes(report: Report) -> str:
 
 
 def _gates(report: Report) -> str:
-    heads = "".join(f"<th>{escape(s.name)}</th>" for s in report.simulators)
-    rows = zip(*(s.gates for s in report.simulators), strict=True)
-    body = "".join(
-        f"<tr><td>{escape(gates[0].label)}</td><td>{_share(gates[0].human)}</td>"
-        + "".join(f"<td>{_share(gate.simulated)}{_verdict(gate)}</td>" for gate in gates)
-        + "</tr>"
-        for gates in rows
-    )
+    heads = ["gate", "human", *(escape(s.name) for s in report.simulators)]
+    rows = [
+        [
+            escape(gates[0].label),
+            _share(gates[0].human),
+            *(f"{_share(gate.simulated)}{_verdict(gate)}" for gate in gates),
+        ]
+        for gates in zip(*(s.gates for s in report.simulators), strict=True)
+    ]
     return (
         "<h2>Validity gates</h2><p>Share of conversations with at least one, beside the human share.</p>"
-        f'<div class="scroll"><table><tr><th>gate</th><th>human</th>{heads}</tr>{body}</table></div>'
+        f"{page.table(heads, rows)}"
     )
 
 
@@ -194,27 +193,22 @@ def _conversations(report: Report) -> str:
 
 
 def _talk(conversation: Conversation) -> str:
-    turns = "".join(f'<p class="{turn.role}">{escape(_short(turn.text))}</p>' for turn in conversation.turns)
     goal = conversation.profile.goal
     name = goal.summary if goal else conversation.id
-    return (
-        f"<details><summary>{escape(name)}</summary>"
-        f'<div class="talk">{turns}<small>ended by: {conversation.ended_by}</small></div></details>'
-    )
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + " […]"
+    return page.details(name, page.talk(conversation.turns, f"ended by: {conversation.ended_by}"))
 
 
 def _method(report: Report) -> str:
     cap = f"cut at {report.turn_cap} user turns ({report.turn_cap_from})" if report.turn_cap else "not cut"
     sides = [report.human, *(simulator.side for simulator in report.simulators)]
-    rows = "".join(
-        f"<tr><td>{escape(side.name)}</td><td>{side.given}</td><td>{side.kept}</td><td>{side.truncated}</td>"
-        f"<td>{escape(', '.join(f'{k} {v}' for k, v in side.excluded.items()) or 'none')}</td></tr>"
+    rows = [
+        [
+            escape(side.name),
+            *map(str, (side.given, side.kept, side.truncated)),
+            escape(", ".join(f"{k} {v}" for k, v in side.excluded.items()) or "none"),
+        ]
         for side in sides
-    )
+    ]
     notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
     facts = {
         "config": report.config.model_dump(mode="json"),
@@ -233,7 +227,9 @@ def _method(report: Report) -> str:
         "quantile of the floor. Everything else is inconclusive, which is not the same as equal. By chance alone about "
         "one figure in forty and one gate in twenty is called different. “Overall” corrects for that: p is the "
         "share of human splits whose worst figure is as far out.</li></ul>"
-        '<div class="scroll"><table><tr><th>file</th><th>given</th><th>kept</th><th>cut</th><th>left out</th></tr>'
-        f"{rows}</table></div><details><summary>Settings, versions, files</summary>"
-        f"<pre>{escape(json.dumps(facts, indent=1, ensure_ascii=False))}</pre></details>"
+        f"{page.table(('file', 'given', 'kept', 'cut', 'left out'), rows)}"
+        + page.details(
+            "Settings, versions, files",
+            f"<pre>{escape(json.dumps(facts, indent=1, ensure_ascii=False))}</pre>",
+        )
     )

@@ -1,4 +1,4 @@
-"""Plots as HTML and inline SVG: no script, colours from the page's style sheet, so they follow light and dark."""
+"""The report's own plots: a value beside its floor, and how an attribute is distributed."""
 
 from __future__ import annotations
 
@@ -7,17 +7,12 @@ from html import escape
 
 from eval.estimates import Estimate, Figure
 from eval.report import FeatureShape
-
-WIDTH, HEIGHT, BASE = 320, 132, 104
+from usersim.plots import histogram, share_bars
 
 
 def number(value: float, unit: str = "") -> str:
     """Three figures where they matter; JSD is small."""
     return f"{value:.4f}" if unit.startswith("JSD") else f"{value:.2f}"
-
-
-def percent(value: float) -> str:
-    return f"{100 * value:.1f} %" if 0 < value < 0.1 else f"{100 * value:.0f} %"
 
 
 def estimate(found: Estimate, unit: str = "") -> str:
@@ -72,43 +67,18 @@ def _spoken(figures: Sequence[Figure]) -> str:
 
 def shares(shape: FeatureShape) -> str:
     """A yes-or-no attribute: one bar of its share for humans and for each simulator."""
-    rows = [("human", "human", shape.human_average)]
-    rows += [(name, f"c{i}", value) for i, (name, value) in enumerate(shape.simulated_average.items())]
-    return "".join(
-        f'<div class="share"><span>{escape(name)}</span>'
-        f'<span class="rail"><i class="{style}" style="width:{100 * (value or 0):.1f}%"></i></span>'
-        f"<b>{'–' if value is None else percent(value)}</b></div>"  # noqa: RUF001
-        for name, style, value in rows
+    simulated = enumerate(shape.simulated_average.items())
+    return share_bars(
+        [
+            ("human", "human", shape.human_average),
+            *((name, f"c{index}", value) for index, (name, value) in simulated),
+        ]
     )
 
 
-def _tick(label: str, crowded: bool) -> str:
-    """The bin's lower edge where whole labels would run into each other."""
-    return label.replace("+", "–").split("–")[0] if crowded else label  # noqa: RUF001
-
-
-def histogram(shape: FeatureShape) -> str:
-    """Grouped bars per bin: human first, then the simulators in their order."""
-    series = [("human", shape.human)]
-    series += [(f"c{index}", bars) for index, bars in enumerate(shape.simulated.values())]
-    top = max(max(bars) for _, bars in series) or 1.0
-    slot = WIDTH / len(shape.bins)
-    thick = min(14.0, (slot - 3) / len(series))
-    marks = []
-    crowded = max(map(len, shape.bins)) * 5.5 > slot
-    for column, label in enumerate(shape.bins):
-        middle = slot * (column + 0.5)
-        for index, (style, bars) in enumerate(series):
-            tall = bars[column] / top * (BASE - 8)
-            x = middle + (index - len(series) / 2) * thick
-            marks.append(
-                f'<rect class="{style}" x="{x:.1f}" y="{BASE - tall:.1f}" width="{thick - 0.8:.1f}" '
-                f'height="{tall:.1f}" rx="1"/>'
-            )
-        marks.append(
-            f'<text x="{middle:.1f}" y="{BASE + 13}" text-anchor="middle">{escape(_tick(label, crowded))}</text>'
-        )
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT - 10}" role="img" aria-label="{escape(shape.label)}">'
-        f'<line x1="0" x2="{WIDTH}" y1="{BASE}" y2="{BASE}"/>{"".join(marks)}</svg>'
+def shapes(shape: FeatureShape) -> str:
+    """Human first, then the simulators in their order."""
+    simulated = enumerate(shape.simulated.values())
+    return histogram(
+        shape.label, shape.bins, [("human", shape.human), *((f"c{index}", bars) for index, bars in simulated)]
     )

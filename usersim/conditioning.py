@@ -7,54 +7,102 @@ Every part may be missing, so that every subset works at inference. `describe` i
     What matters to you: by train only; two people.
     About you: student, impatient.
     How you write: around 6 words a message, all lower case, no full stops, no questions, no pleases.
+
+The seven attributes that the shipped User LM was trained on keep its thresholds (a quarter, three quarters). The
+others are low, middle or high by the shipped bins (`usersim.style_bins`), and a level that most people share is
+left unsaid.
 """
 
 from __future__ import annotations
 
 import random
 
+from usersim import phrases
+from usersim.phrases import Phrases
+from usersim.style_bins import Level, shipped_bins
 from usersim.types import Facet, Goal, Persona, Style, UserProfile
 
-PREFACE = "You are a person typing to an AI assistant."
-LENGTHS = (2, 4, 6, 8, 11, 15, 20, 30, 45, 70, 110, 180)
+PREFACE = phrases.PREFACES[0]
+FIRST_SEVEN = (
+    "words_per_turn",
+    "opening_words",
+    "lowercase_starts",
+    "questions",
+    "politeness",
+    "end_punctuation",
+    "turns",
+)
+"""What the shipped User LM knows of style."""
+SAID = (
+    "words_per_turn",
+    "opening_words",
+    "lowercase_starts",
+    "end_punctuation",
+    "questions",
+    "politeness",
+    "turns",
+    "typos",
+    "imperatives",
+    "pushback",
+    "chat_speak",
+    "first_person",
+    "expressive_marks",
+    "line_breaks",
+    "length_spread",
+    "code_share",
+)
+"""The order in which they are said."""
+LENGTHS = tuple(phrases.LENGTH_WORDS)
 """Words per message are named by the nearest of these (ratio), so that a request meets numbers seen in training."""
 
 
-def describe(profile: UserProfile) -> str:
-    """The fixed rendering of a profile, one line a part; the preface alone when nothing is known."""
-    lines = [PREFACE]
+def describe(profile: UserProfile, rng: random.Random | None = None) -> str:
+    """A profile in words, one line a part; the preface alone when nothing is known.
+
+    Without `rng` the one canonical rendering; with it a paraphrase of each line and attribute, drawn in a fixed
+    order, the attributes shuffled.
+    """
+    lines = [_pick(phrases.PREFACES, rng)]
     if profile.goal:
-        lines.append(f"You want to {_lower_first(profile.goal.summary.rstrip('. '))}.")
+        lines.append(_pick(phrases.GOALS, rng).format(_lower_first(profile.goal.summary.rstrip(". "))))
         if profile.goal.facets:
             details = "; ".join(facet.text.rstrip(".; ") for facet in profile.goal.facets)
-            lines.append(f"What matters to you: {details}.")
+            lines.append(_pick(phrases.FACETS, rng).format(details))
     if profile.persona:
-        if profile.persona.description.strip():
-            lines.append(f"About you: {profile.persona.description.strip().rstrip('.')}.")
-        traits = style_words(profile.persona.style) if profile.persona.style else []
+        if description := profile.persona.description.strip():
+            lines.append(_pick(phrases.DESCRIPTIONS, rng).format(description.rstrip(".")))
+        traits = style_words(profile.persona.style, rng) if profile.persona.style else []
         if traits:
-            lines.append(f"How you write: {', '.join(traits)}.")
+            lines.append(_pick(phrases.STYLES, rng).format(", ".join(traits)))
     return "\n".join(lines)
 
 
-def style_words(style: Style) -> list[str]:
-    """The stated attributes in plain English, in a fixed order."""
-    traits = []
-    if style.words_per_turn is not None:
-        traits.append(f"around {nearest_length(style.words_per_turn)} words a message")
-    if style.opening_words is not None:
-        traits.append(f"opens with {nearest_length(style.opening_words)} words")
-    if style.lowercase_starts is not None:
-        traits.append(_level(style.lowercase_starts, "capital letters", "some capitals", "all lower case"))
-    if style.end_punctuation is not None:
-        traits.append(_level(style.end_punctuation, "no full stops", "some full stops", "full stops"))
-    if style.questions is not None:
-        traits.append(_level(style.questions, "no questions", "some questions", "asks questions"))
-    if style.politeness is not None:
-        traits.append(_level(style.politeness, "no pleases", "polite now and then", "polite"))
-    if style.turns is not None:
-        traits.append(f"leaves after about {max(1, round(style.turns))} messages")
-    return traits
+def style_words(style: Style, rng: random.Random | None = None) -> list[str]:
+    """The stated attributes in plain English; in a fixed order and fixed words without `rng`."""
+    said = [(name, value) for name in SAID if (value := getattr(style, name)) is not None]
+    if rng is not None:
+        rng.shuffle(said)
+    return [words for name, value in said if (words := _words(name, value, rng))]
+
+
+def _words(name: str, value: float, rng: random.Random | None) -> str:
+    if name in phrases.COUNTED:
+        number = max(1, round(value)) if name == "turns" else nearest_length(value)
+        form = _pick(phrases.COUNTED[name], rng)
+        return form.format(n=number, s="" if number == 1 else "s", words=phrases.LENGTH_WORDS.get(number, ""))
+    options = phrases.LEVELLED[name][style_level(name, value)]
+    return _pick(options, rng) if options else ""
+
+
+def style_level(name: str, value: float) -> Level:
+    """What the words for a share or rate go by: fixed thresholds for the first seven, the shipped bins else."""
+    if name in FIRST_SEVEN:
+        return "low" if value < 0.25 else "high" if value > 0.75 else "middle"
+    return shipped_bins().attributes[name].level(value)
+
+
+def _pick(options: Phrases, rng: random.Random | None) -> str:
+    return options[0] if rng is None else rng.choice(options)
 
 
 def nearest_length(words: float) -> int:
@@ -64,10 +112,6 @@ def nearest_length(words: float) -> int:
 def _log_ratio(words: float, length: int) -> float:
     larger, smaller = max(words, 1.0), float(length)
     return larger / smaller - 1 if larger > smaller else smaller / larger - 1
-
-
-def _level(value: float, low: str, middle: str, high: str) -> str:
-    return low if value < 0.25 else high if value > 0.75 else middle
 
 
 def _lower_first(text: str) -> str:
@@ -98,7 +142,9 @@ def _thin_persona(persona: Persona | None, rng: random.Random) -> Persona | None
         return None
     style = persona.style
     if style is not None:
-        kept = {n: v for n, v in style.model_dump().items() if rng.random() < (0.6 if keep_style else 0.0)}
+        # No draw for a later attribute that is not stated: old records are thinned as they always were.
+        drawn = [(n, v) for n, v in style.model_dump().items() if n in FIRST_SEVEN or v is not None]
+        kept = {n: v for n, v in drawn if rng.random() < (0.6 if keep_style else 0.0)}
         style = Style(**kept) if any(value is not None for value in kept.values()) else None
     description = persona.description if keep_description else ""
     return persona.model_copy(update={"description": description, "style": style})

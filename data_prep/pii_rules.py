@@ -1,0 +1,187 @@
+"""What a match of the library must also hold to count: each rule returns the personal part of it, or None.
+
+The library is made for forms and letters; chats are full of ids, tables, versions and code.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections import Counter
+from collections.abc import Callable
+from math import log2
+
+Span = tuple[int, int]
+Rule = Callable[[str, int, int], Span | None]
+
+BEFORE, AFTER = 48, 24
+"""Characters read on either side for a word that says what something is."""
+
+TO_CALL = re.compile(
+    r"(?i)(?<!\[)(?:phone|\btele?(?:fon\w*|f)?\b|\bmob(?:ile?)?\b|\bcell(?:phone|ular)?\b|\bcall(?:s|ing)?\b(?! (?:last|stack|to\b))|whats\s?app|\bfax|\bcontact"
+    r"|\bdial|hotline|helpline|\bsms\b|\btext (?:me|us|him|her)|\bring\b|reach (?:me|us)|\bph\b"
+    r"|\b(?:my|his|her|their|your|our)(?: new| old| work| home)? number|\w@\w"
+    r"|handy\b|rufnummer|tel[eé]fono|t[eé]l[eé]phone|\bt[eé]l\b|m[oó]vil|celular|telefone|cellulare|telefon"
+    r"|телефон|тел\.|电话|電話|手机|手機|携帯|전화)"
+)
+SOCIAL = re.compile(r"(?i)(?<!\[)(?:\bssns?\b|social[\s-]sec|tax(?:payer)? id|\bitin\b)")
+SECRET = re.compile(
+    r"(?i)(?:key|secret|token|passw(?:or)?d|pwd|credential|bearer|signature|\bsig)\w{0,20}[\"'\]]{0,2}"
+    r"(?:[ \t\xa0]{0,2}(?:=>|:=|[:=(,]|\bis\b|\bbearer\b)[ \t\xa0]{0,2}[\"'`<]{0,2}|(?<=bearer)[ \t\xa0]+)\Z"
+)
+DATE = re.compile(
+    r"\D{0,2}(?:(?:19|20)\d\d ?[-/.\u2013 ] ?(?:0?[1-9]|1[0-2])(?!\d)"
+    r"|(?:\d\d? ?[-/. ] ?){1,2}(?:19|20)\d\d(?!\d)|\d\d/\d\d ?[-\u2013]"
+    r"|(?:19|20)\d\d\)? ?[-/\u2013] ?(?:19|20)\d\d(?!\d))"
+)
+"""At the start of a run of digits."""
+VERSION = re.compile(r"(?i)[\w.-]$|\w/$|\b(?:v|ver|version|release)\b[^\n]{0,14}$")
+BINARY = re.compile(r"\D*(\d)(?:\D|\1)*(?:(\d)(?:\D|\1|\2)*)?")
+"""Of two different digits at most."""
+YEAR = re.compile(r"\((?:19|20)\d\d[a-z]?\)")
+PHONE_FORM = re.compile(
+    r"(?<![\d)])\+\(?[1-9]|\(0?\d{2,5}\)|(?<![\d.,/-])00\d|(?<![\d.,:/-])0\d"
+    r"|(?<![\d.,-])(?:1[ .-])?\d{3}([ .-])\d{3}[ .-]\d{4}(?!\d)"
+)
+"""Country code, area code in brackets, trunk zero, or the groups of North America."""
+ISSUERS: tuple[tuple[re.Pattern[str], tuple[int, ...]], ...] = (
+    (re.compile("4"), (13, 16, 19)),
+    (re.compile("5[1-5]|222[1-9]|22[3-9]|2[3-6]|27[01]|2720"), (16,)),
+    (re.compile("3[47]"), (15,)),
+    (re.compile("6011|64[4-9]|65|62"), (16, 17, 18, 19)),
+    (re.compile("35(?:2[89]|[3-8])"), (16, 17, 18, 19)),
+    (re.compile("30[0-5]|3095|36|38|39"), (14, 16)),
+    (re.compile("50|5[6-9]|63|67|60"), (13, 14, 15, 16, 17, 18, 19)),
+)
+"""First digits and lengths: Visa, Mastercard, American Express, Discover and UnionPay, JCB, Diners, Maestro."""
+CARD_GROUPS = {(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3)}
+PASSWORD_OF_MANUALS = re.compile(r"(?i)pass\w{0,5}|pwd|secret|x+|\*+|\.+|[\[<{$%].*|your\W?\w*|changeme|.*:\d{2,5}/.*")
+NOT_A_NAME = re.compile(
+    r"(?i)(?:sir|madam|team|all|hiring|human|recruit\w*|admissions?|customers?|friends?|editors?|readers?|members?"
+    r"|colleagues?|everyone|everybody|students?|parents?|diary|god|lord|santa|valued|future|fellow|senior|the|your"
+    r"|manager|committee|consul|chat\w*|assistant|bot|sales|support|client|user|guest|neighbou?r|mom|dad|mum|reader"
+    r"|please|thanks?|best|kind|warm|yours|regards|sincerely|cheers|and|but|so|then|what|how|can|write|make|i|we"
+    r"|it|this|that|here|there|now|also|if|in|on|for|to|a|an|my|not|just|hello|hi|hey|name|dr|mr|mrs|ms|prof)\b"
+)
+
+
+def near(word: re.Pattern[str], text: str, start: int, end: int) -> bool:
+    """Whether `word` stands within reach of the span, or in it."""
+    return bool(word.search(text[max(0, start - BEFORE) : end + AFTER]))
+
+
+def within_word(text: str, start: int) -> bool:
+    """Or within a path, an identifier or a time of day."""
+    return bool(re.search(r"[^\W\d][/_-]?$|\S[/\\]$|\d:$", text[max(0, start - 2) : start]))
+
+
+def always(text: str, start: int, end: int) -> Span | None:
+    return start, end
+
+
+def email(text: str, start: int, end: int) -> Span | None:
+    """Without the link, query or markdown before it that may stand in a local part but never does."""
+    at = text.index("@", start, end)
+    local = text[start:at]
+    local = re.sub(r"^.*[/=?&|{}'`*#!$%^~]|^[.-]+", "", local, flags=re.DOTALL)
+    start = at - len(local)
+    if not local or local == "git" or re.search(r"://[^\s/@]{1,64}:$", text[max(0, start - 70) : start]):
+        return None
+    return start, end
+
+
+def phone(text: str, start: int, end: int) -> Span | None:
+    """Digits in one piece, or in groups of no country's phone book, need a word such as "call" near by."""
+    while text[start] not in "+(" and not text[start].isdigit():
+        start += 1
+    said = text[start:end]
+    digits = sum(map(str.isdigit, said))
+    if not 7 <= digits <= 22 or DATE.match(said) or YEAR.search(said) or BINARY.fullmatch(said):
+        return None
+    if said[0] not in "+(" and within_word(text, start):
+        return None
+    form = PHONE_FORM.search(text, start, end)
+    formed = form is not None and (said[0] in "+(" or (not said.isdigit() and digits >= 9))
+    if not formed and not near(TO_CALL, text, start, end):
+        return None
+    return (start + 1 if said[0] == "(" and ")" not in said else start), end
+
+
+def card(text: str, start: int, end: int) -> Span | None:
+    """In one piece or in the groups printed on cards, with the first digits of an issuer."""
+    groups = re.split(r"\D", text[start:end])
+    digits = "".join(groups)
+    if len(groups) > 1 and tuple(map(len, groups)) not in CARD_GROUPS:
+        return None
+    if re.search(r"\w[.,-]$|[.]$", text[max(0, start - 2) : start]) or re.match(r"[.,-]?\d", text[end : end + 2]):
+        return None
+    issued = any(first.match(digits) and len(digits) in lengths for first, lengths in ISSUERS)
+    return (start, end) if issued and len(set(digits)) > 1 else None
+
+
+def ip(text: str, start: int, end: int) -> Span | None:
+    """Of machines on the internet: private ones say nothing about a person, short ones are headings or 8.8.8.8."""
+    said = text[start:end]
+    if VERSION.search(text[max(0, start - 24) : start]):
+        return None
+    if re.match(r"\.\d|[-:]?[a-z_]" if "." in said else r"[\w:]|\.\d", text[end : end + 2]):
+        return None
+    try:
+        address = ipaddress.ip_interface(said.partition("%")[0]).ip
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv4Address):
+        return (start, end) if address.is_global and len(str(address)) > len("8.8.8.8") else None
+    mapped = address.ipv4_mapped
+    routed = mapped.is_global if mapped else address.is_global and address.packed[0] >> 5 == 1
+    return (start, end) if routed else None
+
+
+def social(text: str, start: int, end: int) -> Span | None:
+    return (start, end) if near(SOCIAL, text, start, end) else None
+
+
+def entropy(text: str) -> float:
+    """Bits a character."""
+    return -sum(n / len(text) * log2(n / len(text)) for n in Counter(text).values())
+
+
+def secret(text: str, start: int, end: int) -> Span | None:
+    """A long random string right behind `key =`, `token:`, `password is` …"""
+    if not SECRET.search(text[max(0, start - BEFORE) : start]):
+        return None
+    said = text[start:end]
+    words = max(map(len, re.findall(r"[a-z]+|[A-Z]+", said)), default=0)
+    quote = text[start - 1 : start]
+    closing = text.find(quote, end, end + 120) if quote in ("'", '"', "`") else -1
+    if closing > end and not re.search(r"\s", text[end:closing]):
+        end = closing
+    mixed = any(map(str.isdigit, said)) and 1 <= words <= 12
+    return (start, end) if mixed and entropy(said) >= 3 else None
+
+
+def login(text: str, start: int, end: int) -> Span | None:
+    """`user:password` of a link, unless it is the one of every manual."""
+    password = text[start:end].partition(":")[2]
+    return None if PASSWORD_OF_MANUALS.fullmatch(password) else (start, end)
+
+
+def name(text: str, start: int, end: int) -> Span | None:
+    return None if NOT_A_NAME.match(text, start, end) else (start, end)
+
+
+RULES: dict[str, Rule] = {
+    "PEM": always,
+    "KEY": always,
+    "SECRET": secret,
+    "LOGIN": login,
+    "EMAIL": email,
+    "IBAN": always,
+    "CARD": card,
+    "WALLET": always,
+    "IP": ip,
+    "SSN": social,
+    "PHONE": phone,
+    "ABROAD": phone,
+    "NAME": name,
+}

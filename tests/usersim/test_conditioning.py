@@ -1,0 +1,140 @@
+"""Profiles in words: today's canonical wording to the letter, and paraphrases that keep the facts."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from usersim import phrases
+from usersim.conditioning import FIRST_SEVEN, PREFACE, SAID, describe, style_level, style_words, thin
+from usersim.errors import ConfigError
+from usersim.style_bins import LEVELS, Bin, read_bins, shipped_bins
+from usersim.types import Facet, Goal, Persona, Style, UserProfile
+
+TERSE = Style(
+    words_per_turn=5,
+    opening_words=13,
+    lowercase_starts=1,
+    questions=0,
+    politeness=0.5,
+    end_punctuation=0.1,
+    turns=3,
+)
+FORMAL = Style(
+    words_per_turn=60,
+    opening_words=400,
+    lowercase_starts=0,
+    questions=0.5,
+    politeness=1,
+    end_punctuation=1,
+    turns=1,
+)
+GOAL = Goal(
+    summary="Plan a cheap weekend trip.", facets=(Facet(text="by train only"), Facet(text="two people"))
+)
+
+
+def profile(style: Style) -> UserProfile:
+    return UserProfile(goal=GOAL, persona=Persona(description="student, impatient.", style=style))
+
+
+def test_the_shipped_models_seven_attributes_keep_their_words() -> None:
+    assert describe(profile(TERSE)) == (
+        "You are a person typing to an AI assistant.\n"
+        "You want to plan a cheap weekend trip.\n"
+        "What matters to you: by train only; two people.\n"
+        "About you: student, impatient.\n"
+        "How you write: around 6 words a message, opens with 15 words, all lower case, no full stops, "
+        "no questions, polite now and then, leaves after about 3 messages."
+    )
+    assert describe(UserProfile(persona=Persona(style=FORMAL))) == (
+        "You are a person typing to an AI assistant.\n"
+        "How you write: around 70 words a message, opens with 180 words, capital letters, full stops, "
+        "some questions, polite, leaves after about 1 messages."
+    )
+    middling = Style(lowercase_starts=0.25, questions=0.76, politeness=0.1, end_punctuation=0.75)
+    assert style_words(middling) == ["some capitals", "some full stops", "asks questions", "no pleases"]
+
+
+def test_the_other_attributes_follow_and_common_levels_are_unsaid() -> None:
+    assert style_words(Style(typos=0, pushback=0, chat_speak=0, expressive_marks=0, code_share=0)) == []
+    loud = Style(
+        typos=30, imperatives=1, pushback=1, chat_speak=1, first_person=1, expressive_marks=1, line_breaks=1,
+        length_spread=3, code_share=1,
+    )  # fmt: skip
+    assert style_words(loud) == [
+        "many typos", "gives orders", "objects often", "chat abbreviations", "often says I",
+        "exclamation marks and dots", "several lines a message", "messages of very uneven length", "pastes code",
+    ]  # fmt: skip
+    assert style_words(Style(questions=1, typos=30)) == ["asks questions", "many typos"]
+
+
+def test_every_attribute_is_said_and_binned() -> None:
+    assert set(SAID) == set(Style.model_fields) == set(shipped_bins().attributes)
+    assert set(phrases.COUNTED) | set(phrases.LEVELLED) == set(SAID)
+    for words in phrases.LEVELLED.values():
+        assert set(words) == set(LEVELS)
+        assert words["high"]
+
+
+def test_a_bin_is_low_up_to_its_cut_and_high_above_the_other() -> None:
+    cut = Bin(low=1, high=2, n=9)
+    assert [cut.level(value) for value in (0, 1, 1.5, 2, 2.1)] == ["low", "low", "middle", "middle", "high"]
+    assert style_level("questions", 0.2) == "low"  # the first seven go by quarters, not by bins
+
+
+def test_a_damaged_file_of_bins_is_one_readable_line(tmp_path: Path) -> None:
+    (tmp_path / "bins.json").write_text('{"attributes": 3}', encoding="utf-8")
+    with pytest.raises(ConfigError, match="not a file of style bins"):
+        read_bins(tmp_path / "bins.json")
+    with pytest.raises(ConfigError, match="usersim data styles"):
+        read_bins(tmp_path / "none.json")
+
+
+def test_paraphrases_are_seeded_varied_and_keep_what_was_said() -> None:
+    asked = profile(TERSE)
+    told = [describe(asked, random.Random(seed)) for seed in range(60)]
+    assert told[:3] == [describe(asked, random.Random(seed)) for seed in range(3)]
+    assert len(set(told)) > 50
+    for text in told:
+        lines = text.split("\n")
+        assert len(lines) == 5
+        assert "plan a cheap weekend trip" in lines[1]
+        assert "by train only; two people" in lines[2]
+        assert "student, impatient" in lines[3]
+        assert len(style_words(TERSE)) == 7
+        assert "{" not in text
+
+
+def test_no_paraphrase_is_written_for_two_levels_or_attributes() -> None:
+    everything = [p for levels in phrases.LEVELLED.values() for of in levels.values() for p in of]
+    everything += [p for of in phrases.COUNTED.values() for p in of]
+    assert len(everything) == len(set(everything))
+
+
+def test_goals_with_braces_are_text() -> None:
+    odd = UserProfile(goal=Goal(summary="fill in {n} and {}"))
+    assert describe(odd) == f"{PREFACE}\nYou want to fill in {{n}} and {{}}."
+    assert "fill in {n} and {}" in describe(odd, random.Random(0))
+
+
+def test_thinning_an_old_record_draws_as_it_always_did() -> None:
+    """An attribute added later takes no draw where it is not stated."""
+    rng = random.Random(7)
+    draws = [rng.random() for _ in range(2 + 2 + 7)]  # goal, bare; description, style; seven attributes
+    thinned = thin(UserProfile(persona=Persona(style=TERSE)), random.Random(7))
+    kept = {name for name, draw in zip(FIRST_SEVEN, draws[4:], strict=True) if draw < 0.6}
+    assert draws[3] < 0.7, "the seed keeps the style"
+    assert thinned.persona is not None
+    assert thinned.persona.style is not None
+    assert {n for n, v in thinned.persona.style.model_dump().items() if v is not None} == kept
+    rng = random.Random(7)
+    thin(UserProfile(persona=Persona(style=TERSE)), rng)
+    assert rng.random() == random_after(7, 11)
+
+
+def random_after(seed: int, draws: int) -> float:
+    rng = random.Random(seed)
+    return [rng.random() for _ in range(draws + 1)][-1]

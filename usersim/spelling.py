@@ -1,0 +1,148 @@
+"""Typos of English prose, word by word: unknown, and one slip away from a common word.
+
+The dictionary is the English one inside `pyspellchecker`, loaded on first use (0.3 s, 60 MiB).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from functools import cache
+
+log = logging.getLogger(__name__)
+
+
+def word_set(words: str) -> frozenset[str]:
+    """The words between the blanks."""
+    return frozenset(words.split())
+
+
+COMMON = 20_000
+"""Words that a typo can be a slip of: the most frequent of the dictionary, four letters or more."""
+SHORTEST = 4
+REMEMBERED = 500_000
+"""Tokens whose marks are kept, so that memory stays flat over a million conversations."""
+
+LOWER_WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
+FOREIGN_WORD = re.compile(r"[^\W\d_]+")
+EDGES = "\"'()[]{}“”‘’«»*_.,!?:;…`~"  # noqa: RUF001
+OTHER_SPELLINGS = (
+    ("our", "or"), ("is", "iz"), ("ys", "yz"), ("re", "er"), ("ll", "l"), ("ogue", "og"), ("ae", "e"),
+    ("mme", "m"), ("ence", "ense"), ("l", "ll"), ("oe", "e"), ("wards", "ward"),
+)  # fmt: skip
+"""British to American (and "l" to "ll": fulfil): the dictionary knows one of them."""
+CHAT = word_set(
+    "u r ur n k y ya yea yeah yep yup nah pls plz plss plzz thx thnx tnx tysm ty thanx im ive youre "
+    "theyre dont cant wont didnt doesnt isnt arent wasnt couldnt shouldnt wouldnt havent hasnt thats "
+    "whats theres heres hows wanna gonna gotta kinda sorta gimme lemme dunno cuz coz cos bc b4 idk btw "
+    "lol lmao omg tho thru tbh imo lmk ppl msg abt bro wtf nvm brb gud wat wut dat dis hv bcz bcoz smth "
+    "sth w/o w/"
+)
+"""Abbreviations of chat and dropped apostrophes; never typos."""
+FIRST_PERSON = word_set("i i'm i've i'd i'll im ive my mine myself")
+"""The writer speaking of themselves; "me" is left out: "give me", "tell me" say nothing."""
+NOT_TYPOS = word_set(
+    "ajax alles analytics api apis args argv async auth axios backend backends bash blockchain bool "
+    "boolean booleans bootcamp bundler cafe carb carbs char chatbot chatbots chmod chown codec codecs "
+    "codebase colab conda config configs const cors cout covid cron crypto css csv cyber dataframe "
+    "dataset datasets datetime defi denim dev devs dict dicts dist div divs docx downloader dropdown "
+    "dtype ebook ebooks ecommerce elif elven email emails emoji emojis enum enums eval excel expr fetch "
+    "financials fintech foreach forex frontend func getter getters gmail gpus graphql grep gzip hardcode "
+    "hashtag hashtags hotkey html https iframe impactful influencer influencers init insta instagram ipad "
+    "iphone jira jquery json jupyter kanban lambda learnings lexer linkedin linq logit lookup lookups "
+    "markdown metaverse microservice middleware mins minecraft mixin mixins modal mutex namespace "
+    "natively nginx node nodejs numpy oauth onboarding outro pandas param params passwd pdfs perceptron "
+    "plugin podcast postgres prefetch preload printf prompt prompts pytorch qubit qubits rebase "
+    "recommender reddit redis refactor regex repo repos roadmap runtime saas sass scala schema schemas "
+    "serverless setter setters shader shaders sharding spotify stablecoin startup startups stdin stdout "
+    "storytelling strategize strategise struct structs subnet sudo tailwind timeline timelines todo todos "
+    "toolbar tuple tuples tweets tweet typescript uber umami unary untrusted uploader utils venv vitro "
+    "webapp webpage webpages webpack webhook wget whatsapp widget wifi wiki yaml yoga zoom zillow "
+    "pinterest moodle ideate bolded haha hehe upskill upskilling apps tech admin admins intro maths stat "
+    "popup popups url urls meme memes diff modulo stateful cafes tbsp subnets versa resize resizes "
+    "pretrained attaches manga modding compositing trans unix macos ctrl keras gradle bestie addon incl "
+    "algo desc noir orcs meth grpc"
+)
+"""Words younger than the dictionary that are one letter away from an older one."""
+
+
+@cache
+def dictionary() -> tuple[frozenset[str], frozenset[str], frozenset[str]] | None:
+    """(known words, common words, common words less one letter); None where the wheel is missing."""
+    try:
+        from spellchecker import SpellChecker
+    except ImportError:
+        log.warning("typos are not measured: run `pip install pyspellchecker`")
+        return None
+    counts = SpellChecker(language="en").word_frequency.dictionary
+    ranked = sorted(
+        (word for word in counts if len(word) >= SHORTEST and word.isalpha()), key=lambda w: -counts[w]
+    )
+    common = ranked[:COMMON]
+    return (
+        frozenset(counts),
+        frozenset(common),
+        frozenset(less for word in common for less in _less_one(word)),
+    )
+
+
+def _less_one(word: str) -> set[str]:
+    return {word[:index] + word[index + 1 :] for index in range(len(word))}
+
+
+def is_known(word: str) -> bool:
+    """In the dictionary or the lists here, itself or without 's. Lower case, straight apostrophes."""
+    loaded = dictionary()
+    if loaded is None or word in CHAT:
+        return True
+    stem = word.removesuffix("'s")
+    return word in loaded[0] or stem in loaded[0] or stem in NOT_TYPOS
+
+
+def is_typo(word: str) -> bool:
+    """Unknown, and a common word with one letter dropped, added, changed or moved. From four letters on."""
+    loaded = dictionary()
+    if loaded is None or len(word) < SHORTEST or not word.isalpha() or is_known(word):
+        return False
+    known, common, less = loaded
+    shorter = _less_one(word)
+    slipped = word in less or not shorter.isdisjoint(common) or not shorter.isdisjoint(less)
+    return slipped and not _other_spelling(word, known)
+
+
+def _other_spelling(word: str, known: frozenset[str]) -> bool:
+    """Whether the dictionary has it as Americans spell it: "colour", "organise", "fulfil"."""
+    return any(
+        word[:at] + american + word[at + len(british) :] in known
+        for british, american in OTHER_SPELLINGS
+        for at in range(2, len(word) - len(british) + 1)
+        if word.startswith(british, at)
+    )
+
+
+class Marks(dict[str, str]):
+    """What a token between blanks is: a string of the letters below, looked up once per distinct token.
+
+    w a lower-case word (its typos are counted), u an unknown one, t a typo, c chat speak, f first person,
+    x a lower-case word of other letters than a-z. Capitalised words, numbers, addresses and code carry none.
+    """
+
+    def __missing__(self, token: str) -> str:
+        marks = _marks(token)
+        if len(self) >= REMEMBERED:
+            self.clear()
+        self[token] = marks
+        return marks
+
+
+def _marks(token: str) -> str:
+    if len(token) > 30 or "`" in token:
+        return ""
+    core = token.strip(EDGES).replace("’", "'")  # noqa: RUF001
+    folded = core.lower()
+    marks = ("c" if folded in CHAT else "") + ("f" if folded in FIRST_PERSON else "")
+    if core != folded:
+        return marks
+    if LOWER_WORD.fullmatch(core):
+        return marks + ("w" if is_known(core) else "wut" if is_typo(core) else "wu")
+    return marks + "x" if FOREIGN_WORD.fullmatch(core) else marks
