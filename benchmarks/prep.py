@@ -2,10 +2,12 @@
 
     python benchmarks/prep.py [--quick] [--sizes 10000,100000,1000000] [--scratch DIR] --json-out FILE
 
-Rates are of whole runs of one process, from JSON Lines to splits on disk: `clean_…` without personal data and
-near-duplicates, `full_…` with everything, on full-length chats. The curve over sizes is of chats cut to their
-first turns. Every corpus is made of real chats reworded (benchmarks/_corpus.py). `speedup_vs_datasets_map`: the
-same stage functions called chat by chat from `datasets.Dataset.map`, in the same minute.
+Rates are per second of CPU time, so that other work on the machine does not show. `full_…` is a whole run on
+full-length chats, from JSON Lines to splits on disk, in one process: every stage, measured style, MinHash. `clean_…`
+ends where the duplicates are known: reading, role repair, bounds, artefacts, language, exact and template
+duplicates. The curve over sizes is of whole runs on chats cut to their first turns, in wall time too. Every corpus is
+made of real chats reworded (benchmarks/_corpus.py). `speedup_vs_datasets_map`: the same stage functions called chat
+by chat from `datasets.Dataset.map`, in the same minute.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +29,10 @@ from benchmarks._planted_duplicates import measure
 from data_prep.chats import RawChat
 from data_prep.clean import Batch, clean, stages_of, to_conversation
 from data_prep.datasheet import versions
+from data_prep.duplicates import TEMPLATE_COUNT, judge
 from data_prep.settings import Settings
-from data_prep.signatures import sign
-
+from data_prep.signatures import Signatures, sign
+from data_prep.sources import open_source
 from data_prep.stages import Rejected
 from usersim.cli import console, emit_json
 
@@ -37,10 +41,14 @@ import json, resource, sys, time
 from data_prep.pipeline import prepare
 from data_prep.settings import Settings
 settings = Settings.model_validate_json(sys.argv[1])
-started = time.monotonic()
+started, cpu = time.monotonic(), time.process_time()
 sheet = prepare(settings, text=False)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps({"seconds": time.monotonic() - started, "peak_memory_mib": peak, "steps": sheet["steps"]}))
+print(json.dumps({
+    "seconds": time.monotonic() - started,
+    "cpu_s": time.process_time() - cpu,
+    "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    "steps": sheet["steps"],
+}))
 """
 
 
@@ -57,62 +65,81 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     sizes = [2000, 20_000] if args.quick else [int(size) for size in args.sizes.split(",")]
     chats = real_chats()
+    found: dict[str, Any] = measure(chats, seed=0) | pii_figures(seed=0) | {"versions": versions()}
+    found |= against_map(chats[: 300 if args.quick else 1000])
     with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
         scratch = Path(folder)
-        found = rates(scratch, chats, 2500 if args.quick else 10_000)
-        console.print(found)
-        found |= against_map(chats[: 300 if args.quick else 1000])
-        console.print({key: value for key, value in found.items() if "map" in key})
-        found |= curve(scratch, chats, sizes)
-    found |= measure(chats, seed=0) | pii_figures(seed=0)
-    emit_json(found | {"versions": versions()}, stdout=not args.json_out, path=args.json_out)
+        found |= rates(scratch, chats, 2500 if args.quick else 10_000)
+        for count in range(2, len(sizes) + 1):
+            found |= curve(scratch, chats, sizes[:count], found.get("curve", []))
+            # The last size takes most of the time: what is known before it is not lost with it.
+            emit_json(found, stdout=False, path=args.json_out)
+    emit_json(found, stdout=not args.json_out, path=None)
 
 
 def rates(scratch: Path, chats: list[RawChat], count: int) -> dict[str, Any]:
     corpus = scratch / "full.jsonl"
     write_copies(corpus, chats, count, short=False)
-    only_clean = {"scrub": False, "duplicates": {"near_duplicate": None}}
-    cheap, full = run(corpus, **only_clean), run(corpus)
+    cheap, full = clean_only(corpus), run(corpus)
     corpus.unlink()
-    entered = full["steps"][0]["in"]
     return {
-        "clean_conv_per_s_per_core": count / cheap["seconds"],
-        "full_conv_per_s_per_core": count / full["seconds"],
+        "clean_conv_per_s_per_core": count / cheap,
+        "full_conv_per_s_per_core": count / full["cpu_s"],
         "full_length": {
             "conversations": count,
             "mean_chars": sum(len(turn.text) for chat in chats for turn in chat.turns) / len(chats),
-            "past_exact_duplicates": survived(full, entered),
-            "clean_peak_memory_mib": cheap["peak_memory_mib"],
+            "past_exact_duplicates": survived(full, count),
+            "full_seconds": full["seconds"],
             "full_peak_memory_mib": full["peak_memory_mib"],
         },
     }
 
 
-def curve(scratch: Path, chats: list[RawChat], sizes: list[int]) -> dict[str, Any]:
-    points = []
-    for size in sizes:
+def clean_only(corpus: Path) -> float:
+    """CPU seconds from the file to the verdict on exact and template duplicates."""
+    settings = Settings.model_validate(
+        {"sources": [{"spec": f"messages:{corpus}"}], "out": "-", "scrub": False}
+    )
+    stages = stages_of(settings)
+    for stage in stages.values():
+        stage(real_chats(limit=8))
+    started, signatures = time.process_time(), []
+    chats = open_source(settings.sources[0].spec).chats
+    while kept := list(islice(chats, settings.batch)):
+        for stage in stages.values():
+            kept = [chat for chat in stage(kept).chats if isinstance(chat, RawChat)]
+        signatures.append(sign(kept, near=False))
+    judge([lambda: Signatures.concat(signatures)], template_count=TEMPLATE_COUNT, near_duplicate=None)
+    return time.process_time() - started
+
+
+def curve(
+    scratch: Path, chats: list[RawChat], sizes: list[int], points: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """`points` and those of the sizes that are not among them."""
+    for size in sizes[len(points) :]:
         corpus = scratch / "short.jsonl"
         write_copies(corpus, chats, size, short=True)
         done = run(corpus)
         corpus.unlink()
-        points.append(
+        points = [
+            *points,
             {
                 "conversations": size,
                 "seconds": done["seconds"],
-                "conv_per_s_per_core": size / done["seconds"],
+                "cpu_s": done["cpu_s"],
+                "conv_per_s_per_core": size / done["cpu_s"],
                 "peak_memory_mib": done["peak_memory_mib"],
                 "past_exact_duplicates": survived(done, size),
-            }
-        )
+            },
+        ]
         console.print(points[-1])
-    seconds = {point["conversations"]: point["seconds"] for point in points}
-    last, before = sorted(seconds)[-1], sorted(seconds)[-2]
+    before, last = points[-2:]
+    ratio = "time_ratio_1m_to_100k" if last["conversations"] == 1_000_000 else "time_ratio_of_last_two"
     return {
         "curve": points,
-        "peak_memory_mib": points[-1]["peak_memory_mib"],
-        "time_ratio_1m_to_100k" if (last, before) == (1_000_000, 100_000) else "time_ratio_of_last_two": (
-            seconds[last] / seconds[before]
-        ),
+        "peak_memory_mib": last["peak_memory_mib"],
+        ratio: last["cpu_s"] / before["cpu_s"],
     }
 
 
@@ -128,7 +155,7 @@ def run(corpus: Path, **settings: Any) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=corpus.parent) as out:
         asked = Settings.model_validate(
             {"sources": [{"spec": f"messages:{corpus}"}], "out": out, **settings}
-        ).model_dump_json()
+        ).model_dump_json(exclude_unset=True)
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         done = subprocess.run(
             [sys.executable, "-c", RUN, asked], stdout=subprocess.PIPE, check=True, env=environment
@@ -143,10 +170,10 @@ def against_map(chats: list[RawChat]) -> dict[str, Any]:
     stages_of(settings)
     ours, theirs = [], []
     for _ in range(2):
-        started = time.perf_counter()
+        started = time.process_time()
         for start in range(0, len(chats), settings.batch):
             clean(settings, Batch(0, chats[start : start + settings.batch]))
-        ours.append(time.perf_counter() - started)
+        ours.append(time.process_time() - started)
         theirs.append(mapped_seconds(settings, chats))
     return {
         "speedup_vs_datasets_map": min(theirs) / min(ours),
@@ -174,9 +201,9 @@ def mapped_seconds(settings: Settings, chats: list[RawChat]) -> float:
             "minhash": sign([chat]).table["minhash"][0],
         }
 
-    started = time.perf_counter()
+    started = time.process_time()
     rows.map(whole, remove_columns=["chat"])
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
 if __name__ == "__main__":

@@ -64,7 +64,8 @@ def clean(settings: Settings, batch: Batch) -> Cleaned:
         )
         kept = [chat for chat in done.chats if isinstance(chat, RawChat)]
     lines = [to_conversation(chat).model_dump_json(exclude_defaults=True) for chat in kept]
-    return Cleaned(batch.source, len(batch.chats), lines, sign(kept), steps)
+    signatures = sign(kept, near=settings.duplicates.near_duplicate is not None)
+    return Cleaned(batch.source, len(batch.chats), lines, signatures, steps)
 
 
 def to_conversation(chat: RawChat) -> Conversation:

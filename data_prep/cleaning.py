@@ -8,7 +8,7 @@ from functools import partial
 
 from data_prep.artefacts import clean_artefacts
 from data_prep.chats import RawChat
-from data_prep.language import english_only, name_language
+from data_prep.language import name_language, named_english
 from data_prep.pii import scrub
 from data_prep.settings import Settings
 from data_prep.stages import Done, Rejected, Stage, cap_user_turns, drop_empty, each, repair_roles
@@ -23,7 +23,7 @@ def local_stages(settings: Settings) -> dict[str, Stage]:
         "length bounds": _plain(partial(within, bounds.user_chars, bounds.turns, bounds.chars)),
         "web artefacts": each(clean_artefacts),
         "left empty": _plain(drop_empty),
-        "language": _plain(english_only if settings.language == "en" else name_language),
+        "language": _plain(named_english if settings.language == "en" else name_language),
     }
     if settings.drop_flagged:
         stages["flags"] = _plain(partial(without_flags, frozenset(settings.drop_flagged)))

@@ -57,12 +57,13 @@ def _ray(workers: int, work: Work, batches: Iterable[Batch]) -> Iterator[Cleaned
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
+    compute = ray.data.TaskPoolStrategy(size=workers)
     source = iter(batches)
     try:
         while window := [{"batch": pickle.dumps(batch)} for batch in islice(source, RAY_WINDOW * workers)]:
             rows = ray.data.from_items(window, override_num_blocks=len(window))
             cleaned = rows.map_batches(
-                _clean_rows, fn_kwargs={"work": pickle.dumps(work)}, batch_size=1, concurrency=workers
+                _clean_rows, fn_kwargs={"work": pickle.dumps(work)}, batch_size=1, compute=compute
             )
             for row in cleaned.iter_rows():
                 yield pickle.loads(row["cleaned"])
@@ -81,6 +82,8 @@ def _clean_rows(rows: dict[str, Any], work: bytes) -> dict[str, Any]:
 def _start_ray(workers: int) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    # Workers are niced by 15 otherwise, behind whatever else the machine does.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         import ray
         import ray.data

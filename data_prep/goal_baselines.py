@@ -10,19 +10,21 @@ import numpy as np
 from data_prep.goal_format import GoalRenderer, one_line, parse_answer
 from data_prep.goal_model import GoalModel
 from data_prep.goal_scores import said
+from data_prep.goals import phrase
 from data_prep.overlap import user_texts
 from usersim.base import load_user_base
 from usersim.embed import embed
 from usersim.model import BASE_NAME, build_base
-from usersim.types import Conversation, Facet, Goal, Turn
+from usersim.types import Conversation, Facet, Goal
 
 FIRST_WORDS = 12
 SENTENCE = re.compile(r"(?<=[.!?])\s+|\n")
 PROMPTED = (
-    "You read what a person wrote to an assistant, turn by turn. In your own words, write on the first line what "
-    "they wanted overall, starting with a verb. Then write one line for each detail: the number of the turn that "
-    "revealed it, a colon, and the detail."
+    "You read what a person wrote to an assistant, turn by turn. "
+    "Say in one sentence, in your own words, what this person wanted overall."
 )
+PREFILL = "This person wants to"
+PROMPTED_TOKENS = 40
 Write = Callable[[Sequence[Conversation]], list[Goal | None]]
 
 
@@ -72,14 +74,22 @@ def _borrowed(lender: Conversation, conversation: Conversation) -> Goal | None:
 
 
 def prompted_base(like: GoalModel) -> Write:
-    """The untuned base with an instruction and two invented examples, in the rendering of the goal model."""
+    """The untuned base with an instruction and the beginning of its answer; it is not asked for facets.
+
+    Asked for them in the format of the goal model, with examples or without, it only writes numbers.
+    """
     base = load_user_base(build_base())
-    renderer = GoalRenderer(base.renderer, base.tokenizer_json, like.renderer.format, instruction=PROMPTED)
+    format_ = like.renderer.format.model_copy(update={"answer_tokens": PROMPTED_TOKENS})
+    renderer = GoalRenderer(base.renderer, base.tokenizer_json, format_, instruction=PROMPTED)
     model = GoalModel(base.model.eval(), renderer, name=BASE_NAME, batch=like.batch)
-    shots = [
-        token for shot, goal in SHOTS for token in [*renderer.example(shot, goal).ids, *renderer.newline]
-    ]
-    return lambda given: written(model, given, [[*shots, *renderer.prompt(one)] for one in given])
+    begun = base.renderer.encode(PREFILL)
+
+    def write(conversations: Sequence[Conversation]) -> list[Goal | None]:
+        texts = model.write([[*renderer.prompt(one), *begun] for one in conversations])
+        firsts = [SENTENCE.split(text.strip())[0] for text in texts]
+        return [Goal(summary=phrase(first)) if first else None for first in firsts]
+
+    return write
 
 
 def written(
@@ -91,30 +101,3 @@ def written(
         read = parse_answer(text, one.id, user_turns=len(user_texts(one)))
         made.append(None if read is None else Goal(summary=read.goal, facets=read.facets))
     return made
-
-
-def _shot(summary: str, *said: tuple[str, str]) -> tuple[Conversation, Goal]:
-    turns = []
-    for text, _ in said:
-        turns += [Turn(role="user", text=text), Turn(role="assistant", text="…")]
-    facets = tuple(Facet(text=facet, turn=turn) for turn, (_, facet) in enumerate(said, start=1))
-    shot = Conversation(id="shot", origin="human", source="invented", turns=tuple(turns))
-    return shot, Goal(summary=summary, facets=facets)
-
-
-SHOTS = (
-    _shot(
-        "find an evening meal that suits a guest's diet and what is at hand",
-        ("what can i cook for 4, one is vegan", "dinner for four, one of them vegan"),
-        ("we only have rice and some squash", "rice and squash are what there is"),
-    ),
-    _shot(
-        "have a short complaint written to whoever owns the flat, and softened",
-        (
-            "Write an email to my landlord about the heating that is broken since Monday.",
-            "heating broken since Monday",
-        ),
-        ("too angry, make it nicer", "friendlier tone"),
-        ("Add that I'm home on Friday", "can be visited on Friday"),
-    ),
-)

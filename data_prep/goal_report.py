@@ -6,6 +6,7 @@ python -m data_prep.goal_report --train data/arena/train.jsonl --test data/arena
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import sys
 import time
@@ -28,6 +29,7 @@ from data_prep.goal_format import annotated
 from data_prep.goal_model import GoalModel, load_goal_model
 from data_prep.goal_scores import FACET_COSINE, FIGURES, Floats, Scores, draws, estimate, figures, score
 from usersim.cli import console
+from usersim.errors import ConfigError
 from usersim.records import atomic_writer, write_json
 from usersim.types import Conversation, Goal
 
@@ -151,6 +153,8 @@ def main(argv: list[str]) -> int:
         "--out", type=Path, required=True, help="two files: this name with .json and .tables.md"
     )
     args = parser.parse_args(argv)
+    if importlib.util.find_spec("sacrebleu") is None:
+        raise ConfigError("this report needs sacrebleu; run `pip install 'usersim-lm[collab]'`")
     test = annotated(args.test)
     if args.limit:
         test = [test[i * len(test) // args.limit] for i in range(min(args.limit, len(test)))]

@@ -87,7 +87,7 @@ def _retrieval(cosine_NN: Floats) -> Floats:
     others = len(cosine_NN) - 1
     less = (cosine_NN < cosine_NN.diagonal()[:, None]).sum(1)
     chance = np.ones(len(cosine_NN))
-    for drawn in range(CANDIDATES - 1):
+    for drawn in range(min(CANDIDATES - 1, others)):
         chance *= np.clip(less - drawn, 0, None) / max(others - drawn, 1)
     return chance
 

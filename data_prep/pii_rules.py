@@ -35,9 +35,10 @@ DATE = re.compile(
     r"|(?:19|20)\d\d\)? ?[-/\u2013] ?(?:19|20)\d\d(?!\d))"
 )
 """At the start of a run of digits."""
-VERSION = re.compile(r"(?i)[\w.-]$|\w/$|\b(?:v|ver|version|release)\b[^\n]{0,14}$")
+VERSION = re.compile(r"(?i)[\w.-]\Z|\w/\Z|\b(?:v|ver|version|release)\b[^\n]{0,14}\Z")
 BINARY = re.compile(r"\D*(\d)(?:\D|\1)*(?:(\d)(?:\D|\1|\2)*)?")
 """Of two different digits at most."""
+DAY = re.compile(r"\d\d?[-/.] ?\d\d?[-/.] ?(?:19|20)\d\d|(?:19|20)\d\d-\d\d-\d\d")
 YEAR = re.compile(r"\((?:19|20)\d\d[a-z]?\)")
 PHONE_FORM = re.compile(
     r"(?<![\d)])\+\(?[1-9]|\(0?\d{2,5}\)|(?<![\d.,/-])00\d|(?<![\d.,:/-])0\d"
@@ -55,7 +56,7 @@ ISSUERS: tuple[tuple[re.Pattern[str], tuple[int, ...]], ...] = (
 )
 """First digits and lengths: Visa, Mastercard, American Express, Discover and UnionPay, JCB, Diners, Maestro."""
 CARD_GROUPS = {(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3)}
-PASSWORD_OF_MANUALS = re.compile(r"(?i)pass\w{0,5}|pwd|secret|x+|\*+|\.+|[\[<{$%].*|your\W?\w*|changeme|.*:\d{2,5}/.*")
+PASSWORD_OF_MANUALS = re.compile(r"(?i)pass\w{0,5}|pwd|secret|admin|root|postgres|test|guest|demo|\d{1,6}|x+|\*+|\.+|[\[<{$%].*|your\W?\w*|changeme|.*:\d{2,5}/.*")
 NOT_A_NAME = re.compile(
     r"(?i)(?:sir|madam|team|all|hiring|human|recruit\w*|admissions?|customers?|friends?|editors?|readers?|members?"
     r"|colleagues?|everyone|everybody|students?|parents?|diary|god|lord|santa|valued|future|fellow|senior|the|your"
@@ -72,7 +73,7 @@ def near(word: re.Pattern[str], text: str, start: int, end: int) -> bool:
 
 def within_word(text: str, start: int) -> bool:
     """Or within a path, an identifier or a time of day."""
-    return bool(re.search(r"[^\W\d][/_-]?$|\S[/\\]$|\d:$", text[max(0, start - 2) : start]))
+    return bool(re.search(r"[^\W\d][/_-]?\Z|\S[/\\]\Z|\d:\Z", text[max(0, start - 2) : start]))
 
 
 def always(text: str, start: int, end: int) -> Span | None:
@@ -85,7 +86,7 @@ def email(text: str, start: int, end: int) -> Span | None:
     local = text[start:at]
     local = re.sub(r"^.*[/=?&|{}'`*#!$%^~]|^[.-]+", "", local, flags=re.DOTALL)
     start = at - len(local)
-    if not local or local == "git" or re.search(r"://[^\s/@]{1,64}:$", text[max(0, start - 70) : start]):
+    if not local or local == "git" or re.search(r"://[^\s/@]{1,64}:\Z", text[max(0, start - 70) : start]):
         return None
     return start, end
 
@@ -96,12 +97,13 @@ def phone(text: str, start: int, end: int) -> Span | None:
         start += 1
     said = text[start:end]
     digits = sum(map(str.isdigit, said))
-    if not 7 <= digits <= 22 or DATE.match(said) or YEAR.search(said) or BINARY.fullmatch(said):
+    if not 7 <= digits <= 22 or DATE.match(said) or DAY.search(said) or YEAR.search(said) or BINARY.fullmatch(said):
         return None
     if said[0] not in "+(" and within_word(text, start):
         return None
     form = PHONE_FORM.search(text, start, end)
-    formed = form is not None and (said[0] in "+(" or (not said.isdigit() and digits >= 9))
+    longest = 16 if said.startswith("00") else 12
+    formed = form is not None and (said[0] in "+(" or (not said.isdigit() and 9 <= digits <= longest))
     if not formed and not near(TO_CALL, text, start, end):
         return None
     return (start + 1 if said[0] == "(" and ")" not in said else start), end
@@ -113,25 +115,29 @@ def card(text: str, start: int, end: int) -> Span | None:
     digits = "".join(groups)
     if len(groups) > 1 and tuple(map(len, groups)) not in CARD_GROUPS:
         return None
-    if re.search(r"\w[.,-]$|[.]$", text[max(0, start - 2) : start]) or re.match(r"[.,-]?\d", text[end : end + 2]):
+    if re.search(r"\w[.,-]\Z|[.]\Z", text[max(0, start - 2) : start]) or re.match(r"[.,-]?\d", text[end : end + 2]):
         return None
     issued = any(first.match(digits) and len(digits) in lengths for first, lengths in ISSUERS)
     return (start, end) if issued and len(set(digits)) > 1 else None
 
 
 def ip(text: str, start: int, end: int) -> Span | None:
-    """Of machines on the internet: private ones say nothing about a person, short ones are headings or 8.8.8.8."""
+    """Of machines on the internet: private ones say nothing about a person, short ones are headings or 8.8.8.8,
+    and what ends in .0 is a network or a version."""
     said = text[start:end]
     if VERSION.search(text[max(0, start - 24) : start]):
         return None
     if re.match(r"\.\d|[-:]?[a-z_]" if "." in said else r"[\w:]|\.\d", text[end : end + 2]):
         return None
     try:
-        address = ipaddress.ip_interface(said.partition("%")[0]).ip
+        network = ipaddress.ip_interface(said.partition("%")[0])
     except ValueError:
         return None
+    address = network.ip
     if isinstance(address, ipaddress.IPv4Address):
-        return (start, end) if address.is_global and len(str(address)) > len("8.8.8.8") else None
+        block = network.network
+        host = not str(address).endswith(".0") and (block.num_addresses == 1 or address != block.network_address)
+        return (start, end) if host and address.is_global and len(str(address)) > len("8.8.8.8") else None
     mapped = address.ipv4_mapped
     routed = mapped.is_global if mapped else address.is_global and address.packed[0] >> 5 == 1
     return (start, end) if routed else None
@@ -156,6 +162,8 @@ def secret(text: str, start: int, end: int) -> Span | None:
     closing = text.find(quote, end, end + 120) if quote in ("'", '"', "`") else -1
     if closing > end and not re.search(r"\s", text[end:closing]):
         end = closing
+    if re.match(r"(?:[A-Za-z_]{3,}\.)+[A-Za-z_]", said):
+        return None
     mixed = any(map(str.isdigit, said)) and 1 <= words <= 12
     return (start, end) if mixed and entropy(said) >= 3 else None
 

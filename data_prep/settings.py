@@ -87,4 +87,5 @@ class Settings(Config):
     def cleaning(self) -> dict[str, object]:
         """What the first pass depends on: with the same values its shards can be used again."""
         names = {"sources", "held_out", "limit", "language", "bounds", "drop_flagged", "scrub", "strict"}
-        return self.model_dump(mode="json", include=names | {"batch", "shard"})
+        near = self.duplicates.near_duplicate is not None
+        return {**self.model_dump(mode="json", include=names | {"batch", "shard"}), "near": near}

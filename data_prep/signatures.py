@@ -73,8 +73,8 @@ class Signatures:
             return cls(stored["table"], stored["ngrams"])
 
 
-def sign(batch: Sequence[RawChat]) -> Signatures:
-    """Every chat has a user turn."""
+def sign(batch: Sequence[RawChat], *, near: bool = True) -> Signatures:
+    """Every chat has a user turn. Without `near`, only what exact and template duplicates are told by."""
     table = np.zeros(len(batch), dtype=ROW)
     chats = [chat.user_texts for chat in batch]
     table["source"] = [hash64(chat.source) for chat in batch]
@@ -84,13 +84,13 @@ def sign(batch: Sequence[RawChat]) -> Signatures:
     # Without the source: the releases of one corpus name a person alike.
     table["person"] = [0 if chat.user_key is None else hash64(chat.user_key) for chat in batch]
     table["turns"] = [len(texts) for texts in chats]
-    words = [[hash_words(text) for text in texts] for texts in chats]
+    words = [[hash_words(text) for text in (texts if near else texts[:1])] for texts in chats]
     ngrams = [
         _ngrams(turns[0][:OPENING_WORDS], opening)
         for turns, opening in zip(words, table["opening"], strict=True)
     ]
     table["ngrams"] = [len(each) for each in ngrams]
-    for row, (turns, whole) in enumerate(zip(words, said, strict=True)):
+    for row, (turns, whole) in enumerate(zip(words, said, strict=True) if near else ()):
         table["minhash"][row] = sketch(shingles(turns, whole))
     return Signatures(table, np.concatenate([*ngrams, np.zeros(0, dtype=np.uint64)]))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -103,25 +104,25 @@ def spread(ordered: Sequence[float], limits: Bin) -> dict[str, Any]:
 
 def table(rows: Mapping[str, Mapping[str, Any]], bins: StyleBins) -> Table:
     people = ", ".join(f"{name} {count:,}" for name, count in bins.conversations.items())
-    shown = Table(title=f"Styles of {people} conversations", title_justify="left")
-    for heading in (
-        "attribute",
-        "n",
-        "25 %",
-        "median",
-        "75 %",
-        "low up to",
-        "high above",
-        "low",
-        "middle",
-        "high",
-    ):
-        shown.add_column(heading, justify="left" if heading == "attribute" else "right")
+    shown = Table(
+        title=f"Styles of {people} conversations",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for heading in ("attribute", "n", "quartiles", "low", "middle", "high"):
+        shown.add_column(heading, justify="left" if heading == "attribute" else "right", no_wrap=True)
     for name, row in rows.items():
-        limits = bins.attributes[name]
-        numbers = (*row["quartiles"], limits.low, limits.high)
-        shares = (f"{row['levels'][level]:.0%}" for level in LEVELS)
-        shown.add_row(name, f"{row['n']:,}", *(f"{number:.3g}" for number in numbers), *shares)
+        limits, levels = bins.attributes[name], row["levels"]
+        shown.add_row(
+            name,
+            f"{row['n']:,}",
+            "  ".join(f"{number:.2g}" for number in row["quartiles"]),
+            f"{levels['low']:.0%} ≤ {limits.low:.2g}",
+            f"{levels['middle']:.0%}",
+            f"{levels['high']:.0%} > {limits.high:.2g}",
+        )
     return shown
 
 

@@ -51,11 +51,12 @@ class EmbedModel:
         return int(self.model.config.hidden_size)
 
     def embed(self, texts: Sequence[str], *, batch: int = 64) -> Vectors:
-        """(n, width), rows in the order of `texts`. A text without a single token still has a direction."""
-        out = np.empty((len(texts), self.width), dtype=np.float32)
-        for rows, vectors in self._batches(texts, batch):
+        """(n, width), rows in the order of `texts`; each distinct text is read once. An empty one has a vector too."""
+        distinct = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        out = np.empty((len(distinct), self.width), dtype=np.float32)
+        for rows, vectors in self._batches(list(distinct), batch):
             out[rows] = vectors
-        return out
+        return out if len(distinct) == len(texts) else out[[distinct[text] for text in texts]]
 
     def _batches(self, texts: Sequence[str], batch: int) -> Iterator[tuple[list[int], Vectors]]:
         # Like lengths go together, else most of the work is padding; in portions, so that ids stay few.

@@ -11,7 +11,8 @@ LOOKED_AT = 1000
 FENCE = "```"
 CODE_HEAD = re.compile(
     r"""
-    \s*+(?:import\s+[\w.{*"']+ | from\s+[\w.]+\s+import\b | def\s+\w+\( | class\s+\w+\s*[:({]
+    \s*+(?:import\s+[\w.{*"'][^\s,;]*\s*(?:$|[,;{}]|\b(?:as|from)\b)
+        | from\s+[\w.]+\s+import\b | def\s+\w+\( | class\s+\w+\s*[:({]
         | (?:async\s+)?function\b.*\( | (?:const|let|var)\s+[\w{\[]+.*= | \#\s*(?:include|define)\b
         | (?:public|private|protected|static)\s+\w+ | return\b.*; | (?:if|for|while|switch)\s*\(.*[{;:]\s*$
         | \}?\s*else\s*[{:] | (?:elif|except|try|finally)\b.*: | print(?:f|ln)?\( | console\.

@@ -27,10 +27,10 @@ LOWER_WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 FOREIGN_WORD = re.compile(r"[^\W\d_]+")
 EDGES = "\"'()[]{}“”‘’«»*_.,!?:;…`~"  # noqa: RUF001
 OTHER_SPELLINGS = (
-    ("our", "or"), ("is", "iz"), ("ys", "yz"), ("re", "er"), ("ll", "l"), ("ogue", "og"), ("ae", "e"),
-    ("mme", "m"), ("ence", "ense"), ("l", "ll"), ("oe", "e"), ("wards", "ward"),
+    ("our", "or"), ("is", "iz"), ("ys", "yz"), ("tre", "ter"), ("bre", "ber"), ("lled", "led"), ("lling", "ling"),
+    ("ller", "ler"), ("ogue", "og"), ("ae", "e"), ("oe", "e"), ("mme", "m"), ("ence", "ense"), ("wards", "ward"),
 )  # fmt: skip
-"""British to American (and "l" to "ll": fulfil): the dictionary knows one of them."""
+"""British and American: the dictionary knows the second."""
 CHAT = word_set(
     "u r ur n k y ya yea yeah yep yup nah pls plz plss plzz thx thnx tnx tysm ty thanx im ive youre "
     "theyre dont cant wont didnt doesnt isnt arent wasnt couldnt shouldnt wouldnt havent hasnt thats "
@@ -61,7 +61,8 @@ NOT_TYPOS = word_set(
     "pinterest moodle ideate bolded haha hehe upskill upskilling apps tech admin admins intro maths stat "
     "popup popups url urls meme memes diff modulo stateful cafes tbsp subnets versa resize resizes "
     "pretrained attaches manga modding compositing trans unix macos ctrl keras gradle bestie addon incl "
-    "algo desc noir orcs meth grpc"
+    "algo desc noir orcs meth grpc "
+    "fulfil fulfils fulfilment enrol enrols enrolment instil skilful wilful"
 )
 """Words younger than the dictionary that are one letter away from an older one."""
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 
 import pytest
 
+from data_prep import engines
 from data_prep.__main__ import main
-from usersim.errors import UsersimError
+from usersim.errors import BackendError
 
 TOPICS = ("bread", "bikes", "tax", "maths", "poems", "cats", "rivers", "chess", "tea", "maps")
 
@@ -51,17 +53,12 @@ def test_ray_with_two_workers_gives_what_one_process_gives(
     assert prepared(log, tmp_path / "out", "--engine", "ray", "--workers", "2") == alone
 
 
-@pytest.mark.parametrize("engine", [("--workers", "2"), ("--engine", "ray", "--workers", "2")])
-def test_a_dead_worker_is_one_readable_error(
-    log: Path, tmp_path: Path, engine: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if "ray" in engine:
-        pytest.importorskip("ray.data", reason="Ray is not installed (extra: ray)")
-    monkeypatch.setattr("data_prep.pipeline.clean", die)
-    with pytest.raises(UsersimError):
-        main([str(log), "--out", str(tmp_path / "out"), *engine])
-    assert not list((tmp_path / "out").glob("*.jsonl"))
+def test_a_worker_that_dies_is_one_readable_error() -> None:
+    with pytest.raises(BackendError, match="fewer --workers"):
+        list(engines.run("local", 2, os._exit, [1]))  # type: ignore[arg-type, list-item]
 
 
-def die(*_: object) -> None:
-    os._exit(1)
+def test_what_a_stage_raises_on_ray_is_one_readable_error() -> None:
+    pytest.importorskip("ray.data", reason="Ray is not installed (extra: ray)")
+    with pytest.raises(BackendError, match="Ray: .*must be real number, not str"):
+        list(engines.run("ray", 2, math.sqrt, ["x"]))  # type: ignore[arg-type, list-item]

@@ -134,13 +134,13 @@ def test_other_settings_or_another_file_start_afresh(
     # A split seed does not touch cleaning; bounds do.
     with pytest.raises(KeyboardInterrupt):
         monkeypatch.setattr(engines, "run", broken)
-        main([recipe(log, out), "--user-max-chars", "40"])
+        main([recipe(log, out), "--user-max-chars", "500"])
     monkeypatch.setattr(engines, "run", real)
-    assert main([recipe(log, out), "--user-max-chars", "40", "--seed", "3"]) == 0
+    assert main([recipe(log, out), "--user-max-chars", "500", "--seed", "3"]) == 0
     assert json.loads((out / "datasheet.json").read_text())["resumed_chats"] == 80
     stat = log.stat()
     os.utime(log, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-    assert main([recipe(log, out), "--user-max-chars", "40"]) == 0
+    assert main([recipe(log, out), "--user-max-chars", "500"]) == 0
     assert json.loads((out / "datasheet.json").read_text())["resumed_chats"] == 0
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from data_prep.artefacts import clean_artefacts, clean_user_text
 from data_prep.chats import ROLES, RawChat, RawTurn
+from data_prep.cleaning import local_stages, within, without_flags
 from data_prep.language import detect, english_only, name_language
-from data_prep.stages import Deduplicate, Rejected, cap_user_turns, drop_empty, repair_roles
+from data_prep.settings import Settings
+from data_prep.stages import Rejected, cap_user_turns, drop_empty, repair_roles
 
 
 def chat(*turns: str, **more: Any) -> RawChat:
@@ -156,11 +161,49 @@ def test_the_corpus_is_believed_about_language() -> None:
     assert english_only(name_language(english)) == Rejected("not English")
 
 
-def test_duplicates_are_told_by_user_turns_alone_and_the_first_stays() -> None:
-    keep = Deduplicate()
-    first = chat("u:Hello  there", "a:one", "u:bye", id="1")
-    assert keep(first) == first
-    assert keep(chat("u:hello there", "a:two", "u:BYE", id="2")) == Rejected("same user turns as another")
-    assert keep(chat("u:hello there bye", "a:x", id="1")) == Rejected("id seen before")
-    # The boundary between turns counts.
-    assert isinstance(keep(chat("u:hello there bye", "a:x", id="3")), RawChat)
+def test_bounds_cut_before_a_long_user_turn_and_reject_what_is_too_much() -> None:
+    long = chat("u:short", "a:yes", "u:" + "x" * 50, "a:no")
+    cut = within(20, None, None, long)
+    assert texts(cut) == ["short", "yes"]
+    assert isinstance(cut, RawChat)
+    assert cut.ended_by == "cut"
+    assert within(None, 3, None, long) == Rejected("too many turns")
+    assert within(None, None, 59, long) == Rejected("too long")
+    # short 5, yes 3, x 50, no 2
+    assert within(None, 4, 60, long) == long
+
+
+def test_flagged_chats_go_only_when_asked() -> None:
+    toxic = chat("u:hi", "a:hello", flags=("redacted", "toxic"))
+    assert without_flags(frozenset({"toxic"}), toxic) == Rejected("flagged toxic")
+    assert without_flags(frozenset({"other"}), toxic) == toxic
+    asked = Settings.model_validate({"sources": [{"spec": "x"}], "out": "y"})
+    assert "flags" not in local_stages(asked)
+    assert "flags" in local_stages(asked.model_copy(update={"drop_flagged": ("toxic",)}))
+
+
+@pytest.mark.parametrize("huge", ["a" * 50_000_000, "1-" * 25_000_000, "@" * 50_000_000, "é " * 25_000_000])
+def test_a_turn_of_50_mb_is_cut_off_at_once(huge: str) -> None:
+    asked = Settings.model_validate({"sources": [{"spec": "x"}], "out": "y"})
+    batch = [chat("u:how deep is the harbour at low tide", "a:" + "Deep. " * 20, "u:" + huge)]
+    started = time.perf_counter()
+    for stage in local_stages(asked).values():
+        (result,) = stage(batch).chats
+        assert isinstance(result, RawChat)
+        batch = [result]
+    assert texts(batch[0])[0] == "how deep is the harbour at low tide"
+    assert len(batch[0].turns) == 2
+    assert time.perf_counter() - started < 10
+
+
+@given(st.lists(st.text(max_size=300), min_size=1, max_size=6))
+@example(["\u0000\ud7ff", "​", " / 2 / 3", "Share Prompt"])
+@settings(max_examples=60, deadline=None)
+def test_no_stage_fails_on_any_text(said: list[str]) -> None:
+    asked = Settings.model_validate({"sources": [{"spec": "x"}], "out": "y", "language": "any"})
+    batch = [chat(*(f"{'ua'[i % 2]}:{text}" for i, text in enumerate(said)))]
+    for stage in local_stages(asked).values():
+        (result,) = stage(batch).chats
+        if isinstance(result, Rejected):
+            return
+        batch = [result]
