@@ -66,17 +66,27 @@ def _ray(workers: int, work: Work, batches: Iterable[Batch]) -> Iterator[Cleaned
                 _clean_rows, fn_kwargs={"work": pickle.dumps(work)}, batch_size=1, compute=compute
             )
             for row in cleaned.iter_rows():
-                yield pickle.loads(row["cleaned"])
+                outcome = pickle.loads(row["cleaned"])
+                if isinstance(outcome, Exception):
+                    raise outcome
+                yield outcome
     except ray.exceptions.RayError as error:
-        cause = getattr(error, "cause", None)
-        raise BackendError(f"Ray: {cause or str(error).strip().splitlines()[-1]}") from error
+        raise BackendError(f"Ray: {str(error).strip().splitlines()[-1]}") from error
     finally:
         ray.shutdown()
 
 
 def _clean_rows(rows: dict[str, Any], work: bytes) -> dict[str, Any]:
     clean: Work = pickle.loads(work)
-    return {"cleaned": [pickle.dumps(clean(pickle.loads(batch))) for batch in rows["batch"]]}
+    return {"cleaned": [pickle.dumps(_outcome(clean, pickle.loads(batch))) for batch in rows["batch"]]}
+
+
+def _outcome(clean: Work, batch: Batch) -> Cleaned | Exception:
+    """An exception travels as a result: Ray would try again, and bury it under its own."""
+    try:
+        return clean(batch)
+    except Exception as error:
+        return error
 
 
 def _start_ray(workers: int) -> Any:

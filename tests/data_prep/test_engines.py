@@ -6,6 +6,7 @@ import json
 import math
 import os
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -58,7 +59,9 @@ def test_a_worker_that_dies_is_one_readable_error() -> None:
         list(engines.run("local", 2, os._exit, [1]))  # type: ignore[arg-type, list-item]
 
 
-def test_what_a_stage_raises_on_ray_is_one_readable_error() -> None:
-    pytest.importorskip("ray.data", reason="Ray is not installed (extra: ray)")
-    with pytest.raises(BackendError, match="Ray: .*must be real number, not str"):
-        list(engines.run("ray", 2, math.sqrt, ["x"]))  # type: ignore[arg-type, list-item]
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_what_a_stage_raises_is_raised_here(engine: Literal["local", "ray"]) -> None:
+    if engine == "ray":
+        pytest.importorskip("ray.data", reason="Ray is not installed (extra: ray)")
+    with pytest.raises(TypeError, match="must be real number, not str"):
+        list(engines.run(engine, 2, math.sqrt, ["x"]))  # type: ignore[arg-type, list-item]
