@@ -21,12 +21,19 @@ from typing import Any
 
 PER_KIND = 400
 
-FIRST = "anna bruno chidi dana emil fatima george hana ivo jun kofi lena mehmet nina olu petra quinn rosa sven tara".split()
-LAST = "abara bauer castro dubois eriksson fischer garcia haddad ivanova jensen kowalski lopez mbeki novak oneill".split()
+FIRST = (
+    "anna", "bruno", "chidi", "dana", "emil", "fatima", "george", "hana", "ivo", "jun", "kofi", "lena",
+    "mehmet", "nina", "olu", "petra", "quinn", "rosa", "sven", "tara",
+)  # fmt: skip
+LAST = (
+    "abara", "bauer", "castro", "dubois", "eriksson", "fischer", "garcia", "haddad", "ivanova", "jensen",
+    "kowalski", "lopez", "mbeki", "novak", "oneill",
+)  # fmt: skip
 DOMAINS = (
-    "gmail.com outlook.com yahoo.co.uk web.de orange.fr libero.it uni-koeln.de cs.stanford.edu proton.me mail.ru qq.com "
-    "naver.com uol.com.br rediffmail.com icloud.com acme-tools.io city.gov.au studio.design example.org bücher.de"
-).split()
+    "gmail.com", "outlook.com", "yahoo.co.uk", "web.de", "orange.fr", "libero.it", "uni-koeln.de",
+    "cs.stanford.edu", "proton.me", "mail.ru", "qq.com", "naver.com", "uol.com.br", "rediffmail.com",
+    "icloud.com", "acme-tools.io", "city.gov.au", "studio.design", "example.org", "bücher.de",
+)  # fmt: skip
 
 CARRIERS: dict[str, tuple[str, ...]] = {
     "EMAIL": (
@@ -147,16 +154,20 @@ EMAILS = {
     "first.last": _address(lambda rng: f"{rng.choice(FIRST)}.{rng.choice(LAST)}"),
     "initial": _address(lambda rng: f"{rng.choice(FIRST)[0]}{rng.choice(LAST)}{rng.randrange(100)}"),
     "tag": _address(lambda rng: f"{rng.choice(FIRST)}+{rng.choice(LAST)}"),
-    "underscores": _address(lambda rng: f"{rng.choice(FIRST)}_{rng.choice(LAST)}_{rng.randrange(1950, 2010)}"),
+    "underscores": _address(
+        lambda rng: f"{rng.choice(FIRST)}_{rng.choice(LAST)}_{rng.randrange(1950, 2010)}"
+    ),
     "capitals": lambda rng: f"{rng.choice(FIRST)}.{rng.choice(LAST)}@Mail.Example.COM".title(),
     "dashes": _address(lambda rng: f"{rng.choice(FIRST)}-{rng.choice(LAST)}"),
     "department": lambda rng: f"{rng.choice(FIRST)}@{rng.choice(LAST)}.dept-{rng.randrange(9)}.example.ac.jp",
 }
 
 COUNTRIES = (
-    "US IN CN BR ID JP RU MX DE PH NG VN GB TR PK FR EG IT KR TH BD ES UA CO AR PL CA ZA MY SA MA NL VE PE TW KE AU CL "
-    "RO BE SE GH CZ PT GR CH AT HU IL DK FI NO IE NZ SG HK AE"
-).split()
+    "US", "IN", "CN", "BR", "ID", "JP", "RU", "MX", "DE", "PH", "NG", "VN", "GB", "TR", "PK", "FR", "EG",
+    "IT", "KR", "TH", "BD", "ES", "UA", "CO", "AR", "PL", "CA", "ZA", "MY", "SA", "MA", "NL", "VE", "PE",
+    "TW", "KE", "AU", "CL", "RO", "BE", "SE", "GH", "CZ", "PT", "GR", "CH", "AT", "HU", "IL", "DK", "FI",
+    "NO", "IE", "NZ", "SG", "HK", "AE",
+)  # fmt: skip
 """By people on the internet, then others from which English is written."""
 
 
@@ -168,7 +179,7 @@ def _number(rng: random.Random) -> Any:
         type_ = rng.choice((phonenumbers.PhoneNumberType.FIXED_LINE, phonenumbers.PhoneNumberType.MOBILE))
         example = phonenumbers.example_number_for_type(rng.choice(COUNTRIES), type_)
         if example is not None:
-            drawn = example.national_number // 10_000 * 10_000 + rng.randrange(10_000)
+            drawn = (example.national_number or 0) // 10_000 * 10_000 + rng.randrange(10_000)
             number = phonenumbers.PhoneNumber(
                 country_code=example.country_code,
                 national_number=drawn,
@@ -183,7 +194,9 @@ def _phone(style: str, change: Callable[[str], str] = str) -> Callable[[random.R
     def write(rng: random.Random) -> str:
         import phonenumbers
 
-        return change(str(phonenumbers.format_number(_number(rng), getattr(phonenumbers.PhoneNumberFormat, style))))
+        return change(
+            str(phonenumbers.format_number(_number(rng), getattr(phonenumbers.PhoneNumberFormat, style)))
+        )
 
     return write
 
@@ -201,7 +214,9 @@ PHONES = {
     "020 7946 0958": _phone("NATIONAL"),
     "020-7946-0958": _phone("NATIONAL", lambda text: text.replace(") ", ")").replace(" ", "-")),
     "02079460958": _phone("NATIONAL", _only_digits),
-    "(+44) 20 7946 0958": _phone("INTERNATIONAL", lambda text: f"({text.split()[0]}) {text.partition(' ')[2]}"),
+    "(+44) 20 7946 0958": _phone(
+        "INTERNATIONAL", lambda text: f"({text.split()[0]}) {text.partition(' ')[2]}"
+    ),
 }
 
 
@@ -300,7 +315,11 @@ def _web_token(rng: random.Random) -> str:
     def part(content: dict[str, object]) -> str:
         return base64.urlsafe_b64encode(json.dumps(content).encode()).decode().rstrip("=")
 
-    claims = {"sub": str(rng.randrange(10**9)), "name": rng.choice(FIRST), "iat": rng.randrange(10**9, 2 * 10**9)}
+    claims = {
+        "sub": str(rng.randrange(10**9)),
+        "name": rng.choice(FIRST),
+        "iat": rng.randrange(10**9, 2 * 10**9),
+    }
     return f"{part({'alg': 'HS256', 'typ': 'JWT'})}.{part(claims)}.{_some(rng, URL64, 43)}"
 
 
@@ -324,7 +343,9 @@ KEYS = {
     "GitLab": _key("glpat-", URL64, 20),
     "AWS id": _key("AKIA", CAPITALS, 16),
     "Google": _key("AIza", URL64, 35),
-    "Slack": lambda rng: f"xoxb-{_some(rng, '123456789', 12)}-{_some(rng, '123456789', 12)}-{_some(rng, WORD, 24)}",
+    "Slack": lambda rng: (
+        f"xoxb-{_some(rng, '123456789', 12)}-{_some(rng, '123456789', 12)}-{_some(rng, WORD, 24)}"
+    ),
     "Stripe": _key("sk_live_", WORD, 24),
     "Hugging Face": _key("hf_", LETTERS, 34),
     "npm": _key("npm_", WORD, 36),
@@ -344,7 +365,7 @@ SECRETS = {
     "hex, 64": _key("", HEX, 64),
     "letters and digits, 40": _key("", WORD, 40),
 }
-"""Without a form of their own: nobody could tell one in a bare sentence, so they come with the name of what they are."""
+"""Without a form of their own: nobody could tell one in a bare sentence, so they come with what they are."""
 
 VARIANTS: dict[str, dict[str, Callable[[random.Random], str]]] = {
     "EMAIL": EMAILS,
@@ -378,7 +399,9 @@ def recall(kind: str, *, seed: int, count: int) -> tuple[float, list[Planted]]:
     lost = []
     for _ in range(count):
         one = planted(rng, kind)
-        covered = {place for span in find(one.text) if span.kind == kind for place in range(span.start, span.end)}
+        covered = {
+            place for span in find(one.text) if span.kind == kind for place in range(span.start, span.end)
+        }
         if not covered.issuperset(range(one.start, one.end)):
             lost.append(one)
     return 1 - len(lost) / count, lost

@@ -1,7 +1,7 @@
-"""What the ChatGPT web page left in people's turns when it was copied.
+"""What web pages and browser extensions left in the turns when they were typed or copied.
 
-Found by reading ShareGPT. Only traces of the page go: code, markup and pasted documents are the
-person's own message and stay.
+Found by reading ShareGPT, Chatbot Arena and WildChat. Only traces of pages and tools go: code, markup and pasted
+documents are the person's own message and stay, and so does all markdown of assistants.
 """
 
 from __future__ import annotations
@@ -14,37 +14,54 @@ from data_prep.chats import RawChat, RawTurn
 MARKS = re.compile(r"[\u200b\ufeff\u00ad]")
 ESCAPES = re.compile(r"\\([_*])")
 COPY_CODE = re.compile(r"^[ \t]*Copy code[ \t]*\n", re.MULTILINE)
-PAGER = re.compile(r"(?<!\S)(\d{1,2}) / (\d{1,2})\s*\Z")
-BUTTONS = re.compile(r"(?:Share Prompt|Save & Submit\s*Cancel)\s*\Z")
-NOTICE = re.compile(r"This content may violate our content policy\.[^\n]*\s*\Z")
+ASKED = re.compile(r"\n(?:Query|Prompt): ?(?=[^\n]*\S)")
+REPLY_IN = re.compile(r"\nReply in \S{1,20}\s*\Z")
+ENDS: tuple[tuple[str, str, re.Pattern[str]], ...] = (
+    (
+        "policy notice",
+        "content policy.",
+        re.compile(r"This content may violate our content policy\.[^\n]*\Z"),
+    ),
+    (
+        "editor buttons",
+        "Copy HTML",
+        re.compile(
+            r"(?:GoodBad)?\s?\d{1,6} words \d{1,7} char Copy Text Copy HTML [^\n]*\Z"
+            r"|CopyCopy HTMLRead Aloud[^\n]{0,12}?\d{1,7} chars? \| \d{1,6} words?\Z"
+        ),
+    ),
+    ("translate button", "\ubc88\uc5ed", re.compile(r"\uc9c0\uae08 \ubc88\uc5ed\ud558\uae30\Z")),
+    (
+        "added by an extension",
+        " in ",
+        re.compile(r"\n(?:Please write in [A-Z][a-z]{2,20} language\.|Answer in [A-Z][a-z]{2,20}\.)\Z"),
+    ),
+    ("page button", "Cancel", re.compile(r"Save & Submit\s{0,5}Cancel\Z")),
+    ("page button", "Share Prompt", re.compile(r"Share Prompt\Z")),
+)
+"""Name, a word that is in it, and the trace as the last thing of a turn; the lower ones come before the upper."""
+PAGER = re.compile(r"(?<!\S)(\d{1,2}) / (\d{1,2})\Z")
+LAST = 400
+"""Every trace at the end fits into this many characters."""
 SHARED_FROM = re.compile(r"\A\*This (?:chat )?conversation is shared from [^\n]*\*\Z")
-TAIL = 400
-"""What stands at the end of a message is looked for there: a pasted book is not searched."""
 
 
 def clean_user_text(text: str, found: Counter[str]) -> str:
+    text = clean_any_text(text, found)
+    if "\\" in text:
+        # The page was turned into markdown, which escapes _ and * outside code.
+        text = _count(ESCAPES, r"\1", text, "markdown escape", found)
+    if text.startswith("Web search results"):
+        text = _own_question(text, found)
+    return _without_ends(text.strip(), found)
+
+
+def clean_any_text(text: str, found: Counter[str]) -> str:
     if not text.isascii():
         text = _count(MARKS, "", text, "zero-width mark", found)
-    # The page was turned into markdown, which escapes _ and * outside code.
-    if "\\" in text:
-        text = _count(ESCAPES, r"\1", text, "markdown escape", found)
     if "Copy code" in text:
         text = _count(COPY_CODE, "", text, "copy-code button", found)
-    return _clean_tail(text.strip(), found)
-
-
-def _clean_tail(text: str, found: Counter[str]) -> str:
-    head, tail = text[:-TAIL], text[-TAIL:]
-    if "content policy" in tail:
-        tail = _count(NOTICE, "", tail, "policy notice", found).rstrip()
-    if "Share Prompt" in tail or "Save & Submit" in tail:
-        tail = _count(BUTTONS, "", tail, "page button", found).rstrip()
-    pager = PAGER.search(tail) if tail[-1:].isdigit() else None
-    # The pager of an edited message, "2 / 3"; a fraction such as "9 / 4" stays.
-    if pager and 1 <= int(pager[1]) <= int(pager[2]):
-        found["edit pager"] += 1
-        tail = tail[: pager.start()]
-    return (head + tail).strip()
+    return text
 
 
 def _count(pattern: re.Pattern[str], to: str, text: str, name: str, found: Counter[str]) -> str:
@@ -54,16 +71,43 @@ def _count(pattern: re.Pattern[str], to: str, text: str, name: str, found: Count
     return text
 
 
+def _own_question(text: str, found: Counter[str]) -> str:
+    """An extension sent what it found on the web, instructions, and last what the person had typed."""
+    asked = list(ASKED.finditer(text))
+    if not asked:
+        return text
+    found["search results of an extension"] += 1
+    return REPLY_IN.sub("", text[asked[-1].end() :])
+
+
+def _without_ends(text: str, found: Counter[str]) -> str:
+    for name, word, pattern in ENDS:
+        last = text[-LAST:]
+        trace = pattern.search(last) if word in last else None
+        if trace:
+            found[name] += 1
+            text = text[: trace.start() - len(last)].rstrip()
+    last = text[-10:]
+    pager = PAGER.search(last) if " / " in last else None
+    # The pager of an edited message, "2 / 3"; a fraction such as "9 / 4" stays.
+    if pager and 1 <= int(pager[1]) <= int(pager[2]):
+        found["edit pager"] += 1
+        text = text[: pager.start() - len(last)].rstrip()
+    return text
+
+
 def clean_artefacts(chat: RawChat, found: Counter[str]) -> RawChat:
     """`found` counts turns per kind of trace."""
-    turns = tuple(_clean_turn(turn, found) if turn.role == "user" else turn for turn in chat.turns)
+    turns = tuple([_clean_turn(turn, found) for turn in chat.turns])
     system = chat.system
     if system is not None and SHARED_FROM.match(system.strip()):
         found["shared-from footer"] += 1
         system = None
+    if system is chat.system and all(new is old for new, old in zip(turns, chat.turns, strict=True)):
+        return chat
     return chat.model_copy(update={"turns": turns, "system": system})
 
 
 def _clean_turn(turn: RawTurn, found: Counter[str]) -> RawTurn:
-    text = clean_user_text(turn.text, found)
+    text = (clean_user_text if turn.role == "user" else clean_any_text)(turn.text, found)
     return turn if text == turn.text else turn.model_copy(update={"text": text})

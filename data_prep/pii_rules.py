@@ -18,12 +18,13 @@ BEFORE, AFTER = 48, 24
 """Characters read on either side for a word that says what something is."""
 
 TO_CALL = re.compile(
-    r"(?i)(?<!\[)(?:phone|\btele?(?:fon\w*|f)?\b|\bmob(?:ile?)?\b|\bcell(?:phone|ular)?\b|\bcall(?:s|ing)?\b(?! (?:last|stack|to\b))|whats\s?app|\bfax|\bcontact"
-    r"|\bdial|hotline|helpline|\bsms\b|\btext (?:me|us|him|her)|\bring\b|reach (?:me|us)|\bph\b"
-    r"|\b(?:my|his|her|their|your|our)(?: new| old| work| home)? number|\w@\w"
+    r"(?i)(?<!\[)(?:phone|\btele?(?:fon\w*|f)?\b|\bmob(?:ile?)?\b|\bcell(?:phone|ular)?\b|\bcall(?:s|ing)?\b"
+    r"(?! (?:last|stack|to\b))|whats\s?app|\bfax|\bcontact|\bdial|hotline|helpline|\bsms\b|\bring\b|\bph\b"
+    r"|\btext (?:me|us|him|her)|reach (?:me|us)|\b(?:my|his|her|their|your|our)(?: new| old| work| home)? number"
     r"|handy\b|rufnummer|tel[eé]fono|t[eé]l[eé]phone|\bt[eé]l\b|m[oó]vil|celular|telefone|cellulare|telefon"
-    r"|телефон|тел\.|电话|電話|手机|手機|携帯|전화)"
+    r"|телефон|тел\.|电话|電話|手机|手機|携帯|전화|\w@\w)"
 )
+"""Or an e-mail address: then it is a block of contact data."""
 SOCIAL = re.compile(r"(?i)(?<!\[)(?:\bssns?\b|social[\s-]sec|tax(?:payer)? id|\bitin\b)")
 SECRET = re.compile(
     r"(?i)(?:key|secret|token|passw(?:or)?d|pwd|credential|bearer|signature|\bsig)\w{0,20}[\"'\]]{0,2}"
@@ -56,7 +57,10 @@ ISSUERS: tuple[tuple[re.Pattern[str], tuple[int, ...]], ...] = (
 )
 """First digits and lengths: Visa, Mastercard, American Express, Discover and UnionPay, JCB, Diners, Maestro."""
 CARD_GROUPS = {(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3)}
-PASSWORD_OF_MANUALS = re.compile(r"(?i)pass\w{0,5}|pwd|secret|admin|root|postgres|test|guest|demo|\d{1,6}|x+|\*+|\.+|[\[<{$%].*|your\W?\w*|changeme|.*:\d{2,5}/.*")
+PASSWORD_OF_MANUALS = re.compile(
+    r"(?i)pass\w{0,5}|pwd|secret|admin|root|postgres|test|guest|demo|changeme|your\W?\w*|\d{1,6}|x+|\*+|\.+"
+    r"|[\[<{$%].*|.*:\d{2,5}/.*"
+)
 NOT_A_NAME = re.compile(
     r"(?i)(?:sir|madam|team|all|hiring|human|recruit\w*|admissions?|customers?|friends?|editors?|readers?|members?"
     r"|colleagues?|everyone|everybody|students?|parents?|diary|god|lord|santa|valued|future|fellow|senior|the|your"
@@ -97,7 +101,13 @@ def phone(text: str, start: int, end: int) -> Span | None:
         start += 1
     said = text[start:end]
     digits = sum(map(str.isdigit, said))
-    if not 7 <= digits <= 22 or DATE.match(said) or DAY.search(said) or YEAR.search(said) or BINARY.fullmatch(said):
+    if (
+        not 7 <= digits <= 22
+        or DATE.match(said)
+        or DAY.search(said)
+        or YEAR.search(said)
+        or BINARY.fullmatch(said)
+    ):
         return None
     if said[0] not in "+(" and within_word(text, start):
         return None
@@ -115,7 +125,9 @@ def card(text: str, start: int, end: int) -> Span | None:
     digits = "".join(groups)
     if len(groups) > 1 and tuple(map(len, groups)) not in CARD_GROUPS:
         return None
-    if re.search(r"\w[.,-]\Z|[.]\Z", text[max(0, start - 2) : start]) or re.match(r"[.,-]?\d", text[end : end + 2]):
+    if re.search(r"\w[.,-]\Z|[.]\Z", text[max(0, start - 2) : start]) or re.match(
+        r"[.,-]?\d", text[end : end + 2]
+    ):
         return None
     issued = any(first.match(digits) and len(digits) in lengths for first, lengths in ISSUERS)
     return (start, end) if issued and len(set(digits)) > 1 else None
@@ -136,7 +148,9 @@ def ip(text: str, start: int, end: int) -> Span | None:
     address = network.ip
     if isinstance(address, ipaddress.IPv4Address):
         block = network.network
-        host = not str(address).endswith(".0") and (block.num_addresses == 1 or address != block.network_address)
+        host = not str(address).endswith(".0") and (
+            block.num_addresses == 1 or address != block.network_address
+        )
         return (start, end) if host and address.is_global and len(str(address)) > len("8.8.8.8") else None
     mapped = address.ipv4_mapped
     routed = mapped.is_global if mapped else address.is_global and address.packed[0] >> 5 == 1

@@ -17,7 +17,13 @@ def main(argv: list[str]) -> int:
         description="Checks each line against the schema, and that nothing leaks from one file into another.",
     )
     add = parser.add_argument
-    add("files", type=Path, nargs="+", metavar="FILE", help="JSON Lines of conversations, or .gz; as train dev test")
+    add(
+        "files",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="JSON Lines of conversations, or .gz; as train dev test",
+    )
     add("--json", action="store_true", help="one JSON document on stdout")
     add("--json-out", metavar="FILE", help="write it there")
     args = parser.parse_args(argv)
@@ -30,7 +36,9 @@ def main(argv: list[str]) -> int:
             sys.stderr.write(f"… and {count - len(told):,} more\n")
     if not args.json:
         for file in report["files"]:
-            sys.stdout.write(f"{file['file']}: {file['conversations']:,} conversations, {file['bad']:,} bad lines\n")
+            sys.stdout.write(
+                f"{file['file']}: {file['conversations']:,} conversations, {file['bad']:,} bad lines\n"
+            )
         if report["crossing"]:
             found = ", ".join(f"{count:,} {name}s" for name, count in report["crossing"].items())
             sys.stdout.write(f"in more than one file: {found}\n")

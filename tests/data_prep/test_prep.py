@@ -224,7 +224,9 @@ def test_what_is_too_close_to_a_held_out_chat_is_left_out_of_training(log: Path,
 
 
 def test_a_recipe_names_sources_with_options_of_their_own(log: Path, tmp_path: Path) -> None:
-    other = write(tmp_path / "other.jsonl", *(row(f"b{n}", f"a wholly different matter {n}") for n in range(5)))
+    other = write(
+        tmp_path / "other.jsonl", *(row(f"b{n}", f"a wholly different matter {n}") for n in range(5))
+    )
     out = tmp_path / "out"
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
@@ -245,7 +247,9 @@ def test_conversations_of_one_opening_stay_together_across_sources(log: Path, tm
     """Near copies go, but the same opening with other follow-ups is two conversations of one group."""
     opening = "what should one know about the old harbour before a visit"
     one = write(tmp_path / "one.jsonl", row("a", opening, "It is old.", "and how deep is it then"))
-    two = write(tmp_path / "two.jsonl", row("b", opening, "Boats.", "list five restaurants near by in a table"))
+    two = write(
+        tmp_path / "two.jsonl", row("b", opening, "Boats.", "list five restaurants near by in a table")
+    )
     assert main([str(one), str(two), "--out", str(tmp_path / "out"), "--near-duplicate", "0.9"]) == 0
     (found,) = written(tmp_path / "out").values()
     assert len(found) == 2

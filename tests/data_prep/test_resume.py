@@ -130,10 +130,8 @@ def test_other_settings_or_another_file_start_afresh(
     monkeypatch.setattr(engines, "run", broken)
     with pytest.raises(KeyboardInterrupt):
         main([recipe(log, out)])
-    monkeypatch.setattr(engines, "run", real)
     # A split seed does not touch cleaning; bounds do.
     with pytest.raises(KeyboardInterrupt):
-        monkeypatch.setattr(engines, "run", broken)
         main([recipe(log, out), "--user-max-chars", "500"])
     monkeypatch.setattr(engines, "run", real)
     assert main([recipe(log, out), "--user-max-chars", "500", "--seed", "3"]) == 0
