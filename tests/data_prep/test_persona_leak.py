@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from data_prep import persona_leak
 from data_prep.persona_leak import distractors, expected, lexical_retrieval, mask_personas, rate, retrieval
 from data_prep.persona_words import candidates, without
+from usersim import embed as embedding
 from usersim.embed import Vectors
 from usersim.errors import DataError
 
@@ -38,9 +40,15 @@ def bags(texts: Sequence[str]) -> Vectors:
     out = np.zeros((len(texts), 256), dtype=np.float32)
     for row, text in enumerate(texts):
         for word in candidates(text):
-            out[row] += np.random.default_rng(zlib.crc32(word.encode())).normal(size=256)
+            out[row] += direction(word)
         out[row] += 1e-3
-    return out / np.linalg.norm(out, axis=1, keepdims=True)
+    unit: Vectors = out / np.linalg.norm(out, axis=1, keepdims=True)
+    return unit
+
+
+@cache
+def direction(word: str) -> Vectors:
+    return np.random.default_rng(zlib.crc32(word.encode())).normal(size=256).astype(np.float32)
 
 
 def people(n: int) -> dict[str, tuple[str, str]]:
@@ -148,10 +156,10 @@ def test_one_persona_is_too_few() -> None:
 def test_masks_are_kept_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     monkeypatch.setenv("USERSIM_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(persona_leak.embedding, "wheel_folder", lambda: tmp_path)
-    monkeypatch.setattr(persona_leak.embedding, "embed", bags)
+    monkeypatch.setattr(embedding, "wheel_folder", lambda: tmp_path)
+    monkeypatch.setattr(embedding, "embed", bags)
     first = mask_personas(people(60))
-    monkeypatch.setattr(persona_leak.embedding, "embed", None)
+    monkeypatch.setattr(embedding, "embed", None)
     assert mask_personas(people(60)) == first
     with pytest.raises(TypeError):
         mask_personas(people(61))
