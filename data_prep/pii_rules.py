@@ -37,6 +37,7 @@ DATE = re.compile(
 )
 """At the start of a run of digits."""
 VERSION = re.compile(r"(?i)[\w.-]\Z|\w/\Z|\b(?:v|ver|version|release)\b[^\n]{0,14}\Z")
+QUAD = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}")
 BINARY = re.compile(r"\D*(\d)(?:\D|\1)*(?:(\d)(?:\D|\1|\2)*)?")
 """Of two different digits at most."""
 DAY = re.compile(r"\d\d?[-/.] ?\d\d?[-/.] ?(?:19|20)\d\d|(?:19|20)\d\d-\d\d-\d\d")
@@ -109,7 +110,7 @@ def phone(text: str, start: int, end: int) -> Span | None:
         or BINARY.fullmatch(said)
     ):
         return None
-    if said[0] not in "+(" and within_word(text, start):
+    if QUAD.fullmatch(said) or (said[0] not in "+(" and within_word(text, start)):
         return None
     form = PHONE_FORM.search(text, start, end)
     longest = 16 if said.startswith("00") else 12
