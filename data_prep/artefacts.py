@@ -40,7 +40,8 @@ ENDS: tuple[tuple[str, str, re.Pattern[str]], ...] = (
     ("page button", "Share Prompt", re.compile(r"Share Prompt\Z")),
 )
 """Name, a word that is in it, and the trace as the last thing of a turn; the lower ones come before the upper."""
-PAGER = re.compile(r"(?<!\S)(\d{1,2}) / (\d{1,2})\Z")
+PAGER = re.compile(r"(?<![\d \t/*+=(^-])(?<!\d[.,])(\d{1,2}) / (\d{1,2})\Z")
+"""Glued to the last word or on a line of its own; after a space it is somebody's fraction."""
 LAST = 400
 """Every trace at the end fits into this many characters."""
 SHARED_FROM = re.compile(r"\A\*This (?:chat )?conversation is shared from [^\n]*\*\Z")

@@ -27,7 +27,7 @@ TO_CALL = re.compile(
 """Or an e-mail address: then it is a block of contact data."""
 SOCIAL = re.compile(r"(?i)(?<!\[)(?:\bssns?\b|social[\s-]sec|tax(?:payer)? id|\bitin\b)")
 SECRET = re.compile(
-    r"(?i)(?:key|secret|token|passw(?:or)?d|pwd|credential|bearer|signature|\bsig)\w{0,20}[\"'\]]{0,2}"
+    r"(?i)(?:key|secret|token(?!i[sz])|passw(?:or)?d|pwd|credential|bearer|signature|\bsig)\w{0,20}[\"'\]]{0,2}"
     r"(?:[ \t\xa0]{0,2}(?:=>|:=|[:=(,]|\bis\b|\bbearer\b)[ \t\xa0]{0,2}[\"'`<]{0,2}|(?<=bearer)[ \t\xa0]+)\Z"
 )
 DATE = re.compile(
@@ -59,16 +59,20 @@ ISSUERS: tuple[tuple[re.Pattern[str], tuple[int, ...]], ...] = (
 """First digits and lengths: Visa, Mastercard, American Express, Discover and UnionPay, JCB, Diners, Maestro."""
 CARD_GROUPS = {(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3)}
 PASSWORD_OF_MANUALS = re.compile(
-    r"(?i)pass\w{0,5}|pwd|secret|admin|root|postgres|test|guest|demo|changeme|your\W?\w*|\d{1,6}|x+|\*+|\.+"
+    r"(?i)\w{0,4}pass\w{0,5}|pwd|secret|admin|root|postgres|test|guest|demo|changeme|your\W?\w*|\d{1,6}|x+|\*+|\.+"
     r"|[\[<{$%].*|.*:\d{2,5}/.*"
 )
 NOT_A_NAME = re.compile(
-    r"(?i)(?:sir|madam|team|all|hiring|human|recruit\w*|admissions?|customers?|friends?|editors?|readers?|members?"
-    r"|colleagues?|everyone|everybody|students?|parents?|diary|god|lord|santa|valued|future|fellow|senior|the|your"
-    r"|manager|committee|consul|chat\w*|assistant|bot|sales|support|client|user|guest|neighbou?r|mom|dad|mum|reader"
-    r"|please|thanks?|best|kind|warm|yours|regards|sincerely|cheers|and|but|so|then|what|how|can|write|make|i|we"
-    r"|it|this|that|here|there|now|also|if|in|on|for|to|a|an|my|not|just|hello|hi|hey|name|dr|mr|mrs|ms|prof)\b"
+    r"(?i)^(?:sir|madam|all|valued|future|fellow|senior|new|the|your|dear|diary|journal|god|lord|santa|mom|mum|dad|please"
+    r"|thanks?|best|kind|warm|yours|regards|sincerely|cheers|and|but|so|then|what|how|can|write|make|i|we|it|this|that"
+    r"|here|there|now|also|if|in|on|for|to|a|an|my|not|just|hello|hi|hey|name|dr|mr|mrs|ms|prof|github|linkedin)\b"
+    r"|\b(?:teams?|hiring|human|recruit\w*|admissions?|customers?|friends?|editors?|readers?|members?|colleagues?"
+    r"|everyone|everybody|students?|parents?|managers?|committee|consul\w*|officers?|analysts?|assistants?|chat\w*|bot"
+    r"|sales|support|clients?|users?|guests?|neighbou?rs?|departments?|staff|director|board|employees?|engineers?)\b"
 )
+"""Words that may begin such a line, and roles that are addressed by it."""
+CODE = re.compile(r"(?i)your[_-]|[_-]here\b|insert |<|\{")
+COORDINATES = re.compile(r"\d\.\d+\s+[+-]?\d+\.\d")
 
 
 def near(word: re.Pattern[str], text: str, start: int, end: int) -> bool:
@@ -110,7 +114,13 @@ def phone(text: str, start: int, end: int) -> Span | None:
         or BINARY.fullmatch(said)
     ):
         return None
-    if QUAD.fullmatch(said) or (said[0] not in "+(" and within_word(text, start)):
+    if (
+        QUAD.fullmatch(said)
+        or COORDINATES.search(said)
+        or (said[0] == "(" and text[start - 1 : start].isalnum())
+    ):
+        return None
+    if said[0] not in "+(" and within_word(text, start):
         return None
     form = PHONE_FORM.search(text, start, end)
     longest = 16 if said.startswith("00") else 12
@@ -177,10 +187,19 @@ def secret(text: str, start: int, end: int) -> Span | None:
     closing = text.find(quote, end, end + 120) if quote in ("'", '"', "`") else -1
     if closing > end and not re.search(r"\s", text[end:closing]):
         end = closing
-    if re.match(r"(?:[A-Za-z_]{3,}\.)+[A-Za-z_]", said):
+    if (
+        re.match(r"(?:[A-Za-z_]{3,}\.)+[A-Za-z_]", said)
+        or CODE.search(said)
+        or text[end : end + 1] in ("(", "[")
+    ):
         return None
     mixed = any(map(str.isdigit, said)) and 1 <= words <= 12
     return (start, end) if mixed and entropy(said) >= 3 else None
+
+
+def key(text: str, start: int, end: int) -> Span | None:
+    """Of a known form, and not `sk-your-key-here`."""
+    return None if CODE.search(text, start, end) else (start, end)
 
 
 def login(text: str, start: int, end: int) -> Span | None:
@@ -190,12 +209,12 @@ def login(text: str, start: int, end: int) -> Span | None:
 
 
 def name(text: str, start: int, end: int) -> Span | None:
-    return None if NOT_A_NAME.match(text, start, end) else (start, end)
+    return None if NOT_A_NAME.search(text[start:end]) else (start, end)
 
 
 RULES: dict[str, Rule] = {
-    "PEM": always,
-    "KEY": always,
+    "PEM": key,
+    "KEY": key,
     "SECRET": secret,
     "LOGIN": login,
     "EMAIL": email,
