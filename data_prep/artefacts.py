@@ -40,8 +40,8 @@ ENDS: tuple[tuple[str, str, re.Pattern[str]], ...] = (
     ("page button", "Share Prompt", re.compile(r"Share Prompt\Z")),
 )
 """Name, a word that is in it, and the trace as the last thing of a turn; the lower ones come before the upper."""
-PAGER = re.compile(r"(?<![\d \t/*+=(^-])(?<!\d[.,])(\d{1,2}) / (\d{1,2})\Z")
-"""Glued to the last word or on a line of its own; after a space it is somebody's fraction."""
+PAGER = re.compile(r"(?<![\d \t/*+=(^-])(?<!\d[.,])(?:(\d{1,2}) / (\d{1,2})|[ \t]{1,3}(\d{1,2}) / \3)\Z")
+"""Glued to the last word or on a line of its own; after a space only the likes of "2 / 2", nobody's fraction."""
 LAST = 400
 """Every trace at the end fits into this many characters."""
 SHARED_FROM = re.compile(r"\A\*This (?:chat )?conversation is shared from [^\n]*\*\Z")
@@ -88,10 +88,10 @@ def _without_ends(text: str, found: Counter[str]) -> str:
         if trace:
             found[name] += 1
             text = text[: trace.start() - len(last)].rstrip()
-    last = text[-10:]
+    last = text[-16:]
     pager = PAGER.search(last) if " / " in last else None
     # The pager of an edited message, "2 / 3"; a fraction such as "9 / 4" stays.
-    if pager and 1 <= int(pager[1]) <= int(pager[2]):
+    if pager and (pager[3] or 1 <= int(pager[1]) <= int(pager[2])):
         found["edit pager"] += 1
         text = text[: pager.start() - len(last)].rstrip()
     return text

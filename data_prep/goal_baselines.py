@@ -85,7 +85,8 @@ def prompted_base(like: GoalModel) -> Write:
     begun = base.renderer.encode(PREFILL)
 
     def write(conversations: Sequence[Conversation]) -> list[Goal | None]:
-        texts = model.write([[*renderer.prompt(one), *begun] for one in conversations])
+        prompts = [[*renderer.prompt(one), *begun] for one in conversations]
+        texts = model.write(prompts, whole_lines=False)
         firsts = [SENTENCE.split(text.strip())[0] for text in texts]
         return [Goal(summary=phrase(first)) if first else None for first in firsts]
 

@@ -73,15 +73,18 @@ class GoalModel:
             made[index] = self._read(text, conversations[index])
         return made
 
-    def write(self, prompts: Sequence[list[int]]) -> list[str]:
-        """What the model answers to each prompt, decoded, unchecked."""
+    def write(self, prompts: Sequence[list[int]], *, whole_lines: bool = True) -> list[str]:
+        """What the model answers to each prompt, decoded, unchecked.
+
+        With `whole_lines` the last line of an answer that never ended is left out: it is cut short, or a loop.
+        """
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         texts = [""] * len(prompts)
         for start in range(0, len(order), self.batch):
             chosen = order[start : start + self.batch]
             written = self._generate([prompts[index] for index in chosen])
-            for index, text in zip(chosen, written, strict=True):
-                texts[index] = text
+            for index, (text, ended) in zip(chosen, written, strict=True):
+                texts[index] = text if ended or not whole_lines else text.rpartition("\n")[0]
         return texts
 
     def _read(self, text: str, conversation: Conversation) -> Made:
@@ -91,7 +94,8 @@ class GoalModel:
         signed = annotation.model_copy(update={"provenance": self.name})
         return accepted(signed, conversation, max_overlap=self.max_overlap)
 
-    def _generate(self, prompts: list[list[int]]) -> list[str]:
+    def _generate(self, prompts: list[list[int]]) -> list[tuple[str, bool]]:
+        """Each answer, and whether it ended of its own accord."""
         import torch
 
         end, width = self.renderer.end_id, max(map(len, prompts))
@@ -110,7 +114,7 @@ class GoalModel:
                 eos_token_id=end,
                 pad_token_id=end,
             )
-        return [self.renderer.decode(row) for row in out_BT[:, width:].tolist()]
+        return [(self.renderer.decode(row), end in row) for row in out_BT[:, width:].tolist()]
 
 
 def load_goal_model(

@@ -6,9 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import pairwise
-from typing import Literal
 
 from data_prep.chats import RawChat, RawTurn
 
@@ -90,67 +88,6 @@ def cap_user_turns(chat: RawChat, max_chars: int) -> RawChat | Rejected:
                 return Rejected("first user turn too long")
             return chat.model_copy(update={"turns": kept, "ended_by": "cut"})
     return chat
-
-
-def keep_within(
-    chat: RawChat, *, user_max_chars: int | None, max_turns: int | None, max_chars: int | None
-) -> RawChat | Rejected:
-    """Cuts as `cap_user_turns` does; what is then still too long goes as a whole."""
-    kept = chat if user_max_chars is None else cap_user_turns(chat, user_max_chars)
-    if isinstance(kept, Rejected):
-        return kept
-    if max_turns is not None and len(kept.turns) > max_turns:
-        return Rejected("too many turns")
-    if (
-        max_chars is not None
-        and sum(len(turn.text) for turn in kept.turns) + len(kept.system or "") > max_chars
-    ):
-        return Rejected("conversation too long")
-    return kept
-
-
-def drop_flagged(chat: RawChat, flags: tuple[str, ...]) -> RawChat | Rejected:
-    """The switch that makes what a corpus says about a chat, such as `toxic`, a reason to leave it out."""
-    for flag in flags:
-        if flag in chat.flags:
-            return Rejected(f"flagged {flag}")
-    return chat
-
-
-def local_stages(
-    *,
-    language: Literal["en", "any"],
-    user_max_chars: int | None,
-    max_turns: int | None,
-    max_chars: int | None,
-    drop: tuple[str, ...],
-    scrub: bool = True,
-) -> dict[str, Stage]:
-    """Every stage that needs no other chat, by name and in order. They can be pickled."""
-    # These modules use the types of this one.
-    from data_prep.artefacts import clean_artefacts
-    from data_prep.language import name_language, named_english
-    from data_prep.pii import scrub as scrub_chat
-
-    bounds = partial(keep_within, user_max_chars=user_max_chars, max_turns=max_turns, max_chars=max_chars)
-    stages: dict[str, Stage] = {
-        "role repair": partial(_plain, repair_roles),
-        "web artefacts": partial(_counting, clean_artefacts),
-        "empty turns": partial(_plain, drop_empty),
-        "length bounds": partial(_plain, bounds),
-        "flags": partial(_plain, partial(drop_flagged, flags=drop)),
-        "language": partial(_plain, named_english if language == "en" else name_language),
-    }
-    return stages | {"personal data": partial(_counting, scrub_chat)} if scrub else stages
-
-
-def _plain(stage: Callable[[RawChat], RawChat | Rejected], batch: list[RawChat]) -> Done:
-    return Done([stage(chat) for chat in batch])
-
-
-def _counting(stage: Callable[[RawChat, Counter[str]], RawChat | Rejected], batch: list[RawChat]) -> Done:
-    found: Counter[str] = Counter()
-    return Done([stage(chat, found) for chat in batch], found)
 
 
 def digest(*parts: str) -> str:

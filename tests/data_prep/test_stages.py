@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data_prep.artefacts import clean_artefacts, clean_user_text
 from data_prep.chats import ROLES, RawChat, RawTurn
 from data_prep.cleaning import local_stages, within, without_flags
-from data_prep.language import detect, english_only, name_language
 from data_prep.settings import Settings
 from data_prep.stages import Rejected, cap_user_turns, drop_empty, repair_roles
 
@@ -29,6 +26,13 @@ def chat(*turns: str, **more: Any) -> RawChat:
 def texts(result: RawChat | Rejected) -> list[str]:
     assert isinstance(result, RawChat)
     return [turn.text for turn in result.turns]
+
+
+def test_a_chat_with_nothing_to_repair_is_not_copied() -> None:
+    fine = chat("u:hi", "a:hello", system="Be kind.")
+    assert repair_roles(fine) is fine
+    assert drop_empty(fine) is fine
+    assert cap_user_turns(fine, 10) is fine
 
 
 def test_leading_system_messages_become_the_system_prompt() -> None:
@@ -85,80 +89,6 @@ def test_a_chat_is_cut_before_an_overlong_user_turn() -> None:
     assert found.ended_by == "cut"
     assert cap_user_turns(long, 11) == long
     assert cap_user_turns(chat("a:hello", "u:too long"), 3) == Rejected("first user turn too long")
-
-
-@pytest.mark.parametrize(
-    ("text", "left", "kind"),
-    [
-        ("shorten itShare Prompt", "shorten it", "page button"),
-        ("new text\nSave & SubmitCancel", "new text", "page button"),
-        ("try again\n2 / 3", "try again", "edit pager"),
-        ("list my\\_files\\*", "list my_files*", "markdown escape"),
-        ("python\nCopy code\nprint(1)", "python\nprint(1)", "copy-code button"),
-        ("a\u200bb", "ab", "zero-width mark"),
-        ("go onThis content may violate our content policy. If …", "go on", "policy notice"),
-    ],
-)
-def test_traces_of_the_web_page_go(text: str, left: str, kind: str) -> None:
-    found: Counter[str] = Counter()
-    assert clean_user_text(text, found) == left
-    assert found == {kind: 1}
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "what is 9 / 4",  # a fraction, no pager
-        "<div class='a'>why is this not centred?</div>",
-        "if a < b and c > d:\n    pass",
-        "how do I copy code from a page?",
-        "please share prompt ideas",
-    ],
-)
-def test_what_people_write_themselves_stays(text: str) -> None:
-    found: Counter[str] = Counter()
-    assert clean_user_text(text, found) == text
-    assert not found
-
-
-def test_assistant_turns_are_left_alone_and_the_sharing_footer_is_no_system_prompt() -> None:
-    shared = chat("u:hi\\_there", "a:x\\_y 1 / 1", system="*This conversation is shared from [X](http://x)*")
-    found = clean_artefacts(shared, Counter())
-    assert texts(found) == ["hi_there", "x\\_y 1 / 1"]
-    assert found.system is None
-
-
-@pytest.mark.parametrize(
-    ("said", "code"),
-    [
-        (("can you help me write a short letter to my landlord about the heating?",), "en"),
-        (("puedes ayudarme a escribir una carta breve al dueño sobre la calefacción?",), "es"),
-        (("ok",), "en"),
-        (("12 + 30",), "en"),
-        (("请把这句话翻译成英文 今天天气很好 我们去公园散步吧",), "zh"),
-        # The person speaks German; the English they paste is longer.
-        (
-            (
-                "Kannst du diesen Text bitte für mich auf Deutsch zusammenfassen? Ich brauche nur die "
-                "wichtigsten Punkte, am besten als Liste mit kurzen Sätzen. Der Text stammt aus einem "
-                "Buch über Gärten und ist leider ziemlich lang, deshalb schaffe ich es heute nicht mehr, "
-                "ihn selbst zu lesen. Hier ist er, bitte lass keine wichtigen Einzelheiten weg: "
-                + "The garden was full of roses and the old gate was never closed. "
-                * 40,
-            ),
-            "de",
-        ),
-    ],
-)
-def test_language_is_that_of_the_persons_own_words(said: tuple[str, ...], code: str) -> None:
-    assert detect(said) == code
-
-
-def test_the_corpus_is_believed_about_language() -> None:
-    spanish = chat("u:hola, necesito ayuda con una carta", "a:claro", language="en")
-    assert english_only(name_language(spanish)) == spanish
-    english = chat("u:could you please help me with this letter today", "a:sure", language="other")
-    assert english_only(name_language(english)) == Rejected("not English")
 
 
 def test_bounds_cut_before_a_long_user_turn_and_reject_what_is_too_much() -> None:
