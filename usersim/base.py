@@ -37,6 +37,7 @@ def load_user_base(
     dtype: torch.dtype = torch.float32,
     context_tokens: int | None = None,
     limits: Limits | None = None,
+    attention: str | None = None,
 ) -> UserBase:
     """The base at `path` with `<|endconversation|>` named and its rows initialised, input and output alike.
 
@@ -50,7 +51,7 @@ def load_user_base(
     added = {token["content"]: int(token["id"]) for token in tokenizer_json.get("added_tokens", [])}
     chat_format, end_of_turn = _chat_format(added, folder)
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder}: the model cannot be loaded ({error})") from error
     end_id = added.get(END_OF_CONVERSATION)

@@ -119,32 +119,39 @@ def _lower_first(text: str) -> str:
     return text[0].lower() + text[1:] if len(text) > 1 and text[1].islower() else text
 
 
-def thin(profile: UserProfile, rng: random.Random) -> UserProfile:
-    """`profile` with parts dropped at random, for training.
+KEPT = {"goal": 0.85, "facets": 2 / 3, "facet": 0.6, "description": 0.5, "style": 0.75}
+"""Chance that training keeps a part; `facets`: that a goal keeps any, `facet`: each of them then."""
+KEPT_ATTRIBUTES = (0.2, 0.5, 1.0)
+"""Each attribute's chance, drawn once a conversation: a lone request and a full description both occur."""
 
-    Goal kept 85 %; each facet 60 % (none at all for a third of the goals); description 50 %; style 70 %,
-    each attribute then 60 %. Draws happen in a fixed order, so one seed gives one result.
+
+def thin(profile: UserProfile, rng: random.Random) -> UserProfile:
+    """`profile` with parts dropped at random, for training: each on its own, so that every subset occurs.
+
+    Draws happen in a fixed order, whatever the profile holds, so one seed gives one result.
     """
     return UserProfile(goal=_thin_goal(profile.goal, rng), persona=_thin_persona(profile.persona, rng))
 
 
 def _thin_goal(goal: Goal | None, rng: random.Random) -> Goal | None:
-    keep, bare = rng.random() < 0.85, rng.random() < 1 / 3
+    keep, with_facets = rng.random() < KEPT["goal"], rng.random() < KEPT["facets"]
     if goal is None or not keep:
         return None
-    facets: tuple[Facet, ...] = () if bare else tuple(f for f in goal.facets if rng.random() < 0.6)
+    facets: tuple[Facet, ...] = ()
+    if with_facets:
+        facets = tuple(facet for facet in goal.facets if rng.random() < KEPT["facet"])
     return goal.model_copy(update={"facets": facets})
 
 
 def _thin_persona(persona: Persona | None, rng: random.Random) -> Persona | None:
-    keep_description, keep_style = rng.random() < 0.5, rng.random() < 0.7
+    keep_description, keep_style = rng.random() < KEPT["description"], rng.random() < KEPT["style"]
+    rate = rng.choice(KEPT_ATTRIBUTES)
+    draws = {name: rng.random() < rate for name in SAID}
     if persona is None:
         return None
-    style = persona.style
-    if style is not None:
-        # No draw for a later attribute that is not stated: old records are thinned as they always were.
-        drawn = [(n, v) for n, v in style.model_dump().items() if n in FIRST_SEVEN or v is not None]
-        kept = {n: v for n, v in drawn if rng.random() < (0.6 if keep_style else 0.0)}
-        style = Style(**kept) if any(value is not None for value in kept.values()) else None
+    style = None
+    if persona.style is not None and keep_style:
+        said = {name: getattr(persona.style, name) for name, keep in draws.items() if keep}
+        style = Style(**said) if any(value is not None for value in said.values()) else None
     description = persona.description if keep_description else ""
     return persona.model_copy(update={"description": description, "style": style})

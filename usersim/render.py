@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,13 +131,15 @@ class Renderer:
         *,
         profile: UserProfile | None = None,
         max_tokens: int | None = None,
+        wording: random.Random | None = None,
     ) -> Iterator[Example]:
         """Windows of at most `max_tokens`, cut at turn boundaries, all user turns supervised in one pass.
 
         Each window repeats the system message. A single message never exceeds the window once `Limits`
         hold, so nothing is dropped. The end is supervised only where the person is known to have left.
+        `wording` draws a paraphrase of the profile; without it the one canonical rendering, as in `prompt`.
         """
-        system = self._system(conversation.profile if profile is None else profile)
+        system = self._system(conversation.profile if profile is None else profile, wording)
         budget = (max_tokens or self.settings.context_tokens) - len(system)
         window: list[tuple[list[int], list[bool]]] = []
         for message in self._messages(conversation):
@@ -158,11 +161,11 @@ class Renderer:
             header = self._headers["user"]
             yield [*header, self.settings.end_of_conversation_id], [False] * len(header) + [True]
 
-    def _system(self, profile: UserProfile) -> list[int]:
+    def _system(self, profile: UserProfile, wording: random.Random | None = None) -> list[int]:
         return [
             *self._start,
             *self._headers["system"],
-            *self.encode(describe(profile)),
+            *self.encode(describe(profile, wording)),
             self.settings.end_of_turn_id,
             *self._after_turn,
         ]

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 from datasets import Dataset  # type: ignore[import-untyped]
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from pydantic import Field
 from torch.utils.data import SequentialSampler
 from transformers import AutoTokenizer, ProgressCallback, set_seed
@@ -29,7 +29,8 @@ from usersim.cli import console, emit_json
 from usersim.config import Config, load_config
 from usersim.errors import BackendError, ConfigError
 from usersim.model import BASE_NAME, build_base
-from usersim.render import Limits
+from usersim.packed import register
+from usersim.render import SETTINGS_FILE, Limits, RenderSettings
 from usersim.runs import RunDir
 from usersim.train_data import IGNORED, Corpus, collate, load_corpus, training_rows
 from usersim.train_result import load_checkpoint, plan, save_result
@@ -53,6 +54,8 @@ class TrainConfig(Config):
     dev: tuple[str, ...] = ("data/sharegpt/dev.jsonl",)
     dev_conversations: int = Field(default=60, ge=1)
     method: Literal["lora", "full"] = "lora"
+    start: str | None = None
+    """An adapter to go on from (method lora): its rank counts, `lora` is not read."""
     lora: LoraSettings = LoraSettings()
     limits: Limits = Limits()
     max_tokens: int = Field(default=768, ge=128)
@@ -148,6 +151,7 @@ def train(config: TrainConfig, *, export: bool = False) -> Path:
         dtype=_weights_dtype(config),
         context_tokens=config.context_tokens,
         limits=config.limits,
+        attention=register(),
     )
     corpus = load_corpus(config.train, keep_without_goal=config.keep_without_goal, seed=config.seed)
     dev = load_corpus(config.dev, keep_without_goal=1.0, seed=config.seed).conversations
@@ -218,6 +222,8 @@ def _datasets(
 def _trainable(config: TrainConfig, base: UserBase) -> Any:
     if config.method == "full":
         return base.model
+    if config.start is not None:
+        return _started(config.start, base)
     settings = config.lora
     return get_peft_model(
         base.model,
@@ -231,6 +237,16 @@ def _trainable(config: TrainConfig, base: UserBase) -> Any:
             task_type="CAUSAL_LM",
         ),
     )
+
+
+def _started(start: str, base: UserBase) -> Any:
+    folder = Path(start)
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ConfigError(f"start={start}: no adapter there; give the folder of one, or leave `start` out")
+    trained = RenderSettings.model_validate_json((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+    if trained.model_copy(update={"limits": base.settings.limits}) != base.settings:
+        raise ConfigError(f"start={start}: trained on another base (control tokens or template differ)")
+    return PeftModel.from_pretrained(base.model, folder, is_trainable=True)
 
 
 def _arguments(config: TrainConfig) -> SFTConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from usersim.render import Example, Renderer
 from usersim.types import Conversation
 
 IGNORED = -100
+PARAPHRASED = 0.5
+"""Share of the conversations whose profile is put in drawn words; the others have the words of inference."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,10 @@ def training_rows(
         for index in order:
             rng = random.Random(f"{seed}:{epoch}:{index}")
             conversation = conversations[index]
+            profile = thin(conversation.profile, rng)
+            wording = rng if rng.random() < PARAPHRASED else None
             windows = list(
-                renderer.examples(
-                    conversation, profile=thin(conversation.profile, rng), max_tokens=max_tokens
-                )
+                renderer.examples(conversation, profile=profile, max_tokens=max_tokens, wording=wording)
             )
             yield from map(row, _some(windows, windows_per_conversation, rng))
 
@@ -79,9 +82,18 @@ def row(example: Example) -> dict[str, list[int]]:
 
 
 def collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
-    """One row without padding: position ids restart, so that no window attends to another."""
+    """One row without padding: position ids restart and `cu_seq_lens` (0 and every end, int32) part the windows.
+
+    `usersim.packed` and flash attention read them, so that no window attends to another.
+    """
+    ends = list(accumulate((len(row["input_ids"]) for row in rows), initial=0))
+    bounds = torch.tensor(ends, dtype=torch.int32)
     return {
         "input_ids": torch.tensor([[token for row in rows for token in row["input_ids"]]]),
         "labels": torch.tensor([[label for row in rows for label in row["labels"]]]),
         "position_ids": torch.tensor([[i for row in rows for i in range(len(row["input_ids"]))]]),
+        "cu_seq_lens_q": bounds,
+        "cu_seq_lens_k": bounds,
+        "max_length_q": max(len(row["input_ids"]) for row in rows),
+        "max_length_k": max(len(row["input_ids"]) for row in rows),
     }
