@@ -19,11 +19,12 @@ def main(argv: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     run_parser = commands.add_parser("run", help="simulated against human conversations, without any judge")
     model_parser = commands.add_parser(
-        "model", help="likelihood of human turns and of their end, under a User LM"
+        "model", help="five tables on held-out people: likelihood, ends, goal, persona, role"
     )
     for name, text in LATER.items():
         commands.add_parser(name, help=text)
-    from eval import model_command, run_command
+    from eval import run_command
+    from eval.model import command as model_command
 
     run_command.add_arguments(run_parser)
     model_command.add_arguments(model_parser)

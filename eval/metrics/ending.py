@@ -15,6 +15,8 @@ from eval.estimates import Estimate, Floats, Ints, interval
 from eval.metrics.classifier import auc
 from usersim.types import Record
 
+CALIBRATION_DRAWS = 200
+
 
 @dataclass(frozen=True)
 class Positions:
@@ -38,11 +40,19 @@ class Calibration(Record):
     brier: Estimate
     """Mean squared error of P(end); lower is better."""
     brier_of_base_rate: float
+    expected_error: Estimate
+    """Expected calibration error over the tenths, less what chance alone makes of it (see `expected_error`)."""
     auc: float | None
     mean_at_end: float | None
     mean_elsewhere: float | None
     bins: tuple[tuple[float, float, int], ...]
     """(mean P(end), share that ended, positions) in tenths of P(end)."""
+
+
+class Trivial(Record):
+    base_rate: float
+    always_f1: float
+    coin_f1: float
 
 
 class EndReport(Record):
@@ -52,7 +62,11 @@ class EndReport(Record):
     always_f1: float
     """F1 of somebody who always says "the end"."""
     coin_f1: float
-    """Expected F1 of a fair coin."""
+    """Expected F1 of a coin that says "the end" as often as people leave: the base rate."""
+    with_openings: Trivial
+    """The trivial baselines where openings count as positions too, as K + 1 positions a conversation (Naous et al.
+    2025); nobody leaves there, so they are easier to beat. A model that is asked only after an answer has the
+    same F1 either way."""
     at_half: Ending
     at_dev_threshold: Ending | None
     calibration: Calibration
@@ -87,8 +101,13 @@ def always_f1(base_rate: float) -> float:
 
 
 def coin_f1(base_rate: float) -> float:
-    """A fair coin's precision is the base rate and its recall one half."""
-    return base_rate / (base_rate + 0.5)
+    """Precision and recall of a coin that falls on "the end" at the base rate are both the base rate."""
+    return base_rate
+
+
+def trivial(ended: int, positions: int) -> Trivial:
+    base = ended / positions
+    return Trivial(base_rate=base, always_f1=always_f1(base), coin_f1=coin_f1(base))
 
 
 def report_ends(
@@ -104,6 +123,7 @@ def report_ends(
         base_rate=base,
         always_f1=always_f1(base),
         coin_f1=coin_f1(base),
+        with_openings=trivial(int(positions.ended.sum()), len(positions.ended) + positions.conversations),
         at_half=_at(positions, 0.5, "fixed", counts_BN),
         at_dev_threshold=None
         if dev_threshold is None
@@ -133,11 +153,31 @@ def _calibration(positions: Positions, counts_BN: Floats, base: float) -> Calibr
     return Calibration(
         brier=_estimate(float(error.sum() / size.sum()), replicates, positions.conversations),
         brier_of_base_rate=base * (1 - base),
+        expected_error=_estimate(
+            expected_error(p, ended),
+            np.array([expected_error(*_drawn(positions, row)) for row in counts_BN[:CALIBRATION_DRAWS]]),
+            positions.conversations,
+        ),
         auc=auc(at_end, elsewhere),
         mean_at_end=float(at_end.mean()),
         mean_elsewhere=float(elsewhere.mean()),
         bins=tuple(reliability(p, ended)),
     )
+
+
+def _drawn(positions: Positions, counts_N: Floats) -> tuple[Floats, Ints]:
+    repeats = counts_N[positions.owner].astype(np.int64)
+    return np.repeat(positions.probability, repeats), np.repeat(positions.ended, repeats)
+
+
+def expected_error(probability: Floats, ended: Ints) -> float:
+    """Σ over tenths of n_b / n · sqrt(max(0, gap_b² - variance_b)): squared gaps with their sampling variance
+    taken off (as Kumar et al. 2019, §5, debias), so that a perfect model comes near 0 at any n."""
+    total = 0.0
+    for mean, share, n in reliability(probability, ended):
+        noise = share * (1 - share) / max(1, n - 1)
+        total += n / max(1, len(probability)) * np.sqrt(max(0.0, (mean - share) ** 2 - noise))
+    return float(total)
 
 
 def reliability(probability: Floats, ended: Ints, tenths: int = 10) -> list[tuple[float, float, int]]:

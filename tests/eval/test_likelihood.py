@@ -9,13 +9,33 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from eval.__main__ import main
 from eval.invented import invented
-from eval.likelihood import PromptedScorer, UserScorer, prompted_messages, shorten
-from eval.metrics.ending import always_f1, best_threshold, coin_f1, f1_precision_recall, join, reliability
-from eval.model_report import draws, model_scores, positions_of, profiles, score_all
+from eval.metrics.ending import (
+    always_f1,
+    best_threshold,
+    coin_f1,
+    expected_error,
+    f1_precision_recall,
+    join,
+    reliability,
+)
+from eval.model.conditions import CONDITIONS, passes, usable
+from eval.model.goals import picked
+from eval.model.likelihood import (
+    ConversationScore,
+    PromptedScorer,
+    TurnScore,
+    UnpromptedScorer,
+    UserScorer,
+    prompted_messages,
+    shorten,
+)
+from eval.model.report import contrasts, draws, model_scores, positions_of
+from eval.model.scoring import ScoreBook, candidates, opening_nats, score_all
 from usersim.cli import run_main
+from usersim.prompted import PROMPTS
 from usersim.records import write_records
 from usersim.render import END_OF_CONVERSATION, Limits, Renderer, RenderSettings
-from usersim.types import Conversation, Goal, Turn, UserProfile
+from usersim.types import Conversation, Goal, Persona, Turn, UserProfile
 
 SPECIAL = ["<|im_start|>", "<|im_end|>", END_OF_CONVERSATION]
 TEMPLATE = (
@@ -70,7 +90,7 @@ def talk(*texts: str, ended_by="user") -> Conversation:
 
 
 def uniform(folder) -> UserScorer:
-    scorer = UserScorer.from_pretrained(folder)
+    scorer = UserScorer.from_pretrained(folder, dtype=torch.float32)
     torch.nn.init.zeros_(scorer.model.lm_head.weight)
     return scorer
 
@@ -99,7 +119,7 @@ def test_of_a_long_message_only_the_head_is_scored(folder):
 
 
 def test_the_user_lm_is_scored_as_one_plain_forward_pass_would(folder):
-    scorer = UserScorer.from_pretrained(folder)
+    scorer = UserScorer.from_pretrained(folder, dtype=torch.float32)
     conversation = talk("hello", "yes?", "soup", "Here.")
     (example,) = scorer.renderer.examples(conversation)
     with torch.inference_mode():
@@ -113,7 +133,7 @@ def test_the_user_lm_is_scored_as_one_plain_forward_pass_would(folder):
 
 
 def test_the_prompted_baseline_reuses_its_cache_without_changing_a_number(folder):
-    scorer = PromptedScorer.from_pretrained(folder, Renderer.from_pretrained(folder))
+    scorer = PromptedScorer.from_pretrained(folder, Renderer.from_pretrained(folder), dtype=torch.float32)
     conversation, profile = (
         talk("hello", "yes?", "soup", "Here."),
         UserProfile(goal=Goal(summary="cook soup")),
@@ -159,10 +179,10 @@ def test_the_goal_is_in_the_prompt_and_the_roles_are_flipped():
 
 def test_nobody_keeps_his_own_goal_under_other_goal():
     people = invented(9, 1)
-    given = profiles(people, "other_goal", seed=4)
+    given = [step.profile for (step,) in passes(people, "other_goal", seed=4)]
     assert sorted(p.goal.summary for p in given) == sorted(c.profile.goal.summary for c in people)
     assert all(p.goal != c.profile.goal for p, c in zip(given, people, strict=True))
-    assert all(p.goal is None for p in profiles(people, "no_goal", seed=4))
+    assert all(step.profile == UserProfile() for (step,) in passes(people, "no_goal", seed=4))
 
 
 def test_f1_precision_and_recall_by_hand():
@@ -170,7 +190,7 @@ def test_f1_precision_and_recall_by_hand():
     assert f1_precision_recall(np.array([3.0, 1.0, 2.0])).tolist() == pytest.approx([2 / 3, 3 / 4, 3 / 5])
     assert f1_precision_recall(np.zeros(3)).tolist() == [0, 0, 0]
     assert always_f1(0.25) == pytest.approx(0.4)
-    assert coin_f1(0.25) == pytest.approx(1 / 3)
+    assert coin_f1(0.25) == 0.25
 
 
 def test_the_best_threshold_is_the_one_with_the_best_f1():
@@ -199,30 +219,150 @@ def test_uniform_likelihood_reaches_the_report(folder):
     assert (found.value, found.low, found.high) == pytest.approx([math.log(259)] * 3, rel=1e-5)
 
 
+def test_own_and_others_style_come_from_other_turns():
+    person = talk("all lower", "a", "STILL UPPER", "b", "lower again", "c").model_copy(
+        update={"profile": UserProfile(goal=Goal(summary="x"), persona=Persona(description="somebody"))}
+    )
+    first, second = passes([person, person], "own_persona", seed=0)[0]
+    assert (first.parity, second.parity) == (0, 1)
+    # Turns 0 and 2 are scored under the style of turn 1, and turn 1 under that of 0 and 2.
+    assert first.profile.persona.style.lowercase_starts == 0
+    assert second.profile.persona.style.lowercase_starts == 1
+    assert first.profile.goal is None
+    assert first.profile.persona.style.turns is None
+    (alone,) = passes([talk("hi", "yes"), person], "own_goal_persona", seed=0)[0]
+    assert alone.profile.persona.style is None
+
+
+def test_the_conditions_are_those_the_file_can_answer():
+    people = invented(3, 1)
+    assert usable(people)[-1] == "own_goal_persona_oracle"
+    assert usable([talk("hi", "yes")]) == ["no_goal"]
+    bare = [c.model_copy(update={"profile": UserProfile(goal=c.profile.goal)}) for c in people]
+    assert usable(bare) == ["no_goal", "own_goal", "other_goal"]
+
+
+class Counting:
+    """Scores by rule, and counts how often it is asked."""
+
+    def __init__(self, *profiles_seen):
+        self.asked = 0
+
+    def score(self, conversation, profile):
+        self.asked += 1
+        known = profile.persona is not None and profile.persona.style is not None
+        lower = known and profile.persona.style.lowercase_starts == 1
+        fits = profile.goal is not None and profile.goal == conversation.profile.goal
+        turns = [TurnScore(2.0 if lower else 1.0 if fits else 3.0, 1, 4, 0.1)] * sum(
+            turn.role == "user" for turn in conversation.turns
+        )
+        return ConversationScore(tuple(turns), None)
+
+
+def test_every_turn_is_counted_from_the_pass_that_may_see_it(tmp_path):
+    person = talk("all lower", "a", "STILL UPPER", "b", "lower again", "c").model_copy(
+        update={"profile": UserProfile(goal=Goal(summary="x"), persona=Persona())}
+    )
+    found = score_all(Counting(), [person, person], ["own_persona"], seed=0)["own_persona"][0]
+    assert [turn.nats for turn in found.turns] == [3.0, 2.0, 3.0]
+
+
+def test_scores_are_kept_and_not_computed_again(tmp_path):
+    people, scorer = invented(4, 1), Counting()
+    book = ScoreBook.at(tmp_path, scorer, weights="a")
+    once = score_all(book, people, ["no_goal", "own_goal"], seed=0)
+    asked = scorer.asked
+    assert score_all(book, people, ["no_goal", "own_goal"], seed=0) == once
+    assert scorer.asked == asked == 8
+    score_all(ScoreBook.at(tmp_path, scorer, weights="b"), people, ["no_goal"], seed=0)
+    assert scorer.asked == asked + 4
+
+
+def test_the_own_goal_is_among_ten_and_found_by_likelihood():
+    people = invented(30, 1)
+    groups = candidates(people, seed=3)
+    assert all(
+        group[0] is own and len({c.id for c in group}) == 10
+        for own, group in zip(people, groups, strict=True)
+    )
+    assert groups == candidates(people, seed=3) != candidates(people, seed=4)
+    assert picked(opening_nats(Counting(), people, seed=3)).value == 1
+    blind = [[1.0] * 10] * 5
+    assert picked(blind).value == 0
+
+
+def test_the_ratio_of_perplexities_is_paired():
+    people = invented(12, 1)
+    scores = score_all(Counting(), people, ["no_goal", "own_goal", "other_goal"], seed=0)
+    found = contrasts({"m": scores}, draws(12, 100, 0))
+    own = next(c for c in found if c.second == "m / other_goal")
+    assert own.perplexity["all"].value == pytest.approx(math.exp(1 - 3))
+    assert own.perplexity["first"].high == pytest.approx(math.exp(-2))
+
+
+def test_the_unprompted_base_is_told_nothing(folder):
+    plain = PromptedScorer.from_pretrained(folder, Renderer.from_pretrained(folder), dtype=torch.float32)
+    bare = UnpromptedScorer(plain.model, plain.tokenizer, plain.renderer)
+    conversation = talk("hello", "yes?", "soup", "Here.")
+    score = bare.score(conversation, UserProfile(goal=Goal(summary="cook soup")))
+    text = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\nyes?<|im_end|>\n<|im_start|>user\n"
+    prompt = plain.tokenizer.encode(text)
+    target = plain.tokenizer.encode("soup<|im_end|>")
+    with torch.inference_mode():
+        rows = torch.log_softmax(plain.model(torch.tensor([prompt + target])).logits[0].float(), -1)
+    expected = -sum(float(rows[len(prompt) - 1 + i, t]) for i, t in enumerate(target))
+    assert score.turns[1].nats == pytest.approx(expected, rel=1e-3)
+
+
+def test_prompts_say_what_is_wanted_and_how_to_leave():
+    turns = talk("hello", "yes?").turns
+    for prompt in PROMPTS.values():
+        system = prompted_messages(turns, UserProfile(goal=Goal(summary="cook soup")), prompt)[0]["content"]
+        assert "cook soup" in system
+        assert "[DONE]" in system
+
+
+def test_calibration_error_of_a_perfect_model_is_near_zero_and_of_a_wrong_one_is_its_gap():
+    rng = np.random.default_rng(0)
+    p = rng.random(4000)
+    assert expected_error(p, (rng.random(4000) < p).astype(int)) < 0.02
+    assert expected_error(np.full(4000, 0.9), (rng.random(4000) < 0.4).astype(int)) == pytest.approx(
+        0.5, abs=0.03
+    )
+    small = [expected_error(q, (rng.random(60) < q).astype(int)) for q in rng.random((50, 60))]
+    plain = [
+        sum(n / 60 * abs(m - s) for m, s, n in reliability(q, (rng.random(60) < q).astype(int)))
+        for q in rng.random((50, 60))
+    ]
+    assert np.mean(small) < 0.7 * np.mean(plain)
+
+
+def test_openings_make_the_trivial_baselines_easier(folder):
+    people = [talk("hello", "yes?", "soup", "Here."), talk("hello", "yes?", ended_by="cut")]
+    scores = [uniform(folder).score(c, UserProfile()) for c in people]
+    report = model_scores("m", {"no_goal": scores}, draws(2, 50, 0)).ends["no_goal"]
+    assert (report.coin_f1, report.always_f1) == (0.5, pytest.approx(2 / 3))
+    assert (report.with_openings.base_rate, report.with_openings.coin_f1) == (0.25, 0.25)
+
+
 def test_the_command_writes_a_report(folder, tmp_path, capsys):
     write_records(tmp_path / "human.jsonl", invented(6, 1))
     write_records(tmp_path / "dev.jsonl", invented(5, 2))
-    arguments = [
-        "model",
-        str(folder),
-        "--human",
-        str(tmp_path / "human.jsonl"),
-        "--dev",
-        str(tmp_path / "dev.jsonl"),
-    ]
+    arguments = ["model", str(folder), "--human", str(tmp_path / "human.jsonl")]
+    arguments += ["--dev", str(tmp_path / "dev.jsonl"), "--baseline", str(folder)]
     arguments += ["--out", str(tmp_path / "out"), "--limit", "5", "--bootstrap", "50", "--json"]
     assert run_main(main, arguments) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["conversations"] == 5
     assert report["excluded"] == {"beyond --limit": 1}
-    assert list(report["models"][0]["likelihood"]) == [
-        "no_goal",
-        "own_goal",
-        "other_goal",
-        "own_goal_persona",
-    ]
-    assert len(report["contrasts"]) == 2
-    assert (tmp_path / "out" / "report.json").is_file()
+    user, prompted, unprompted = report["models"]
+    assert list(user["likelihood"]) == list(prompted["likelihood"]) == list(CONDITIONS)
+    assert list(unprompted["likelihood"]) == ["no_goal"]
+    assert prompted["prompt"] == min(prompted["prompts_on_dev"], key=prompted["prompts_on_dev"].get)
+    assert user["ends"]["own_goal"]["at_dev_threshold"]["threshold_from"] == "chosen on the dev file"
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Perplexity of people" in page
+    assert "settle matter" not in page  # no goal and no chat text in what is published
 
 
 def test_the_command_refuses_simulated_conversations(folder, tmp_path, capsys):

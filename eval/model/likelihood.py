@@ -10,13 +10,13 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from usersim.errors import BackendError
-from usersim.prompted import STOP, PromptedUser
+from usersim.prompted import PLAIN, STOP, PromptedUser
 from usersim.render import Example, Renderer
 from usersim.types import Conversation, Role, Turn, UserProfile
 
@@ -51,9 +51,10 @@ class UserScorer:
         self.model, self.renderer = model, renderer
 
     @classmethod
-    def from_pretrained(cls, path: str | Path) -> UserScorer:
+    def from_pretrained(cls, path: str | Path, *, dtype: torch.dtype = torch.bfloat16) -> UserScorer:
+        """In bf16, as it is stored and as an engine computes; log-probabilities are taken in fp32."""
         renderer = Renderer.from_pretrained(path)
-        return cls(_load(path), renderer)
+        return cls(_load(path, dtype), renderer)
 
     def score(self, conversation: Conversation, profile: UserProfile) -> ConversationScore:
         end_id = self.renderer.settings.end_of_conversation_id
@@ -103,15 +104,21 @@ class PromptedScorer:
     probability of that whole string is its P(end). Its oldest turns are dropped where its window is full.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, renderer: Renderer) -> None:
-        self.model, self.tokenizer, self.renderer = model, tokenizer, renderer
+    def __init__(self, model: Any, tokenizer: Any, renderer: Renderer, prompt: str = PLAIN) -> None:
+        self.model, self.tokenizer, self.renderer, self.prompt = model, tokenizer, renderer, prompt
         self._stop = self._encode(STOP)
         self._cache: Any = None
         self._cached: list[int] = []
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, renderer: Renderer) -> PromptedScorer:
-        return cls(_load(path), AutoTokenizer.from_pretrained(path), renderer)
+    def from_pretrained(
+        cls, path: str | Path, renderer: Renderer, *, dtype: torch.dtype = torch.bfloat16
+    ) -> Self:
+        return cls(_load(path, dtype), AutoTokenizer.from_pretrained(path), renderer)
+
+    def told(self, prompt: str) -> PromptedScorer:
+        """The same model under another prompt."""
+        return PromptedScorer(self.model, self.tokenizer, self.renderer, prompt)
 
     def score(self, conversation: Conversation, profile: UserProfile) -> ConversationScore:
         shown = [Turn(role=t.role, text=_join(shorten(self.renderer, t))) for t in conversation.turns]
@@ -138,15 +145,19 @@ class PromptedScorer:
     def _prompt(self, before: list[Turn], profile: UserProfile, *, room: int) -> list[int]:
         window = int(self.model.config.max_position_embeddings) - room
         while True:
-            ids: list[int] = self.tokenizer.apply_chat_template(
-                prompted_messages(before, profile),
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=False,
-            )
+            ids = self._ask(before, profile)
             if len(ids) <= window or len(before) < 2:
                 return ids
             before = before[2:]
+
+    def _ask(self, before: list[Turn], profile: UserProfile) -> list[int]:
+        ids: list[int] = self.tokenizer.apply_chat_template(
+            prompted_messages(before, profile, self.prompt),
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+        )
+        return ids
 
     @torch.inference_mode()
     def _logprobs(self, prompt: list[int], continuation: list[int]) -> list[float]:
@@ -175,7 +186,21 @@ class PromptedScorer:
         return ids
 
 
-def prompted_messages(turns: Sequence[Turn], profile: UserProfile) -> list[dict[str, str]]:
+class UnpromptedScorer(PromptedScorer):
+    """The base in its own template with the true roles, told nothing: what it expects people to type."""
+
+    def _ask(self, before: list[Turn], profile: UserProfile) -> list[int]:
+        place = "PERSON"  # what the template writes around a user message is found by writing one
+        messages = [{"role": turn.role, "content": turn.text} for turn in before]
+        text: str = self.tokenizer.apply_chat_template(
+            [*messages, {"role": "user", "content": place}], tokenize=False
+        )
+        return self._encode(text.rpartition(place)[0])
+
+
+def prompted_messages(
+    turns: Sequence[Turn], profile: UserProfile, prompt: str = PLAIN
+) -> list[dict[str, str]]:
     """Exactly what `PromptedUser` sends: its own call, overheard."""
     heard: list[dict[str, str]] = []
 
@@ -189,7 +214,7 @@ def prompted_messages(turns: Sequence[Turn], profile: UserProfile) -> list[dict[
         async def aclose(self) -> None:
             """Nothing to close."""
 
-    asyncio.run(_say(PromptedUser(Listener()), profile, turns))
+    asyncio.run(_say(PromptedUser(Listener(), prompt=prompt), profile, turns))
     return heard
 
 
@@ -225,9 +250,8 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
     return min(len(a), len(b))
 
 
-def _load(path: str | Path) -> Any:
+def _load(path: str | Path, dtype: torch.dtype) -> Any:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
     except (OSError, ValueError) as error:

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from eval.estimates import Estimate, Floats, bootstrap_ratio, interval, resamples, rng_for
-from eval.likelihood import ConversationScore, Scorer, TurnScore
 from eval.metrics.ending import EndReport, Positions, best_threshold, join, report_ends
+from eval.model.conditions import Condition
+from eval.model.control import ControlReport
+from eval.model.goals import GoalReport
+from eval.model.likelihood import ConversationScore, TurnScore
+from eval.model.memory import MemoryReport
+from eval.model.roles import Slips
+from eval.model.scoring import Scores
 from eval.report import FileFacts
-from usersim.types import Conversation, Record, UserProfile
+from usersim.types import Record
 
-Condition = Literal["no_goal", "own_goal", "other_goal", "own_goal_persona"]
 Which = Literal["all", "first", "later"]
-CONDITIONS: tuple[Condition, ...] = ("no_goal", "own_goal", "other_goal", "own_goal_persona")
+
+
+WORTH: tuple[tuple[Condition, Condition], ...] = (
+    ("own_goal", "no_goal"),
+    ("own_goal", "other_goal"),
+    ("own_persona", "no_goal"),
+    ("own_persona", "other_persona"),
+    ("own_goal_persona", "own_goal"),
+)
 
 
 class Likelihood(Record):
@@ -29,23 +43,40 @@ class Likelihood(Record):
 
 class ModelScores(Record):
     name: str
+    prompt: str | None = None
+    """Which of `usersim.prompted.PROMPTS` a prompted model had: the best on dev under the own goal."""
+    prompts_on_dev: dict[str, float] = Field(default_factory=dict)
+    """Nats a token on dev under each prompt."""
     likelihood: dict[Condition, Likelihood]
     """On the same conversations, those with a goal; `no_goal` alone where the file has no goals."""
     ends: dict[Condition, EndReport | None]
 
 
 class Contrast(Record):
-    """Difference in bits per character on the same conversations; below zero: the first predicts better."""
+    """Two scorings of the same turns; below zero, and below 1, the first predicts better."""
 
     first: str
     second: str
     bits_per_character: Estimate
+    """Difference."""
+    perplexity: dict[Which, Estimate]
+    """Ratio of the perplexities a token; 0.75: a quarter lower. Tokens of one tokeniser are assumed."""
+
+
+class RoleReport(Record):
+    voice_sensitivity: float
+    """Share of real assistant turns that the classifier of roles catches, at one in a hundred false alarms."""
+    speakers: dict[str, Slips]
 
 
 class ModelReport(Record):
-    kind: Literal["likelihood"] = "likelihood"
+    kind: Literal["model"] = "model"
     models: tuple[ModelScores, ...]
     contrasts: tuple[Contrast, ...]
+    goals: GoalReport | None = None
+    control: ControlReport | None = None
+    roles: RoleReport | None = None
+    memory: MemoryReport | None = None
     conversations: int
     user_turns: int
     excluded: dict[str, int]
@@ -58,43 +89,6 @@ class ModelReport(Record):
     bootstrap: int
     versions: dict[str, str]
     seconds: float
-
-
-Scores = dict[Condition, list[ConversationScore]]
-
-
-def profiles(conversations: Sequence[Conversation], condition: Condition, seed: int) -> list[UserProfile]:
-    """The profile each conversation is scored under. Other goals are rotated along a random order, so that
-    nobody keeps his own, unless two conversations share theirs."""
-    if condition == "no_goal":
-        return [UserProfile() for _ in conversations]
-    if condition == "own_goal_persona":
-        return [c.profile for c in conversations]
-    goals = [c.profile.goal for c in conversations]
-    if condition == "other_goal":
-        order = rng_for(seed, "other goals").permutation(len(goals))
-        given = {int(a): goals[int(b)] for a, b in zip(order, np.roll(order, 1), strict=True)}
-        goals = [given[index] for index in range(len(goals))]
-    return [UserProfile(goal=goal) for goal in goals]
-
-
-def score_all(
-    scorer: Scorer,
-    conversations: Sequence[Conversation],
-    conditions: Sequence[Condition],
-    seed: int,
-    progress: Callable[[], None] | None = None,
-) -> Scores:
-    scores: Scores = {}
-    for condition in conditions:
-        scores[condition] = []
-        for conversation, profile in zip(
-            conversations, profiles(conversations, condition, seed), strict=True
-        ):
-            scores[condition].append(scorer.score(conversation, profile))
-            if progress:
-                progress()
-    return scores
 
 
 def positions_of(scores: Sequence[ConversationScore]) -> Positions:
@@ -110,15 +104,16 @@ def positions_of(scores: Sequence[ConversationScore]) -> Positions:
 
 
 def model_scores(
-    name: str, scores: Scores, counts_BN: Floats, dev: Sequence[ConversationScore] | None = None
+    name: str, scores: Scores, counts_BN: Floats, dev: Scores | None = None, **facts: Any
 ) -> ModelScores:
-    """`dev`: the same model on a dev file, in the last condition, from which the threshold is chosen."""
-    threshold = best_threshold(positions_of(dev)) if dev else None
+    """`dev`: the same model on a dev file; from it the threshold of each condition is chosen."""
+    thresholds = {condition: best_threshold(positions_of(found)) for condition, found in (dev or {}).items()}
     return ModelScores(
         name=name,
+        **facts,
         likelihood={condition: _likelihood(found, counts_BN) for condition, found in scores.items()},
         ends={
-            condition: report_ends(positions_of(found), counts_BN, dev_threshold=threshold)
+            condition: report_ends(positions_of(found), counts_BN, dev_threshold=thresholds.get(condition))
             for condition, found in scores.items()
         },
     )
@@ -129,20 +124,20 @@ def draws(conversations: int, bootstrap: int, seed: int) -> Floats:
 
 
 def contrasts(by_model: Mapping[str, Scores], counts_BN: Floats) -> list[Contrast]:
-    """What the goal is worth to every model, own against another's, and every model against the first."""
+    """What goal and persona are worth to every model, own against another's; the first model against the others."""
     pairs: list[tuple[tuple[str, Condition], tuple[str, Condition]]] = []
     for name, scores in by_model.items():
-        for second in ("no_goal", "other_goal"):
-            if {"own_goal", second} <= scores.keys():
-                pairs.append(((name, "own_goal"), (name, second)))
+        pairs += [((name, a), (name, b)) for a, b in WORTH if {a, b} <= scores.keys()]
     main, *others = by_model
     for other in others:
-        pairs += [((main, condition), (other, condition)) for condition in by_model[main]]
+        both = [condition for condition in by_model[main] if condition in by_model[other]]
+        pairs += [((main, condition), (other, condition)) for condition in both]
     return [
         Contrast(
             first=" / ".join(a),
             second=" / ".join(b),
             bits_per_character=_paired(by_model[a[0]][a[1]], by_model[b[0]][b[1]], counts_BN),
+            perplexity=_ratios(by_model[a[0]][a[1]], by_model[b[0]][b[1]], counts_BN),
         )
         for a, b in pairs
     ]
@@ -168,6 +163,23 @@ def _paired(a: Sequence[ConversationScore], b: Sequence[ConversationScore], coun
     rows = [(counts_BN @ x) / np.maximum(counts_BN @ n, 1e-300) for x, n in bits]
     low, high = interval(rows[0] - rows[1])
     return Estimate(value=float(values[0] - values[1]), low=low, high=high, n=len(a))
+
+
+def _ratios(
+    a: Sequence[ConversationScore], b: Sequence[ConversationScore], counts_BN: Floats
+) -> dict[Which, Estimate]:
+    found: dict[Which, Estimate] = {}
+    which: Which
+    for which in ("all", "first", "later"):
+        (nats_a, tokens_a, _), (nats_b, tokens_b, _) = _sums(a, which), _sums(b, which)
+        if tokens_a.sum() and tokens_b.sum():
+            value = math.exp(nats_a.sum() / tokens_a.sum() - nats_b.sum() / tokens_b.sum())
+            some = np.minimum(counts_BN @ tokens_a, counts_BN @ tokens_b) > 0
+            counts = counts_BN[some]
+            rows = (counts @ nats_a) / (counts @ tokens_a) - (counts @ nats_b) / (counts @ tokens_b)
+            low, high = interval(np.exp(rows))
+            found[which] = Estimate(value=value, low=low, high=high, n=len(a))
+    return found
 
 
 def _sums(scores: Sequence[ConversationScore], which: Which) -> tuple[Floats, Floats, Floats]:

@@ -1,0 +1,118 @@
+"""Turns drawn from a simulated user at chosen places, many at once, kept in a journal so that a kill loses little."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from usersim.errors import DataError, UsersimError
+from usersim.sampling import User
+from usersim.types import Conversation, Goal, Record, Turn, UserProfile, UserTurn
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One turn to draw: who speaks, after which history."""
+
+    key: str
+    profile: UserProfile
+    turns: tuple[Turn, ...] = ()
+
+
+class Drawn(Record):
+    key: str
+    turn: UserTurn
+
+
+@dataclass
+class Batch:
+    """What came back. An ask that failed (every attempt refused, engine error) is counted and has no turn."""
+
+    turns: dict[str, UserTurn] = field(default_factory=dict)
+    failed: Counter[str] = field(default_factory=Counter)
+
+    def text(self, key: str) -> str | None:
+        """The words of a turn; None where there are none: it failed, or the person left."""
+        turn = self.turns.get(key)
+        return None if turn is None or turn.ends else turn.text
+
+
+class DrawJournal:
+    """JSON Lines of drawn turns under a first line that names what they depend on."""
+
+    def __init__(self, path: Path, identity: dict[str, str]) -> None:
+        self.path, self._head = path, json.dumps(identity, sort_keys=True)
+        self.turns: dict[str, UserTurn] = {}
+        if path.is_file():
+            self._read()
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(self._head + "\n", encoding="utf-8")
+
+    def _read(self) -> None:
+        head, *lines = self.path.read_text(encoding="utf-8").split("\n")
+        if head != self._head:
+            raise DataError(
+                f"{self.path}: drawn with another model or seed; choose another --out or delete it"
+            )
+        for line in lines:
+            try:
+                drawn = Drawn.model_validate_json(line)
+            except ValueError:
+                continue  # half a line of a killed run, or the empty last one
+            self.turns[drawn.key] = drawn.turn
+
+    def add(self, key: str, turn: UserTurn) -> None:
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(Drawn(key=key, turn=turn).model_dump_json(exclude_defaults=True) + "\n")
+
+
+async def draw(
+    user: User,
+    asks: Sequence[Ask],
+    journal: DrawJournal,
+    *,
+    seed: int,
+    concurrency: int = 48,
+    done: Callable[[], None] | None = None,
+) -> Batch:
+    """Every ask once; ask i draws from seed + 97 i, whatever else runs."""
+    batch, gate = Batch(), asyncio.Semaphore(concurrency)
+
+    async def one(index: int, ask: Ask) -> None:
+        async with gate:
+            turn = journal.turns.get(ask.key)
+            try:
+                turn = turn or await user(ask.profile, ask.turns, seed=seed + 97 * index)
+            except UsersimError as error:
+                batch.failed[type(error).__name__] += 1
+            else:
+                if ask.key not in journal.turns:
+                    journal.add(ask.key, turn)
+                batch.turns[ask.key] = turn
+        if done:
+            done()
+
+    await asyncio.gather(*(one(index, ask) for index, ask in enumerate(asks)))
+    return batch
+
+
+def openings(conversations: Sequence[Conversation], goals: Sequence[Goal | None]) -> list[Ask]:
+    """First turns under these goals and no persona."""
+    return [
+        Ask(f"opening {c.id}", UserProfile(goal=goal)) for c, goal in zip(conversations, goals, strict=True)
+    ]
+
+
+def replies(conversations: Sequence[Conversation], most: int) -> list[Ask]:
+    """At most `most` later turns of each conversation, after the real history and under the own goal."""
+    asks = []
+    for conversation in conversations:
+        places = [i for i, turn in enumerate(conversation.turns) if turn.role == "user" and i > 0][:most]
+        goal = UserProfile(goal=conversation.profile.goal)
+        asks += [Ask(f"reply {conversation.id} {i}", goal, conversation.turns[:i]) for i in places]
+    return asks
