@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 Track = Callable[[str, int], Callable[[], None]]
 ENDS: tuple[Condition, ...] = ("no_goal", "own_goal")
 """The conditions whose end threshold is chosen on dev."""
+PROMPTED: tuple[Condition, ...] = ("no_goal", "own_goal", "own_goal_persona")
+"""What the prompted base is told; the controls are about the User LM."""
 
 
 @dataclass
@@ -53,7 +55,8 @@ def score_models(args: argparse.Namespace, people: People, track: Track) -> Scor
     scored = Scored(path, base, user.renderer, counts)
     cache, weights = args.out / "scores", weights_hash(path)
     identity = {"weights": weights, "render": user.renderer.fingerprint}
-    _add(scored, path.name, ScoreBook.at(cache, user, **identity), args, people, track)
+    book = ScoreBook.at(cache, user, **identity)
+    _add(scored, path.name, book, usable(people.test), args, people, track)
     scored.weights[path.name] = weights
     if base is not None:
         _add_baseline(scored, base, identity, args, people, track)
@@ -79,7 +82,8 @@ def _add_baseline(
     scored.prompt = min(on_dev, key=lambda name: on_dev[name]) if on_dev else "plain"
     name = f"{base.name} (prompted)"
     facts = {"prompt": scored.prompt, "prompts_on_dev": on_dev}
-    _add(scored, name, books[scored.prompt], args, people, track, **facts)
+    conditions = [condition for condition in PROMPTED if condition in usable(people.test)]
+    _add(scored, name, books[scored.prompt], conditions, args, people, track, **facts)
     unprompted = UnpromptedScorer(plain.model, plain.tokenizer, scored.renderer)
     book = ScoreBook.at(cache, unprompted, prompt="", **identity)
     name_alone = f"{base.name} (unprompted)"
@@ -93,12 +97,12 @@ def _add(
     scored: Scored,
     name: str,
     book: ScoreBook,
+    conditions: Sequence[Condition],
     args: argparse.Namespace,
     people: People,
     track: Track,
     **facts: object,
 ) -> None:
-    conditions = usable(people.test)
     step = track(name, len(people.test) * len(conditions))
     scored.scores[name] = score_all(book, people.test, conditions, args.seed, step)
     dev = None

@@ -356,7 +356,8 @@ def test_the_command_writes_a_report(folder, tmp_path, capsys):
     assert report["conversations"] == 5
     assert report["excluded"] == {"beyond --limit": 1}
     user, prompted, unprompted = report["models"]
-    assert list(user["likelihood"]) == list(prompted["likelihood"]) == list(CONDITIONS)
+    assert list(user["likelihood"]) == list(CONDITIONS)
+    assert list(prompted["likelihood"]) == ["no_goal", "own_goal", "own_goal_persona"]
     assert list(unprompted["likelihood"]) == ["no_goal"]
     assert prompted["prompt"] == min(prompted["prompts_on_dev"], key=prompted["prompts_on_dev"].get)
     assert user["ends"]["own_goal"]["at_dev_threshold"]["threshold_from"] == "chosen on the dev file"
