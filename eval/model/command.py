@@ -71,7 +71,13 @@ class People:
     """The human conversations of a run."""
 
     test: list[Conversation]
+    """Scored."""
+    speaking: list[Conversation]
+    """Turns are drawn at their places; the scored ones are among them or the other way round."""
     dev: list[Conversation]
+    """Scored, to choose thresholds and prompts."""
+    heard: list[Conversation]
+    """All of --dev: what needs no model (who speaks how, when a facet is revealed) is learnt from it."""
     excluded: dict[str, int]
 
 
@@ -80,7 +86,10 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--limit must be at least 1 and --bootstrap at least 20")
     test, excluded = read_people(args.human, args.limit, args.seed)
     dev = read_people(args.dev, args.dev_limit, args.seed)[0] if args.dev else []
-    people = People(test, dev, dict(excluded))
+    most = max(args.draws, args.control)
+    speaking = read_people(args.human, most, args.seed)[0] if most else []
+    heard = read_conversations(args.dev) if args.dev else []
+    people = People(test, speaking, dev, heard, dict(excluded))
     _announce(args, people)
     if args.dry_run:
         return 0

@@ -48,21 +48,20 @@ MAX_TOKENS = 96
 
 def draw_tables(args: argparse.Namespace, everybody: People, scored: Scored, track: Track) -> dict[str, Any]:
     """The fields of `ModelReport` that need drawn turns; empty where nothing is asked for."""
-    with_goal = [c for c in everybody.test if c.profile.goal]
-    if not with_goal or not (args.draws or args.control or args.simulated):
+    test = [c for c in everybody.speaking if c.profile.goal and control.answered(c)]
+    if not test:
         return {}
-    test = [c for c in with_goal if control.answered(c)]
     free, asked = asyncio.run(_draw_all(args, _speakers(args, scored), test, track))
     tables: dict[str, Any] = {}
     if args.draws:
-        tables["goals"] = _goals(args, test[: args.draws], everybody.dev, free, scored)
-        tables["roles"] = _roles(args, test[: args.draws], everybody.dev, free)
+        tables["goals"] = _goals(args, test[: args.draws], everybody.heard, free, scored)
+        tables["roles"] = _roles(args, test[: args.draws], everybody.heard, free)
     if args.control:
         chosen = test[: args.control]
         tables["control"] = control.report(chosen, asked, bootstrap=min(args.bootstrap, 500), seed=args.seed)
     if args.train is not None:
         drawn = [*free[scored.model.name].turns.values(), *asked.turns.values()]
-        tables["memory"] = _memory(args, [turn.text for turn in drawn if turn.text], everybody.test, scored)
+        tables["memory"] = _memory(args, [turn.text for turn in drawn if turn.text], test, scored)
     return tables
 
 

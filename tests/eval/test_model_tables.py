@@ -11,6 +11,7 @@ from eval.invented import invented
 from eval.model import control, memory
 from eval.model.drawing import Ask, Batch, DrawJournal, draw, openings, replies
 from eval.model.goals import annotated, choose_threshold, disclosure, nearest_goal, overlap, wording
+from eval.model.markdown import main as markdown
 from eval.model.report import draws
 from eval.model.roles import Said, Voice, people, slips
 from tests.usersim.test_render import renderer, talk
@@ -261,3 +262,7 @@ def test_the_command_draws_all_tables(tiny_userlm, tmp_path, capsys):
     page = (tmp_path / "out" / "report.html").read_text()
     assert all(f"<h2>{k} · " in page for k in range(1, 6))
     assert "settle matter" not in page
+    assert run_main(markdown, [f"Invented={tmp_path}/out/report.json"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("\n**") + text.startswith("**") == 8
+    assert "| Invented | tiny-userlm | own goal |" in text
