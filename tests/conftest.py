@@ -58,15 +58,26 @@ def byte_tokenizer(controls: tuple[str, ...], *, unspecial: tuple[str, ...] = ("
     }
 
 
-def make_base(folder: Path, controls: tuple[str, ...] = CHATML, *, tied: bool = True) -> Path:
-    """A random Llama of two layers with that tokenizer, saved as transformers would."""
+def make_base(
+    folder: Path,
+    controls: tuple[str, ...] = CHATML,
+    *,
+    tied: bool = True,
+    tokenizer: dict[str, Any] | None = None,
+    spare_rows: int = 3,
+    hidden_size: int = 32,
+    layers: int = 2,
+) -> Path:
+    """A random Llama with that tokenizer, or another one, saved as transformers would."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = byte_tokenizer(controls)
+    tokenizer = tokenizer or byte_tokenizer(controls)
+    ids = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+    ids = {**tokenizer["model"]["vocab"], **ids}
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
-    end = next(token for token in controls if token in ("<|im_end|>", "<|eot_id|>"))
+    end = next(token for token in ids if token in ("<|im_end|>", "<|eot_id|>"))
     fast = PreTrainedTokenizerFast(
         tokenizer_file=str(folder / "tokenizer.json"), eos_token=end, pad_token=end
     )
@@ -76,16 +87,16 @@ def make_base(folder: Path, controls: tuple[str, ...] = CHATML, *, tied: bool = 
     )
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer["model"]["vocab"]) + 3,  # spare rows, as real checkpoints have
-        hidden_size=32,
+        vocab_size=max(ids.values()) + 1 + spare_rows,  # as real checkpoints have
+        hidden_size=hidden_size,
         intermediate_size=64,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=2048,
         tie_word_embeddings=tied,
         bos_token_id=None,
-        eos_token_id=controls.index(end),
+        eos_token_id=ids[end],
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     fast.save_pretrained(folder)

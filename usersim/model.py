@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from usersim.cli import console, quiet_transformers
 from usersim.errors import ConfigError
@@ -91,14 +92,21 @@ def resolve(model: str | Path | None) -> Path:
     if (path / "adapter" / "adapter_model.safetensors").is_file():
         path = path / "adapter"
     if (path / "adapter_model.safetensors").is_file():
-        settings = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
-        named = settings.get("base_model_name_or_path") or BASE_NAME
+        named = _base_of(path)
         return build_userlm(adapter=path, base=build_base() if named == BASE_NAME else Path(named))
     if (path / "model" / "config.json").is_file():
         return path / "model"
     if not (path / "config.json").is_file():
         raise ConfigError(f"{path}: no model there (expected a run directory, an adapter or a model folder)")
     return path
+
+
+def _base_of(adapter: Path) -> str:
+    try:
+        settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        return str(settings.get("base_model_name_or_path") or BASE_NAME)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{adapter}: no readable adapter_config.json; copy the adapter again") from error
 
 
 def _is_built(out: Path, facts: dict[str, str]) -> bool:
@@ -148,19 +156,34 @@ def _dequantise(gguf: Path, folder: Path) -> None:
 
 
 def _merge(base_path: Path, adapter: Path, folder: Path) -> None:
-    from peft import PeftModel
-
     from usersim.base import load_user_base, save_user_lm
-    from usersim.render import SETTINGS_FILE, RenderSettings
+    from usersim.render import read_settings
 
-    settings = RenderSettings.model_validate_json((adapter / SETTINGS_FILE).read_text(encoding="utf-8"))
+    settings = read_settings(adapter)
     base = load_user_base(base_path, context_tokens=settings.context_tokens, limits=settings.limits)
     if base.settings != settings:
         raise ConfigError(
             f"{adapter}: trained on another base than {base_path} (control tokens or template differ)"
         )
-    merged = PeftModel.from_pretrained(base.model, adapter).merge_and_unload()
-    save_user_lm(base, merged, folder)
+    save_user_lm(base, _adapted(base.model, adapter, base_path).merge_and_unload(), folder)
+
+
+def _adapted(model: Any, adapter: Path, base_path: Path) -> Any:
+    """`model` with the adapter, all of it; PEFT drops what has no place in the model without an error."""
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        adapted = PeftModel.from_pretrained(model, adapter)
+        with safe_open(adapter / "adapter_model.safetensors", "pt") as stored:
+            same = set(stored.keys()) == set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    except SafetensorError as error:
+        raise ConfigError(f"{adapter}: damaged weights ({error}); copy the adapter again") from error
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ConfigError(f"{adapter}: does not fit {base_path}; was it trained on another base?") from error
+    if not same:
+        raise ConfigError(f"{adapter}: trained on another base than {base_path} (their layers differ)")
+    return adapted
 
 
 def _check_shipped(adapter: Path, digest: str) -> None:

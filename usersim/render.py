@@ -2,6 +2,12 @@
 
 Content is encoded by a tokenizer that has no added tokens, and control ids are spliced in as integers, so a
 literal `<|im_end|>` in somebody's text stays text. Training and serving render through the same functions.
+
+The ids are those of the base's own chat template with the true roles, except that content is stripped of white
+space around it, that nothing is written which the template adds of itself (Qwen's default system message and
+empty `<think>` block, Llama-3.1's dates: they move or change with the turns or the day, and a prompt must be
+append-only), and that a ChatML turn always closes with its newline. The tokenizer's normaliser stays: Qwen's
+writes NFC, so somebody's decomposed accents are trained on and read back composed.
 """
 
 from __future__ import annotations
@@ -14,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tokenizers import Tokenizer
+from pydantic import ValidationError
 
 from usersim.conditioning import describe
 from usersim.errors import ConfigError, RenderError
+from usersim.tokenizer_json import added_tokens, content_tokenizer, read_tokenizer
 from usersim.types import Conversation, Record, Turn, UserProfile, check_alternation
 
 END_OF_CONVERSATION = "<|endconversation|>"
@@ -57,25 +64,38 @@ class Renderer:
 
     def __init__(self, tokenizer_json: dict[str, Any], settings: RenderSettings) -> None:
         self.settings = settings
-        added = {token["content"]: int(token["id"]) for token in tokenizer_json["added_tokens"]}
+        added = added_tokens(tokenizer_json)
         self.control_ids = frozenset(added.values())
-        plain = {**tokenizer_json, "added_tokens": [], "post_processor": None}
-        self._tokenizer = Tokenizer.from_str(json.dumps(plain))
+        self._tokenizer = content_tokenizer(tokenizer_json, added)
         self._start, self._headers, self._after_turn = _chat_format(settings.chat_format, added, self.encode)
         self._mark = self.encode(" […] ")
+        for token_id in self.stop_ids:
+            if token_id not in self.control_ids:
+                raise ConfigError(
+                    f"{SETTINGS_FILE} names the control id {token_id}, which the tokenizer does not have; "
+                    "both files must come from one model"
+                )
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> Renderer:
         """Reads `tokenizer.json` and `userlm.json`; raises ConfigError when `path` is not a User LM."""
         folder = Path(path)
-        for name in ("tokenizer.json", SETTINGS_FILE):
-            if not (folder / name).is_file():
-                raise ConfigError(
-                    f"{folder}: no {name}, so not a User LM (make one with `usersim model build`)"
-                )
-        settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-        tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-        return cls(tokenizer, RenderSettings.model_validate(settings))
+        settings, tokenizer_json = read_settings(folder), read_tokenizer(folder)
+        end_id = added_tokens(tokenizer_json).get(END_OF_CONVERSATION)
+        if end_id != settings.end_of_conversation_id:
+            raise ConfigError(
+                f"{folder}: {SETTINGS_FILE} says that {END_OF_CONVERSATION} is token "
+                f"{settings.end_of_conversation_id}, tokenizer.json says {end_id}; build the model again"
+            )
+        rows = _embedding_rows(folder)
+        if rows is not None and max(settings.end_of_conversation_id, settings.end_of_turn_id) >= rows:
+            raise ConfigError(
+                f"{folder}: {SETTINGS_FILE} names a token beyond the model's {rows} embedding rows"
+            )
+        try:
+            return cls(tokenizer_json, settings)
+        except ConfigError as error:
+            raise ConfigError(f"{folder}: {error}") from error
 
     @property
     def stop_ids(self) -> list[int]:
@@ -212,6 +232,29 @@ def _join(system: list[int], window: list[tuple[list[int], list[bool]]]) -> Exam
         ids += message_ids
         supervised += mask
     return Example(ids, supervised)
+
+
+def read_settings(folder: Path) -> RenderSettings:
+    """`userlm.json` of a User LM or an adapter; raises ConfigError."""
+    try:
+        return RenderSettings.model_validate_json((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: no {SETTINGS_FILE}, so not a User LM (make one with `usersim model build`)"
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "not JSON"
+        raise ConfigError(f"{folder / SETTINGS_FILE}: {where}: {first['msg']}") from error
+
+
+def _embedding_rows(folder: Path) -> int | None:
+    """What `config.json` says; None where there is none, as beside an adapter."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return int(config.get("vocab_size") or config["text_config"]["vocab_size"])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _chat_format(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +30,8 @@ class EndPolicy(Record):
 
     mode: Literal["sample", "never", "threshold", "greedy"] = "sample"
     """sample: as drawn. never: the end is banned. threshold: ends when P(end) ≥ threshold.
-    greedy: ends when the end is the most likely first token."""
+    greedy: ends when the end is the most likely first token. In the last two P(end) alone decides, and the words
+    are drawn with the end banned."""
     threshold: float = Field(default=0.5, ge=0, le=1)
     min_user_turns: int = Field(default=1, ge=0)
     """The end is banned until the history holds this many user turns."""
@@ -79,11 +82,23 @@ class Guards(Record):
     repeat: bool = True
     """Equal to an earlier user turn, but for case and spacing."""
     goal_copy: bool = True
-    """Equal to the goal, or a run of `goal_run_words` of its words."""
+    """Equal to the goal's summary, or with a run of `goal_run_words` words of the summary or of one facet.
+    A short facet said whole is no copy: people answer "two people"."""
     goal_run_words: int = Field(default=8, ge=2)
     assistant_speak: bool = True
     max_words: int | None = 200
+    """Runaway turns: refused above this, and drawn anew when `max_tokens` cut them off. Where every attempt was
+    cut or refused, the first cut one is given out with finish "length": half a sentence that says so is better
+    than a lost conversation. A call that asks for fewer tokens than the user's own sampling gets its piece.
+    None: any length."""
     attempts: int = Field(default=6, ge=1)
+
+    @classmethod
+    def off(cls) -> Guards:
+        """The first attempt, whatever it is."""
+        return cls(
+            empty=False, repeat=False, goal_copy=False, assistant_speak=False, max_words=None, attempts=1
+        )
 
 
 ASSISTANT_SPEAK = re.compile(
@@ -101,7 +116,7 @@ def rejection(text: str, goal: Goal | None, turns: Sequence[Turn], guards: Guard
     said = _normal(text)
     if guards.repeat and any(turn.role == "user" and _normal(turn.text) == said for turn in turns):
         return "repeat"
-    if guards.goal_copy and goal is not None and _copies(said, _normal(goal.summary), guards.goal_run_words):
+    if guards.goal_copy and goal is not None and _copies(said, goal, guards.goal_run_words):
         return "goal_copy"
     if guards.assistant_speak and ASSISTANT_SPEAK.search(text):
         return "assistant_speak"
@@ -114,10 +129,14 @@ def _normal(text: str) -> str:
     return " ".join(text.lower().split()).strip(" .!?")
 
 
-def _copies(said: str, goal: str, run: int) -> bool:
-    goal_words = goal.split()
-    runs = (" ".join(goal_words[i : i + run]) for i in range(len(goal_words) - run + 1))
-    return said == goal or any(f" {words} " in f" {said} " for words in runs)
+def _copies(said: str, goal: Goal, run: int) -> bool:
+    wishes = [_normal(goal.summary), *(_normal(facet.text) for facet in goal.facets)]
+    return said == wishes[0] or any(_has_run_of(said, wish.split(), run) for wish in wishes)
+
+
+def _has_run_of(said: str, words: list[str], run: int) -> bool:
+    runs = (" ".join(words[i : i + run]) for i in range(len(words) - run + 1))
+    return any(f" {copied} " in f" {said} " for copied in runs)
 
 
 class UserLM:
@@ -156,15 +175,20 @@ class UserLM:
     ) -> list[UserTurn]:
         """`n` independent next turns, in order of their seeds (`seed + i`); one prefill for all of them.
 
-        Raises RenderError (history), BackendError (engine), GuardError (every attempt at one rejected).
+        The same seed gives the same turn on the local backend. With vLLM a turn also depends, through rounding,
+        on what else is in the engine's batch. Raises RenderError (history), BackendError (engine), GuardError
+        (every attempt at one rejected).
         """
         sampling, end = sampling or self.sampling, end or self.end
+        whole = self.guards.max_words is not None and sampling.max_tokens >= self.sampling.max_tokens
         prompt = self.renderer.prompt(profile, turns)
         room = self.renderer.settings.context_tokens - len(prompt)
         sampling = sampling.model_copy(update={"max_tokens": min(sampling.max_tokens, room)})
         accepted: dict[int, UserTurn] = {}
+        cut: dict[int, UserTurn] = {}
         rejected: dict[int, list[str]] = {index: [] for index in range(n)}
-        for attempt in range(self.guards.attempts):
+        attempts = self.guards.attempts if sampling.temperature else 1  # greedy: another would be the same
+        for attempt in range(attempts):
             missing = [index for index in range(n) if index not in accepted]
             if not missing:
                 break
@@ -174,16 +198,24 @@ class UserLM:
             for index, sampled in zip(missing, drawn, strict=True):
                 said = self._read(sampled, end, turns, None if base is None else base + missing.index(index))
                 why = None if said.ends else rejection(said.text, profile.goal, turns, self.guards)
+                if why is None and not (whole and said.finish == "length"):
+                    accepted[index] = said
+                    continue
+                rejected[index].append(why or "cut")
                 if why is None:
-                    accepted[index] = said.model_copy(
-                        update={"rejected": tuple(rejected[index]), "prompt_tokens": len(prompt)}
-                    )
-                else:
-                    rejected[index].append(why)
-                    self.rejections[why] += 1
+                    cut.setdefault(index, said)
+        for index in cut.keys() - accepted.keys():
+            accepted[index] = cut[index]
+            rejected[index].remove("cut")
+        self.rejections.update(why for reasons in rejected.values() for why in reasons)
         if len(accepted) < n:
-            raise self._exhausted(rejected, accepted)
-        return [accepted[index] for index in range(n)]
+            raise _exhausted(rejected, accepted, attempts)
+        return [
+            accepted[index].model_copy(
+                update={"rejected": tuple(rejected[index]), "prompt_tokens": len(prompt)}
+            )
+            for index in range(n)
+        ]
 
     async def _draw(
         self,
@@ -209,33 +241,37 @@ class UserLM:
 
     def _read(self, sampled: Sampled, end: EndPolicy, turns: Sequence[Turn], seed: int | None) -> UserTurn:
         text, ends = self.renderer.read(sampled.token_ids)
+        logprob = sum(sampled.logprobs)
         if _may_end(end, turns) and end.mode in ("threshold", "greedy"):
             ends = (
                 sampled.end_probability >= end.threshold
                 if end.mode == "threshold"
                 else sampled.end_is_likeliest
             )
+            if ends:  # the words drawn beside are not what was said
+                logprob = math.log(max(sampled.end_probability, sys.float_info.min))
         return UserTurn(
             text="" if ends else text,
             ends=ends,
             end_probability=min(1.0, max(0.0, sampled.end_probability)),
             finish="end" if ends else sampled.finish,
-            logprob=sum(sampled.logprobs),
+            logprob=logprob,
             tokens=len(sampled.token_ids),
             seed=seed,
         )
 
-    def _exhausted(self, rejected: dict[int, list[str]], accepted: dict[int, UserTurn]) -> GuardError:
-        reasons = Counter(why for index, whys in rejected.items() if index not in accepted for why in whys)
-        listed = ", ".join(f"{why} {count}" for why, count in reasons.most_common())
-        return GuardError(
-            f"no acceptable user turn in {self.guards.attempts} attempts ({listed}); "
-            "loosen the guards, raise the temperature or give a richer goal",
-            reasons=dict(reasons),
-        )
-
     async def aclose(self) -> None:
         await self.sampler.aclose()
+
+
+def _exhausted(rejected: dict[int, list[str]], accepted: dict[int, UserTurn], attempts: int) -> GuardError:
+    reasons = Counter(why for index, whys in rejected.items() if index not in accepted for why in whys)
+    listed = ", ".join(f"{why} {count}" for why, count in reasons.most_common())
+    return GuardError(
+        f"no acceptable user turn in {attempts} attempts ({listed}); "
+        "loosen the guards, raise the temperature or give a richer goal",
+        reasons=dict(reasons),
+    )
 
 
 def _may_end(end: EndPolicy, turns: Sequence[Turn]) -> bool:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from peft import LoraConfig, get_peft_model
 
 import usersim
+from tests.conftest import make_base
 from usersim import model
+from usersim.base import load_user_base
 from usersim.errors import ConfigError
+from usersim.render import Renderer
 from usersim.sampling import as_profile
 from usersim.types import Turn
 
@@ -53,6 +59,64 @@ def test_a_damaged_adapter_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "SHA256").write_text("0" * 64)
     with pytest.raises(ConfigError, match="does not match"):
         model.build_userlm(adapter=tmp_path)
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    """An untrained adapter on a tiny base at `tmp_path/base`, as a run would leave it."""
+    base = load_user_base(make_base(tmp_path / "base"))
+    lora = LoraConfig(
+        r=2, target_modules="all-linear", trainable_token_indices=base.token_rows(), task_type="CAUSAL_LM"
+    )
+    wrapped = get_peft_model(base.model, lora)
+    folder = tmp_path / "adapter"
+    wrapped.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
+    wrapped.save_pretrained(str(folder), save_embedding_layers=False)
+    (folder / "userlm.json").write_text(base.settings.model_dump_json())
+    return folder
+
+
+def refused(call: Callable[[], object], match: str) -> None:
+    with pytest.raises(ConfigError, match=match) as failure:
+        call()
+    assert "\n" not in str(failure.value)
+
+
+def test_an_adapter_and_its_base_become_a_user_lm(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("USERSIM_HOME", str(tmp_path / "home"))
+    built = model.resolve(adapter)
+    settings = json.loads((adapter / "userlm.json").read_text())
+    assert Renderer.from_pretrained(built).settings.model_dump(mode="json") == settings
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ({"hidden_size": 64}, "does not fit .*another base"),
+        ({"layers": 1}, "another base .*their layers differ"),
+        ({"controls": ("<|endoftext|>", "<|im_start|>", "<|im_end|>")}, "control tokens or template differ"),
+    ],
+)
+def test_an_adapter_of_another_base_is_refused(
+    adapter: Path, tmp_path: Path, other: dict[str, Any], why: str
+) -> None:
+    base = make_base(tmp_path / "other", **other)
+    out = tmp_path / "built" / "m"
+    refused(lambda: model.build_userlm(adapter=adapter, base=base, out=out), why)
+    assert list(out.parent.iterdir()) == []
+
+
+def test_a_broken_adapter_is_refused(adapter: Path, tmp_path: Path) -> None:
+    weights = adapter / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-50])
+    build = lambda: model.build_userlm(adapter=adapter, base=tmp_path / "base", out=tmp_path / "m")  # noqa: E731
+    refused(build, "damaged weights")
+    (adapter / "userlm.json").unlink()
+    refused(build, r"no userlm\.json")
+    (adapter / "adapter_config.json").write_text("{")
+    refused(lambda: model.resolve(adapter), r"adapter_config\.json")
 
 
 @NEEDS_BASE

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import CHATML, LLAMA3, byte_tokenizer
@@ -185,7 +185,7 @@ def test_a_format_that_the_tokenizer_lacks_is_named() -> None:
 CONTENT = st.text(min_size=1, max_size=40) | st.sampled_from([*CHATML, "<|endconversation|>", "a<|im_end|>b"])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(goal=CONTENT, persona=CONTENT, said=CONTENT, reply=CONTENT | st.just("\ud800"))
 def test_no_text_can_become_a_control_token(goal: str, persona: str, said: str, reply: str) -> None:
     r = renderer()
@@ -195,7 +195,7 @@ def test_no_text_can_become_a_control_token(goal: str, persona: str, said: str, 
     assert found == [START, END, START, END, START, END, START]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(max_size=60))
 def test_content_survives_encoding(text: str) -> None:
     r = renderer()
@@ -203,7 +203,7 @@ def test_content_survives_encoding(text: str) -> None:
     assert r.decode(r.encode(text)) == clean
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.text(alphabet="abc <|>im_endé\n", min_size=1, max_size=30), min_size=1, max_size=7))
 def test_supervised_text_is_the_users_words_whatever_they_are(texts: list[str]) -> None:
     r = renderer()

@@ -1,25 +1,36 @@
-"""Guards, ending and seeds, over prepared continuations."""
+"""Guards, ending and seeds, over prepared continuations; then the same rules on a tiny real model."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from tests.usersim.test_render import END, LEFT, renderer
+from usersim.backends.local import LocalSampler
 from usersim.errors import GuardError
-from usersim.sampling import EndPolicy, Guards, UserLM, as_profile, rejection
+from usersim.render import Renderer
+from usersim.sampling import EndPolicy, Guards, Sampling, UserLM, as_profile, rejection
 from usersim.testing import ScriptedSampler
-from usersim.types import Goal, Turn
+from usersim.types import Facet, Goal, Turn, UserTurn
 
 HISTORY = [Turn(role="user", text="Book me a table"), Turn(role="assistant", text="Where?")]
+
+
+CUT = "…"
+"""A text that ends so has no end of turn: `max_tokens` cut it off."""
 
 
 def said(*texts: str, **options: Any) -> tuple[UserLM, ScriptedSampler]:
     r = renderer()
     scripted = ScriptedSampler(
-        *[[LEFT] if text == "(leaves)" else [*r.encode(text), END] for text in texts],
+        *[
+            [LEFT] if text == "(leaves)" else r.encode(text) if text.endswith(CUT) else [*r.encode(text), END]
+            for text in texts
+        ],
         end_probability=options.pop("end_probability", 0.1),
     )
     return UserLM(r, scripted, **options), scripted
@@ -113,6 +124,154 @@ def test_guards_fail_loudly_when_every_attempt_is_rejected() -> None:
 
 
 def test_guards_can_be_switched_off() -> None:
-    off = Guards(empty=False, repeat=False, goal_copy=False, assistant_speak=False, max_words=None)
+    off = Guards.off()
+    assert rejection("As an AI " * 300, Goal(summary="eat out"), HISTORY, off) is None
     assert rejection("", Goal(summary="eat out"), HISTORY, off) is None
     assert rejection("Book me a table", Goal(summary="eat out"), HISTORY, off) is None
+
+
+FACETS = Goal(
+    summary="eat out",
+    facets=(Facet(text="two people"), Facet(text="a table by the window with a view of the old harbour")),
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("two people", None),
+        ("a table by the window with a view pls", "goal_copy"),
+        ("a table by the window, old harbour", None),
+    ],
+)
+def test_a_long_run_of_a_facets_words_is_a_copy_and_a_short_facet_is_an_answer(
+    text: str, why: str | None
+) -> None:
+    assert rejection(text, FACETS, [], Guards()) == why
+
+
+def test_a_cut_turn_is_drawn_anew_and_counted() -> None:
+    user, _ = said("so I was…", "and then…", "rome")
+    turn = ask(user, seed=1)[0]
+    assert (turn.text, turn.finish, turn.rejected) == ("rome", "stop", ("cut", "cut"))
+    assert user.rejections == {"cut": 2}
+
+
+def test_the_first_cut_turn_is_given_out_where_nothing_better_comes() -> None:
+    user, _ = said("so I was…", "", "and then…", guards=Guards(attempts=3))
+    turn = ask(user, seed=1)[0]
+    assert (turn.text, turn.finish, turn.rejected) == ("so I was…", "length", ("empty", "cut"))
+    assert (turn.seed, user.rejections) == (1, {"empty": 1, "cut": 1})
+
+
+def test_a_cut_runaway_is_never_given_out() -> None:
+    user, _ = said("la " * 201 + CUT, guards=Guards(attempts=1))
+    with pytest.raises(GuardError, match="too_long 1"):
+        ask(user)
+
+
+def test_whoever_asks_for_fewer_tokens_gets_a_piece() -> None:
+    for user, sampling in (
+        (said("so I was…")[0], Sampling(max_tokens=9)),
+        (said("so I was…", guards=Guards(max_words=None))[0], None),
+        (said("so I was…", guards=Guards.off())[0], None),
+    ):
+        turn = ask(user, sampling=sampling)[0]
+        assert (turn.text, turn.finish, turn.rejected) == ("so I was…", "length", ())
+
+
+def test_at_temperature_zero_nothing_is_drawn_twice() -> None:
+    user, scripted = said("")
+    with pytest.raises(GuardError, match="in 1 attempts"):
+        ask(user, sampling=Sampling(temperature=0))
+    assert len(scripted.prompts) == 1
+
+
+def test_an_end_decided_by_its_probability_has_its_log_probability() -> None:
+    user, _ = said("go on", end=EndPolicy(mode="threshold", threshold=0.5), end_probability=0.8)
+    assert ask(user)[0].logprob == pytest.approx(-0.2231, abs=1e-4)
+
+
+# -- a tiny real model ---------------------------------------------------------------------------------
+
+SHORT = Sampling(max_tokens=6)
+TALK = [Turn(role="user", text="hi"), Turn(role="assistant", text="hello")]
+
+
+class Watched(LocalSampler):
+    """Notes the shapes of what the model is run on: (batch, tokens)."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self.shapes: list[tuple[int, int]] = []
+        model.register_forward_pre_hook(self._note, with_kwargs=True)
+
+    def _note(self, _: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        self.shapes.append(tuple(kwargs["input_ids"].shape))
+
+
+@pytest.fixture(scope="module")
+def real(tiny_userlm: Path) -> UserLM:
+    watched = Watched(LocalSampler.from_pretrained(tiny_userlm).model)
+    return UserLM(Renderer.from_pretrained(tiny_userlm), watched, sampling=SHORT, guards=Guards.off())
+
+
+def draw(user: UserLM, turns: list[Turn], **options: Any) -> list[UserTurn]:
+    return asyncio.run(user.sample(as_profile("eat out"), turns, **options))
+
+
+def test_n_samples_share_one_prefill(real: UserLM) -> None:
+    watched = cast("Watched", real.sampler)
+    watched.shapes.clear()
+    draw(real, TALK, n=5, seed=0)
+    prompt = real.renderer.prompt(as_profile("eat out"), TALK)
+    assert watched.shapes[0] == (1, len(prompt))
+    assert set(watched.shapes[1:]) == {(5, 1)}
+
+
+@pytest.fixture
+def leaving(real: UserLM) -> Iterator[UserLM]:
+    """The same model when it would rather leave: the logit of the end is raised."""
+    end = real.renderer.settings.end_of_conversation_id
+
+    def raise_end(_: Any, __: Any, out: Any) -> Any:
+        out.logits[..., end] += 8
+        return out
+
+    handle = cast("Watched", real.sampler).model.register_forward_hook(raise_end)
+    yield real
+    handle.remove()
+
+
+@pytest.mark.parametrize(
+    ("policy", "leaves"),
+    [
+        (EndPolicy(mode="sample"), True),
+        (EndPolicy(mode="sample", min_user_turns=2), False),
+        (EndPolicy(mode="never"), False),
+        (EndPolicy(mode="threshold", threshold=0.5), True),
+        (EndPolicy(mode="threshold", threshold=1.0), False),
+        (EndPolicy(mode="greedy"), True),
+        (EndPolicy(mode="greedy", min_user_turns=2), False),
+    ],
+)
+def test_policies_on_a_model_that_would_leave(leaving: UserLM, policy: EndPolicy, leaves: bool) -> None:
+    turns = draw(leaving, TALK, n=4, seed=3, end=policy)
+    assert turns[0].end_probability > 0.85
+    assert {turn.ends for turn in turns} == {turn.finish == "end" for turn in turns} == {leaves}
+    assert not any(turn.text for turn in turns if turn.ends)
+    assert not any(turn.ends for turn in draw(leaving, [], n=4, seed=3, end=policy)), "not a word said yet"
+
+
+def test_a_model_that_would_stay_ends_only_where_the_threshold_says_so(real: UserLM) -> None:
+    for policy in (EndPolicy(mode="threshold", threshold=0.5), EndPolicy(mode="greedy")):
+        turns = draw(real, TALK, n=4, seed=3, end=policy)
+        assert turns[0].end_probability < 0.1
+        assert not any(turn.ends for turn in turns)
+    assert all(turn.ends for turn in draw(real, TALK, n=2, end=EndPolicy(mode="threshold", threshold=0.0)))
+
+
+def test_a_real_models_runaway_turn_is_cut_and_says_so(real: UserLM) -> None:
+    guarded = UserLM(real.renderer, real.sampler, sampling=SHORT, guards=Guards(attempts=2, empty=False))
+    for turn in draw(guarded, TALK, n=4, seed=0, end=EndPolicy(mode="never")):
+        assert turn.finish == "stop" or (turn.tokens == 6 and turn.rejected)
