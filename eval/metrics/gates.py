@@ -17,7 +17,7 @@ from usersim.sampling import Guards, rejection
 from usersim.types import Conversation, Record, Turn
 
 ROLE_LABEL = re.compile(r"^\s*(?:assistant|ai|bot|chatgpt|user|human|system)\s*:", re.IGNORECASE)
-NOTHING = Guards(empty=False, repeat=False, goal_copy=False, assistant_speak=False, max_words=None)
+NOTHING = Guards.off()
 
 
 class GateResult(Record):

@@ -84,16 +84,14 @@ async def _draw_all(
 
 
 def _speakers(args: argparse.Namespace, scored: Scored) -> dict[str, User]:
-    """Without guards, so that what they would catch is seen; the end is read, never drawn."""
+    """Without guards but for nothing said, so that what they would catch is seen; the end is read, never drawn."""
     sampler = HttpSampler(args.engine) if args.engine else LocalSampler.from_pretrained(scored.model)
     ours = UserLM(
         scored.renderer,
         sampler,
         sampling=Sampling(max_tokens=MAX_TOKENS),
         end=EndPolicy(mode="never"),
-        guards=Guards(
-            empty=True, repeat=False, goal_copy=False, assistant_speak=False, max_words=None, attempts=4
-        ),
+        guards=Guards.off().model_copy(update={"empty": True, "attempts": 4}),
     )
     speakers: dict[str, User] = {scored.model.name: ours}
     if scored.baseline is not None:

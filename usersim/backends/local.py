@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
 from usersim.cli import quiet_transformers
@@ -33,7 +34,7 @@ class LocalSampler:
         dtype = dtype or (torch.bfloat16 if device == "cuda" else torch.float32)
         try:
             model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise BackendError(f"{path}: the model cannot be loaded ({error})") from error
         return cls(model.to(device).eval())
 
