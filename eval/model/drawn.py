@@ -60,7 +60,7 @@ def draw_tables(args: argparse.Namespace, everybody: People, scored: Scored, tra
         chosen = test[: args.control]
         tables["control"] = control.report(chosen, asked, bootstrap=min(args.bootstrap, 500), seed=args.seed)
     if args.train is not None:
-        drawn = [*free[scored.model.name].turns.values(), *asked.turns.values()]
+        drawn = [*free[scored.name].turns.values(), *asked.turns.values()]
         tables["memory"] = _memory(args, [turn.text for turn in drawn if turn.text], test, scored)
     return tables
 
@@ -93,7 +93,7 @@ def _speakers(args: argparse.Namespace, scored: Scored) -> dict[str, User]:
         end=EndPolicy(mode="never"),
         guards=Guards.off().model_copy(update={"empty": True, "attempts": 4}),
     )
-    speakers: dict[str, User] = {scored.model.name: ours}
+    speakers: dict[str, User] = {scored.name: ours}
     if scored.baseline is not None:
         settings = ChatSettings(temperature=1.0, top_p=0.95, max_tokens=MAX_TOKENS)
         chat = (

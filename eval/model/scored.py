@@ -15,7 +15,7 @@ from eval.model.goals import picked
 from eval.model.likelihood import PromptedScorer, UnpromptedScorer, UserScorer
 from eval.model.report import Contrast, ModelScores, contrasts, draws, model_scores
 from eval.model.scoring import ScoreBook, Scores, opening_nats, score_all
-from usersim.model import file_hash, resolve
+from usersim.model import USERLM_NAME, file_hash, resolve
 from usersim.prompted import PROMPTS
 from usersim.render import Renderer
 from usersim.types import Conversation
@@ -32,6 +32,7 @@ PROMPTED: tuple[Condition, ...] = ("no_goal", "own_goal", "own_goal_persona")
 
 @dataclass
 class Scored:
+    name: str
     model: Path
     baseline: Path | None
     renderer: Renderer
@@ -52,12 +53,13 @@ def score_models(args: argparse.Namespace, people: People, track: Track) -> Scor
     user = UserScorer.from_pretrained(path)
     counts = draws(len(people.test), args.bootstrap, args.seed)
     base = resolve(args.baseline) if args.baseline else None
-    scored = Scored(path, base, user.renderer, counts)
+    name = args.model if args.model == USERLM_NAME else path.name
+    scored = Scored(name, path, base, user.renderer, counts)
     cache, weights = args.out / "scores", weights_hash(path)
     identity = {"weights": weights, "render": user.renderer.fingerprint}
     book = ScoreBook.at(cache, user, **identity)
-    _add(scored, path.name, book, usable(people.test), args, people, track)
-    scored.weights[path.name] = weights
+    _add(scored, name, book, usable(people.test), args, people, track)
+    scored.weights[name] = weights
     if base is not None:
         _add_baseline(scored, base, identity, args, people, track)
     return scored
