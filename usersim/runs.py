@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from usersim.config import Config
-from usersim.errors import ConfigError
-from usersim.records import write_json
+from usersim.errors import BackendError, ConfigError
+from usersim.records import atomic_writer, write_json
 from usersim.types import Record
+
+METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 
 
 class RunDir:
@@ -17,29 +22,61 @@ class RunDir:
 
     def __init__(self, path: str | Path, config: Config) -> None:
         self.path = Path(path)
-        resolved = config.model_dump(mode="json")
         existing = self.path / "config.json"
         if existing.is_file():
-            _refuse_difference(existing, resolved)
+            _refuse_difference(existing, config)
         else:
-            write_json(existing, resolved)
+            write_json(existing, config.model_dump(mode="json"))
 
     def metric(self, **values: Any) -> None:
-        self._append("metrics.jsonl", json.dumps(values, ensure_ascii=False))
+        self._append(METRICS, json.dumps(values, ensure_ascii=False))
 
     def sample(self, record: Record) -> None:
-        self._append("samples.jsonl", record.model_dump_json(exclude_defaults=True))
+        self._append(SAMPLES, record.model_dump_json(exclude_defaults=True))
+
+    def metrics(self) -> list[dict[str, Any]]:
+        file = self.path / METRICS
+        return [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.is_file() else []
+
+    def keep(self, name: str, wanted: Callable[[Any], bool]) -> None:
+        """Rewrites a file without the lines that are not wanted or were cut off by a kill, in one step."""
+        file = self.path / name
+        if file.is_file():
+            kept = [line for line in file.read_text("utf-8").splitlines() if _is_wanted(line, wanted)]
+            with atomic_writer(file) as stream:
+                stream.writelines(f"{line}\n" for line in kept)
 
     def _append(self, name: str, line: str) -> None:
-        with (self.path / name).open("a", encoding="utf-8") as stream:
-            stream.write(line + "\n")
+        try:
+            with (self.path / name).open("a", encoding="utf-8") as stream:
+                stream.write(line + "\n")
+        except OSError as error:
+            raise BackendError(
+                f"{self.path / name} cannot be written ({error.strerror}); make room and run the same command again"
+            ) from error
 
 
-def _refuse_difference(existing: Path, resolved: dict[str, Any]) -> None:
-    before = json.loads(existing.read_text(encoding="utf-8"))
+def _is_wanted(line: str, wanted: Callable[[Any], bool]) -> bool:
+    try:
+        return wanted(json.loads(line))
+    except ValueError:
+        return False
+
+
+def _refuse_difference(existing: Path, config: Config) -> None:
+    before, resolved = _completed(existing, config), config.model_dump(mode="json")
     keys = sorted(k for k in before.keys() | resolved.keys() if before.get(k) != resolved.get(k))
     if keys:
         raise ConfigError(
             f"{existing.parent} holds a run with another config (differs in: {', '.join(keys)}); "
             "choose another out=… or restore those values to resume it"
         )
+
+
+def _completed(existing: Path, config: Config) -> dict[str, Any]:
+    """What was resolved then; a field added since has its default, which is how the run went."""
+    before: dict[str, Any] = json.loads(existing.read_text(encoding="utf-8"))
+    try:
+        return type(config).model_validate(before).model_dump(mode="json")
+    except ValidationError:
+        return before

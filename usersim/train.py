@@ -6,139 +6,44 @@ usersim train configs/train/userlm-135m.toml lora.rank=16 out=runs/trial
 from __future__ import annotations
 
 import argparse
-import logging
 import math
 import os
+import shutil
 import sys
-import time
+import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from datasets import Dataset  # type: ignore[import-untyped]
 from peft import LoraConfig, PeftModel, get_peft_model
-from pydantic import Field
-from torch.utils.data import SequentialSampler
 from transformers import AutoTokenizer, ProgressCallback, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 from trl.trainer.sft_config import SFTConfig
-from trl.trainer.sft_trainer import SFTTrainer
 
 from usersim.base import UserBase, load_user_base
 from usersim.cli import console, emit_json
-from usersim.config import Config, load_config
-from usersim.errors import BackendError, ConfigError
+from usersim.config import load_config
+from usersim.errors import ConfigError, DataError
 from usersim.model import BASE_NAME, build_base
 from usersim.packed import register
-from usersim.render import SETTINGS_FILE, Limits, RenderSettings
+from usersim.render import SETTINGS_FILE, Renderer, RenderSettings
 from usersim.runs import RunDir
-from usersim.train_data import IGNORED, Corpus, collate, load_corpus, training_rows
-from usersim.train_result import load_checkpoint, plan, save_result
-from usersim.train_samples import write_samples
+from usersim.train_config import LoraSettings, TrainConfig, check, processes
+from usersim.train_data import Amounts, Corpus, collate, even_out, load_corpus, training_rows, write_rows
+from usersim.train_log import RunLog, rewind
+from usersim.train_result import (
+    check_base,
+    drop_incomplete,
+    last_checkpoint,
+    load_checkpoint,
+    save_result,
+    saving,
+    step_of,
+)
+from usersim.trainer import UserTrainer
 from usersim.types import Conversation
 
-logger = logging.getLogger(__name__)
-
-
-class LoraSettings(Config):
-    rank: int = Field(default=32, ge=1)
-    alpha: int = Field(default=64, ge=1)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-
-
-class TrainConfig(Config):
-    out: str = "runs/userlm"
-    base: str = BASE_NAME
-    """The default base by name, or a folder of a transformers causal LM with ChatML or Llama-3 tokens."""
-    train: tuple[str, ...] = ("data/sharegpt/train.jsonl",)
-    dev: tuple[str, ...] = ("data/sharegpt/dev.jsonl",)
-    dev_conversations: int = Field(default=60, ge=1)
-    method: Literal["lora", "full"] = "lora"
-    start: str | None = None
-    """An adapter to go on from (method lora): its rank counts, `lora` is not read."""
-    lora: LoraSettings = LoraSettings()
-    limits: Limits = Limits()
-    max_tokens: int = Field(default=768, ge=128)
-    """Training window; longer conversations are cut at turn boundaries."""
-    windows_per_conversation: int | None = Field(default=None, ge=1)
-    context_tokens: int = Field(default=4096, ge=256)
-    """Longest prompt plus turn when serving."""
-    keep_without_goal: float = Field(default=1.0, ge=0, le=1)
-    epochs: int = Field(default=1, ge=1)
-    max_steps: int | None = Field(default=None, ge=1)
-    batch: int = Field(default=8, ge=1)
-    """Windows per optimiser step."""
-    micro_batch: int = Field(default=1, ge=1)
-    """Windows per forward pass, concatenated without padding."""
-    lr: float = Field(default=6e-4, gt=0)
-    warmup: float = Field(default=0.04, ge=0, lt=1)
-    """Share of the steps."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    eval_every: int = Field(default=100, ge=1)
-    """Steps between dev losses, sample openings and checkpoints."""
-    wandb: Literal["offline", "online", "disabled"] = "offline"
-    seed: int = 0
-
-
-class UserTrainer(SFTTrainer):
-    """SFTTrainer with logits only where there is a label, rows in the order given, and a dev loss per token."""
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        labels = inputs.pop("labels")[0, 1:]
-        positions = (labels != IGNORED).nonzero().squeeze(1)
-        # TRL's fused head would score every position and compute two more figures; a tenth is supervised.
-        outputs = model(**inputs, logits_to_keep=positions, use_cache=False)
-        loss = torch.nn.functional.cross_entropy(
-            outputs.logits[0].float(), labels[positions], reduction="sum"
-        )
-        loss = loss / (len(positions) if num_items_in_batch is None else num_items_in_batch)
-        if not torch.isfinite(loss):
-            raise BackendError("the loss is not finite; lower lr (the last checkpoint is kept)")
-        return (loss, outputs) if return_outputs else loss
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return SequentialSampler(train_dataset or self.train_dataset)  # type: ignore[arg-type]
-
-    @torch.no_grad()
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """NLL per supervised token over all dev windows, nats (a mean of batch means would weigh short windows up)."""
-        model: Any = self.model
-        model.eval()
-        total, tokens = 0.0, 0
-        for inputs in self.get_eval_dataloader():
-            inputs = self._prepare_inputs(inputs)
-            count = int((inputs["labels"][0, 1:] != IGNORED).sum())
-            with self.compute_loss_context_manager():
-                total += float(self.compute_loss(model, inputs)) * count
-            tokens += count
-        metrics = {"eval_loss": total / tokens, "eval_perplexity": math.exp(min(total / tokens, 50))}
-        self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-
-class RunLog(ProgressCallback):
-    """The progress bar on stderr, numbers to metrics.jsonl (the original prints them to stdout).
-
-    After each dev loss sampled openings go to samples.jsonl and wandb.
-    """
-
-    def __init__(self, run: RunDir, base: UserBase, dev: list[Conversation], config: TrainConfig) -> None:
-        super().__init__()
-        self.run, self.base, self.dev, self.config = run, base, dev, config
-        self.started, self.tokens_per_step = time.monotonic(), 0.0
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        elapsed = time.monotonic() - self.started
-        logs["tokens_per_s"] = round(self.tokens_per_step * state.global_step / max(elapsed, 1e-9), 1)
-        self.run.metric(step=state.global_step, elapsed_s=round(elapsed, 1), **logs)
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        write_samples(
-            self.run, model, self.base.renderer, self.dev, step=state.global_step, config=self.config
-        )
+__all__ = ["LoraSettings", "TrainConfig", "UserTrainer", "main", "train"]
 
 
 def train(config: TrainConfig, *, export: bool = False) -> Path:
@@ -146,40 +51,60 @@ def train(config: TrainConfig, *, export: bool = False) -> Path:
 
     With `export` nothing is trained: the last checkpoint of an unfinished run becomes its result.
     """
-    base = load_user_base(
-        build_base() if config.base == BASE_NAME else config.base,
-        dtype=_weights_dtype(config),
-        context_tokens=config.context_tokens,
-        limits=config.limits,
-        attention=register(),
-    )
-    corpus = load_corpus(config.train, keep_without_goal=config.keep_without_goal, seed=config.seed)
-    dev = load_corpus(config.dev, keep_without_goal=1.0, seed=config.seed).conversations
-    run = RunDir(config.out, config)
-    rows, dev_rows = _datasets(config, base, corpus, dev)
+    check(config)
+    args = _arguments(config)  # joins the other processes, where there are any
+    base = _load_base(config)
+    corpus, dev = None, list[Conversation]()
+    with args.main_process_first(local=False):
+        if args.process_index == 0:
+            _open_run(config, base, export=export)
+            corpus, dev = _render(config, base.renderer, Path(config.out) / ".rows")
+        run = RunDir(config.out, config)
+        rows = _mapped(run.path / ".rows" / "train.arrow")
+        dev_rows = _mapped(run.path / ".rows" / "dev.arrow")
     set_seed(config.seed)  # the adapter starts from random numbers, before the trainer seeds anything
-    model = _trainable(config, base)
-    log = RunLog(run, base, dev, config)
     trainer = UserTrainer(
-        model=model,
-        args=_arguments(config),
-        train_dataset=rows,
+        model=_trainable(config, base),
+        args=args,
+        train_dataset=even_out(rows, config.micro_batch * processes()) if processes() > 1 else rows,
         eval_dataset=dev_rows,
         data_collator=collate,
         processing_class=AutoTokenizer.from_pretrained(base.source),
     )
+    trainer.accelerator.wait_for_everyone()
+    shutil.rmtree(run.path / ".rows", ignore_errors=True)  # every process has it mapped
+    amounts = Amounts.of(rows)
+    # Sharded weights cannot be sampled from by one process alone.
+    log = RunLog(run, base.renderer, [] if trainer.is_fsdp_enabled else dev, amounts, config)
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(log)
-    log.tokens_per_step = sum(map(len, rows["input_ids"])) / len(rows) * config.batch
-    checkpoints = run.path / "checkpoints"
-    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None  # type: ignore[no-untyped-call]
+    last = last_checkpoint(run.path / "checkpoints")
     if export:
         load_checkpoint(trainer, last)
     else:
-        trainer.train(resume_from_checkpoint=last)
-    final = _last_dev_loss(trainer) or trainer.evaluate()
-    facts = {**final, **plan(corpus, rows, steps=trainer.state.global_step, batch=config.batch)}
-    return save_result(run, base, trainer.model, named_base=config.base, facts=facts)
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+    facts: dict[str, Any] = dict(_last_dev_loss(trainer) or trainer.evaluate())
+    if corpus is not None:
+        facts |= plan(corpus, amounts, steps=trainer.state.global_step, batch=config.batch)
+    folder = save_result(run, base, trainer, named_base=config.base, facts=facts)
+    trainer.accelerator.end_training()
+    return folder
+
+
+def plan(corpus: Corpus, amounts: Amounts, *, steps: int, batch: int) -> dict[str, Any]:
+    """What `steps` steps amount to, for `--dry-run` and for the summary; tokens are those trained on."""
+    windows = len(amounts.tokens) - 1
+    seen = min(windows, steps * batch)
+    return {
+        "conversations": len(corpus.conversations),
+        "with_goal": corpus.with_goal,
+        "without_goal_left_out": corpus.without_goal_left_out,
+        "windows": windows,
+        "steps": steps,
+        "windows_seen": seen,
+        "tokens": int(amounts.tokens[seen]),
+        "supervised_tokens": int(amounts.supervised[seen]),
+    }
 
 
 def _last_dev_loss(trainer: UserTrainer) -> dict[str, float] | None:
@@ -190,15 +115,53 @@ def _last_dev_loss(trainer: UserTrainer) -> dict[str, float] | None:
     return None
 
 
-def _weights_dtype(config: TrainConfig) -> torch.dtype:
-    # Frozen weights need no fp32 copy; trained ones do, under autocast.
-    return torch.bfloat16 if config.method == "lora" else torch.float32
+def _load_base(config: TrainConfig) -> UserBase:
+    return load_user_base(
+        build_base() if config.base == BASE_NAME else config.base,
+        dtype=config.weights_dtype,
+        context_tokens=config.context_tokens,
+        limits=config.limits,
+        attention=register() if config.attention == "packed" else config.attention,
+    )
 
 
-def _datasets(
-    config: TrainConfig, base: UserBase, corpus: Corpus, dev: list[Conversation]
-) -> tuple[Dataset, Dataset]:
-    renderer = base.renderer
+def _open_run(config: TrainConfig, base: UserBase, *, export: bool) -> None:
+    """The folder made or found fit to go on in, with nothing in it that a kill left half done."""
+    out = Path(config.out)
+    if last_checkpoint(out / "checkpoints") and not (out / "config.json").is_file():
+        raise ConfigError(f"{out} holds checkpoints of an unknown run (no config.json); choose another out=…")
+    run = RunDir(out, config)
+    check_base(run, base, named=config.base)
+    if not export:  # a run may be saving there at this moment
+        drop_incomplete(out / "checkpoints")
+        rewind(run, step_of(last_checkpoint(out / "checkpoints")))
+
+
+def _render(config: TrainConfig, renderer: Renderer, folder: Path) -> tuple[Corpus, list[Conversation]]:
+    """`train.arrow` and `dev.arrow` in `folder`, made anew; returns the corpus and the dev conversations taken."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    with saving(folder):
+        corpus = _render_train(config, renderer, folder)
+        held_out = load_corpus(config.dev, keep_without_goal=1.0, seed=config.seed, folder=folder)
+        every = max(1, len(held_out.conversations) // config.dev_conversations)
+        dev = list(held_out.conversations[::every][: config.dev_conversations])
+        rows = training_rows(
+            dev,
+            renderer,
+            max_tokens=config.max_tokens,
+            epochs=1,
+            seed=config.seed,
+            windows_per_conversation=2,
+        )
+        write_rows(rows, folder / "dev.arrow")
+    return corpus, dev
+
+
+def _render_train(config: TrainConfig, renderer: Renderer, folder: Path) -> Corpus:
+    corpus = load_corpus(
+        config.train, keep_without_goal=config.keep_without_goal, seed=config.seed, folder=folder
+    )
     rows = training_rows(
         corpus.conversations,
         renderer,
@@ -207,16 +170,13 @@ def _datasets(
         seed=config.seed,
         windows_per_conversation=config.windows_per_conversation,
     )
-    every = max(1, len(dev) // config.dev_conversations)
-    dev_rows = training_rows(
-        dev[::every][: config.dev_conversations],
-        renderer,
-        max_tokens=config.max_tokens,
-        epochs=1,
-        seed=config.seed,
-        windows_per_conversation=2,
-    )
-    return Dataset.from_list(list(rows)), Dataset.from_list(list(dev_rows))
+    if not write_rows(rows, folder / "train.arrow"):
+        raise DataError(f"no user turn to learn from in {', '.join(config.train)}")
+    return corpus
+
+
+def _mapped(file: Path) -> Dataset:
+    return Dataset.from_file(str(file))
 
 
 def _trainable(config: TrainConfig, base: UserBase) -> Any:
@@ -224,7 +184,10 @@ def _trainable(config: TrainConfig, base: UserBase) -> Any:
         return base.model
     if config.start is not None:
         return _started(config.start, base)
-    settings = config.lora
+    settings, end = config.lora, base.settings.end_of_conversation_id
+    # PEFT follows tied weights by itself; untied, the output row would stay as it was initialised, and it is the one
+    # that matters: nothing follows an end, so that its input row gets no gradient.
+    tied = base.model.config.tie_word_embeddings
     return get_peft_model(
         base.model,
         LoraConfig(
@@ -233,7 +196,7 @@ def _trainable(config: TrainConfig, base: UserBase) -> Any:
             lora_dropout=settings.dropout,
             target_modules="all-linear",
             # The end-of-conversation row alone is trained: a full embedding would be 57 MB of adapter.
-            trainable_token_indices={"embed_tokens": [base.settings.end_of_conversation_id]},
+            trainable_token_indices={"embed_tokens": [end]} | ({} if tied else {"lm_head": [end]}),
             task_type="CAUSAL_LM",
         ),
     )
@@ -250,41 +213,41 @@ def _started(start: str, base: UserBase) -> Any:
 
 
 def _arguments(config: TrainConfig) -> SFTConfig:
-    out = Path(config.out)
-    os.environ["WANDB_MODE"] = config.wandb
-    os.environ.setdefault("WANDB_DIR", str(out))
-    os.environ.setdefault("WANDB_PROJECT", "usersim")
-    os.environ.setdefault("WANDB_SILENT", "true")
-    cuda = torch.cuda.is_available()
-    return SFTConfig(
-        output_dir=str(out / "checkpoints"),
-        run_name=out.name,
-        report_to=[] if config.wandb == "disabled" else ["wandb"],
-        use_cpu=not cuda,
-        bf16=True,
-        per_device_train_batch_size=config.micro_batch,
-        per_device_eval_batch_size=1,
-        gradient_accumulation_steps=max(1, config.batch // config.micro_batch),
-        gradient_checkpointing=False,
-        num_train_epochs=1,  # the rows already hold every epoch
-        max_steps=config.max_steps or -1,
-        learning_rate=config.lr,
-        lr_scheduler_type="cosine",
-        warmup_steps=config.warmup,
-        weight_decay=config.weight_decay,
-        max_grad_norm=1.0,
-        logging_steps=10,
-        eval_strategy="steps",
-        eval_steps=config.eval_every,
-        save_steps=config.eval_every,
-        save_total_limit=2,
-        seed=config.seed,
-        data_seed=config.seed,
-        max_length=None,  # windows are cut at turn boundaries already; cutting here would lose ends
-        remove_unused_columns=False,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        dataloader_num_workers=0,
-    )
+    os.environ["WANDB_DISABLED"] = "true"  # the run log speaks to wandb itself, so that it cannot stop a run
+    try:
+        return SFTConfig(
+            output_dir=str(Path(config.out) / "checkpoints"),
+            report_to=[],
+            use_cpu=not torch.cuda.is_available(),
+            bf16=True,
+            per_device_train_batch_size=config.micro_batch,
+            per_device_eval_batch_size=1,
+            gradient_accumulation_steps=config.accumulation,
+            average_tokens_across_devices=True,
+            ddp_find_unused_parameters=False,
+            ddp_timeout=24 * 3600,  # the others wait while the main process renders, samples and saves
+            gradient_checkpointing=config.gradient_checkpointing,
+            num_train_epochs=1,  # the rows already hold every epoch
+            max_steps=config.max_steps or -1,
+            learning_rate=config.lr,
+            lr_scheduler_type="cosine",
+            warmup_steps=config.warmup,
+            weight_decay=config.weight_decay,
+            max_grad_norm=1.0,
+            logging_steps=10,
+            eval_strategy="steps",
+            eval_steps=config.eval_every,
+            save_steps=config.steps_between_saves,
+            save_total_limit=2,
+            seed=config.seed,
+            data_seed=config.seed,
+            max_length=None,  # windows are cut at turn boundaries already; cutting here would lose ends
+            remove_unused_columns=False,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            dataloader_num_workers=0,
+        )
+    except ValueError as error:  # for one, a GPU without bf16
+        raise ConfigError(f"this machine cannot train with these settings ({error})") from error
 
 
 def main(argv: list[str]) -> int:
@@ -299,24 +262,22 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json-out", metavar="FILE")
     args = parser.parse_args(argv)
     config = load_config(TrainConfig, args.config, args.overrides)
-    if config.batch % config.micro_batch:
-        raise ConfigError(f"batch={config.batch} is not a multiple of micro_batch={config.micro_batch}")
-    if args.dry_run:
-        base = load_user_base(
-            build_base() if config.base == BASE_NAME else config.base,
-            dtype=torch.bfloat16,
-            limits=config.limits,
-        )
-        corpus = load_corpus(config.train, keep_without_goal=config.keep_without_goal, seed=config.seed)
-        rows, _ = _datasets(config, base, corpus, corpus.conversations[:1])
-        steps = config.max_steps or math.ceil(len(rows) / config.batch)
-        summary = plan(corpus, rows, steps=steps, batch=config.batch)
-    else:
-        summary = {"out": str(train(config, export=args.export))}
-    emit_json(summary, stdout=args.json, path=args.json_out)
-    if not args.json:
-        console.print(summary)
+    summary = _dry_run(config) if args.dry_run else {"out": str(train(config, export=args.export))}
+    if os.environ.get("RANK", "0") == "0":
+        emit_json(summary, stdout=args.json, path=args.json_out)
+        if not args.json:
+            console.print(summary)
     return 0
+
+
+def _dry_run(config: TrainConfig) -> dict[str, Any]:
+    check(config)
+    renderer = _load_base(config.model_copy(update={"attention": "packed"})).renderer
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = _render_train(config, renderer, Path(folder))
+        amounts = Amounts.of(_mapped(Path(folder) / "train.arrow"))
+    steps = config.max_steps or math.ceil((len(amounts.tokens) - 1) / config.batch)
+    return plan(corpus, amounts, steps=steps, batch=config.batch)
 
 
 if __name__ == "__main__":

@@ -1,48 +1,93 @@
-"""Conversations into the rows a trainer takes: rendered anew for each epoch, thinned by (seed, epoch, index)."""
+"""Conversations into the rows a trainer takes: rendered anew for each epoch, thinned by (seed, epoch, index).
+
+Neither conversations nor rows are held in memory: both lie in files that are mapped or read one at a time.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+import tempfile
+import weakref
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import Any
+from itertools import accumulate, islice
+from pathlib import Path
+from typing import Any, overload
 
+import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
 import torch
+from datasets import Dataset, concatenate_datasets  # type: ignore[import-untyped]
 
 from usersim.conditioning import thin
 from usersim.errors import DataError
-from usersim.records import read_conversations
+from usersim.records import read_records
 from usersim.render import Example, Renderer
 from usersim.types import Conversation
 
 IGNORED = -100
 PARAPHRASED = 0.5
 """Share of the conversations whose profile is put in drawn words; the others have the words of inference."""
+COLUMNS = pa.schema({"input_ids": pa.list_(pa.int32()), "labels": pa.list_(pa.int32())})
+Row = dict[str, list[int]]
+
+
+class Shelf(Sequence[Conversation]):
+    """Conversations in an unnamed file, read back one at a time: a million of them as objects take 10 GB."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as the shelf
+        weakref.finalize(self, self._file.close)
+        self._ends = array("q", [0])
+
+    def append(self, conversation: Conversation) -> None:
+        text = conversation.model_dump_json(exclude_defaults=True).encode()
+        self._file.seek(self._ends[-1])
+        self._file.write(text)
+        self._ends.append(self._ends[-1] + len(text))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> Conversation: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Conversation]: ...
+    def __getitem__(self, index: int | slice) -> Conversation | list[Conversation]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        start, end = self._ends[range(len(self))[index]], self._ends[range(len(self))[index] + 1]
+        self._file.seek(start)
+        return Conversation.model_validate_json(self._file.read(end - start))
 
 
 @dataclass(frozen=True)
 class Corpus:
-    conversations: list[Conversation]
+    conversations: Sequence[Conversation]
+    with_goal: int
     without_goal_left_out: int
 
 
-def load_corpus(paths: Sequence[str], *, keep_without_goal: float, seed: int) -> Corpus:
-    """All conversations with a goal and a seeded share of those without one."""
-    kept: list[Conversation] = []
-    left_out = 0
+def load_corpus(
+    paths: Sequence[str], *, keep_without_goal: float, seed: int, folder: Path | None = None
+) -> Corpus:
+    """All conversations with a goal and a seeded share of those without one; `folder`: where they are shelved."""
+    kept = Shelf(folder)
+    with_goal = left_out = 0
     for path in paths:
-        for conversation in read_conversations(path):
+        for conversation in read_records(path, Conversation):
             if conversation.origin != "human":
                 raise DataError(f"{path}: {conversation.id} is simulated; a User LM learns from people only")
             rng = random.Random(f"{seed}:{conversation.source}:{conversation.id}")
             if conversation.profile.goal is None and rng.random() >= keep_without_goal:
                 left_out += 1
                 continue
+            with_goal += conversation.profile.goal is not None
             kept.append(conversation)
     if not kept:
         raise DataError(f"no conversations to train on in {', '.join(paths)}")
-    return Corpus(kept, left_out)
+    return Corpus(kept, with_goal, left_out)
 
 
 def training_rows(
@@ -53,7 +98,7 @@ def training_rows(
     epochs: int,
     seed: int,
     windows_per_conversation: int | None = None,
-) -> Iterator[dict[str, list[int]]]:
+) -> Iterator[Row]:
     """`epochs` passes in a row, each shuffled and thinned on its own, so that one sequential pass trains all."""
     for epoch in range(epochs):
         order = list(range(len(conversations)))
@@ -76,24 +121,75 @@ def _some(windows: list[Example], most: int | None, rng: random.Random) -> list[
     return [windows[0], *(windows[i] for i in sorted(rng.sample(range(1, len(windows)), most - 1)))]
 
 
-def row(example: Example) -> dict[str, list[int]]:
+def row(example: Example) -> Row:
     labels = [token if on else IGNORED for token, on in zip(example.ids, example.supervised, strict=True)]
     return {"input_ids": example.ids, "labels": labels}
 
 
-def collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
-    """One row without padding: position ids restart and `cu_seq_lens` (0 and every end, int32) part the windows.
+def without_labels(row: Row) -> Row:
+    """Stands in where another process has a row and this one has none left; adds nothing to any sum."""
+    return {"input_ids": row["input_ids"][:2], "labels": [IGNORED] * len(row["input_ids"][:2])}
 
-    `usersim.packed` and flash attention read them, so that no window attends to another.
+
+def write_rows(rows: Iterable[Row], file: Path) -> int:
+    """An Arrow stream, to be mapped by `Dataset.from_file`; returns how many."""
+    left, count = iter(rows), 0
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, COLUMNS) as stream:
+        while some := list(islice(left, 1000)):
+            stream.write_batch(pa.RecordBatch.from_pylist(some, schema=COLUMNS))
+            count += len(some)
+    return count
+
+
+def even_out(rows: Dataset, multiple: int) -> Dataset:
+    """`rows` and as many without labels as make a multiple: else several processes would see some rows twice."""
+    missing = -len(rows) % multiple
+    if not missing:
+        return rows
+    blanks = Dataset.from_list([without_labels(rows[0])] * missing, features=rows.features)
+    return concatenate_datasets([rows, blanks])
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """`tokens[n]` and `supervised[n]`: how many the first n rows hold."""
+
+    tokens: Any
+    supervised: Any
+
+    @classmethod
+    def of(cls, rows: Dataset) -> Amounts:
+        counts = [np.zeros((1, 2), dtype=np.int64)]
+        for some in rows.with_format("arrow").iter(1000):
+            ends = np.cumsum(some["input_ids"].combine_chunks().value_lengths().to_numpy())
+            labels = some["labels"].combine_chunks().flatten().to_numpy()
+            supervised = np.add.reduceat(labels != IGNORED, np.concatenate([[0], ends[:-1]]), dtype=np.int64)
+            counts.append(np.stack([np.diff(ends, prepend=0), supervised], axis=1))
+        tokens, supervised = np.cumsum(np.concatenate(counts), axis=0).T
+        return cls(tokens, supervised)
+
+    def after(self, steps: int, *, batch: int) -> tuple[int, int]:
+        """(tokens, supervised tokens) trained on in `steps` steps; the last step of a pass may be smaller."""
+        rows = len(self.tokens) - 1
+        passes, rest = divmod(steps, -(-rows // batch))
+        last = min(rest * batch, rows)
+        return tuple(int(passes * sums[-1] + sums[last]) for sums in (self.tokens, self.supervised))  # type: ignore[return-value]
+
+
+def collate(rows: Sequence[Row]) -> dict[str, Any]:
+    """One row without padding: position ids restart and nothing attends from one window to another.
+
+    `usersim.packed` reads `windows` (lengths), flash attention `cu_seq_lens` (0 and every end, int32).
     """
-    ends = list(accumulate((len(row["input_ids"]) for row in rows), initial=0))
-    bounds = torch.tensor(ends, dtype=torch.int32)
+    lengths = [len(row["input_ids"]) for row in rows]
+    bounds = torch.tensor(list(accumulate(lengths, initial=0)), dtype=torch.int32)
     return {
         "input_ids": torch.tensor([[token for row in rows for token in row["input_ids"]]]),
         "labels": torch.tensor([[label for row in rows for label in row["labels"]]]),
         "position_ids": torch.tensor([[i for row in rows for i in range(len(row["input_ids"]))]]),
         "cu_seq_lens_q": bounds,
         "cu_seq_lens_k": bounds,
-        "max_length_q": max(len(row["input_ids"]) for row in rows),
-        "max_length_k": max(len(row["input_ids"]) for row in rows),
+        "max_length_q": max(lengths),
+        "max_length_k": max(lengths),
+        "windows": lengths,  # integers: reading `cu_seq_lens` back from a GPU in every layer would stall it
     }

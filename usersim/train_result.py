@@ -1,66 +1,157 @@
-"""What a training run leaves: the adapter or model, complete or absent, and a summary of what went into it."""
+"""What a training run leaves: checkpoints, then the adapter or model, complete or absent, and a summary."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset  # type: ignore[import-untyped]
 from peft import PeftModel
-from safetensors.torch import load_file
-from transformers import TrainerState
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, TrainerState
 
 from usersim.base import UserBase, save_user_lm
-from usersim.errors import ConfigError
+from usersim.errors import BackendError, ConfigError
 from usersim.records import write_json
 from usersim.render import SETTINGS_FILE
 from usersim.runs import RunDir
-from usersim.train_data import IGNORED, Corpus
+
+STATE = "trainer_state.json"
 
 
-def save_result(run: RunDir, base: UserBase, model: Any, *, named_base: str, facts: dict[str, Any]) -> Path:
-    """`adapter/` in bf16 (LoRA) or `model/` (full), first under a temporary name; then summary.json."""
+@contextmanager
+def saving(folder: Path) -> Iterator[None]:
+    """Removes what was half written of `folder` and says so in one line."""
+    try:
+        yield
+    # A full disk is an OSError in Python, a RuntimeError in torch.save and its own error in safetensors.
+    except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        reason = str(error).strip().splitlines()[0]
+        raise BackendError(
+            f"{folder} could not be saved ({reason}); make room on the disk and run the same command again, "
+            "what was saved before is kept"
+        ) from error
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest complete one."""
+    complete = [path for path in _checkpoints(folder) if _is_complete(path)]
+    return max(complete, key=step_of, default=None)
+
+
+def drop_incomplete(folder: Path) -> None:
+    """Those cut off by a kill; not for use beside a run that is saving."""
+    for path in _checkpoints(folder):
+        if not _is_complete(path):
+            shutil.rmtree(path)
+
+
+def step_of(checkpoint: Path | None) -> int:
+    return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    """The state is written last."""
+    try:
+        state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+        return bool(state["global_step"] == step_of(checkpoint))
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def check_base(run: RunDir, base: UserBase, *, named: str) -> None:
+    """A run goes on only from the weights it began with; their path alone does not say that they are the same."""
+    facts = {"parameters": base.model.num_parameters(), "sample_sha256": _sample_hash(base.model)}
+    file = run.path / "base.json"
+    if not file.is_file():
+        write_json(file, facts)
+    elif json.loads(file.read_text(encoding="utf-8")) != facts:
+        raise ConfigError(
+            f"{run.path} holds a run on another base than {named} is now; "
+            "put that base back or choose another out=…"
+        )
+
+
+def _sample_hash(model: Any) -> str:
+    """Over the first rows of two matrices: enough to tell weights apart."""
+    digest, matrices = hashlib.sha256(), list(model.parameters())
+    for matrix in (matrices[0], matrices[len(matrices) // 2]):
+        digest.update(matrix.detach()[:64].to("cpu", torch.float32).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_result(run: RunDir, base: UserBase, trainer: Any, *, named_base: str, facts: dict[str, Any]) -> Path:
+    """`adapter/` in bf16 (LoRA) or `model/` (full), first under a temporary name; then summary.json.
+
+    Every process has to call it; the main one writes.
+    """
+    model = trainer.model
     kind = "adapter" if isinstance(model, PeftModel) else "model"
     folder, target = run.path / f".{kind}", run.path / kind
+    if trainer.is_fsdp_enabled:
+        model = unsharded(base, trainer.accelerator.get_state_dict(model))
+    if not trainer.is_world_process_zero():
+        return target
     shutil.rmtree(folder, ignore_errors=True)
-    if isinstance(model, PeftModel):
-        model.to(torch.bfloat16)
-        model.peft_config["default"].base_model_name_or_path = named_base
-        model.save_pretrained(str(folder), save_embedding_layers=False)
-        (folder / "README.md").unlink(missing_ok=True)  # an empty template; a model card is written by hand
-        write_json(folder / SETTINGS_FILE, base.settings.model_dump(mode="json"))
-    else:
-        save_user_lm(base, model, folder)
-    shutil.rmtree(target, ignore_errors=True)
-    folder.rename(target)
+    with saving(folder):
+        if isinstance(model, PeftModel):
+            _save_adapter(base, model, folder, named_base=named_base)
+        else:
+            save_user_lm(base, model, folder)
+    _replace(target, folder)
     write_json(run.path / "summary.json", {**facts, "out": str(target)})
     return target
 
 
-def plan(corpus: Corpus, rows: Dataset, *, steps: int, batch: int) -> dict[str, Any]:
-    """What `steps` steps amount to, for `--dry-run` and for the summary; tokens are those trained on."""
-    seen = rows.select(range(min(len(rows), steps * batch)))
-    return {
-        "conversations": len(corpus.conversations),
-        "with_goal": sum(c.profile.goal is not None for c in corpus.conversations),
-        "without_goal_left_out": corpus.without_goal_left_out,
-        "windows": len(rows),
-        "steps": steps,
-        "windows_seen": len(seen),
-        "tokens": sum(map(len, seen["input_ids"])),
-        "supervised_tokens": sum(sum(label != IGNORED for label in labels) for labels in seen["labels"]),
-    }
+def unsharded(base: UserBase, state: dict[str, torch.Tensor]) -> Any:
+    """The model of `base` with gathered weights; on other processes than the main one `state` is empty."""
+    with torch.device("meta"):
+        whole: Any = AutoModelForCausalLM.from_config(base.model.config)  # type: ignore[no-untyped-call]
+    whole.load_state_dict(state, assign=True, strict=False)
+    whole.tie_weights()
+    return whole
 
 
-def load_checkpoint(trainer: Any, checkpoint: str | None) -> None:
+def _save_adapter(base: UserBase, model: PeftModel, folder: Path, *, named_base: str) -> None:
+    model.to(torch.bfloat16)
+    model.peft_config["default"].base_model_name_or_path = named_base
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # an empty template; a model card is written by hand
+    write_json(folder / SETTINGS_FILE, base.settings.model_dump(mode="json"))
+
+
+def _replace(target: Path, folder: Path) -> None:
+    """The previous result gives way only to a whole one."""
+    old = target.with_name(f".{target.name}-before")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    folder.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_checkpoint(trainer: Any, checkpoint: Path | None) -> None:
     """The weights and the log of `checkpoint` into `trainer`; raises ConfigError where there is none."""
     if checkpoint is None:
         raise ConfigError(f"{trainer.args.output_dir}: no checkpoint to export yet")
-    folder = Path(checkpoint)
-    trainer.state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
+    trainer.state = TrainerState.load_from_json(str(checkpoint / STATE))
     if isinstance(trainer.model, PeftModel):
-        trainer.model.load_adapter(checkpoint, "default", is_trainable=False)
-    else:
-        trainer.model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+        trainer.model.load_adapter(str(checkpoint), "default", is_trainable=False)
+        return
+    try:
+        trainer._load_from_checkpoint(str(checkpoint))
+    except ValueError as error:
+        raise ConfigError(
+            f"{checkpoint}: sharded weights cannot be exported; let the run finish ({error})"
+        ) from error

@@ -1,0 +1,102 @@
+"""What a training run is made of; configs/train holds departures from these defaults."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+import torch
+from pydantic import Field
+
+from usersim.config import Config
+from usersim.errors import ConfigError
+from usersim.model import BASE_NAME
+from usersim.render import Limits
+
+
+class LoraSettings(Config):
+    rank: int = Field(default=32, ge=1)
+    alpha: int = Field(default=64, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class TrainConfig(Config):
+    out: str = "runs/userlm"
+    base: str = BASE_NAME
+    """The default base by name, or a folder of a transformers causal LM with ChatML or Llama-3 tokens."""
+    train: tuple[str, ...] = ("data/sharegpt/train.jsonl",)
+    dev: tuple[str, ...] = ("data/sharegpt/dev.jsonl",)
+    dev_conversations: int = Field(default=60, ge=1)
+    method: Literal["lora", "full"] = "lora"
+    start: str | None = None
+    """An adapter to go on from (method lora): its rank counts, `lora` is not read."""
+    lora: LoraSettings = LoraSettings()
+    weights: Literal["fp32", "bf16"] = "fp32"
+    """Of a full fine-tune. bf16 needs half the memory and loses updates below 1/256 of a weight."""
+    limits: Limits = Limits()
+    max_tokens: int = Field(default=768, ge=128)
+    """Training window; longer conversations are cut at turn boundaries."""
+    windows_per_conversation: int | None = Field(default=None, ge=1)
+    context_tokens: int = Field(default=4096, ge=256)
+    """Longest prompt plus turn when serving."""
+    keep_without_goal: float = Field(default=1.0, ge=0, le=1)
+    epochs: int = Field(default=1, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
+    batch: int = Field(default=8, ge=1)
+    """Windows per optimiser step, over all processes."""
+    micro_batch: int = Field(default=1, ge=1)
+    """Windows per forward pass of one process, concatenated without padding."""
+    attention: Literal["packed", "flash_attention_2"] = "packed"
+    """packed: the kernels of PyTorch, a window at a time. The other needs a GPU and the package flash-attn."""
+    gradient_checkpointing: bool = False
+    """Activations are computed twice: far less memory, about a third slower."""
+    lr: float = Field(default=6e-4, gt=0)
+    warmup: float = Field(default=0.04, ge=0, lt=1)
+    """Share of the steps."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    eval_every: int = Field(default=100, ge=1)
+    """Steps between dev losses with sampled conversations, and between checkpoints unless `save_every` is set."""
+    save_every: int | None = Field(default=None, ge=1)
+    wandb: Literal["offline", "online", "disabled"] = "offline"
+    seed: int = 0
+
+    @property
+    def weights_dtype(self) -> torch.dtype:
+        # Frozen weights need no fp32 copy; trained ones do, under autocast.
+        return torch.bfloat16 if self.method == "lora" or self.weights == "bf16" else torch.float32
+
+    @property
+    def steps_between_saves(self) -> int:
+        return self.save_every or self.eval_every
+
+    @property
+    def accumulation(self) -> int:
+        """Forward passes of one process per optimiser step."""
+        return max(1, self.batch // (self.micro_batch * processes()))
+
+
+def processes() -> int:
+    """How many train together; `accelerate launch` and torchrun say so."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def check(config: TrainConfig) -> None:
+    """Raises ConfigError for what cannot be trained as it stands, before anything is loaded or written."""
+    if config.batch % (config.micro_batch * processes()):
+        together = f" times {processes()} processes" if processes() > 1 else ""
+        raise ConfigError(
+            f"batch={config.batch} is not a multiple of micro_batch={config.micro_batch}{together}"
+        )
+    if config.start is not None and config.method == "full":
+        raise ConfigError(
+            f"start={config.start} is an adapter and needs method=lora; "
+            "a full fine-tune goes on from a folder given as base=…"
+        )
+    if processes() == 1 and torch.cuda.device_count() > 1:
+        raise ConfigError(
+            f"{torch.cuda.device_count()} GPUs are visible to one process; "
+            "launch with `accelerate launch --config_file configs/accelerate/ddp.yaml -m usersim train …`, "
+            "or choose one with CUDA_VISIBLE_DEVICES=0"
+        )
+    if config.method == "lora" and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        raise ConfigError("method=lora does not shard; launch it with configs/accelerate/ddp.yaml")

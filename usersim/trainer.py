@@ -1,0 +1,85 @@
+"""TRL's SFTTrainer for packed windows: logits only where there is a label, rows in order, a dev loss per token."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import SequentialSampler
+from trl.trainer.sft_trainer import SFTTrainer
+
+from usersim.errors import BackendError
+from usersim.train_data import IGNORED, without_labels
+from usersim.train_result import saving
+
+
+class UserTrainer(SFTTrainer):
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Cross-entropy over the supervised tokens: their sum, divided by their number in the optimiser step."""
+        labels = inputs.pop("labels")[0, 1:]
+        positions = (labels != IGNORED).nonzero().squeeze(1)
+        # TRL's fused head would score every position and compute two more figures; a tenth is supervised.
+        outputs = model(**inputs, logits_to_keep=positions, use_cache=False)
+        loss = torch.nn.functional.cross_entropy(
+            outputs.logits[0].float(), labels[positions], reduction="sum"
+        )
+        if num_items_in_batch is None:
+            loss = loss / max(1, len(positions))
+        else:
+            # The count is over all processes, and DDP and FSDP take the mean of the gradients over them.
+            loss = loss * self.accelerator.num_processes / num_items_in_batch
+        return (loss, outputs) if return_outputs else loss
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """Raises before the optimiser steps, so that no checkpoint can hold what such gradients make of weights."""
+        norm = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+        whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        if whole is not None and not math.isfinite(float(whole)):
+            raise self._not_finite("the loss or its gradient")
+        return norm
+
+    def _not_finite(self, what: str) -> BackendError:
+        saved = sorted(
+            Path(str(self.args.output_dir)).glob("checkpoint-*"), key=lambda path: path.stat().st_mtime
+        )
+        kept = f"{saved[-1].name} is kept" if saved else "there is no checkpoint yet"
+        return BackendError(f"{what} is not finite at step {self.state.global_step + 1}; lower lr ({kept})")
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return SequentialSampler(train_dataset or self.train_dataset)  # type: ignore[arg-type]
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with saving(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"):
+            super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call]
+
+    @torch.no_grad()
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """NLL per supervised token over all dev windows, nats (a mean of batch means would weigh short windows up)."""
+        model: Any = self.model
+        model.eval()
+        sums = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        for inputs in self._share_of_dev():
+            inputs = self._prepare_inputs(inputs)
+            count = (inputs["labels"][0, 1:] != IGNORED).sum()
+            with self.accelerator.autocast():
+                sums += torch.stack([self.compute_loss(model, inputs) * count, count])
+        total, tokens = self.accelerator.reduce(sums).tolist()
+        if not math.isfinite(total):
+            raise self._not_finite("the dev loss")
+        metrics = {"eval_loss": total / tokens, "eval_perplexity": math.exp(min(total / tokens, 50))}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _share_of_dev(self) -> Iterator[dict[str, Any]]:
+        """Every `processes`-th window, and as many forward passes in each process: sharded weights wait for all."""
+        rows: Any = self.eval_dataset
+        rank, processes = self.args.process_index, self.args.world_size
+        for start in range(0, len(rows), processes):
+            mine = rows[start + rank] if start + rank < len(rows) else without_labels(rows[start])
+            yield self.data_collator([mine])
