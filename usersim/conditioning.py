@@ -128,7 +128,7 @@ KEPT_ATTRIBUTES = (0.2, 0.5, 1.0)
 def thin(profile: UserProfile, rng: random.Random) -> UserProfile:
     """`profile` with parts dropped at random, for training: each on its own, so that every subset occurs.
 
-    Draws happen in a fixed order, whatever the profile holds, so one seed gives one result.
+    Draws happen in a fixed order, whatever the persona holds, so one seed gives one result.
     """
     return UserProfile(goal=_thin_goal(profile.goal, rng), persona=_thin_persona(profile.persona, rng))
 

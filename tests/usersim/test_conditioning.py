@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from usersim import phrases
-from usersim.conditioning import FIRST_SEVEN, PREFACE, SAID, describe, style_level, style_words, thin
+from usersim.conditioning import KEPT, PREFACE, SAID, describe, style_level, style_words, thin
 from usersim.errors import ConfigError
 from usersim.style_bins import LEVELS, Bin, read_bins, shipped_bins
 from usersim.types import Facet, Goal, Persona, Style, UserProfile
@@ -120,21 +120,44 @@ def test_goals_with_braces_are_text() -> None:
     assert "fill in {n} and {}" in describe(odd, random.Random(0))
 
 
-def test_thinning_an_old_record_draws_as_it_always_did() -> None:
-    """An attribute added later takes no draw where it is not stated."""
-    rng = random.Random(7)
-    draws = [rng.random() for _ in range(2 + 2 + 7)]  # goal, bare; description, style; seven attributes
-    thinned = thin(UserProfile(persona=Persona(style=TERSE)), random.Random(7))
-    kept = {name for name, draw in zip(FIRST_SEVEN, draws[4:], strict=True) if draw < 0.6}
-    assert draws[3] < 0.7, "the seed keeps the style"
-    assert thinned.persona is not None
-    assert thinned.persona.style is not None
-    assert {n for n, v in thinned.persona.style.model_dump().items() if v is not None} == kept
-    rng = random.Random(7)
-    thin(UserProfile(persona=Persona(style=TERSE)), rng)
-    assert rng.random() == random_after(7, 11)
+EVERYTHING = UserProfile(
+    goal=Goal(summary="plan a trip", facets=tuple(Facet(text=f"facet {i}") for i in range(4))),
+    persona=Persona(description="student", style=Style(**dict.fromkeys(SAID, 1.0))),
+)
 
 
-def random_after(seed: int, draws: int) -> float:
-    rng = random.Random(seed)
-    return [rng.random() for _ in range(draws + 1)][-1]
+def stated(thinned: UserProfile) -> list[str]:
+    style = thinned.persona.style if thinned.persona else None
+    return [name for name in SAID if style is not None and getattr(style, name) is not None]
+
+
+def test_every_part_is_dropped_on_its_own_at_its_rate() -> None:
+    drawn = [thin(EVERYTHING, random.Random(seed)) for seed in range(3000)]
+    goals = [p.goal for p in drawn if p.goal]
+    styled = [p for p in drawn if stated(p)]
+    assert len(goals) / 3000 == pytest.approx(KEPT["goal"], abs=0.03)
+    facets = [len(goal.facets) for goal in goals]
+    assert sum(facets) / len(facets) == pytest.approx(4 * KEPT["facets"] * KEPT["facet"], abs=0.1)
+    described = [bool(p.persona and p.persona.description) for p in drawn]
+    assert sum(described) / 3000 == pytest.approx(KEPT["description"], abs=0.03)
+    assert len(styled) / 3000 == pytest.approx(KEPT["style"], abs=0.04)
+    both = sum(bool(p.goal) and not stated(p) for p in drawn) / 3000
+    assert both == pytest.approx(KEPT["goal"] * (1 - len(styled) / 3000), abs=0.03)
+
+
+def test_one_attribute_alone_and_all_sixteen_occur() -> None:
+    counts = [len(stated(thin(EVERYTHING, random.Random(seed)))) for seed in range(3000)]
+    assert counts.count(16) / 3000 == pytest.approx(KEPT["style"] / 3, abs=0.03)
+    assert counts.count(1) / 3000 > 0.02
+    each = [sum(name in stated(thin(EVERYTHING, random.Random(s))) for s in range(500)) for name in SAID]
+    assert max(each) - min(each) < 0.15 * 500
+
+
+def test_thinning_draws_the_same_whatever_the_persona_holds() -> None:
+    after = set()
+    for profile_ in (EVERYTHING.model_copy(update={"goal": None}), UserProfile()):
+        rng = random.Random(7)
+        thin(profile_, rng)
+        after.add(rng.random())
+    assert len(after) == 1
+    assert thin(EVERYTHING, random.Random(3)) == thin(EVERYTHING, random.Random(3))
