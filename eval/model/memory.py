@@ -36,7 +36,7 @@ def report(
     for run in (RUN, SHORT_RUN):
         seen = np.unique(np.concatenate([_hashes(ids, run) for ids in rendered]))
         for name, turns in (("drawn", ours), ("people", theirs)):
-            hits = sum(bool(np.isin(_hashes(ids, run), seen).any()) for ids in turns)
+            hits = sum(_any_in(_hashes(ids, run), seen) for ids in turns)
             shares[name][run] = wilson(hits, len(turns))
     return MemoryReport(
         training_conversations=len(training),
@@ -44,6 +44,12 @@ def report(
         people=shares["people"],
         long_enough={"drawn": _long(ours), "people": _long(theirs)},
     )
+
+
+def _any_in(hashes: Hashes, seen: Hashes) -> bool:
+    """`seen` is sorted."""
+    place = np.minimum(np.searchsorted(seen, hashes), len(seen) - 1)
+    return bool((seen[place] == hashes).any())
 
 
 def _long(turns: Iterable[Sequence[int]]) -> int:
