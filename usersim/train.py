@@ -46,6 +46,11 @@ from usersim.types import Conversation
 __all__ = ["LoraSettings", "TrainConfig", "UserTrainer", "main", "train"]
 
 
+_finished: list[Any] = []
+"""Keeps process groups alive to the end of the process: one taken down right after its last collective, with the
+interpreter locked, waits for ever for a thread of gloo that wants that lock."""
+
+
 def train(config: TrainConfig, *, export: bool = False) -> Path:
     """Runs or resumes `config`; returns the folder of the adapter (LoRA) or model (full).
 
@@ -88,6 +93,8 @@ def train(config: TrainConfig, *, export: bool = False) -> Path:
         facts |= plan(corpus, amounts, steps=trainer.state.global_step, batch=config.batch)
     folder = save_result(run, base, trainer, named_base=config.base, facts=facts)
     trainer.accelerator.end_training()
+    if processes() > 1:
+        _finished.append(trainer)
     return folder
 
 

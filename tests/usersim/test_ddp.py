@@ -74,7 +74,7 @@ def launch(count: int, folder: Path, base: Path) -> Path:
         env={**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=180,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return out
