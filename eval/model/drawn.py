@@ -47,10 +47,10 @@ MAX_TOKENS = 96
 
 
 def draw_tables(args: argparse.Namespace, everybody: People, scored: Scored, track: Track) -> dict[str, Any]:
-    """The fields of `ModelReport` that need drawn turns; empty where nothing is asked for."""
+    """The fields of `ModelReport` beyond likelihood and ends; without drawn turns only the goal of ten."""
     test = [c for c in everybody.speaking if c.profile.goal and control.answered(c)]
     if not test:
-        return {}
+        return {"goals": _by_likelihood(scored)} if scored.retrieval else {}
     free, asked = asyncio.run(_draw_all(args, _speakers(args, scored), test, track))
     tables: dict[str, Any] = {}
     if args.draws:
@@ -135,6 +135,16 @@ def _goals(
         disclosure=curves,
         disclosure_threshold=threshold,
         disclosure_agreement=agreement,
+    )
+
+
+def _by_likelihood(scored: Scored) -> GoalReport:
+    return GoalReport(
+        retrieval=Retrieval(likelihood=scored.retrieval, embedding={}),
+        wording={},
+        disclosure={},
+        disclosure_threshold=None,
+        disclosure_agreement=None,
     )
 
 

@@ -361,6 +361,7 @@ def test_the_command_writes_a_report(folder, tmp_path, capsys):
     assert list(unprompted["likelihood"]) == ["no_goal"]
     assert prompted["prompt"] == min(prompted["prompts_on_dev"], key=prompted["prompts_on_dev"].get)
     assert user["ends"]["own_goal"]["at_dev_threshold"]["threshold_from"] == "chosen on the dev file"
+    assert set(report["goals"]["retrieval"]["likelihood"]) == {user["name"], prompted["name"]}
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Perplexity of people" in page
     assert "settle matter" not in page  # no goal and no chat text in what is published
