@@ -114,7 +114,7 @@ class Wandb:
             name=self.run.path.name,
             id=self._id(),
             resume="allow",
-            dir=os.environ.get("WANDB_DIR", str(self.run.path)),
+            dir=str(self.run.path),
             mode=self.config.wandb,
             config=self.config.model_dump(mode="json"),
             settings=wandb.Settings(init_timeout=30, login_timeout=30, silent=True, console="off"),
