@@ -17,11 +17,12 @@ from sklearn.pipeline import make_pipeline  # type: ignore[import-untyped]
 
 from eval.estimates import Estimate, bootstrap_ratio, rng_for
 from eval.metrics.gates import ROLE_LABEL
-from usersim.sampling import ASSISTANT_SPEAK
+from usersim.sampling import ASSISTANT_SPEAK, Guards, rejection
 from usersim.types import Conversation, Record, Turn
 
 COPIED_WORDS = 12
 FALSE_ALARMS = 0.01
+REPEATS = Guards.off().model_copy(update={"repeat": True})
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,8 @@ def _phrase(text: str) -> bool:
 
 
 def _repeats(said: Said) -> bool:
-    mine = _plain(said.text)
-    return any(turn.role == "user" and _plain(turn.text) == mine for turn in said.before)
+    """The guard's own rule."""
+    return rejection(said.text.strip(), None, said.before, REPEATS) == "repeat"
 
 
 def _copies_answer(said: Said) -> bool:
