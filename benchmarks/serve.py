@@ -39,9 +39,10 @@ from usersim.backends.http import HttpSampler
 from usersim.cli import console, emit_json, run_main
 from usersim.client import RemoteUser
 from usersim.errors import BackendError, UsersimError
+from usersim.guards import Guards
 from usersim.model import resolve
 from usersim.render import Renderer
-from usersim.sampling import EndPolicy, Guards, Sampled, Sampling, UserLM, as_profile
+from usersim.sampling import Draw, EndPolicy, Sampled, Sampling, UserLM, as_profile
 from usersim.types import Turn, UserProfile
 
 # Nothing is thrown away and nothing ends, so that both arms ask the engine for the same work.
@@ -101,14 +102,9 @@ async def load_direct(
     end = renderer.settings.end_of_conversation_id
 
     async def one(index: int) -> int:
+        prompt = renderer.prompt(*asked[index])
         drawn = await sampler.sample(
-            renderer.prompt(*asked[index]),
-            n=1,
-            seed=index,
-            sampling=sampling,
-            stop_ids=renderer.stop_ids,
-            watch_id=end,
-            ban_ids=[end],
+            Draw(prompt, renderer.stop_ids, end, sampling, seed=index, ban_ids=[end])
         )
         return len(drawn[0].token_ids)
 

@@ -8,7 +8,8 @@ from typing import Literal
 from pydantic import Field
 
 from usersim.config import Config
-from usersim.sampling import EndPolicy, Guards, Sampling
+from usersim.guards import Guards
+from usersim.sampling import EndPolicy, Sampling
 
 
 class EngineSettings(Config):

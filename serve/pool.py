@@ -11,7 +11,7 @@ import httpx2
 from usersim.backends.http import HttpSampler, http_client
 from usersim.errors import BackendError, ConfigError
 from usersim.render import END_OF_CONVERSATION, Renderer
-from usersim.sampling import Sampled, Sampling
+from usersim.sampling import Draw, Sampled, Sampling
 from usersim.types import UserProfile
 
 PROBE_TEXT = "Hello, can you help me?"
@@ -24,31 +24,13 @@ class EnginePool:
         self._engines = [HttpSampler(url, timeout_s=timeout_s) for url in urls]
         self._busy = [0] * len(urls)
 
-    async def sample(
-        self,
-        prompt_ids: Sequence[int],
-        *,
-        n: int,
-        seed: int | None,
-        sampling: Sampling,
-        stop_ids: Sequence[int],
-        watch_id: int,
-        ban_ids: Sequence[int] = (),
-    ) -> list[Sampled]:
+    async def sample(self, asked: Draw) -> list[Sampled]:
         least = min(range(len(self._engines)), key=self._busy.__getitem__)
-        self._busy[least] += n
+        self._busy[least] += asked.n
         try:
-            return await self._engines[least].sample(
-                prompt_ids,
-                n=n,
-                seed=seed,
-                sampling=sampling,
-                stop_ids=stop_ids,
-                watch_id=watch_id,
-                ban_ids=ban_ids,
-            )
+            return await self._engines[least].sample(asked)
         finally:
-            self._busy[least] -= n
+            self._busy[least] -= asked.n
 
     async def aclose(self) -> None:
         await asyncio.gather(*(engine.aclose() for engine in self._engines))
@@ -76,14 +58,8 @@ async def check_engine(url: str, renderer: Renderer) -> None:
         )
     pool = EnginePool([url])
     try:
-        await pool.sample(
-            renderer.prompt(UserProfile(), []),
-            n=2,
-            seed=0,
-            sampling=Sampling(max_tokens=8),
-            stop_ids=renderer.stop_ids,
-            watch_id=settings.end_of_conversation_id,
-        )
+        prompt, end = renderer.prompt(UserProfile(), []), settings.end_of_conversation_id
+        await pool.sample(Draw(prompt, renderer.stop_ids, end, Sampling(max_tokens=8), n=2, seed=0))
     finally:
         await pool.aclose()
 

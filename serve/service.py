@@ -12,7 +12,7 @@ from serve.errors import RequestError
 from serve.metrics import Metrics
 from serve.schemas import SamplingFields, Usage
 from usersim.errors import BackendError, GuardError
-from usersim.sampling import Sampling, UserLM
+from usersim.sampling import Draw, Sampling, UserLM
 from usersim.types import Turn, UserProfile, UserTurn
 
 log = logging.getLogger(__name__)
@@ -84,14 +84,10 @@ class Service:
             return self._works
 
     async def _probe(self) -> None:
-        settings = self.user.renderer.settings
+        renderer, one = self.user.renderer, Sampling(temperature=0, max_tokens=1)
+        end = renderer.settings.end_of_conversation_id
         await self.user.sampler.sample(
-            self.user.renderer.prompt(UserProfile(), []),
-            n=1,
-            seed=0,
-            sampling=Sampling(temperature=0, max_tokens=1),
-            stop_ids=self.user.renderer.stop_ids,
-            watch_id=settings.end_of_conversation_id,
+            Draw(renderer.prompt(UserProfile(), []), renderer.stop_ids, end, one, seed=0)
         )
         self._seen(works=True)
 

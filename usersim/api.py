@@ -14,7 +14,8 @@ from usersim.client import RemoteUser
 from usersim.dialogue import Assistant, Watcher
 from usersim.dialogue import converse as _converse
 from usersim.errors import ConfigError, UsersimError
-from usersim.sampling import EndPolicy, Guards, Sampling, User, UserLM, as_profile
+from usersim.guards import Guards
+from usersim.sampling import EndPolicy, Sampling, User, UserLM, as_profile
 from usersim.types import Conversation, Goal, Persona, Turn, UserProfile, UserTurn
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ Every part may be missing, so that every subset works at inference. `describe` i
     You want to plan a cheap weekend trip.
     What matters to you: by train only; two people.
     About you: student, impatient.
-    How you write: around 6 words a message, all lower case, no full stops, no questions, no pleases.
+    How you write: short messages of around 6 words, all lower case, bare endings, statements only, matter-of-fact.
 
 The seven attributes that the shipped User LM was trained on keep its thresholds (a quarter, three quarters). The
 others are low, middle or high by the shipped bins (`usersim.style_bins`), and a level that most people share is
@@ -89,7 +89,8 @@ def _words(name: str, value: float, rng: random.Random | None) -> str:
     if name in phrases.COUNTED:
         number = max(1, round(value)) if name == "turns" else nearest_length(value)
         form = _pick(phrases.COUNTED[name], rng)
-        return form.format(n=number, s="" if number == 1 else "s", words=phrases.LENGTH_WORDS.get(number, ""))
+        words = phrases.LENGTH_WORDS.get(number, "")
+        return form.format(n=number, s="" if number == 1 else "s", words=words, size=size_word(number))
     options = phrases.LEVELLED[name][style_level(name, value)]
     return _pick(options, rng) if options else ""
 
@@ -103,6 +104,10 @@ def style_level(name: str, value: float) -> Level:
 
 def _pick(options: Phrases, rng: random.Random | None) -> str:
     return options[0] if rng is None else rng.choice(options)
+
+
+def size_word(words: int) -> str:
+    return next((name for most, name in phrases.SIZES.items() if words <= most), phrases.LONGEST)
 
 
 def nearest_length(words: float) -> int:
@@ -119,9 +124,9 @@ def _lower_first(text: str) -> str:
     return text[0].lower() + text[1:] if len(text) > 1 and text[1].islower() else text
 
 
-KEPT = {"goal": 0.85, "facets": 2 / 3, "facet": 0.6, "description": 0.5, "style": 0.75}
+KEPT = {"goal": 0.85, "facets": 2 / 3, "facet": 0.6, "description": 0.5, "style": 0.85}
 """Chance that training keeps a part; `facets`: that a goal keeps any, `facet`: each of them then."""
-KEPT_ATTRIBUTES = (0.2, 0.5, 1.0)
+KEPT_ATTRIBUTES = (0.1, 0.3, 0.6, 1.0)
 """Each attribute's chance, drawn once a conversation: a lone request and a full description both occur."""
 
 

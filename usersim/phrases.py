@@ -1,6 +1,7 @@
 """The words for a person's style and for the lines of a profile. The first of each are the canonical ones.
 
-The shipped User LM was trained on the canonical words of the first seven attributes: they stay as they are.
+Canonical words of opposite levels share no word where that is possible: to a small model "full stops" and "no full
+stops" look alike, and digits say little ("15" and "11" begin with one token), so that lengths have names too.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ STYLES: Phrases = (
 
 COUNTED: dict[str, Phrases] = {
     "words_per_turn": (
+        "{size} messages of around {n} words",
         "around {n} words a message",
         "about {n} words at a time",
         "roughly {n} words each time",
@@ -52,6 +54,7 @@ COUNTED: dict[str, Phrases] = {
         "messages of {words}",
     ),
     "opening_words": (
+        "a {size} opening of {n} words",
         "opens with {n} words",
         "a first message of about {n} words",
         "starts with {words}",
@@ -66,6 +69,10 @@ COUNTED: dict[str, Phrases] = {
         "stays for roughly {n} message{s}",
     ),
 }
+
+SIZES: dict[int, str] = {4: "tiny", 8: "short", 15: "medium", 30: "lengthy", 70: "long"}
+"""Names of lengths up to so many words."""
+LONGEST = "huge"
 
 LENGTH_WORDS: dict[int, str] = {
     2: "two or three words",
@@ -90,6 +97,7 @@ LEVELLED: dict[str, dict[Level, Phrases]] = {
     },
     "end_punctuation": {
         "low": (
+            "bare endings",
             "no full stops",
             "leaves off the full stop",
             "no punctuation at the end",
@@ -104,12 +112,24 @@ LEVELLED: dict[str, dict[Level, Phrases]] = {
         ),
     },
     "questions": {
-        "low": ("no questions", "does not ask questions", "no question marks", "rarely asks"),
+        "low": (
+            "statements only",
+            "no questions",
+            "does not ask questions",
+            "no question marks",
+            "rarely asks",
+        ),
         "middle": ("some questions", "asks now and then", "a question here and there"),
         "high": ("asks questions", "mostly questions", "nearly always asks", "question after question"),
     },
     "politeness": {
-        "low": ("no pleases", "rarely says please", "no please and no thanks", "skips the courtesies"),
+        "low": (
+            "matter-of-fact",
+            "no pleases",
+            "rarely says please",
+            "no please and no thanks",
+            "skips the courtesies",
+        ),
         "middle": ("polite now and then", "says please sometimes", "an occasional thank you"),
         "high": ("polite", "says please and thank you", "courteous", "pleases and thanks"),
     },
@@ -119,7 +139,7 @@ LEVELLED: dict[str, dict[Level, Phrases]] = {
         "high": ("many typos", "makes typos", "careless spelling", "hasty typing with slips"),
     },
     "imperatives": {
-        "low": ("no orders", "never opens with a command", "does not give commands"),
+        "low": ("never commands", "no orders", "never opens with a command", "does not give commands"),
         "middle": (),
         "high": ("gives orders", "opens with a command", "bare commands", "commands, no preamble"),
     },

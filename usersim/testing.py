@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from usersim.sampling import Sampled, Sampling
+from usersim.sampling import Draw, Sampled
 from usersim.types import Turn, UserProfile, UserTurn
 
 
@@ -56,26 +56,16 @@ class ScriptedSampler:
             list[int | None](),
         )
 
-    async def sample(
-        self,
-        prompt_ids: Sequence[int],
-        *,
-        n: int,
-        seed: int | None,
-        sampling: Sampling,
-        stop_ids: Sequence[int],
-        watch_id: int,
-        ban_ids: Sequence[int] = (),
-    ) -> list[Sampled]:
-        self.prompts.append(list(prompt_ids))
-        self.banned.append(list(ban_ids))
-        self.seeds.append(seed)
-        drawn = [self.continuations.pop(0) for _ in range(n)]
+    async def sample(self, asked: Draw) -> list[Sampled]:
+        self.prompts.append(list(asked.prompt_ids))
+        self.banned.append(list(asked.ban_ids))
+        self.seeds.append(asked.seed)
+        drawn = [self.continuations.pop(0) for _ in range(asked.n)]
         return [
             Sampled(
                 token_ids=ids,
                 logprobs=[-1.0] * len(ids),
-                finish="stop" if ids and ids[-1] in stop_ids else "length",
+                finish="stop" if ids and ids[-1] in asked.stop_ids else "length",
                 end_probability=self.end_probability,
                 end_is_likeliest=self.end_probability > 0.5,
             )

@@ -176,6 +176,7 @@ def _render_train(config: TrainConfig, renderer: Renderer, folder: Path) -> Corp
         epochs=config.epochs,
         seed=config.seed,
         windows_per_conversation=config.windows_per_conversation,
+        openings=config.openings,
     )
     if not write_rows(rows, folder / "train.arrow"):
         raise DataError(f"no user turn to learn from in {', '.join(config.train)}")

@@ -24,10 +24,11 @@ from usersim.conditioning import thin
 from usersim.errors import DataError
 from usersim.records import read_records
 from usersim.render import Example, Renderer
-from usersim.types import Conversation
+from usersim.style import measure
+from usersim.types import Conversation, Persona
 
 IGNORED = -100
-PARAPHRASED = 0.5
+PARAPHRASED = 0.25
 """Share of the conversations whose profile is put in drawn words; the others have the words of inference."""
 COLUMNS = pa.schema({"input_ids": pa.list_(pa.int32()), "labels": pa.list_(pa.int32())})
 Row = dict[str, list[int]]
@@ -98,20 +99,42 @@ def training_rows(
     epochs: int,
     seed: int,
     windows_per_conversation: int | None = None,
+    openings: float = 0.0,
 ) -> Iterator[Row]:
-    """`epochs` passes in a row, each shuffled and thinned on its own, so that one sequential pass trains all."""
+    """`epochs` passes in a row, each shuffled and thinned on its own, so that one sequential pass trains all.
+
+    `openings`: the share of conversations of which only the opening is taken, see `opening`.
+    """
     for epoch in range(epochs):
         order = list(range(len(conversations)))
         random.Random(f"{seed}:{epoch}").shuffle(order)
         for index in order:
             rng = random.Random(f"{seed}:{epoch}:{index}")
             conversation = conversations[index]
+            short = rng.random() < openings
+            if short:
+                conversation = opening(conversation)
             profile = thin(conversation.profile, rng)
-            wording = rng if rng.random() < PARAPHRASED else None
+            wording = rng if rng.random() < PARAPHRASED and not short else None
             windows = list(
                 renderer.examples(conversation, profile=profile, max_tokens=max_tokens, wording=wording)
             )
             yield from map(row, _some(windows, windows_per_conversation, rng))
+
+
+def opening(conversation: Conversation) -> Conversation:
+    """Up to the first user turn, with the style of that very turn.
+
+    How somebody writes on average says little of any one message, and a short window costs little: openings are
+    where a model learns what the words for style mean. What takes several turns to show is not known of one.
+    """
+    first = next(i for i, turn in enumerate(conversation.turns) if turn.role == "user")
+    turns = conversation.turns[: first + 1]
+    unknown = dict.fromkeys(("turns", "pushback", "length_spread"))
+    persona = conversation.profile.persona or Persona()
+    persona = persona.model_copy(update={"style": measure(turns).model_copy(update=unknown)})
+    profile = conversation.profile.model_copy(update={"persona": persona})
+    return conversation.model_copy(update={"turns": turns, "profile": profile, "ended_by": "unknown"})
 
 
 def _some(windows: list[Example], most: int | None, rng: random.Random) -> list[Example]:

@@ -8,9 +8,10 @@ from typing import Any
 
 from usersim.backends.local import LocalSampler
 from usersim.errors import UsersimError
+from usersim.guards import Guards
 from usersim.render import Renderer
 from usersim.runs import RunDir
-from usersim.sampling import Guards, Sampling, UserLM
+from usersim.sampling import Sampling, UserLM
 from usersim.types import Conversation, Turn, UserTurn
 
 COUNT, TURNS = 4, 3

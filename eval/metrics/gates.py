@@ -13,7 +13,7 @@ from typing import Literal
 from eval.estimates import Estimate, newcombe, wilson
 from eval.features import user_texts
 from eval.settings import TRUSTED_N
-from usersim.sampling import Guards, rejection
+from usersim.guards import Guards, rejection
 from usersim.types import Conversation, Record, Turn
 
 ROLE_LABEL = re.compile(r"^\s*(?:assistant|ai|bot|chatgpt|user|human|system)\s*:", re.IGNORECASE)

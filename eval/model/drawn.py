@@ -33,9 +33,10 @@ from usersim.backends.http import HttpSampler
 from usersim.backends.local import LocalSampler
 from usersim.backends.local_chat import LocalChat
 from usersim.errors import ConfigError
+from usersim.guards import Guards
 from usersim.prompted import PROMPTS, PromptedUser
 from usersim.records import read_conversations
-from usersim.sampling import EndPolicy, Guards, Sampling, User, UserLM
+from usersim.sampling import EndPolicy, Sampling, User, UserLM
 from usersim.types import Conversation
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline  # type: ignore[import-untyped]
 
 from eval.estimates import Estimate, bootstrap_ratio, rng_for
 from eval.metrics.gates import ROLE_LABEL
-from usersim.sampling import ASSISTANT_SPEAK, Guards, rejection
+from usersim.guards import ASSISTANT_SPEAK, Guards, rejection
 from usersim.types import Conversation, Record, Turn
 
 COPIED_WORDS = 12

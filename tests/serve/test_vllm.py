@@ -16,7 +16,8 @@ import openai
 import pytest
 
 import usersim
-from usersim.sampling import EndPolicy, Guards, Sampling, as_profile
+from usersim.guards import Guards
+from usersim.sampling import EndPolicy, Sampling, as_profile
 from usersim.types import Turn, UserProfile, UserTurn
 
 pytestmark = [

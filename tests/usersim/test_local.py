@@ -15,8 +15,9 @@ from usersim.backends.local import LocalSampler, _draw
 from usersim.backends.local_chat import LocalChat
 from usersim.base import load_user_base, save_user_lm
 from usersim.errors import ConfigError
+from usersim.guards import Guards
 from usersim.render import END_OF_CONVERSATION, Renderer
-from usersim.sampling import EndPolicy, Guards, Sampling, UserLM, as_profile
+from usersim.sampling import Draw, EndPolicy, Sampling, UserLM, as_profile
 from usersim.types import Persona, Style, Turn
 
 FREE = Guards(empty=False, repeat=False, goal_copy=False, assistant_speak=False, max_words=None)
@@ -65,7 +66,7 @@ def test_a_banned_end_is_never_drawn_and_a_certain_one_always(user: UserLM) -> N
 def test_logprob_is_the_sum_over_the_sampled_tokens(tiny_userlm: Path) -> None:
     sampler = LocalSampler.from_pretrained(tiny_userlm)
     prompt = [1, 40, 41]
-    sampled = sampler.sample_sync(prompt, 1, 3, Sampling(max_tokens=4), [2], 3)[0]
+    sampled = sampler.sample_sync(Draw(prompt, [2], 3, Sampling(max_tokens=4), seed=3))[0]
     logits = sampler.model(torch.tensor([prompt + sampled.token_ids])).logits[0].float().detach()
     scored = torch.log_softmax(logits, -1)
     expected = [float(scored[len(prompt) - 1 + i, t]) for i, t in enumerate(sampled.token_ids)]

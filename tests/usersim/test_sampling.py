@@ -12,8 +12,9 @@ import pytest
 from tests.usersim.test_render import END, LEFT, renderer
 from usersim.backends.local import LocalSampler
 from usersim.errors import GuardError
+from usersim.guards import Guards, rejection
 from usersim.render import Renderer
-from usersim.sampling import EndPolicy, Guards, Sampling, UserLM, as_profile, rejection
+from usersim.sampling import EndPolicy, Sampling, UserLM, as_profile
 from usersim.testing import ScriptedSampler
 from usersim.types import Facet, Goal, Turn, UserTurn
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import httpx2
 
 from usersim.errors import BackendError
-from usersim.sampling import Sampled, Sampling
+from usersim.sampling import Draw, Sampled
 
 
 def http_client(url: str, *, timeout_s: float, connections: int = 512) -> tuple[httpx2.AsyncClient, str]:
@@ -31,45 +30,38 @@ class HttpSampler:
         self.url, self.model = url, model
         self._client, self._base = http_client(url, timeout_s=timeout_s)
 
-    async def sample(
-        self,
-        prompt_ids: Sequence[int],
-        *,
-        n: int,
-        seed: int | None,
-        sampling: Sampling,
-        stop_ids: Sequence[int],
-        watch_id: int,
-        ban_ids: Sequence[int] = (),
-    ) -> list[Sampled]:
+    async def sample(self, asked: Draw) -> list[Sampled]:
+        answer = await self._post("/v1/completions", self._body(asked))
+        try:
+            choices = sorted(answer["choices"], key=lambda choice: choice["index"])
+            sampled = [_read(choice, asked.watch_id, set(asked.stop_ids)) for choice in choices]
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            raise BackendError(f"engine {self.url}: an answer without {error}", retryable=False) from error
+        if len(sampled) != asked.n:
+            raise BackendError(f"engine {self.url}: {len(sampled)} choices instead of {asked.n}")
+        return sampled
+
+    def _body(self, asked: Draw) -> dict[str, Any]:
         body: dict[str, Any] = {
-            "prompt": list(prompt_ids),
-            "n": n,
-            "max_tokens": sampling.max_tokens,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "stop_token_ids": list(stop_ids),
+            "prompt": list(asked.prompt_ids),
+            "n": asked.n,
+            "max_tokens": asked.sampling.max_tokens,
+            "temperature": asked.sampling.temperature,
+            "top_p": asked.sampling.top_p,
+            "stop_token_ids": list(asked.stop_ids),
             "logprobs": 1,
-            "logprob_token_ids": [watch_id],
+            "logprob_token_ids": [asked.watch_id],
             "return_tokens_as_token_ids": True,
             "return_token_ids": True,
             "skip_special_tokens": False,
         }
         if self.model:
             body["model"] = self.model
-        if seed is not None:
-            body["seed"] = seed % 2**62
-        if ban_ids:
-            body["logit_bias"] = {str(token): -100 for token in ban_ids}
-        answer = await self._post("/v1/completions", body)
-        try:
-            choices = sorted(answer["choices"], key=lambda choice: choice["index"])
-            sampled = [_read(choice, watch_id, set(stop_ids)) for choice in choices]
-        except (KeyError, TypeError, IndexError, ValueError) as error:
-            raise BackendError(f"engine {self.url}: an answer without {error}", retryable=False) from error
-        if len(sampled) != n:
-            raise BackendError(f"engine {self.url}: {len(sampled)} choices instead of {n}")
-        return sampled
+        if asked.seed is not None:
+            body["seed"] = asked.seed % 2**62
+        if asked.ban_ids:
+            body["logit_bias"] = {str(token): -100 for token in asked.ban_ids}
+        return body
 
     async def _post(self, path: str, body: dict[str, Any]) -> Any:
         try:

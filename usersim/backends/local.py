@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from usersim.cli import quiet_transformers
 from usersim.errors import BackendError
-from usersim.sampling import Sampled, Sampling
+from usersim.sampling import Draw, Sampled, Sampling
 
 
 class LocalSampler:
@@ -38,51 +38,30 @@ class LocalSampler:
             raise BackendError(f"{path}: the model cannot be loaded ({error})") from error
         return cls(model.to(device).eval())
 
-    async def sample(
-        self,
-        prompt_ids: Sequence[int],
-        *,
-        n: int,
-        seed: int | None,
-        sampling: Sampling,
-        stop_ids: Sequence[int],
-        watch_id: int,
-        ban_ids: Sequence[int] = (),
-    ) -> list[Sampled]:
+    async def sample(self, asked: Draw) -> list[Sampled]:
         async with self._turn:
-            return await asyncio.to_thread(
-                self.sample_sync, prompt_ids, n, seed, sampling, stop_ids, watch_id, ban_ids
-            )
+            return await asyncio.to_thread(self.sample_sync, asked)
 
     @torch.inference_mode()
-    def sample_sync(
-        self,
-        prompt_ids: Sequence[int],
-        n: int,
-        seed: int | None,
-        sampling: Sampling,
-        stop_ids: Sequence[int],
-        watch_id: int,
-        ban_ids: Sequence[int] = (),
-    ) -> list[Sampled]:
+    def sample_sync(self, asked: Draw) -> list[Sampled]:
         """Prefills the prompt once and decodes its `n` continuations as one batch."""
-        device = self.model.device
+        n, seed, device = asked.n, asked.seed, self.model.device
         generators = [_generator(None if seed is None else seed + i) for i in range(n)]
-        prompt = torch.tensor([list(prompt_ids)], device=device)
+        prompt = torch.tensor([list(asked.prompt_ids)], device=device)
         out = self.model(input_ids=prompt, use_cache=True, logits_to_keep=1)
         cache = out.past_key_values
         if n > 1:
             cache.batch_repeat_interleave(n)
         logits_BV = out.logits[:, -1].float().expand(n, -1)
         first = torch.log_softmax(logits_BV[0], -1)
-        end_probability = float(first[watch_id].exp())
-        end_is_likeliest = int(first.argmax()) == watch_id
+        end_probability = float(first[asked.watch_id].exp())
+        end_is_likeliest = int(first.argmax()) == asked.watch_id
         rows: list[list[int]] = [[] for _ in range(n)]
         logprobs: list[list[float]] = [[] for _ in range(n)]
-        open_rows, stops = set(range(n)), set(stop_ids)
-        for _ in range(sampling.max_tokens):
+        open_rows, stops = set(range(n)), set(asked.stop_ids)
+        for _ in range(asked.sampling.max_tokens):
             raw_BV = torch.log_softmax(logits_BV, -1)
-            drawn = [_draw(raw_BV[i], sampling, ban_ids, generators[i]) for i in range(n)]
+            drawn = [_draw(raw_BV[i], asked.sampling, asked.ban_ids, generators[i]) for i in range(n)]
             for i in sorted(open_rows):
                 rows[i].append(drawn[i])
                 logprobs[i].append(float(raw_BV[i, drawn[i]]))

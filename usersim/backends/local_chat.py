@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from usersim.backends.chat import ChatSettings
 from usersim.backends.local import LocalSampler
 from usersim.errors import BackendError
-from usersim.sampling import Sampling
+from usersim.sampling import Draw, Sampling
 from usersim.types import Turn
 
 
@@ -43,18 +43,10 @@ class LocalChat:
         )
         end = int(self.tokenizer.eos_token_id)
         settings = self.settings
-        sampled = await self.sampler.sample(
-            prompt,
-            n=1,
-            seed=seed,
-            sampling=Sampling(
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                max_tokens=settings.max_tokens,
-            ),
-            stop_ids=[end],
-            watch_id=end,
+        sampling = Sampling(
+            temperature=settings.temperature, top_p=settings.top_p, max_tokens=settings.max_tokens
         )
+        sampled = await self.sampler.sample(Draw(prompt, [end], end, sampling, seed=seed))
         text = str(self.tokenizer.decode(sampled[0].token_ids, skip_special_tokens=True)).strip()
         if not text:
             raise BackendError("the local assistant gave an empty reply", retryable=True)
