@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 from usersim import phrases
-from usersim.conditioning import KEPT, PREFACE, SAID, describe, style_level, style_words, thin
+from usersim.conditioning import (
+    KEPT,
+    KEPT_ATTRIBUTES,
+    PREFACE,
+    SAID,
+    describe,
+    size_word,
+    style_level,
+    style_words,
+    thin,
+)
 from usersim.errors import ConfigError
 from usersim.style_bins import LEVELS, Bin, read_bins, shipped_bins
 from usersim.types import Facet, Goal, Persona, Style, UserProfile
@@ -40,22 +50,22 @@ def profile(style: Style) -> UserProfile:
     return UserProfile(goal=GOAL, persona=Persona(description="student, impatient.", style=style))
 
 
-def test_the_shipped_models_seven_attributes_keep_their_words() -> None:
+def test_a_profile_reads_as_plain_english() -> None:
     assert describe(profile(TERSE)) == (
         "You are a person typing to an AI assistant.\n"
         "You want to plan a cheap weekend trip.\n"
         "What matters to you: by train only; two people.\n"
         "About you: student, impatient.\n"
-        "How you write: around 6 words a message, opens with 15 words, all lower case, no full stops, "
-        "no questions, polite now and then, leaves after about 3 messages."
+        "How you write: short messages of around 6 words, a medium opening of 15 words, all lower case, "
+        "bare endings, statements only, polite now and then, leaves after about 3 messages."
     )
     assert describe(UserProfile(persona=Persona(style=FORMAL))) == (
         "You are a person typing to an AI assistant.\n"
-        "How you write: around 70 words a message, opens with 180 words, capital letters, full stops, "
+        "How you write: long messages of around 70 words, a huge opening of 180 words, capital letters, full stops, "
         "some questions, polite, leaves after about 1 messages."
     )
     middling = Style(lowercase_starts=0.25, questions=0.76, politeness=0.1, end_punctuation=0.75)
-    assert style_words(middling) == ["some capitals", "some full stops", "asks questions", "no pleases"]
+    assert style_words(middling) == ["some capitals", "some full stops", "asks questions", "matter-of-fact"]
 
 
 def test_the_other_attributes_follow_and_common_levels_are_unsaid() -> None:
@@ -69,6 +79,16 @@ def test_the_other_attributes_follow_and_common_levels_are_unsaid() -> None:
         "exclamation marks and dots", "several lines a message", "messages of very uneven length", "pastes code",
     ]  # fmt: skip
     assert style_words(Style(questions=1, typos=30)) == ["asks questions", "many typos"]
+
+
+def test_the_canonical_words_of_opposite_levels_are_told_apart_by_more_than_a_negation() -> None:
+    for attribute, levels in phrases.LEVELLED.items():
+        if levels["low"] and levels["high"]:
+            low, high = (set(levels[level][0].split()) - {"a"} for level in ("low", "high"))
+            assert (low ^ high) - {"no", "not", "never"}, attribute
+    assert [size_word(n) for n in (2, 4, 6, 15, 45, 180)] == [
+        "tiny", "tiny", "short", "medium", "long", "huge"
+    ]  # fmt: skip
 
 
 def test_every_attribute_is_said_and_binned() -> None:
@@ -147,7 +167,7 @@ def test_every_part_is_dropped_on_its_own_at_its_rate() -> None:
 
 def test_one_attribute_alone_and_all_sixteen_occur() -> None:
     counts = [len(stated(thin(EVERYTHING, random.Random(seed)))) for seed in range(3000)]
-    assert counts.count(16) / 3000 == pytest.approx(KEPT["style"] / 3, abs=0.03)
+    assert counts.count(16) / 3000 == pytest.approx(KEPT["style"] / len(KEPT_ATTRIBUTES), abs=0.03)
     assert counts.count(1) / 3000 > 0.02
     each = [sum(name in stated(thin(EVERYTHING, random.Random(s))) for s in range(500)) for name in SAID]
     assert max(each) - min(each) < 0.15 * 500

@@ -329,7 +329,7 @@ def test_lengths_are_named_by_the_nearest_ratio(words: float, named: int) -> Non
 def test_every_attribute_has_its_words_and_absent_ones_none() -> None:
     assert style_words(Style()) == []
     full = style_words(measure(TURNS))
-    assert full[0] == "around 2 words a message"
+    assert full[0] == "tiny messages of around 2 words"
     assert full[6] == "leaves after about 4 messages"
 
 

@@ -20,8 +20,8 @@ from usersim.model import resolve
 from usersim.records import write_records
 from usersim.train import LoraSettings, TrainConfig, main, train
 from usersim.train_config import check
-from usersim.train_data import IGNORED, Amounts, load_corpus, training_rows, write_rows
-from usersim.types import Conversation, Goal, UserProfile
+from usersim.train_data import IGNORED, Amounts, load_corpus, opening, training_rows, write_rows
+from usersim.types import Conversation, Goal, Turn, UserProfile
 
 
 def chats(count: int = 24) -> list[Conversation]:
@@ -181,6 +181,33 @@ def test_every_accelerate_config_is_accepted(file: Path) -> None:
     assert set(loaded.fsdp_config or {}) <= known  # the launcher drops a misspelt one without a word
     assert loaded.mixed_precision == "bf16"
     assert loaded.num_processes == 8
+
+
+def test_an_opening_has_the_style_of_its_own_words_and_no_end(tiny_base: Path) -> None:
+    greeted = talk("hello you", "Hi!", "PLEASE tell me more about this?", "it is so", "bye")
+    greeted = greeted.model_copy(update={"turns": (Turn(role="assistant", text="Welcome."), *greeted.turns)})
+    taken = opening(greeted)
+    assert [turn.text for turn in taken.turns] == ["Welcome.", "hello you"]
+    assert taken.ended_by == "unknown"
+    style = taken.profile.persona.style if taken.profile.persona else None
+    assert style is not None
+    assert (style.words_per_turn, style.lowercase_starts, style.questions) == (2, 1, 0)
+    assert style.turns is style.pushback is style.length_spread is None
+    renderer = load_user_base(tiny_base).renderer
+    rows = list(training_rows([greeted] * 8, renderer, max_tokens=400, epochs=1, seed=0, openings=1.0))
+    end = renderer.settings.end_of_conversation_id
+    said = renderer.encode("hello you")
+    for made in rows:
+        kept = [label for label in made["labels"] if label != IGNORED]
+        assert kept == [*said, renderer.settings.end_of_turn_id]
+        assert end not in made["input_ids"]
+
+
+def test_the_share_of_openings_is_what_was_asked_for(tiny_base: Path) -> None:
+    renderer = load_user_base(tiny_base).renderer
+    made = list(training_rows(chats(400), renderer, max_tokens=400, epochs=1, seed=0, openings=0.25))
+    ends = renderer.settings.end_of_conversation_id
+    assert sum(ends in row["input_ids"] for row in made) / 400 == pytest.approx(0.75, abs=0.07)
 
 
 def test_rows_in_a_file_are_the_rows(tiny_base: Path, tmp_path: Path) -> None:
