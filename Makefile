@@ -9,7 +9,7 @@ BENCHES := $(sort $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/_%,
 # No test and no demo asks the network; a library that would try is told so.
 OFFLINE := HF_HUB_OFFLINE=1 WANDB_MODE=offline TOKENIZERS_PARALLELISM=false MPLBACKEND=Agg
 
-FIRST := runs/starts/userlm-135m-v1
+BEFORE := runs/starts/userlm-135m-v2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test demo lint format types data train doctor lock clean
@@ -45,13 +45,13 @@ types: setup  ## mypy --strict
 data: setup  ## the installed ShareGPT chats as conversations, in data/sharegpt
 	$(BIN)/usersim prep sharegpt --out data/sharegpt $(ARGS)
 
-train: setup $(FIRST)  ## the shipped User LM again: configs/train/userlm-135m.toml (needs its data)
+train: setup $(BEFORE)  ## the shipped User LM again: configs/train/userlm-135m.toml (needs its data)
 	$(BIN)/usersim train configs/train/userlm-135m.toml $(ARGS)
 
 # The shipped adapter was trained on from the one before it, which the history keeps.
-$(FIRST):
+$(BEFORE):
 	mkdir -p $@
-	git archive 057e361 usersim/assets/userlm-135m | tar -x --strip-components=3 -C $@
+	git archive d5b1c9d usersim/assets/userlm-135m | tar -x --strip-components=3 -C $@
 
 doctor: setup  ## what is installed, which engine and device, what is wrong and its cure
 	$(BIN)/usersim doctor $(ARGS)

@@ -76,6 +76,7 @@ def train(config: TrainConfig, *, export: bool = False) -> Path:
         data_collator=collate,
         processing_class=AutoTokenizer.from_pretrained(base.source),
     )
+    trainer.stop_ids, trainer.emphasis = tuple(base.renderer.stop_ids), config.emphasis
     trainer.accelerator.wait_for_everyone()
     shutil.rmtree(run.path / ".rows", ignore_errors=True)  # every process has it mapped
     amounts = Amounts.of(rows)

@@ -39,6 +39,8 @@ class TrainConfig(Config):
     windows_per_conversation: int | None = Field(default=None, ge=1)
     openings: float = Field(default=0.0, ge=0, le=1)
     """Share of the conversations of which only the opening is taken, with the style measured on it alone."""
+    emphasis: float = Field(default=0.0, ge=0)
+    """Extra weight of each turn's first token and of stopping or going on, where style and length show."""
     context_tokens: int = Field(default=4096, ge=256)
     """Longest prompt plus turn when serving."""
     keep_without_goal: float = Field(default=1.0, ge=0, le=1)

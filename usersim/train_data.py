@@ -25,7 +25,7 @@ from usersim.errors import DataError
 from usersim.records import read_records
 from usersim.render import Example, Renderer
 from usersim.style import measure
-from usersim.types import Conversation, Persona
+from usersim.types import Conversation, Persona, UserProfile
 
 IGNORED = -100
 PARAPHRASED = 0.25
@@ -126,14 +126,15 @@ def opening(conversation: Conversation) -> Conversation:
     """Up to the first user turn, with the style of that very turn.
 
     How somebody writes on average says little of any one message, and a short window costs little: openings are
-    where a model learns what the words for style mean. What takes several turns to show is not known of one.
+    where a model learns what the words for style mean. What takes several turns to show is not known of one, and the
+    persona's text and the goal's facets are left to whole conversations.
     """
     first = next(i for i, turn in enumerate(conversation.turns) if turn.role == "user")
     turns = conversation.turns[: first + 1]
     unknown = dict.fromkeys(("turns", "pushback", "length_spread"))
-    persona = conversation.profile.persona or Persona()
-    persona = persona.model_copy(update={"style": measure(turns).model_copy(update=unknown)})
-    profile = conversation.profile.model_copy(update={"persona": persona})
+    goal = conversation.profile.goal and conversation.profile.goal.model_copy(update={"facets": ()})
+    persona = Persona(style=measure(turns).model_copy(update=unknown))
+    profile = UserProfile(goal=goal, persona=persona)
     return conversation.model_copy(update={"turns": turns, "profile": profile, "ended_by": "unknown"})
 
 

@@ -17,17 +17,30 @@ from usersim.train_result import saving
 
 
 class UserTrainer(SFTTrainer):
+    stop_ids: tuple[int, ...] = ()
+    emphasis: float = 0.0
+    """Set by `train`; see `TrainConfig.emphasis`."""
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Cross-entropy over the supervised tokens: their sum, divided by their number in the optimiser step."""
+        """Cross-entropy over the supervised tokens: their sum, divided by their number in the optimiser step.
+
+        In training `emphasis` times `decisions` comes on top; a dev loss is without it.
+        """
         labels = inputs.pop("labels")[0, 1:]
         positions = (labels != IGNORED).nonzero().squeeze(1)
         # TRL's fused head would score every position and compute two more figures; a tenth is supervised.
         outputs = model(**inputs, logits_to_keep=positions, use_cache=False)
-        loss = torch.nn.functional.cross_entropy(
-            outputs.logits[0].float(), labels[positions], reduction="sum"
-        )
+        logits_SV, labels_S = outputs.logits[0].float(), labels[positions]
+        total_S = logits_SV.logsumexp(-1)
+        nll_S = total_S - logits_SV.gather(1, labels_S.unsqueeze(1)).squeeze(1)
+        loss = nll_S.sum()
+        if model.training and self.emphasis:
+            first_S = torch.where(positions > 0, labels[positions - 1], IGNORED) == IGNORED
+            stop_S = logits_SV[:, list(self.stop_ids)].logsumexp(-1) - total_S
+            stops_S = torch.isin(labels_S, torch.tensor(self.stop_ids, device=labels_S.device))
+            loss = loss + self.emphasis * decisions(nll_S, first_S, stop_S, stops_S)
         if num_items_in_batch is None:
             loss = loss / max(1, len(positions))
         else:
@@ -83,3 +96,14 @@ class UserTrainer(SFTTrainer):
         for start in range(0, len(rows), processes):
             mine = rows[start + rank] if start + rank < len(rows) else without_labels(rows[start])
             yield self.data_collator([mine])
+
+
+def decisions(nll_S: Any, first_S: Any, stop_S: Any, stops_S: Any) -> Any:
+    """How a turn begins and when it stops, apart from what it says; nats, summed over positions.
+
+    -log P of each turn's first token (`first_S`), and -log P of stopping or going on at every position, given
+    log P(stop) and whether it did stop (a turn's end and the conversation's alike). Cross-entropy holds both already,
+    among twenty times as many nats of content: what a style or a length asks for shows in these few.
+    """
+    going_on_S = torch.log1p(-stop_S.exp().clamp(max=1 - 1e-6))
+    return nll_S[first_S].sum() - torch.where(stops_S, stop_S, going_on_S).sum()

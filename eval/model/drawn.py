@@ -52,7 +52,7 @@ def draw_tables(args: argparse.Namespace, everybody: People, scored: Scored, tra
     test = [c for c in everybody.speaking if c.profile.goal and control.answered(c)]
     if not test:
         return {"goals": _by_likelihood(scored)} if scored.retrieval else {}
-    free, asked = asyncio.run(_draw_all(args, _speakers(args, scored), test, track))
+    free, asked = asyncio.run(_draw_all(args, _speakers(args, scored), test, track, scored.weights))
     tables: dict[str, Any] = {}
     if args.draws:
         tables["goals"] = _goals(args, test[: args.draws], everybody.heard, free, scored)
@@ -67,17 +67,21 @@ def draw_tables(args: argparse.Namespace, everybody: People, scored: Scored, tra
 
 
 async def _draw_all(
-    args: argparse.Namespace, speakers: Mapping[str, User], test: Sequence[Conversation], track: Track
+    args: argparse.Namespace,
+    speakers: Mapping[str, User],
+    test: Sequence[Conversation],
+    track: Track,
+    hashes: Mapping[str, str],
 ) -> tuple[dict[str, Batch], Batch]:
     """(what each speaker says freely, what the User LM says when a style is asked for)."""
     free, asks = {}, control.asks(test[: args.control])
     asked = Batch()
     for index, (name, user) in enumerate(speakers.items()):
-        chosen = test[: args.draws]
+        chosen, weights = test[: args.draws], hashes[name.removesuffix(" (prompted)")]
         places = [*openings(chosen, [c.profile.goal for c in chosen]), *replies(chosen, LATER_TURNS)]
-        free[name] = await _run(args, user, name, "free", places, track)
+        free[name] = await _run(args, user, name, "free", places, track, weights=weights)
         if index == 0:
-            asked = await _run(args, user, name, "control", asks, track)
+            asked = await _run(args, user, name, "control", asks, track, weights=weights)
     return free, asked
 
 
@@ -108,10 +112,17 @@ def _speakers(args: argparse.Namespace, scored: Scored) -> dict[str, User]:
 
 
 async def _run(
-    args: argparse.Namespace, user: User, name: str, kind: str, asks: Sequence[Ask], track: Track
+    args: argparse.Namespace,
+    user: User,
+    name: str,
+    kind: str,
+    asks: Sequence[Ask],
+    track: Track,
+    *,
+    weights: str,
 ) -> Batch:
     path = args.out / "drawn" / f"{kind}-{name.replace(' ', '-')}.jsonl"
-    journal = DrawJournal(path, {"name": name, "seed": str(args.seed), "asks": kind})
+    journal = DrawJournal(path, {"name": name, "weights": weights, "seed": str(args.seed), "asks": kind})
     return await draw(user, asks, journal, seed=args.seed, done=track(f"{name}: {kind}", len(asks)))
 
 

@@ -11,6 +11,7 @@ from eval.estimates import rng_for
 from eval.model.conditions import Condition, Pass, passes
 from eval.model.likelihood import ConversationScore, Scorer, TurnScore
 from usersim.answer_cache import AnswerCache, key_of
+from usersim.conditioning import style_words
 from usersim.types import Conversation, UserProfile
 
 Scores = dict[Condition, list[ConversationScore]]
@@ -36,6 +37,7 @@ class ScoreBook:
                 "turns": [turn.model_dump() for turn in conversation.turns],
                 "ended_by": conversation.ended_by,
                 "profile": profile.model_dump(),
+                **_words(profile),
             }
         )
         found = self.cache.get(key)
@@ -43,6 +45,12 @@ class ScoreBook:
             found = dataclasses.asdict(self.scorer.score(conversation, profile))
             self.cache.put(key, found)
         return ConversationScore(tuple(TurnScore(**turn) for turn in found["turns"]), found["closing"])
+
+
+def _words(profile: UserProfile) -> dict[str, list[str]]:
+    """A measured style is put in words before anybody reads it, and the words may change between versions."""
+    style = profile.persona and profile.persona.style
+    return {"style": style_words(style)} if style else {}
 
 
 def score_all(

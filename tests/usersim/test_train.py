@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from usersim.records import write_records
 from usersim.train import LoraSettings, TrainConfig, main, train
 from usersim.train_config import check
 from usersim.train_data import IGNORED, Amounts, load_corpus, opening, training_rows, write_rows
+from usersim.trainer import decisions
 from usersim.types import Conversation, Goal, Turn, UserProfile
 
 
@@ -208,6 +210,29 @@ def test_the_share_of_openings_is_what_was_asked_for(tiny_base: Path) -> None:
     made = list(training_rows(chats(400), renderer, max_tokens=400, epochs=1, seed=0, openings=0.25))
     ends = renderer.settings.end_of_conversation_id
     assert sum(ends in row["input_ids"] for row in made) / 400 == pytest.approx(0.75, abs=0.07)
+
+
+def test_decisions_are_the_first_token_and_stopping_or_not() -> None:
+    # Two turns: "yes <end>" with P 0.5 and 0.4, and one whose first token, 0.25 likely, ends the conversation.
+    nll = -torch.tensor([0.5, 0.4, 0.25]).log()
+    stop = torch.tensor([0.2, 0.4, 0.5]).log()  # P(end of turn or of conversation) at each
+    found = decisions(nll, torch.tensor([True, False, True]), stop, torch.tensor([False, True, True]))
+    assert float(found) == pytest.approx(-math.log(0.5 * 0.25) - math.log(0.8 * 0.4 * 0.5), rel=1e-5)
+
+
+def test_emphasis_changes_training_and_not_the_dev_loss(tiny_base: Path, data: Path, tmp_path: Path) -> None:
+    curves = []
+    for emphasis in (0.0, 4.0):
+        out = tmp_path / str(emphasis)
+        train(config(tiny_base, data, out, emphasis=emphasis, max_steps=2, eval_every=1, lr=1e-12))
+        curves.append(losses(out))
+    assert curves[0] == pytest.approx(curves[1], abs=1e-4)
+    weights = [json.loads(line)["loss"] for out in ("0.0", "4.0") for line in _logged(tmp_path / out)]
+    assert weights[1] > weights[0] * 1.2
+
+
+def _logged(out: Path) -> list[str]:
+    return [line for line in (out / "metrics.jsonl").read_text().splitlines() if '"loss"' in line][-1:]
 
 
 def test_rows_in_a_file_are_the_rows(tiny_base: Path, tmp_path: Path) -> None:
