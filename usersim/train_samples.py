@@ -48,11 +48,12 @@ async def _talk(user: UserLM, human: Conversation, said: list[UserTurn], *, seed
         if real is not None and real.role == "assistant":
             turns.append(real)
             continue
-        if len(said) == TURNS or (said and said[-1].ends):
+        if len(said) == TURNS:
             break
         said.append(await user(human.profile, turns, seed=seed + 7_919 * len(said)))
-        if not said[-1].ends:
-            turns.append(Turn(role="user", text=said[-1].text))
+        if said[-1].ends:
+            break
+        turns.append(Turn(role="user", text=said[-1].text))
     return Conversation(
         id=human.id,
         origin="simulated",
