@@ -81,7 +81,7 @@ def requests(count: int) -> list[Request]:
 
 async def load(url: str, asked: list[Request], *, clients: int, sampling: Sampling) -> dict[str, float]:
     """Everything through the endpoint at `url`."""
-    user = RemoteUser(url, timeout_s=600)
+    user = RemoteUser(url, timeout_s=600, max_retries=0)
 
     async def one(index: int) -> int:
         profile, turns = asked[index]
@@ -140,7 +140,7 @@ async def added_latency(engine_url: str, renderer: Renderer, count: int) -> dict
     pool = Timed(engine_url)
     config = ServeConfig(guards=GUARDS, end=NEVER)
     with _in_thread(create_app(config, UserLM(renderer, pool, guards=GUARDS, end=NEVER))) as url:
-        user, seen = RemoteUser(url), []
+        user, seen = RemoteUser(url, max_retries=0), []
         for index, (profile, turns) in enumerate(requests(count)):
             began = time.perf_counter()
             await user.sample(profile, turns, seed=index, sampling=Sampling(max_tokens=4))

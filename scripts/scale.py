@@ -80,7 +80,7 @@ def front(urls: list[str], port: int) -> contextlib.AbstractContextManager[subpr
 
 async def talk(url: str, chats: int, turns: int) -> Counter[str]:
     """`chats` conversations at once, `turns` user turns each; an assistant that asks back."""
-    user, tally = RemoteUser(url, timeout_s=300), Counter[str]()
+    user, tally = RemoteUser(url, timeout_s=300, max_retries=0), Counter[str]()
 
     async def chat(index: int) -> None:
         profile, said = as_profile(GOALS[index % len(GOALS)]), list[Turn]()

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ipaddress
+import logging
+import signal
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,24 +19,28 @@ from fastapi import FastAPI
 from serve.app import create_app
 from serve.command import engine_command
 from serve.config import EngineSettings, ServeConfig
+from serve.drain import Server
 from serve.engine import Engine, exit_on_sigterm, private_socket
-from serve.pool import EnginePool, check_engine
-from usersim.cli import console, run_main
+from serve.keys import configured
+from serve.logs import Sink, never_block, tell
+from serve.pool import EnginePool, check_engine, check_models
+from usersim.cli import run_main
 from usersim.config import load_config
 from usersim.errors import ConfigError, UsersimError
 from usersim.model import USERLM_NAME, home, resolve
 from usersim.render import SETTINGS_FILE, Renderer
 from usersim.sampling import UserLM
 
-DRAIN_S = 30
+log = logging.getLogger(__name__)
 
 
 def main(argv: list[str]) -> int:
-    config, dry_run = _arguments(argv)
+    config, read_again, dry_run = _arguments(argv)
     if dry_run:
         sys.stdout.write(plan(config))
         return 0
     exit_on_sigterm()
+    warn_of_open_doors(config)
     with ExitStack() as stack:
         # Before anything slow: a taken port should not cost an engine's start.
         listener = stack.enter_context(_bind(config.host, config.port))
@@ -40,24 +48,33 @@ def main(argv: list[str]) -> int:
         renderer = Renderer.from_pretrained(path)
         engine = None if config.engine_urls else _engine(stack, path, config, renderer)
         urls = (engine.command.url,) if engine else config.engine_urls
-        asyncio.run(_check(urls, renderer))
+        asyncio.run(_check(urls, renderer, config))
+        pool = EnginePool(
+            urls,
+            timeout_s=config.request_timeout_s,
+            limits=config.limits,
+            places=config.in_flight(),
+            renderer=renderer,
+        )
         user = UserLM(
             renderer,
-            EnginePool(urls, timeout_s=config.request_timeout_s),
+            pool,
             sampling=config.sampling,
             end=config.end,
             guards=config.guards,
             name=path.name,
         )
-        app = create_app(config, user)
+        app = create_app(config, user, log_sink=_sinks(stack, config))
         if engine:
             engine.keep_running()
             app.state.service.metrics.restarts.set_function(lambda: engine.restarts)
+        _reload_on_sighup(app, read_again)
         _serve(app, listener)
     return 0
 
 
-def _arguments(argv: list[str]) -> tuple[ServeConfig, bool]:
+def _arguments(argv: list[str]) -> tuple[ServeConfig, Callable[[], ServeConfig], bool]:
+    """(the config, how to read it anew, whether to stop after the plan)."""
     parser = argparse.ArgumentParser(prog="usersim serve", description=__doc__)
     parser.add_argument("settings", nargs="*", metavar="CONFIG | key=value", help="a TOML file, overrides")
     parser.add_argument("--port", type=int)
@@ -72,13 +89,17 @@ def _arguments(argv: list[str]) -> tuple[ServeConfig, bool]:
     if len(files) > 1:
         raise ConfigError(f"one config file at most, not {', '.join(files)}")
     overrides = [setting for setting in args.settings if "=" in setting]
-    config = load_config(ServeConfig, files[0] if files else None, overrides)
     flags = {
         key: value
         for key, value in vars(args).items()
         if key in ServeConfig.model_fields and value is not None
     }
-    return ServeConfig.model_validate(config.model_dump() | flags), args.dry_run
+
+    def read() -> ServeConfig:
+        config = load_config(ServeConfig, files[0] if files else None, overrides)
+        return ServeConfig.model_validate(config.model_dump() | flags)
+
+    return read(), read, args.dry_run
 
 
 def plan(config: ServeConfig) -> str:
@@ -104,14 +125,15 @@ def _settings(config: ServeConfig, renderer: Renderer | None) -> EngineSettings:
 def _engine(stack: ExitStack, path: Path, config: ServeConfig, renderer: Renderer) -> Engine:
     settings = _settings(config, renderer)
     command = engine_command(path, settings, listen=stack.enter_context(private_socket()))
-    engine = stack.enter_context(Engine.of(command, settings, progress=console.print))
-    console.print(f"engine {command.name}: starting on cores {list(settings.bound_cores())}")
-    console.print(f"engine {command.name}: ready after {engine.start():.0f} s")
+    engine = stack.enter_context(Engine.of(command, settings, progress=tell))
+    tell(f"engine {command.name}: starting on cores {list(settings.bound_cores())}")
+    tell(f"engine {command.name}: ready after {engine.start():.0f} s")
     return engine
 
 
-async def _check(urls: tuple[str, ...], renderer: Renderer) -> None:
+async def _check(urls: tuple[str, ...], renderer: Renderer, config: ServeConfig) -> None:
     await asyncio.gather(*(check_engine(url, renderer) for url in urls))
+    await asyncio.gather(*(check_models(url, config.models.values()) for url in urls if config.models))
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -126,24 +148,63 @@ def _bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-class _Server(uvicorn.Server):
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        host, port = (sockets or [])[0].getsockname()[:2]
-        console.print(f"serving at http://{host}:{port} (try /docs)")
+def warn_of_open_doors(config: ServeConfig) -> None:
+    """Anybody who reaches the port may ask; that is meant for one's own machine."""
+    if not configured(config) and not _is_loopback(config.host):
+        log.warning("%s is open to others and no keys are configured: anybody may ask", config.host)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _sinks(stack: ExitStack, config: ServeConfig) -> Sink | None:
+    """stdout for requests, stderr for the process's own lines; neither may hold up an answer."""
+    # A stream that was closed at the start is None, and its number belongs to something else by now.
+    if sys.stderr is not None:
+        own = Sink(sys.stderr.fileno())
+        never_block(own)
+        stack.callback(own.close)
+    if not config.log_requests or sys.stdout is None:
+        return None
+    requests = Sink(sys.stdout.fileno())
+    stack.callback(requests.close)
+    return requests
+
+
+def _reload_on_sighup(app: FastAPI, read: Callable[[], ServeConfig]) -> None:
+    """Keys and aliases change without a restart; what cannot be read leaves them as they are.
+
+    Not at a terminal: there the signal says that it was closed, and whoever did that wants no orphan.
+    """
+
+    def reload(*_: object) -> None:
+        try:
+            config = read()
+            app.state.keys.replace(configured(config))
+            app.state.service.models = config.models
+            log.warning("read the config anew")
+        except UsersimError as error:
+            log.error("SIGHUP: the config stays as it is: %s", error)
+
+    if sys.stdin is None or not sys.stdin.isatty():
+        signal.signal(signal.SIGHUP, reload)
 
 
 def _serve(app: FastAPI, listener: socket.socket) -> None:
-    server = _Server(
-        uvicorn.Config(
-            app,
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=DRAIN_S,
-        )
+    settings = uvicorn.Config(
+        app,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        # By then the drain is over: whoever is left is told so.
+        timeout_graceful_shutdown=1,
     )
+    server = Server(settings, app.state.drain, began=tell)
     try:
         server.run(sockets=[listener])
     except OSError as error:  # somebody else began to listen on the port meanwhile

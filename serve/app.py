@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import APIRouter, FastAPI, Response
+from fastapi import APIRouter, Depends, FastAPI, Response
+from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
 
 import usersim
-from serve import chat, errors, native
+from serve import chat, errors, native, playground, promptfoo
 from serve.config import ServeConfig
+from serve.drain import Drain
 from serve.errors import Problem
+from serve.gate import Gate
+from serve.keys import KeyRing, configured
+from serve.logs import Sink
 from serve.middleware import Door, Intake
+from serve.pool import EnginePool
 from serve.service import Service
 from usersim.sampling import UserLM
 
@@ -22,9 +28,11 @@ conversation ends here; `/v1/chat/completions` is the same user for tools that s
 roles are flipped."""
 
 
-def create_app(config: ServeConfig, user: UserLM) -> FastAPI:
-    """`app.state.service` holds what is counted. The app closes `user` when it shuts down."""
+def create_app(config: ServeConfig, user: UserLM, *, log_sink: Sink | None = None) -> FastAPI:
+    """`app.state` holds what outlives a request: `service` (counters), `drain`, `keys`. The app closes `user` when
+    it shuts down."""
     service = Service(config, user)
+    drain, keys = Drain(config.drain_delay_s, config.drain_timeout_s), KeyRing(configured(config))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -38,19 +46,38 @@ def create_app(config: ServeConfig, user: UserLM) -> FastAPI:
         lifespan=lifespan,
         redoc_url=None,
     )
-    app.state.service = service
-    routers = (native.router(service), chat.router(service), operations(service))
-    for router in routers:
-        app.include_router(router)
+    app.state.service, app.state.drain, app.state.keys = service, drain, keys
+    # The gate reads the keys; this is for /docs and for clients made from the OpenAPI document.
+    told = [] if keys.open else [Depends(HTTPBearer(auto_error=False))]
+    for dialect in (native, chat, promptfoo):
+        app.include_router(dialect.router(service), dependencies=told)
+    app.include_router(operations(service, drain))
+    app.include_router(playground.router(service))
     errors.install(app)
+    if isinstance(user.sampler, EnginePool):
+        service.metrics.include(user.sampler.metrics)
+    if log_sink is not None:
+        service.metrics.log_dropped.set_function(lambda: log_sink.dropped)
     # The last one added is the outermost.
-    app.add_middleware(Intake, max_bytes=config.max_body_bytes)
-    paths = frozenset(str(getattr(route, "path", "")) for router in routers for route in router.routes)
-    app.add_middleware(Door, metrics=service.metrics, routes=paths)
+    app.add_middleware(
+        Intake,
+        max_bytes=config.max_body_bytes,
+        body_s=config.limits.body_s,
+        log_content=config.log_content,
+    )
+    app.add_middleware(Gate, drain=drain, keys=keys, protect_metrics=config.protect_metrics)
+    app.add_middleware(
+        Door,
+        metrics=service.metrics,
+        routes=frozenset(str(getattr(route, "path", "")) for route in app.routes),
+        timeout_s=config.request_timeout_s,
+        write=log_sink.put if log_sink is not None else None,
+        log_content=config.log_content,
+    )
     return app
 
 
-def operations(service: Service) -> APIRouter:
+def operations(service: Service, drain: Drain) -> APIRouter:
     """What machines ask: is it alive, can it serve, what has it done."""
     routes = APIRouter(tags=["operations"])
 
@@ -60,7 +87,13 @@ def operations(service: Service) -> APIRouter:
 
     @routes.get("/ready", summary="The engine answered a real completion within the last seconds")
     async def ready() -> Response:
-        if await service.ready():
+        if drain.begun:
+            return Problem(503, "engine_unavailable", "this server is leaving", retry=True).response()
+        sampler = service.user.sampler
+        # Whatever is no pool of engines lives in this process.
+        works = not isinstance(sampler, EnginePool) or await sampler.ready(service.config.ready_for_s)
+        service.metrics.engine_up.set(works)
+        if works:
             return Response('{"status":"ready"}', media_type="application/json")
         return Problem(503, "engine_unavailable", "the engine does not answer", retry=True).response()
 

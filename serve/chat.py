@@ -1,119 +1,138 @@
-"""`POST /v1/chat/completions`: the simulated user behind OpenAI's interface, with flipped roles as in tau2.
+"""`POST /v1/chat/completions`: the simulated user behind OpenAI's interface, in the dialects of `serve.dialects`.
 
-The system message is the goal, the agent under test speaks as `user`, the simulated user as `assistant`. When
-the end of the conversation was sampled, the whole content is the marker that the system message asks for.
+When the end of the conversation was sampled, the content is the marker that the client's own prompt asks for.
 """
 
 from __future__ import annotations
 
-import re
 import time
 import uuid
+from collections.abc import AsyncGenerator
+from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
+from serve.chat_schemas import ChatChoice, ChatRequest, ChatResponse, ChatSaid
+from serve.dialects import aliases, dialect_of, read, served_name
+from serve.dialects.reading import Reading
 from serve.errors import RequestError
-from serve.schemas import ChatChoice, ChatMessage, ChatRequest, ChatResponse, ChatSaid
 from serve.service import Service, usage
+from serve.streaming import EventStream
 from serve.strict import StrictRoute
-from usersim.sampling import as_profile
-from usersim.types import Turn, UserTurn
+from usersim.sampling import EndPolicy, as_profile
+from usersim.types import UserProfile, UserTurn
 
-STOP = "###STOP###"
-MARKER = re.compile(r"###[A-Z][A-Z_-]*###|\[\[[A-Z][A-Z _-]*\]\]|<\|[A-Z][A-Z_-]*\|>")
 MAX_TOKENS = 4096
 
 
 def router(service: Service) -> APIRouter:
     routes = APIRouter(route_class=StrictRoute, tags=["openai"])
 
-    @routes.post("/v1/chat/completions", summary="The simulated user as an OpenAI chat model, roles flipped")
-    async def chat_completions(request: ChatRequest) -> ChatResponse:
-        model = service.check_model(request.model)
+    @routes.post(
+        "/v1/chat/completions",
+        response_model=ChatResponse,
+        summary="The simulated user as an OpenAI chat model, in the client's own dialect",
+    )
+    async def chat_completions(request: ChatRequest, response: Response) -> ChatResponse | EventStream:
+        service.check_model(served_name(request.model, service.names))
         refuse_unsupported(request)
-        system, history = flip(request.messages)
-        asked = request.max_completion_tokens or request.max_tokens
-        turns = await service.turns(
-            as_profile(request.goal or system, request.persona),
-            history,
-            request,
-            max_tokens=asked and min(asked, MAX_TOKENS),
-        )
-        marker = stop_marker(system)
-        return ChatResponse(
+        dialect, reading = read(dialect_of(request.model), request.messages)
+        refuse_other_answers(request, reading)
+        turns = await sample(service, request, reading)
+        answer = ChatResponse(
             id=f"chatcmpl-{uuid.uuid4().hex}",
             created=int(time.time()),
-            model=model,
-            choices=[_choice(index, turn, marker) for index, turn in enumerate(turns)],
+            model=request.model,
+            choices=[_choice(index, turn, reading) for index, turn in enumerate(turns)],
             usage=usage(turns),
         )
+        headers = {"X-UserLM-Dialect": dialect}
+        if request.temperature == 0:
+            # Left over from prompting assistants: a user who always says the likeliest thing.
+            headers["X-UserLM-Warning"] = "temperature-0"
+        if request.stream:
+            with_usage = bool(request.stream_options and request.stream_options.include_usage)
+            stream = EventStream(chunks(answer, include_usage=with_usage))
+            stream.headers.update(headers)
+            return stream
+        response.headers.update(headers)
+        return answer
 
     @routes.get("/v1/models")
     async def models() -> dict[str, object]:
         listed = [
             {"id": name, "object": "model", "created": service.started, "owned_by": "usersim"}
-            for name in service.names
+            for name in aliases(service.names)
         ]
         return {"object": "list", "data": listed}
 
     return routes
 
 
+async def sample(service: Service, request: ChatRequest, reading: Reading) -> list[UserTurn]:
+    given = as_profile(request.goal, request.persona)
+    profile = UserProfile(
+        goal=given.goal or reading.profile.goal, persona=given.persona or reading.profile.persona
+    )
+    affinity = request.conversation_id
+    if reading.only_leaving:
+        leaving = await service.termination(
+            profile, reading.history, request.end_of_conversation, affinity=affinity
+        )
+        wordless = UserTurn(
+            text="",
+            ends=leaving.ends,
+            end_probability=leaving.end_probability,
+            finish="end" if leaving.ends else "stop",
+            logprob=0.0,
+            tokens=0,
+            prompt_tokens=leaving.prompt_tokens,
+        )
+        return [wordless] * (request.n or 1)
+    if not reading.may_end and request.end_of_conversation is None:
+        request = request.model_copy(update={"end_of_conversation": EndPolicy(mode="never")})
+    limit = request.limit and min(request.limit, MAX_TOKENS)
+    return await service.turns(profile, reading.history, request, max_tokens=limit, affinity=affinity)
+
+
 def refuse_unsupported(request: ChatRequest) -> None:
     """What would silently change the meaning of the answer; an empty list of tools does not."""
-    if request.tools:
+    if request.tools or request.functions:
         raise RequestError(
             "this model plays a user and calls no tools", code="tools_not_supported", param="tools"
         )
-    if request.stream:
-        raise RequestError("streaming is not supported", code="stream_not_supported", param="stream")
     if request.logprobs:
         raise RequestError("logprobs are not supported", code="logprobs_not_supported", param="logprobs")
-    if request.response_format and request.response_format.get("type") != "text":
-        raise RequestError(
-            "only response_format text: the answer is what a user types",
-            code="response_format_not_supported",
-            param="response_format",
-        )
 
 
-def flip(messages: list[ChatMessage]) -> tuple[str, list[Turn]]:
-    """(the system text, the conversation with true roles); raises RequestError where this is no such chat."""
-    spoken = list(messages)
-    system = []
-    while spoken and spoken[0].role in ("system", "developer"):
-        system.append(spoken.pop(0).text)
-    if not system and len(spoken) == 1:
-        raise RequestError(
-            "a lone message without a system message that says what the user wants",
-            code="unrecognized_prompt",
-            param="messages",
-            status=422,
-        )
-    turns: list[Turn] = []
-    for message in spoken:
-        if message.role not in ("user", "assistant"):
-            raise RequestError("system messages come first", param="messages")
-        turns.append(Turn(role="assistant" if message.role == "user" else "user", text=message.text))
-    if turns and turns[-1].role == "user":
-        raise RequestError(
-            "roles are flipped here: the agent speaks as `user`, and speaks last; "
-            "with true roles, call /v1/user/turns",
-            param="messages",
-        )
-    return "\n\n".join(system), turns
+def refuse_other_answers(request: ChatRequest, reading: Reading) -> None:
+    """JSON only where the dialect makes it, a schema only with the same keys."""
+    wanted = request.response_format or {}
+    if wanted.get("type", "text") == "text" or (reading.keys and wanted.get("type") == "json_object"):
+        return
+    if reading.keys and wanted.get("type") == "json_schema" and _properties(wanted) == reading.keys:
+        return
+    keys = ", ".join(sorted(reading.keys))
+    raise RequestError(
+        f"the answer to this prompt is a JSON object with {keys}"
+        if keys
+        else "the answer is what a user types",
+        code="response_format_not_supported",
+        param="response_format",
+    )
 
 
-def stop_marker(system: str) -> str:
-    """The client's word for the end, found in its instructions; ###STOP### where several or none are."""
-    found = MARKER.findall(system)
-    return found[0] if found and STOP not in found else STOP
+def _properties(response_format: dict[str, Any]) -> frozenset[str]:
+    try:
+        return frozenset(response_format["json_schema"]["schema"]["properties"])
+    except (KeyError, TypeError):
+        return frozenset()
 
 
-def _choice(index: int, turn: UserTurn, marker: str) -> ChatChoice:
+def _choice(index: int, turn: UserTurn, reading: Reading) -> ChatChoice:
     return ChatChoice(
         index=index,
-        message=ChatSaid(content=marker if turn.ends else _without(marker, turn.text)),
+        message=ChatSaid(content=reading.write(turn)),
         finish_reason="length" if turn.finish == "length" else "stop",
         end_of_conversation=turn.ends,
         end_of_conversation_prob=turn.end_probability,
@@ -124,6 +143,17 @@ def _choice(index: int, turn: UserTurn, marker: str) -> ChatChoice:
     )
 
 
-def _without(marker: str, text: str) -> str:
-    """A user who copies the marker out of its goal must not end the client's run; nor may a turn be empty."""
-    return text.replace(marker, "").strip() or "…" if marker in text else text
+async def chunks(answer: ChatResponse, *, include_usage: bool) -> AsyncGenerator[dict[str, Any], None]:
+    """Of each choice the role, the words, and why it stopped with everything that OpenAI has no word for.
+
+    The words are one delta: only of a finished turn is it known that the guards let it pass and that it holds
+    no marker.
+    """
+    head: dict[str, Any] = answer.model_dump(include={"id", "created", "model"})
+    head |= {"object": "chat.completion.chunk"} | ({"usage": None} if include_usage else {})
+    for choice in answer.choices:
+        for delta in ({"role": "assistant", "content": ""}, {"content": choice.message.content}):
+            yield head | {"choices": [{"index": choice.index, "delta": delta, "finish_reason": None}]}
+        yield head | {"choices": [choice.model_dump(exclude={"message"}) | {"delta": {}}]}
+    if include_usage:
+        yield head | {"choices": [], "usage": answer.usage.model_dump()}

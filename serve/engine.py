@@ -30,7 +30,8 @@ import httpx2
 
 from serve.command import EngineCommand, engine_command
 from serve.config import EngineSettings
-from usersim.cli import console, run_main
+from serve.logs import tell
+from usersim.cli import run_main
 from usersim.config import load_config
 from usersim.errors import BackendError
 from usersim.model import resolve
@@ -55,10 +56,13 @@ class Engine:
         *,
         startup_timeout_s: float = 600,
         stop_timeout_s: float = 15,
+        probe_every_s: float = 20,
+        probe_misses: int = 3,
         progress: Callable[[str], None] = log.info,
     ) -> None:
         self.command = command
         self.startup_timeout_s, self.stop_timeout_s = startup_timeout_s, stop_timeout_s
+        self.probe_every_s, self.probe_misses = probe_every_s, probe_misses
         self.restarts = 0
         self._progress = progress
         self._process: subprocess.Popen[str] | None = None
@@ -79,6 +83,8 @@ class Engine:
             command,
             startup_timeout_s=settings.startup_timeout_s,
             stop_timeout_s=settings.stop_timeout_s,
+            probe_every_s=settings.probe_every_s,
+            probe_misses=settings.probe_misses,
             progress=progress,
         )
 
@@ -100,7 +106,7 @@ class Engine:
         return time.monotonic() - began
 
     def keep_running(self) -> None:
-        """From now on a dead engine is started again: after 1 s, then 2, 4 … 60 while it keeps failing."""
+        """From now on a dead or hung engine is started again: after 1 s, then 2, 4 … 60 while it keeps failing."""
         self._watcher = threading.Thread(target=self._watch, name="engine-watch", daemon=True)
         self._watcher.start()
 
@@ -108,6 +114,8 @@ class Engine:
         """Ends every process of the engine; safe to call twice."""
         self._stopping.set()
         if self._watcher is not None:
+            # First of all, so that a probe of a hung engine ends; the watcher may be starting another meanwhile.
+            self._end_group()
             self._watcher.join()
         self._end_group()
 
@@ -166,14 +174,24 @@ class Engine:
                     self._progress(f"engine {self.command.name}: {stage}")
 
     def _answers(self) -> bool:
-        uds = self.command.url.removeprefix("unix:") if self.command.url.startswith("unix:") else None
-        base = "http://engine" if uds else self.command.url
-        transport = httpx2.HTTPTransport(uds=uds)
         try:
-            with httpx2.Client(transport=transport, timeout=5) as client:
-                return self.alive and client.get(f"{base}/health").status_code == 200
+            return self.alive and self._ask("GET", "/health", timeout_s=5) == 200
         except httpx2.HTTPError:
             return False
+
+    def _completes(self) -> bool:
+        """Whether it gives one token: /health of an engine whose core hangs is 200 all the same."""
+        try:
+            status = self._ask("POST", "/v1/completions", timeout_s=self.probe_every_s)
+        except httpx2.HTTPError:
+            return False
+        return status < 500 or status == 503  # full is not hung
+
+    def _ask(self, method: str, path: str, *, timeout_s: float) -> int:
+        uds = self.command.url.removeprefix("unix:") if self.command.url.startswith("unix:") else None
+        base, body = "http://engine" if uds else self.command.url, {"prompt": [0], "max_tokens": 1}
+        with httpx2.Client(transport=httpx2.HTTPTransport(uds=uds), timeout=timeout_s) as client:
+            return client.request(method, base + path, json=None if method == "GET" else body).status_code
 
     def _failure(self, waited: float) -> BackendError:
         code = None if self._process is None else self._process.poll()
@@ -185,12 +203,12 @@ class Engine:
 
     def _watch(self) -> None:
         delay_s, started = 1.0, time.monotonic()
-        while not self._stopping.wait(0.25):
-            if self.alive:
-                continue
+        while (why := self._ends()) is not None:
             delay_s = 1.0 if time.monotonic() - started > 60 else min(delay_s * 2, 60)
-            log.error("engine %s died; again in %.0f s:\n%s", self.command.name, delay_s, self.last_lines())
-            self._end_group()
+            log.error(
+                "engine %s %s; again in %.0f s:\n%s", self.command.name, why, delay_s, self.last_lines()
+            )
+            self._end_group(ask=False)
             if self._stopping.wait(delay_s):
                 return
             started = time.monotonic()
@@ -200,11 +218,26 @@ class Engine:
             except BackendError as error:
                 log.error("%s", error)
 
-    def _end_group(self) -> None:
+    def _ends(self) -> str | None:
+        """Returns when the engine has died or hangs; None when it is to be stopped."""
+        misses, probe_s = 0, time.monotonic() + self.probe_every_s
+        while not self._stopping.wait(0.25):
+            if not self.alive:
+                return "died"
+            if time.monotonic() < probe_s:
+                continue
+            misses = 0 if self._completes() else misses + 1
+            if misses == self.probe_misses:
+                return f"gave no token for {misses} probes"
+            probe_s = time.monotonic() + self.probe_every_s
+        return None
+
+    def _end_group(self, *, ask: bool = True) -> None:
+        """`ask`: with a SIGTERM first, which a hung engine would not hear."""
         process = self._process
         if process is None:
             return
-        if process.poll() is None:
+        if ask and process.poll() is None:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(self.stop_timeout_s)
@@ -261,9 +294,9 @@ def main(argv: list[str]) -> int:
         sys.stdout.write(f"{command}\n")
         return 0
     exit_on_sigterm()
-    with Engine.of(command, settings, progress=console.print) as engine:
+    with Engine.of(command, settings, progress=tell) as engine:
         seconds = engine.start()
-        console.print(f"engine {command.name}: answers at {command.url} after {seconds:.0f} s")
+        tell(f"engine {command.name}: answers at {command.url} after {seconds:.0f} s")
         engine.wait()
         raise BackendError(f"engine {command.name} died; its last lines:\n{engine.last_lines()}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +13,18 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from usersim.errors import BackendError, GuardError, RenderError, UsersimError
+from usersim.errors import BackendError, ContextOverflowError, GuardError, RenderError, UsersimError
 
 log = logging.getLogger(__name__)
-RETRY_AFTER_S = 2
+RETRY_AFTER_S = (1, 5)
+"""Jittered: clients that were refused together should not come back together."""
+MAX_RETRY_AFTER_S = 120
+"""openai-python does not retry at all when it is told to wait for longer."""
 MAX_MESSAGE = 500
 """Characters: a complaint must not carry a megabyte of somebody's input back."""
+
+
+KINDS = {401: "authentication_error", 429: "rate_limit_error"}
 
 
 class RequestError(Exception):
@@ -30,6 +37,20 @@ class RequestError(Exception):
         self.code, self.param, self.status = code, param, status
 
 
+class OverloadedError(BackendError):
+    """There is no place for this request now."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retryable=True)
+
+
+class DeadlineError(BackendError):
+    """The engine works on it, or hangs; the time for this request is over."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retryable=True)
+
+
 @dataclass(frozen=True)
 class Problem:
     status: int
@@ -38,13 +59,16 @@ class Problem:
     param: str | None = None
     retry: bool | None = None
     """True: worth repeating, with Retry-After. False: tells clients that retry every 5xx not to."""
+    retry_after_s: int | None = None
+    """Where it is known. None: soon."""
 
     def response(self) -> JSONResponse:
-        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        kind = KINDS.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
         error = {"message": self.message[:MAX_MESSAGE], "type": kind, "param": self.param, "code": self.code}
         headers = {}
         if self.retry:
-            headers["Retry-After"] = str(RETRY_AFTER_S)
+            after = self.retry_after_s or random.randint(*RETRY_AFTER_S)
+            headers["Retry-After"] = str(min(after, MAX_RETRY_AFTER_S))
         elif self.retry is False:
             headers["x-should-retry"] = "false"
         return JSONResponse({"error": error}, status_code=self.status, headers=headers)
@@ -57,13 +81,16 @@ def problem(error: Exception) -> Problem:
             return Problem(error.status, error.code, str(error), error.param)
         case RequestValidationError():
             return _invalid(error.errors())
+        case ContextOverflowError():
+            return Problem(400, "context_length_exceeded", str(error), "messages")
         case RenderError():
-            # litellm recognises an overflow by this text, so the text is a contract anyway.
-            overflow = str(error).startswith("This model's maximum context length")
-            code = "context_length_exceeded" if overflow else "invalid_request"
-            return Problem(400, code, str(error), "messages")
+            return Problem(400, "invalid_request", str(error), "messages")
         case GuardError():
             return Problem(500, "guards_exhausted", str(error), retry=False)
+        case OverloadedError():
+            return Problem(503, "overloaded", "too many requests at once; try again later", retry=True)
+        case DeadlineError():
+            return Problem(504, "timeout", "the answer took too long; try again", retry=True)
         # The engine's own words stay in the log: they name sockets and paths.
         case BackendError(retryable=True):
             return Problem(503, "engine_unavailable", "the engine does not answer; try again", retry=True)
@@ -96,9 +123,13 @@ def install(app: FastAPI) -> None:
     """Every error that FastAPI sees becomes an envelope; the rest is caught by `middleware.Door`."""
 
     async def answer(_: Request, error: Exception) -> JSONResponse:
-        if isinstance(error, BackendError):
+        # Refusals of a crowd are counted, not told one by one.
+        if isinstance(error, BackendError) and not isinstance(error, OverloadedError):
             log.warning("%s", error)
-        return problem(error).response()
+        response = problem(error).response()
+        if isinstance(error, HTTPException) and error.headers:
+            response.headers.update(error.headers)
+        return response
 
     for kind in (RequestError, RequestValidationError, UsersimError, HTTPException):
         app.add_exception_handler(kind, answer)

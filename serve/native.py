@@ -1,48 +1,187 @@
-"""`POST /v1/user/turns`: the endpoint's own dialect, with true roles."""
+"""`/v1/user/…`: the endpoint's own dialect, with true roles."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 
-from serve.schemas import PromptFacts, SaidMessage, UserTurnChoice, UserTurnRequest, UserTurnResponse
+from serve.errors import RequestError, problem
+from serve.schemas import (
+    BatchRequest,
+    BatchResponse,
+    BatchResult,
+    ChunkChoice,
+    ContentToken,
+    Delta,
+    ErrorFacts,
+    LikelyToken,
+    PromptFacts,
+    SaidMessage,
+    TerminationRequest,
+    TerminationResponse,
+    TokenLogprobs,
+    TurnFacts,
+    Usage,
+    UserTurnChoice,
+    UserTurnChunk,
+    UserTurnRequest,
+    UserTurnResponse,
+)
 from serve.service import Service, usage
+from serve.streaming import EventStream, error_body
 from serve.strict import StrictRoute
-from usersim.sampling import as_profile
+from usersim.errors import UsersimError
+from usersim.sampling import TurnPiece
+from usersim.token_text import DetailedTurn, TokenLogprob
 from usersim.types import UserTurn
+
+log = logging.getLogger(__name__)
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The turns. With `stream: true` server-sent events, each a `user.turn.chunk`: the choice of "
+        "the first has `end_of_conversation_prob`, those that follow have `delta.content`, the last has "
+        "`finish_reason` and the facts of a turn; then `[DONE]`. An error half-way is an event with `error`.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
 
 
 def router(service: Service) -> APIRouter:
     routes = APIRouter(route_class=StrictRoute, tags=["user"])
 
-    @routes.post("/v1/user/turns", summary="The next user turn, or n alternatives for it")
-    async def user_turns(request: UserTurnRequest) -> UserTurnResponse:
-        model = service.check_model(request.model)
-        turns = await service.turns(
-            as_profile(request.goal, request.persona),
-            [message.turn() for message in request.messages],
-            request,
-            max_tokens=request.max_tokens,
+    @routes.post(
+        "/v1/user/turns",
+        summary="The next user turn, n alternatives for it, or a stream",
+        response_model=UserTurnResponse,
+        responses=STREAM,
+    )
+    async def user_turns(request: UserTurnRequest) -> UserTurnResponse | Response:
+        if request.stream:
+            head = _head(service, request.model)  # an unknown model is refused before anything streams
+            return EventStream(_chunks(service, request, head))
+        return await _turns(service, request)
+
+    @routes.post("/v1/user/turns/batch", summary="Independent turns; each has its own result or error")
+    async def batch(request: BatchRequest) -> BatchResponse:
+        results = await asyncio.gather(*(_item(service, *item) for item in enumerate(request.items)))
+        return BatchResponse(id=f"utb_{uuid.uuid4().hex}", created=int(time.time()), results=results)
+
+    @routes.post("/v1/user/termination", summary="Whether the user would leave now; draws no words")
+    async def termination(request: TerminationRequest) -> TerminationResponse:
+        head = _head(service, request.model)
+        leaving = await service.termination(
+            request.profile(),
+            request.turns(),
+            request.end_of_conversation,
+            affinity=request.conversation_id,
         )
-        renderer = service.user.renderer
-        return UserTurnResponse(
-            id=f"ut_{uuid.uuid4().hex}",
-            created=int(time.time()),
-            model=model,
-            choices=[_choice(index, turn) for index, turn in enumerate(turns)],
-            usage=usage(turns),
-            prompt=PromptFacts(template=renderer.settings.template, fingerprint=renderer.fingerprint),
+        tokens = leaving.prompt_tokens
+        return TerminationResponse(
+            **head,
+            end_of_conversation=leaving.ends,
+            end_of_conversation_prob=leaving.end_probability,
+            usage=Usage(prompt_tokens=tokens, completion_tokens=1, total_tokens=tokens + 1),
+            prompt=_prompt(service),
         )
 
     return routes
 
 
-def _choice(index: int, turn: UserTurn) -> UserTurnChoice:
-    return UserTurnChoice(
-        index=index,
-        message=SaidMessage(content=turn.text),
+def _head(service: Service, model: str | None) -> dict[str, Any]:
+    """What every answer begins with; raises RequestError for an unknown model."""
+    name = service.check_model(model)
+    return {
+        "model": name,
+        "id": f"ut_{uuid.uuid4().hex}",
+        "created": int(time.time()),
+        "system_fingerprint": service.fingerprint(name),
+    }
+
+
+async def _turns(service: Service, request: UserTurnRequest) -> UserTurnResponse:
+    head = _head(service, request.model)
+    turns = await service.turns(
+        request.profile(),
+        request.turns(),
+        request,
+        max_tokens=request.max_tokens,
+        affinity=request.conversation_id,
+        logprobs=request.likeliest,
+    )
+    return UserTurnResponse(
+        **head,
+        choices=[_choice(index, turn, request) for index, turn in enumerate(turns)],
+        usage=usage(turns),
+        prompt=_prompt(service),
+    )
+
+
+async def _item(service: Service, index: int, given: dict[str, Any]) -> BatchResult:
+    """Never raises but when it is cancelled: every item ends in a body or an error of its own."""
+    try:
+        request = UserTurnRequest.model_validate(given)
+        if request.stream:
+            raise RequestError("an item of a batch cannot be a stream", param="stream")
+        return BatchResult(index=index, status=200, body=await _turns(service, request))
+    except ValidationError as error:
+        failure: Exception = RequestValidationError(error.errors())
+    except Exception as error:
+        if not isinstance(error, (UsersimError, RequestError)):
+            log.exception("item %d of a batch", index)
+        failure = error
+    facts = ErrorFacts.model_validate(error_body(failure)["error"])
+    return BatchResult(index=index, status=problem(failure).status, error=facts)
+
+
+async def _chunks(
+    service: Service, request: UserTurnRequest, head: dict[str, Any]
+) -> AsyncGenerator[dict[str, Any], None]:
+    events = service.stream(
+        request.profile(),
+        request.turns(),
+        request,
+        max_tokens=request.max_tokens,
+        affinity=request.conversation_id,
+        logprobs=request.likeliest is not None,
+    )
+    role: Delta | None = Delta(role="user", content="")
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, TurnPiece):
+                choice = ChunkChoice(
+                    delta=role or Delta(content=event.text), **_tokens(event.tokens, request)
+                )
+                if role:
+                    choice.end_of_conversation_prob, role = event.end_probability, None
+                yield _chunk(head, [choice])
+                continue
+            last = ChunkChoice(delta=Delta(), **_facts(event).model_dump())
+            yield _chunk(head, [last], prompt=_prompt(service))
+            if request.stream_options and request.stream_options.include_usage:
+                yield _chunk(head, [], usage=usage([event]))
+
+
+def _chunk(head: dict[str, Any], choices: list[ChunkChoice], **more: Any) -> dict[str, Any]:
+    return UserTurnChunk(**head, choices=choices, **more).model_dump(exclude_none=True)
+
+
+def _choice(index: int, turn: UserTurn, request: UserTurnRequest) -> UserTurnChoice:
+    spoken = _tokens(turn.trace, request) if isinstance(turn, DetailedTurn) else {}
+    message = SaidMessage(content=turn.text)
+    return UserTurnChoice(index=index, message=message, **_facts(turn).model_dump(), **spoken)
+
+
+def _facts(turn: UserTurn) -> TurnFacts:
+    return TurnFacts(
         finish_reason="end_of_conversation" if turn.finish == "end" else turn.finish,
         end_of_conversation=turn.ends,
         end_of_conversation_prob=turn.end_probability,
@@ -51,3 +190,23 @@ def _choice(index: int, turn: UserTurn) -> UserTurnChoice:
         seed=turn.seed,
         rejected=turn.rejected,
     )
+
+
+def _tokens(trace: tuple[TokenLogprob, ...], request: UserTurnRequest) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    if request.logprobs:
+        tops = [[LikelyToken(**_token(each)) for each in token.top] for token in trace]
+        content = [ContentToken(**_token(t), top_logprobs=top) for t, top in zip(trace, tops, strict=True)]
+        told["logprobs"] = TokenLogprobs(content=content)
+    if request.return_token_ids:
+        told["token_ids"] = [token.id for token in trace]
+    return told
+
+
+def _token(token: TokenLogprob) -> dict[str, Any]:
+    return {"id": token.id, "token": token.text, "bytes": list(token.bytes), "logprob": token.logprob}
+
+
+def _prompt(service: Service) -> PromptFacts:
+    renderer = service.user.renderer
+    return PromptFacts(template=renderer.settings.template, fingerprint=renderer.fingerprint)

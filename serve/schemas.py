@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
 
-from usersim.sampling import EndPolicy
-from usersim.types import Goal, Persona, Turn
+from usersim.sampling import EndPolicy, as_profile
+from usersim.types import Goal, Persona, Turn, UserProfile
 
-MAX_MESSAGES, MAX_CHARACTERS, MAX_N = 512, 65_536, 16
+MAX_MESSAGES, MAX_CHARACTERS, MAX_N, MAX_BATCH, MAX_TOP_LOGPROBS = 512, 65_536, 16, 64, 20
 Text = Annotated[str, StringConstraints(max_length=MAX_CHARACTERS)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Label = Annotated[str, StringConstraints(max_length=512)]
 
 
 class Message(BaseModel):
@@ -33,23 +42,16 @@ class SamplingFields(BaseModel):
     seed: Seed | None = None
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=0, le=1_000_000, description="0: off")
     end_of_conversation: EndPolicy | None = Field(
         default=None, description="mode sample|never|threshold|greedy, threshold, min_user_turns"
     )
 
 
-class UserTurnRequest(SamplingFields):
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "example": {
-                "model": "userlm",
-                "goal": "plan a cheap weekend trip",
-                "persona": "student, terse, impatient",
-                "messages": [],
-            }
-        },
-    )
+class Situation(BaseModel):
+    """Who the user is and what was said so far."""
+
+    model_config = ConfigDict(extra="forbid")
 
     model: str | None = Field(default=None, max_length=512, description="default: the model served")
     goal: Text | Goal | None = Field(
@@ -65,9 +67,15 @@ class UserTurnRequest(SamplingFields):
     messages: list[Message] = Field(
         default=[], max_length=MAX_MESSAGES, description="alternating; empty, or ending with the assistant"
     )
-    max_tokens: int | None = Field(default=None, ge=1, le=4096)
-    conversation_id: str | None = Field(default=None, max_length=128, description="for correlation only")
-    metadata: dict[str, str] | None = None
+    conversation_id: str | None = Field(
+        default=None,
+        max_length=128,
+        description="the same one for the turns of one conversation goes to the same engine, whose cache knows "
+        "the beginning; nothing is kept",
+    )
+    metadata: dict[Label, Label] | None = Field(
+        default=None, max_length=16, description="for the client's own use; ignored"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -80,16 +88,105 @@ class UserTurnRequest(SamplingFields):
                     raise ValueError(f"{' and '.join(used)} are the same field; give one")
         return given
 
+    def profile(self) -> UserProfile:
+        return as_profile(self.goal, self.persona)
+
+    def turns(self) -> list[Turn]:
+        return [message.turn() for message in self.messages]
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    include_usage: bool = Field(default=False, description="a last chunk with `usage` and no choices")
+
+
+class UserTurnRequest(Situation, SamplingFields):
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "example": {
+                "model": "userlm",
+                "goal": "plan a cheap weekend trip",
+                "persona": "student, terse, impatient",
+                "messages": [],
+            }
+        },
+    )
+
+    max_tokens: int | None = Field(default=None, ge=1, le=4096)
+    logprobs: bool = Field(default=False, description="every sampled token with its log-probability")
+    top_logprobs: int = Field(
+        default=0,
+        ge=0,
+        le=MAX_TOP_LOGPROBS,
+        description="needs logprobs: so many likeliest tokens beside each",
+    )
+    return_token_ids: bool = False
+    stream: bool = Field(default=False, description="server-sent events; one turn, not n")
+    stream_options: StreamOptions | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> UserTurnRequest:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        if self.stream and self.top_logprobs:
+            raise ValueError("top_logprobs are not available in a stream")
+        if self.stream and (self.n or 1) > 1:
+            raise ValueError("a stream has one turn; leave n out")
+        if self.stream_options and not self.stream:
+            raise ValueError("stream_options needs stream: true")
+        return self
+
+    @property
+    def likeliest(self) -> int | None:
+        """How many tokens to name beside each sampled one; None: not even those sampled."""
+        return self.top_logprobs if self.logprobs or self.return_token_ids else None
+
+
+class TerminationRequest(Situation):
+    end_of_conversation: EndPolicy | None = Field(
+        default=None,
+        description="mode never and greedy as for a turn; every other mode decides by the threshold",
+    )
+
+
+class BatchRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    # Read one by one, so that a bad one fails alone.
+    items: list[
+        Annotated[dict[str, Any], WithJsonSchema({"$ref": "#/components/schemas/UserTurnRequest"})]
+    ] = Field(min_length=1, max_length=MAX_BATCH)
+
 
 class SaidMessage(BaseModel):
     role: Literal["user"] = "user"
     content: str
 
 
-class UserTurnChoice(BaseModel):
-    index: int
-    message: SaidMessage
-    finish_reason: Literal["stop", "length", "end_of_conversation"]
+class LikelyToken(BaseModel):
+    id: int
+    token: str
+    bytes: list[int]
+    logprob: float
+
+
+class ContentToken(LikelyToken):
+    top_logprobs: list[LikelyToken] = []
+
+
+class TokenLogprobs(BaseModel):
+    """Of every sampled token, the end of the turn included: they add up to `logprob`."""
+
+    content: list[ContentToken]
+
+
+FinishReason = Literal["stop", "length", "end_of_conversation"]
+
+
+class TurnFacts(BaseModel):
+    finish_reason: FinishReason
     end_of_conversation: bool
     end_of_conversation_prob: float
     """At the first token, temperature 1, before any ban or threshold."""
@@ -97,7 +194,14 @@ class UserTurnChoice(BaseModel):
     tokens: int
     seed: int | None
     rejected: tuple[str, ...]
-    """Why the guards threw earlier attempts away."""
+    """Why the guards threw earlier attempts away; in a stream: what they would have thrown this one away for."""
+
+
+class UserTurnChoice(TurnFacts):
+    index: int
+    message: SaidMessage
+    logprobs: TokenLogprobs | None = None
+    token_ids: list[int] | None = None
 
 
 class Usage(BaseModel):
@@ -119,70 +223,74 @@ class UserTurnResponse(BaseModel):
     object: Literal["user.turn"] = "user.turn"
     created: int
     model: str
+    system_fingerprint: str
+    """Of the weights' name, the template and this software: the same one samples the same way."""
     choices: list[UserTurnChoice]
     usage: Usage
     prompt: PromptFacts
 
 
-class ContentPart(BaseModel):
-    type: Literal["text"]
-    text: Text
+class Delta(BaseModel):
+    role: Literal["user"] | None = None
+    content: str | None = None
 
 
-class ChatMessage(BaseModel):
-    """Flipped roles: `user` is the agent under test, `assistant` the simulated user."""
+class ChunkChoice(BaseModel):
+    """The first has the role and P(end), the last the facts of `TurnFacts`."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[ContentPart]
-
-    @property
-    def text(self) -> str:
-        if isinstance(self.content, str):
-            return self.content
-        return "\n".join(part.text for part in self.content)
-
-
-class ChatRequest(SamplingFields):
-    """OpenAI's request. What means nothing here is ignored; what would change the answer is refused."""
-
-    model: str = Field(max_length=512)
-    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
-    max_tokens: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
-    stream: bool | None = None
-    tools: list[Any] | None = None
-    response_format: dict[str, Any] | None = None
-    logprobs: bool | None = None
-    goal: Text | Goal | None = None
-    """Beyond OpenAI: instead of the system message."""
-    persona: Text | Persona | None = None
-    """Beyond OpenAI."""
+    index: int = 0
+    delta: Delta
+    logprobs: TokenLogprobs | None = None
+    token_ids: list[int] | None = None
+    finish_reason: FinishReason | None = None
+    end_of_conversation: bool | None = None
+    end_of_conversation_prob: float | None = None
+    logprob: float | None = None
+    tokens: int | None = None
+    seed: int | None = None
+    rejected: tuple[str, ...] | None = None
 
 
-class ChatSaid(BaseModel):
-    role: Literal["assistant"] = "assistant"
-    content: str
-
-
-class ChatChoice(BaseModel):
-    """OpenAI's choice; what it lacks rides along as further keys, which OpenAI's client keeps."""
-
-    index: int
-    message: ChatSaid
-    finish_reason: Literal["stop", "length"]
-    logprobs: None = None
-    end_of_conversation: bool
-    end_of_conversation_prob: float
-    logprob: float
-    tokens: int
-    seed: int | None
-    rejected: tuple[str, ...]
-
-
-class ChatResponse(BaseModel):
+class UserTurnChunk(BaseModel):
     id: str
-    object: Literal["chat.completion"] = "chat.completion"
+    object: Literal["user.turn.chunk"] = "user.turn.chunk"
     created: int
     model: str
-    choices: list[ChatChoice]
+    system_fingerprint: str
+    choices: list[ChunkChoice]
+    usage: Usage | None = None
+    prompt: PromptFacts | None = None
+
+
+class ErrorFacts(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class BatchResult(BaseModel):
+    index: int
+    status: int
+    body: UserTurnResponse | None = None
+    error: ErrorFacts | None = None
+
+
+class BatchResponse(BaseModel):
+    id: str
+    object: Literal["user.turn.batch"] = "user.turn.batch"
+    created: int
+    results: list[BatchResult]
+    """In the order of the items."""
+
+
+class TerminationResponse(BaseModel):
+    id: str
+    object: Literal["user.termination"] = "user.termination"
+    created: int
+    model: str
+    system_fingerprint: str
+    end_of_conversation: bool
+    end_of_conversation_prob: float
     usage: Usage
+    prompt: PromptFacts

@@ -1,36 +1,44 @@
-"""What every dialect stands on: the User LM, its names, the metrics, and whether the engine answers."""
+"""What every dialect stands on: the User LM, its names, the server's defaults, and the counters."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
+import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
+import usersim
+from serve import visit
 from serve.config import ServeConfig
 from serve.errors import RequestError
 from serve.metrics import Metrics
 from serve.schemas import SamplingFields, Usage
-from usersim.errors import BackendError, GuardError
-from usersim.sampling import Draw, Sampling, UserLM
+from usersim.errors import GuardError
+from usersim.sampling import EndPolicy, Leaving, Sampling, TurnPiece, UserLM
 from usersim.types import Turn, UserProfile, UserTurn
-
-log = logging.getLogger(__name__)
-PROBE_TIMEOUT_S = 10.0
 
 
 class Service:
-    """Stateless between requests, but for counters and the time of the last proof of life."""
+    """Stateless between requests, but for the counters."""
 
     def __init__(self, config: ServeConfig, user: UserLM) -> None:
         self.config, self.user, self.metrics = config, user, Metrics()
-        self.names = tuple(dict.fromkeys([*config.names, user.name]))
+        self.models = config.models
+        """Aliases and the engines' names for them; may be replaced while requests are under way."""
         self.started = int(time.time())
-        self._seen_s, self._works = -1e9, False
-        self._probing = asyncio.Lock()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys([*self.config.names, self.user.name, *self.models]))
+
+    def fingerprint(self, name: str) -> str:
+        """Equal ones sample alike, as far as an engine does: the weights by their name, template, software."""
+        facts = (usersim.__version__, self.models.get(name, self.user.name), self.user.renderer.fingerprint)
+        return f"fp_{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}"
 
     def check_model(self, name: str | None) -> str:
-        """The name to answer under; raises RequestError 404. Never looks at the file system."""
+        """The name to answer under, whose model this task draws from; raises RequestError 404. Never looks at the
+        file system."""
         if name is not None and name not in self.names:
             known = ", ".join(self.names)
             raise RequestError(
@@ -39,7 +47,9 @@ class Service:
                 param="model",
                 status=404,
             )
-        return name or self.names[0]
+        name = name or self.names[0]
+        visit.ask_for(self.models.get(name))
+        return name
 
     async def turns(
         self,
@@ -48,56 +58,81 @@ class Service:
         asked: SamplingFields,
         *,
         max_tokens: int | None = None,
+        affinity: str | None = None,
+        logprobs: int | None = None,
     ) -> list[UserTurn]:
         """The asked-for samples; what the request leaves open is the server's default."""
-        given = {"temperature": asked.temperature, "top_p": asked.top_p, "max_tokens": max_tokens}
-        end = self.user.end
-        if asked.end_of_conversation is not None:
-            end = end.model_copy(update=asked.end_of_conversation.model_dump(exclude_unset=True))
         try:
             turns = await self.user.sample(
                 profile,
                 history,
                 n=asked.n or 1,
                 seed=asked.seed,
-                sampling=_over(self.user.sampling, given),
-                end=end,
+                sampling=self._sampling(asked, max_tokens),
+                end=self._end(asked.end_of_conversation),
+                affinity=affinity,
+                logprobs=logprobs,
             )
         except GuardError as error:
             for reason, count in error.reasons.items():
                 self.metrics.rejected([reason] * count)
             raise
-        self._seen(works=True)
         self.metrics.gave(turns)
         return turns
 
-    async def ready(self) -> bool:
-        """Whether a real one-token completion worked within the last seconds. A live process proves nothing:
-        vLLM's own /health is 200 while its core hangs."""
-        async with self._probing:
-            if time.monotonic() - self._seen_s > self.config.ready_for_s:
-                try:
-                    await asyncio.wait_for(self._probe(), PROBE_TIMEOUT_S)
-                except (BackendError, TimeoutError) as error:
-                    log.warning("the probe failed: %s", str(error) or "no answer in time")
-                    self._seen(works=False)
-            return self._works
-
-    async def _probe(self) -> None:
-        renderer, one = self.user.renderer, Sampling(temperature=0, max_tokens=1)
-        end = renderer.settings.end_of_conversation_id
-        await self.user.sampler.sample(
-            Draw(renderer.prompt(UserProfile(), []), renderer.stop_ids, end, one, seed=0)
+    async def stream(
+        self,
+        profile: UserProfile,
+        history: Sequence[Turn],
+        asked: SamplingFields,
+        *,
+        max_tokens: int | None = None,
+        affinity: str | None = None,
+        logprobs: bool = False,
+    ) -> AsyncGenerator[TurnPiece | UserTurn, None]:
+        """One turn as it is said, the whole of it last; what the guards say of it is only told."""
+        events = self.user.stream(
+            profile,
+            history,
+            seed=asked.seed,
+            sampling=self._sampling(asked, max_tokens),
+            end=self._end(asked.end_of_conversation),
+            affinity=affinity,
+            logprobs=logprobs,
         )
-        self._seen(works=True)
+        async with aclosing(events):
+            async for event in events:
+                if isinstance(event, UserTurn):
+                    self.metrics.gave([event])
+                yield event
 
-    def _seen(self, *, works: bool) -> None:
-        self._seen_s, self._works = time.monotonic(), works
-        self.metrics.engine_up.set(works)
+    async def termination(
+        self,
+        profile: UserProfile,
+        history: Sequence[Turn],
+        end: EndPolicy | None,
+        *,
+        affinity: str | None = None,
+    ) -> Leaving:
+        leaving = await self.user.termination(profile, history, end=self._end(end), affinity=affinity)
+        self.metrics.tokens.labels("prompt").inc(leaving.prompt_tokens)
+        if (request := visit.current()) is not None:
+            request.prompt_tokens += leaving.prompt_tokens  # it counts for the key's quota
+        return leaving
 
+    def _sampling(self, asked: SamplingFields, max_tokens: int | None) -> Sampling:
+        given = {
+            "temperature": asked.temperature,
+            "top_p": asked.top_p,
+            "top_k": asked.top_k,
+            "max_tokens": max_tokens,
+        }
+        return self.user.sampling.model_copy(
+            update={key: value for key, value in given.items() if value is not None}
+        )
 
-def _over(sampling: Sampling, given: dict[str, float | int | None]) -> Sampling:
-    return sampling.model_copy(update={key: value for key, value in given.items() if value is not None})
+    def _end(self, asked: EndPolicy | None) -> EndPolicy:
+        return self.user.end.model_copy(update=asked.model_dump(exclude_unset=True) if asked else {})
 
 
 def usage(turns: Sequence[UserTurn]) -> Usage:

@@ -1,4 +1,4 @@
-"""JSON as the standard has it: NaN, infinity, lone surrogates and invalid UTF-8 answer 400."""
+"""JSON as the standard has it: NaN, infinity, lone surrogates, names given twice and invalid UTF-8 answer 400."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ from starlette.exceptions import HTTPException
 def parse(body: bytes) -> Any:
     """Raises json.JSONDecodeError, or HTTPException 400 for what Python's parser would let through."""
     try:
-        value = json.loads(body.decode("utf-8"), parse_constant=_refuse, parse_float=_finite)
+        value = json.loads(
+            body.decode("utf-8"),
+            parse_constant=_refuse,
+            parse_float=_finite,
+            object_pairs_hook=_without_twins,
+        )
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError:
         raise
@@ -31,6 +36,14 @@ def parse(body: bytes) -> Any:
 
 def _refuse(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Whoever reads the first of two and whoever reads the last would see different requests."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("a name appears twice in one object")
+    return value
 
 
 def _finite(text: str) -> float:

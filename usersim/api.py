@@ -8,7 +8,7 @@ import threading
 from collections.abc import Coroutine, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from usersim.client import RemoteUser
 from usersim.dialogue import Assistant, Watcher
@@ -17,6 +17,9 @@ from usersim.errors import ConfigError, UsersimError
 from usersim.guards import Guards
 from usersim.sampling import EndPolicy, Sampling, User, UserLM, as_profile
 from usersim.types import Conversation, Goal, Persona, Turn, UserProfile, UserTurn
+
+if TYPE_CHECKING:
+    from usersim.sync_client import SyncRemoteUser
 
 T = TypeVar("T")
 Turns = Sequence[Turn | dict[str, str]]
@@ -50,9 +53,50 @@ def load(
     )
 
 
-def connect(url: str, *, model: str = "userlm", api_key: str | None = None) -> RemoteUser:
-    """The same user behind `usersim serve` at `url`; the key defaults to $USERSIM_API_KEY."""
-    return RemoteUser(url, model=model, api_key=api_key or os.environ.get("USERSIM_API_KEY"))
+@overload
+def connect(
+    url: str,
+    *,
+    model: str = "userlm",
+    api_key: str | None = None,
+    timeout_s: float = 120.0,
+    max_retries: int = 2,
+    sync: Literal[False] = False,
+) -> RemoteUser: ...
+
+
+@overload
+def connect(
+    url: str,
+    *,
+    model: str = "userlm",
+    api_key: str | None = None,
+    timeout_s: float = 120.0,
+    max_retries: int = 2,
+    sync: Literal[True],
+) -> SyncRemoteUser: ...
+
+
+def connect(
+    url: str,
+    *,
+    model: str = "userlm",
+    api_key: str | None = None,
+    timeout_s: float = 120.0,
+    max_retries: int = 2,
+    sync: bool = False,
+) -> RemoteUser | SyncRemoteUser:
+    """The same user behind `usersim serve` at `url`; the key defaults to $USERSIM_API_KEY.
+
+    `sync`: the same methods for code without an event loop.
+    """
+    key = api_key or os.environ.get("USERSIM_API_KEY")
+    user = RemoteUser(url, model=model, api_key=key, timeout_s=timeout_s, max_retries=max_retries)
+    if not sync:
+        return user
+    from usersim.sync_client import SyncRemoteUser  # it runs on this module's event loop
+
+    return SyncRemoteUser(user)
 
 
 @cache

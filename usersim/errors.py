@@ -17,6 +17,10 @@ class RenderError(UsersimError):
     """A conversation that cannot become tokens: it does not alternate, or it is longer than the window."""
 
 
+class ContextOverflowError(RenderError):
+    """A conversation longer than the window; a caller can drop its oldest turns and try again."""
+
+
 class GuardError(UsersimError):
     """Every attempt at a user turn was rejected by the guards; `reasons` counts why."""
 

@@ -23,7 +23,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from usersim.conditioning import describe
-from usersim.errors import ConfigError, RenderError
+from usersim.errors import ConfigError, ContextOverflowError, RenderError
 from usersim.tokenizer_json import added_tokens, content_tokenizer, read_tokenizer
 from usersim.types import Conversation, Record, Turn, UserProfile, check_alternation
 
@@ -131,7 +131,7 @@ class Renderer:
             ids += self._message(turn)[0]
         ids += self._headers["user"]
         if len(ids) >= self.settings.context_tokens:
-            raise RenderError(
+            raise ContextOverflowError(
                 f"This model's maximum context length is {self.settings.context_tokens} tokens; "
                 f"this conversation takes {len(ids)} before the user has said a word"
             )

@@ -92,3 +92,10 @@ def test_it_reads_as_one_would_type_it(installed) -> None:
     typed = str(engine_command(Path("/models/with space"), EngineSettings(), listen=8101))
     assert "VLLM_CPU_OMP_THREADS_BIND=" in typed
     assert "--model '/models/with space'" in typed
+
+
+@pytest.mark.parametrize("flag", ["--host=0.0.0.0", "--host", "--port", "--uds=/x", "--served_model_name"])
+def test_where_an_engine_listens_is_not_for_the_config_to_say(installed, flag: str) -> None:
+    installed("vllm")
+    with pytest.raises(ConfigError, match="not yours"):
+        engine_command(MODEL, EngineSettings(extra=(flag, "x")), listen=8101)

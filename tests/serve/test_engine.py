@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from serve.command import EngineCommand
@@ -94,6 +95,41 @@ def test_a_dead_engine_is_started_again() -> None:
         eventually(lambda: engine.restarts == 1 and engine.alive and engine._answers())
         eventually(lambda: not running(child))  # what the dead one left
     assert not engine.alive
+
+
+@pytest.mark.parametrize("how", ["stopped", "core hangs"])
+def test_an_engine_that_hangs_is_started_again(how: str) -> None:
+    """Alive, and /health of the second is 200: only a real completion tells."""
+    with Engine(fake(), probe_every_s=0.3, probe_misses=2) as engine:
+        engine.start()
+        engine.keep_running()
+        (child,) = pids(engine.last_lines())
+        assert engine._process is not None
+        if how == "stopped":
+            os.killpg(engine._process.pid, signal.SIGSTOP)
+        else:
+            httpx2.post(f"{engine.command.url}/fault", json={"fault": "hang"}, trust_env=False)
+        eventually(lambda: engine.restarts >= 1 and engine.alive and engine._completes())
+        assert not running(child)
+
+
+def test_an_engine_that_is_full_or_slow_now_and_then_is_left_alone() -> None:
+    with Engine(fake(), probe_every_s=0.3, probe_misses=3) as engine:
+        engine.start()
+        httpx2.post(f"{engine.command.url}/fault", json={"fault": "503"}, trust_env=False)
+        engine.keep_running()
+        time.sleep(3)
+        assert engine.restarts == 0
+
+
+def test_stopping_a_hung_engine_does_not_wait_for_its_probe() -> None:
+    with Engine(fake("hang"), probe_every_s=0.1, probe_misses=1000, stop_timeout_s=60) as engine:
+        engine.start()
+        engine.probe_every_s = 600
+        engine.keep_running()
+        time.sleep(0.5)
+        began = time.monotonic()
+    assert time.monotonic() - began < 60
 
 
 def test_stopping_does_not_wait_for_a_restart_in_progress() -> None:

@@ -7,9 +7,9 @@ import httpx2
 import pytest
 from starlette.exceptions import HTTPException
 
-from serve.errors import RequestError, problem
+from serve.errors import DeadlineError, OverloadedError, Problem, RequestError, problem
 from serve.pool import EnginePool
-from usersim.errors import BackendError, ConfigError, GuardError, RenderError
+from usersim.errors import BackendError, ConfigError, ContextOverflowError, GuardError, RenderError
 from usersim.testing import ScriptedSampler
 
 ROUTES = ["/v1/user/turns", "/v1/chat/completions"]
@@ -21,13 +21,15 @@ ROUTES = ["/v1/user/turns", "/v1/chat/completions"]
         (RequestError("no", code="model_not_found", status=404), 404, "model_not_found", None),
         (RenderError("turns must alternate"), 400, "invalid_request", None),
         (
-            RenderError("This model's maximum context length is 9 tokens; …"),
+            ContextOverflowError("This model's maximum context length is 9 tokens; …"),
             400,
             "context_length_exceeded",
             None,
         ),
         (GuardError("no acceptable user turn", reasons={"empty": 1}), 500, "guards_exhausted", False),
         (BackendError("gone", retryable=True), 503, "engine_unavailable", True),
+        (OverloadedError("full"), 503, "overloaded", True),
+        (DeadlineError("late"), 504, "timeout", True),
         (BackendError("nonsense"), 502, "engine_protocol_error", False),
         (ConfigError("no"), 500, "internal_error", False),
         (KeyError("no"), 500, "internal_error", False),
@@ -40,6 +42,13 @@ def test_the_error_table(error: Exception, status: int, code: str, retry: bool |
     assert (response.status_code, problem(error).code) == (status, code)
     assert ("retry-after" in response.headers) is (retry is True)
     assert (response.headers.get("x-should-retry") == "false") is (retry is False)
+
+
+def test_clients_that_are_told_to_wait_come_back_soon_and_not_together() -> None:
+    waits = {problem(OverloadedError("full")).response().headers["retry-after"] for _ in range(200)}
+    assert len(waits) > 2
+    # openai-python does not retry at all when it is told more.
+    assert Problem(429, "x", "x", retry=True, retry_after_s=999).response().headers["retry-after"] == "120"
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -61,6 +70,10 @@ def test_the_error_table(error: Exception, status: int, code: str, retry: bool |
         '{"goal": "x"}'.encode("utf-16"),
         b'{"seed": 1' + b"0" * 5000 + b"}",
         b'{"n": 17}',
+        b"\xef\xbb\xbf{}",
+        b"{} {}",
+        b'{"n": 1, "n": 2}',
+        b'{"persona": {"style": {"turns": 1, "turns": 1}}}',
         b'{"messages": [{"role": "robot", "content": "x"}]}',
         b'{"messages": [{"role": "user", "content": null}]}',
         b'{"messages": {"role": "user"}}',
@@ -146,7 +159,7 @@ def test_what_nobody_expected_is_an_envelope_and_names_the_request(front, http: 
 
 @pytest.mark.parametrize(
     ("fault", "status"),
-    [("abort", 503), ("500", 503), ("400", 502), ("garbage", 502), ("fewer", 502)],
+    [("abort", 503), ("500", 503), ("400", 502), ("garbage", 502), ("fewer", 502), ("not-json", 502)],
 )
 def test_an_engine_that_fails_is_never_passed_on(
     front, fake_engine, http: httpx2.Client, fault: str, status: int
@@ -175,7 +188,8 @@ def test_a_dead_engine_is_unavailable(front, http: httpx2.Client) -> None:
 
 def test_an_engine_that_hangs_meets_the_deadline(front, fake_engine, http: httpx2.Client) -> None:
     url = front(EnginePool([fake_engine("hang")], timeout_s=0.3))
-    assert http.post(f"{url}/v1/user/turns", json={}).status_code == 503
+    response = http.post(f"{url}/v1/user/turns", json={})
+    assert (response.status_code, response.json()["error"]["code"]) == (504, "timeout")
 
 
 def wait_until(true: Callable[[], bool]) -> None:
@@ -238,4 +252,4 @@ def test_the_pages_for_people_and_machines(front, http: httpx2.Client) -> None:
     paths = http.get(f"{url}/openapi.json").json()["paths"]
     assert {"/v1/user/turns", "/v1/chat/completions", "/v1/models", "/health", "/ready"} <= set(paths)
     assert http.get(f"{url}/version").json()["model"] == "bytes"
-    assert [model["id"] for model in http.get(f"{url}/v1/models").json()["data"]] == ["userlm", "bytes"]
+    assert {"userlm", "bytes"} <= {model["id"] for model in http.get(f"{url}/v1/models").json()["data"]}

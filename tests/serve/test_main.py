@@ -1,6 +1,8 @@
 """`usersim serve` as a process, in front of a fake engine that runs already."""
 
 import contextlib
+import hashlib
+import os
 import re
 import signal
 import socket
@@ -8,12 +10,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx2
 import pytest
 
-from serve.__main__ import main
+from serve.__main__ import _reload_on_sighup, main, warn_of_open_doors
+from serve.config import ApiKey, ServeConfig
+from serve.keys import KeyRing
 from usersim.cli import run_main
+from usersim.config import load_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,3 +119,43 @@ def test_dry_run_prints_the_plan_and_touches_nothing(
     assert "http://127.0.0.1:8123" in plan
     assert main(["--engine-url", "http://one", "--engine-url", "http://two", "--dry-run"]) == 0
     assert "http://two (runs already)" in capsys.readouterr().out
+
+
+KEY = ApiKey(name="alice", sha256=hashlib.sha256(b"secret").hexdigest())
+
+
+def test_sighup_reads_keys_and_aliases_anew_and_keeps_them_when_it_cannot(tmp_path: Path) -> None:
+    config = tmp_path / "serve.toml"
+    config.write_text('[models]\ncoach = "v1"\n', encoding="utf-8")
+    state = SimpleNamespace(keys=KeyRing(()), service=SimpleNamespace(models={}))
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        _reload_on_sighup(SimpleNamespace(state=state), lambda: load_config(ServeConfig, config))  # type: ignore[arg-type]
+        table = f'[[keys]]\nname = "alice"\nsha256 = "{KEY.sha256}"\n[models]\ncoach = "v2"\n'
+        for text in (table, "[[keys]]\nname = 1\n", "not TOML"):
+            config.write_text(text, encoding="utf-8")
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert state.service.models == {"coach": "v2"}
+            found = state.keys.find([(b"authorization", b"Bearer secret")])
+            assert found is not None
+            assert found[0] == "alice"
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    ("host", "keys", "warned"),
+    [
+        ("127.0.0.1", (), False),
+        ("::1", (), False),
+        ("localhost", (), False),
+        ("0.0.0.0", (), True),
+        ("192.0.2.1", (), True),
+        ("0.0.0.0", (KEY,), False),
+    ],
+)
+def test_a_door_that_is_open_to_others_is_warned_of(
+    host: str, keys: tuple[ApiKey, ...], warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_of_open_doors(ServeConfig(host=host, keys=keys))
+    assert ("anybody may ask" in caplog.text) is warned

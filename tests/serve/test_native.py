@@ -39,8 +39,11 @@ def test_a_turn_comes_with_everything_the_client_needs(front, http, words):
             "tokens": 13,
             "seed": 7,
             "rejected": [],
+            "logprobs": None,
+            "token_ids": None,
         }
     ]
+    assert body["system_fingerprint"].startswith("fp_")
     prompt_tokens = body["usage"]["prompt_tokens"]
     assert body["usage"]["completion_tokens"] == 13
     assert body["usage"]["total_tokens"] == prompt_tokens + 13
@@ -132,3 +135,87 @@ def test_control_tokens_in_content_stay_text(front, http, words, renderer):
     controls = [token for token in sampler.prompts[0] if token >= 256]
     # system, assistant, and the header of the user who speaks next
     assert controls == [256, 257, 256, 257, 256]
+
+
+# -- what else a request may say -----------------------------------------------------------------------
+
+
+def test_every_field_of_a_request_reaches_the_model(front, http, words):
+    sampler = ScriptedSampler(words("a train"))
+    body = {"temperature": 0.5, "top_p": 0.8, "top_k": 40, "max_tokens": 9, "seed": 3}
+    other = {"conversation_id": "c-1", "metadata": {"run": "7"}, "stream": False}
+    assert ask(http, front(sampler), **body, **other).status_code == 200
+    (asked,) = sampler.asked
+    assert asked.sampling == Sampling(temperature=0.5, top_p=0.8, top_k=40, max_tokens=9)
+    assert (asked.seed, asked.affinity) == (3, "c-1")
+
+
+def test_logprobs_name_every_token_and_add_up(front, http, renderer: Renderer):
+    said = [*renderer.encode("ö!"), 257]
+    url = front(ScriptedSampler(said))
+    asked = {"logprobs": True, "top_logprobs": 2, "return_token_ids": True}
+    choice = ask(http, url, **asked).json()["choices"][0]
+    content = choice["logprobs"]["content"]
+    assert choice["token_ids"] == [token["id"] for token in content] == said
+    assert sum(token["logprob"] for token in content) == choice["logprob"] == -4.0
+    assert [token["bytes"] for token in content] == [[0xC3], [0xB6], [33], []]
+    assert [len(token["top_logprobs"]) for token in content] == [2, 2, 2, 2]
+    assert content[2]["top_logprobs"][0] == {"id": said[2], "token": "!", "bytes": [33], "logprob": -1.0}
+
+
+def test_an_end_decided_by_its_probability_said_no_token(front, http, words):
+    url = front(ScriptedSampler(words("words"), end_probability=0.9))
+    end = {"mode": "threshold", "min_user_turns": 0}
+    choice = ask(http, url, end_of_conversation=end, logprobs=True, return_token_ids=True).json()["choices"][
+        0
+    ]
+    assert choice["end_of_conversation"]
+    assert (choice["logprobs"]["content"], choice["token_ids"]) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"top_k": -1},
+        {"top_logprobs": 3},
+        {"logprobs": True, "top_logprobs": 21},
+        {"stream_options": {"include_usage": True}},
+        {"stream": True, "stream_options": {"unknown": 1}},
+        {"metadata": {str(i): "x" for i in range(17)}},
+        {"conversation_id": "x" * 129},
+        {"priority": "batch"},
+    ],
+    ids=lambda body: "-".join(body),
+)
+def test_what_does_not_fit_is_refused(front, http, body):
+    response = ask(http, front(ScriptedSampler()), **body)
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    ("end", "probability", "ends"),
+    [
+        ({}, 0.5, True),
+        ({}, 0.49, False),
+        ({"threshold": 0.2}, 0.2, True),
+        ({"mode": "greedy"}, 0.9, True),
+        ({"mode": "greedy", "threshold": 0.1}, 0.4, False),
+        ({"mode": "never"}, 0.9, False),
+        ({"min_user_turns": 2}, 0.9, False),
+    ],
+)
+def test_termination_is_a_probability_and_a_decision(front, http, end, probability, ends):
+    sampler = ScriptedSampler([5], end_probability=probability)
+    messages = [{"role": turn.role, "content": turn.text} for turn in HISTORY]
+    body = {"goal": "plan a trip", "messages": messages, "end_of_conversation": end, "conversation_id": "c"}
+    answer = http.post(front(sampler) + "/v1/user/termination", json=body).json()
+    assert (answer["end_of_conversation_prob"], answer["end_of_conversation"]) == (probability, ends)
+    assert answer["usage"]["completion_tokens"] == 1
+    (asked,) = sampler.asked
+    assert (asked.sampling.max_tokens, asked.sampling.temperature, asked.n) == (1, 0, 1)
+    assert (asked.affinity, list(asked.ban_ids)) == ("c", [])
+
+
+def test_termination_takes_no_sampling_fields(front, http):
+    url = front(ScriptedSampler())
+    assert http.post(f"{url}/v1/user/termination", json={"temperature": 1}).status_code == 400

@@ -195,6 +195,34 @@ def test_the_openai_package_talks_to_it(served: Served) -> None:
         assert over.choices[0].message.content == "###DONE###"
 
 
+def test_streams_ranks_and_likeliest_tokens_are_those_of_the_local_weights(served: Served) -> None:
+    local, never = usersim.load(served.folder, guards=LAX), EndPolicy(mode="never")
+    greedy = EndPolicy(mode="greedy", min_user_turns=0)
+    profile, history = HISTORIES[1]
+
+    async def compare() -> None:
+        user = usersim.connect(served.url)
+        try:
+            asked = user.stream(profile, history, sampling=GREEDY, end=never)
+            *pieces, said = [piece async for piece in asked]
+            (whole,) = await local.sample(profile, history, sampling=GREEDY, end=never)
+            assert "".join(piece.text for piece in pieces) == said.text == whole.text
+            short = Sampling(temperature=0, max_tokens=4)
+            (there,) = await user.sample(profile, history, sampling=short, end=never, logprobs=3)
+            (here,) = await local.sample(profile, history, sampling=short, end=never, logprobs=3)
+            for far, near in zip(there.trace, here.trace, strict=True):
+                assert [t.logprob for t in far.top] == pytest.approx([t.logprob for t in near.top], abs=0.02)
+            assert (await user.termination(profile, history, end=greedy)).ends == (
+                await local.termination(profile, history, end=greedy)
+            ).ends
+            (top1,) = await user.sample(profile, history, end=never, sampling=Sampling(top_k=1, max_tokens=4))
+            assert top1.text == here.text
+        finally:
+            await user.aclose()
+
+    asyncio.run(compare())
+
+
 def test_sigterm_ends_the_front_and_every_process_of_the_engine(served: Served) -> None:
     descendants = _descendants(served.process.pid)
     assert len(descendants) >= 3  # keeper, server, core

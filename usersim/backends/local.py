@@ -7,7 +7,8 @@ depend on what else is in the batch (up to the float noise of batched matrix pro
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,18 @@ from transformers import AutoModelForCausalLM
 
 from usersim.cli import quiet_transformers
 from usersim.errors import BackendError
-from usersim.sampling import Draw, Sampled, Sampling
+from usersim.sampling import Draw, Sampled, SampledPiece, Sampling
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What was drawn at one position, by continuation; None where it had ended before."""
+
+    token_ids: list[int | None]
+    logprobs: list[float]
+    tops: list[dict[int, float]]
+    end_probability: float
+    end_is_likeliest: bool
 
 
 class LocalSampler:
@@ -42,8 +54,46 @@ class LocalSampler:
         async with self._turn:
             return await asyncio.to_thread(self.sample_sync, asked)
 
-    @torch.inference_mode()
+    async def stream(self, asked: Draw) -> AsyncGenerator[SampledPiece, None]:
+        stops, drawn = set(asked.stop_ids), 0
+        async with self._turn:
+            steps = self._steps(asked)
+            while (step := await asyncio.to_thread(next, steps, None)) is not None:
+                token, drawn = step.token_ids[0], drawn + 1
+                assert token is not None
+                last = drawn == asked.sampling.max_tokens
+                yield SampledPiece(
+                    token_ids=[token],
+                    logprobs=step.logprobs,
+                    end_probability=step.end_probability,
+                    end_is_likeliest=step.end_is_likeliest,
+                    finish="stop" if token in stops else "length" if last else None,
+                )
+
     def sample_sync(self, asked: Draw) -> list[Sampled]:
+        rows: list[list[int]] = [[] for _ in range(asked.n)]
+        logprobs: list[list[float]] = [[] for _ in range(asked.n)]
+        tops: list[list[dict[int, float]]] = [[] for _ in range(asked.n)]
+        for step in self._steps(asked):
+            for i, token in enumerate(step.token_ids):
+                if token is not None:
+                    rows[i].append(token)
+                    logprobs[i].append(step.logprobs[i])
+                    tops[i] += step.tops[i : i + 1]
+        return [
+            Sampled(
+                token_ids=rows[i],
+                logprobs=logprobs[i],
+                finish="stop" if rows[i][-1] in asked.stop_ids else "length",
+                end_probability=step.end_probability,
+                end_is_likeliest=step.end_is_likeliest,
+                top_logprobs=tops[i],
+            )
+            for i in range(asked.n)
+        ]
+
+    @torch.inference_mode()
+    def _steps(self, asked: Draw) -> Iterator[_Step]:
         """Prefills the prompt once and decodes its `n` continuations as one batch."""
         n, seed, device = asked.n, asked.seed, self.model.device
         generators = [_generator(None if seed is None else seed + i) for i in range(n)]
@@ -56,36 +106,35 @@ class LocalSampler:
         first = torch.log_softmax(logits_BV[0], -1)
         end_probability = float(first[asked.watch_id].exp())
         end_is_likeliest = int(first.argmax()) == asked.watch_id
-        rows: list[list[int]] = [[] for _ in range(n)]
-        logprobs: list[list[float]] = [[] for _ in range(n)]
         open_rows, stops = set(range(n)), set(asked.stop_ids)
         for _ in range(asked.sampling.max_tokens):
             raw_BV = torch.log_softmax(logits_BV, -1)
             drawn = [_draw(raw_BV[i], asked.sampling, asked.ban_ids, generators[i]) for i in range(n)]
-            for i in sorted(open_rows):
-                rows[i].append(drawn[i])
-                logprobs[i].append(float(raw_BV[i, drawn[i]]))
-                if drawn[i] in stops:
-                    open_rows.discard(i)
+            yield _Step(
+                token_ids=[token if i in open_rows else None for i, token in enumerate(drawn)],
+                logprobs=[float(raw_BV[i, token]) for i, token in enumerate(drawn)],
+                tops=_likeliest(raw_BV, asked.top_logprobs),
+                end_probability=end_probability,
+                end_is_likeliest=end_is_likeliest,
+            )
+            open_rows -= {i for i, token in enumerate(drawn) if token in stops}
             if not open_rows:
                 break
             step = torch.tensor(drawn, device=device).unsqueeze(1)
             logits_BV = (
                 self.model(input_ids=step, past_key_values=cache, use_cache=True).logits[:, -1].float()
             )
-        return [
-            Sampled(
-                token_ids=rows[i],
-                logprobs=logprobs[i],
-                finish="length" if i in open_rows else "stop",
-                end_probability=end_probability,
-                end_is_likeliest=end_is_likeliest,
-            )
-            for i in range(n)
-        ]
 
     async def aclose(self) -> None:
         """Nothing to close."""
+
+
+def _likeliest(raw_BV: torch.Tensor, count: int) -> list[dict[int, float]]:
+    """By continuation: the `count` highest log-probabilities, by token."""
+    if not count:
+        return []
+    values, tokens = raw_BV.topk(count, dim=-1)
+    return [dict(zip(t, v, strict=True)) for t, v in zip(tokens.tolist(), values.tolist(), strict=True)]
 
 
 def _generator(seed: int | None) -> torch.Generator:
@@ -100,13 +149,16 @@ def _generator(seed: int | None) -> torch.Generator:
 def _draw(
     logprobs_V: torch.Tensor, sampling: Sampling, ban_ids: Sequence[int], generator: torch.Generator
 ) -> int:
-    """One token: ban, then temperature, then the smallest set whose mass reaches top_p (vLLM's order)."""
+    """One token: ban, temperature, the top_k likeliest, the smallest set whose mass reaches top_p (vLLM's order)."""
     if ban_ids:
         logprobs_V = logprobs_V.clone()
         logprobs_V[list(ban_ids)] = -torch.inf
     if sampling.temperature < 1e-5:
         return int(logprobs_V.argmax())
-    probs_V = torch.softmax(logprobs_V / sampling.temperature, -1).cpu()
+    scaled_V = logprobs_V / sampling.temperature
+    if 0 < sampling.top_k < len(scaled_V):
+        scaled_V = scaled_V.masked_fill(scaled_V < scaled_V.topk(sampling.top_k).values[-1], -torch.inf)
+    probs_V = torch.softmax(scaled_V, -1).cpu()
     if sampling.top_p < 1:
         ordered, index = probs_V.sort(descending=True)
         # A token stays while the mass before it is below top_p, so that at least one does.

@@ -1,0 +1,192 @@
+"""One conversation per real client against a running endpoint: `run.py --url http://host:8000 [--client NAME]`.
+
+Runs in the clients' own environment (requirements/clients.txt), each client in a process of its own. Prints a JSON
+object with what became of each; exits 1 when one failed. The other side of a conversation is a script.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ANSWERS = ("Sure. For how many people, and by when?", "Done: it is booked. Anything else?")
+GOAL = "book a table for two on Friday evening"
+GREETING = "Hi! How can I help you today?"
+KEY = os.environ.get("USERSIM_API_KEY", "none")
+QUIET = {
+    "DEEPEVAL_TELEMETRY_OPT_OUT": "1",
+    "ENABLE_COLLABLLM_LOGGING": "0",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "SCENARIO_DISABLE_SIMULATION_REPORT_INFO": "1",
+}
+TIMEOUT_S = 300
+
+Said = list[str]
+"""What the simulated user said, turn by turn."""
+
+
+def run_openai(url: str) -> Said:
+    """Plain and streamed, roles flipped."""
+    import openai
+
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key=KEY)
+    messages: list[Any] = [{"role": "system", "content": GOAL}, {"role": "user", "content": GREETING}]
+    first = client.chat.completions.create(model="userlm-flipped", messages=messages)
+    said = [first.choices[0].message.content or ""]
+    messages += [{"role": "assistant", "content": said[0]}, {"role": "user", "content": ANSWERS[0]}]
+    pieces = client.chat.completions.create(model="userlm-flipped", messages=messages, stream=True)
+    return [*said, "".join(piece.choices[0].delta.content or "" for piece in pieces)]
+
+
+def run_litellm(url: str) -> Said:
+    """As tau-bench and tau2 call it; the second time by the provider that leaves OpenAI's own variables alone."""
+    import litellm
+
+    litellm.drop_params = True
+    system = f"You are a user interacting with an agent.\n\nInstruction: {GOAL}\n\nRules:\n- Just one line."
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": GREETING}]
+    said: Said = []
+    for provider, answer in zip(("openai", "hosted_vllm"), ANSWERS, strict=True):
+        answered = litellm.completion(
+            model=f"{provider}/userlm", messages=messages, api_base=f"{url}/v1", api_key=KEY, num_retries=1
+        )
+        said.append(answered.choices[0].message.content)
+        messages += [{"role": "assistant", "content": said[-1]}, {"role": "user", "content": answer}]
+    return said
+
+
+def run_collabllm(url: str) -> Said:
+    from collabllm.modules.user_simulator import UserSimulator
+
+    user = UserSimulator(
+        task_desc="book something",
+        single_turn_prompt=GOAL,
+        num_retries=1,
+        model="openai/userlm-collabllm",
+        api_base=f"{url}/v1",
+        api_key=KEY,
+    )
+    history: list[dict[str, str]] = []
+    for answer in ANSWERS:
+        history.append({"role": "user", "content": user(history)})
+        history.append({"role": "assistant", "content": answer})
+    return [message["content"] for message in history[::2]]
+
+
+def run_langwatch(url: str) -> Said:
+    import scenario
+
+    class Agent(scenario.AgentAdapter):  # type: ignore[misc]
+        async def call(self, input: Any) -> str:  # noqa: A002
+            return ANSWERS[min(len(input.messages) // 2, 1)]
+
+    user = scenario.UserSimulatorAgent(model="openai/userlm", api_base=f"{url}/v1", api_key=KEY)
+    steps = [scenario.user(), scenario.agent(), scenario.user(), scenario.agent(), scenario.succeed()]
+    run = scenario.run(name="table", description=GOAL, agents=[Agent(), user], script=steps, verbose=False)
+    result = asyncio.run(run)
+    assert result.success, result.reasoning
+    return [str(message["content"]) for message in result.messages if message["role"] == "user"]
+
+
+def run_deepeval(url: str) -> Said:
+    """With an expected outcome, so that its stopping judge is asked, too."""
+    from deepeval.dataset import ConversationalGolden
+    from deepeval.models import LocalModel
+    from deepeval.simulator import ConversationSimulator
+    from deepeval.test_case import Turn
+
+    async def agent(input: str, turns: list[Any]) -> Any:  # noqa: A002
+        return Turn(role="assistant", content=ANSWERS[min(len(turns) // 2, 1)])
+
+    model = LocalModel(model="userlm-deepeval", base_url=f"{url}/v1", api_key=KEY, temperature=1)
+    simulator = ConversationSimulator(model_callback=agent, simulator_model=model)
+    golden = ConversationalGolden(
+        scenario=GOAL, expected_outcome="A table is booked.", user_description="terse, lower case"
+    )
+    case = simulator.simulate(conversational_goldens=[golden], max_user_simulations=2)[0]
+    return [turn.content for turn in case.turns if turn.role == "user"]
+
+
+def run_inspect(url: str) -> Said:
+    from inspect_ai.model import ChatMessageAssistant, ChatMessageSystem, ChatMessageUser, get_model
+
+    async def talk() -> Said:
+        user = get_model("openai-api/userlm/userlm", base_url=f"{url}/v1", api_key=KEY)
+        messages: list[Any] = [ChatMessageSystem(content=GOAL), ChatMessageUser(content=GREETING)]
+        said: Said = []
+        for answer in ANSWERS:
+            said.append((await user.generate(messages)).completion)
+            messages += [ChatMessageAssistant(content=said[-1]), ChatMessageUser(content=answer)]
+        return said
+
+    return asyncio.run(talk())
+
+
+CLIENTS: dict[str, Callable[[str], Said]] = {
+    "openai": run_openai,
+    "litellm": run_litellm,
+    "collabllm": run_collabllm,
+    "langwatch-scenario": run_langwatch,
+    "deepeval": run_deepeval,
+    "inspect-ai": run_inspect,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--url", required=True)
+    parser.add_argument("--client", action="append", choices=CLIENTS, help="may be repeated; default: all")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    names = args.client or list(CLIENTS)
+    if args.here:
+        sys.stdout.write("\n" + json.dumps(talk(names[0], args.url)))
+        return 0
+    results = {name: apart(name, args.url) for name in names}
+    sys.stdout.write(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    return 0 if all(result["ok"] for result in results.values()) else 1
+
+
+def apart(name: str, url: str) -> dict[str, Any]:
+    """In a process and a folder of its own: clients write caches and set up logging as they like."""
+    command = [sys.executable, str(Path(__file__).resolve()), "--here", "--url", url, "--client", name]
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | QUIET | {"HOME": folder, "RUN_USER_DIR": folder}
+        try:
+            ran = subprocess.run(
+                command, cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S
+            )
+        except subprocess.TimeoutExpired:
+            return {"ok": False, "error": f"no end in {TIMEOUT_S} s"}
+    lines = ran.stdout.strip().splitlines()
+    if ran.returncode or not lines:
+        return {"ok": False, "error": ran.stderr.strip()[-2000:] or f"exit status {ran.returncode}"}
+    result: dict[str, Any] = json.loads(lines[-1])
+    return result
+
+
+def talk(name: str, url: str) -> dict[str, Any]:
+    began = time.monotonic()
+    said = CLIENTS[name](url.rstrip("/").removesuffix("/v1"))
+    return {
+        "ok": bool(said) and all(isinstance(turn, str) and turn.strip() for turn in said),
+        "version": metadata.version(name),
+        "seconds": round(time.monotonic() - began, 1),
+        "said": said,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

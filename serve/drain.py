@@ -1,0 +1,64 @@
+"""How the front goes away: /ready first, then no new requests, then, when all are answered, the process."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+
+class Drain:
+    """Where the front stands on its way out. Times, not steps: nothing has to run for it to go on."""
+
+    def __init__(self, delay_s: float, timeout_s: float) -> None:
+        self.delay_s, self.timeout_s = delay_s, timeout_s
+        self.in_flight = 0
+        self._began_s: float | None = None
+
+    def begin(self, *, delay: bool = True) -> None:
+        if self._began_s is None:
+            self._began_s = time.monotonic()
+            self.delay_s = self.delay_s if delay else 0.0
+
+    @property
+    def begun(self) -> bool:
+        return self._began_s is not None
+
+    @property
+    def refusing(self) -> bool:
+        return self._gone_s() >= self.delay_s
+
+    @property
+    def over(self) -> bool:
+        return self.refusing and (not self.in_flight or self._gone_s() >= self.delay_s + self.timeout_s)
+
+    def _gone_s(self) -> float:
+        return -1.0 if self._began_s is None else time.monotonic() - self._began_s
+
+
+class Server(uvicorn.Server):
+    """The first SIGTERM or Ctrl-C begins the drain, the second ends at once."""
+
+    def __init__(self, config: uvicorn.Config, drain: Drain, *, began: Callable[[str], None]) -> None:
+        super().__init__(config)
+        self.drain, self._told = drain, began
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        host, port = (sockets or [])[0].getsockname()[:2]
+        self._told(f"serving at http://{host}:{port} (try /docs)")
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._captured_signals.append(sig)
+        if self.drain.begun:
+            self.should_exit = self.force_exit = True
+        # Whoever presses Ctrl-C has no load balancer to wait for.
+        self.drain.begin(delay=sig == signal.SIGTERM)
+
+    async def on_tick(self, counter: int) -> bool:
+        self.should_exit = self.should_exit or self.drain.over
+        return await super().on_tick(counter)

@@ -1,0 +1,94 @@
+"""Who may come in, as pure ASGI before any body is read: nobody once the front is leaving, else those with a key
+and something left of their quota."""
+
+from __future__ import annotations
+
+import math
+
+from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve import visit
+from serve.drain import Drain
+from serve.errors import Problem
+from serve.keys import KeyRing
+from serve.quota import Quota
+
+OPEN = frozenset({"/health", "/ready", "/version", "/openapi.json", "/docs", "/docs/oauth2-redirect"})
+OPEN_PAGES = "/playground"
+"""A page is no secret; what it asks for needs the visitor's key."""
+
+
+class Gate:
+    def __init__(self, app: ASGIApp, *, drain: Drain, keys: KeyRing, protect_metrics: bool) -> None:
+        self.app, self.drain, self.keys = app, drain, keys
+        self.open = OPEN if protect_metrics else OPEN | {"/metrics"}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or self._is_open(scope["path"]):
+            return await self.app(scope, receive, send)
+        if self.drain.refusing:
+            leaving = Problem(503, "engine_unavailable", "this server is leaving; try again", retry=True)
+            response = leaving.response()
+            response.headers["Connection"] = "close"
+            return await response(scope, receive, send)
+        self.drain.in_flight += 1
+        try:
+            await self._admit(scope, receive, send)
+        finally:
+            self.drain.in_flight -= 1
+
+    def _is_open(self, path: str) -> bool:
+        return path in self.open or path == OPEN_PAGES or path.startswith(f"{OPEN_PAGES}/")
+
+    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.keys.open:
+            return await self.app(scope, receive, send)
+        request, found = visit.current(), self.keys.find(scope["headers"])
+        if request is not None:
+            request.key = found[0] if found else "invalid"
+        if found is None:
+            return await _unknown()(scope, receive, send)
+        quota = found[1]
+        bill = _Bill(quota)
+
+        async def told(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), *quota.headers()]
+            elif not message.get("more_body", False):
+                bill.settle()  # before the client can ask for more
+            await send(message)
+
+        if wait_s := quota.admit():
+            return await _over(wait_s)(scope, receive, told)
+        try:
+            await self.app(scope, receive, told)
+        finally:
+            bill.settle()
+
+
+class _Bill:
+    """The tokens of one request, charged once, whether its client stayed to the end or not."""
+
+    def __init__(self, quota: Quota) -> None:
+        self.quota, self.charged = quota, 0
+
+    def settle(self) -> None:
+        if (request := visit.current()) is not None:
+            tokens = request.prompt_tokens + request.sampled_tokens
+            self.quota.charge(tokens - self.charged)
+            self.charged = tokens
+
+
+def _unknown() -> JSONResponse:
+    """The same words for every reason."""
+    response = Problem(401, "invalid_api_key", "send a valid API key: Authorization: Bearer KEY").response()
+    response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def _over(wait_s: float) -> JSONResponse:
+    message = "this key's requests or tokens per minute are used up"
+    return Problem(
+        429, "rate_limit_exceeded", message, retry=True, retry_after_s=math.ceil(wait_s)
+    ).response()

@@ -1,0 +1,75 @@
+"""What one client may ask for in a minute: a bucket that fills steadily, on the monotonic clock."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+
+from serve.config import ApiKey
+
+
+@dataclass
+class Bucket:
+    per_minute: int
+    level: float = field(init=False)
+    _filled_s: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.level, self._filled_s = float(self.per_minute), time.monotonic()
+
+    def _fill(self) -> None:
+        now = time.monotonic()
+        gained = (now - self._filled_s) * self.per_minute / 60
+        self.level, self._filled_s = min(float(self.per_minute), self.level + gained), now
+
+    def wait_s(self, needed: float = 1.0) -> float:
+        """Seconds until `needed` is there; 0 when it is."""
+        self._fill()
+        return max(0.0, (needed - self.level) * 60 / self.per_minute)
+
+    def take(self, amount: float) -> None:
+        """May go below zero: what a request costs in tokens is known when it is over."""
+        self._fill()
+        self.level -= amount
+
+    def headers(self, kind: str) -> list[tuple[bytes, bytes]]:
+        full_s = self.wait_s(self.per_minute)
+        facts = {
+            f"x-ratelimit-limit-{kind}": str(self.per_minute),
+            f"x-ratelimit-remaining-{kind}": str(max(0, math.floor(self.level))),
+            f"x-ratelimit-reset-{kind}": f"{full_s:.1f}s",
+        }
+        return [(name.encode(), value.encode()) for name, value in facts.items()]
+
+
+class Quota:
+    """The limits of one name."""
+
+    def __init__(self, key: ApiKey) -> None:
+        self.requests = Bucket(key.requests_per_minute) if key.requests_per_minute else None
+        self.tokens = Bucket(key.tokens_per_minute) if key.tokens_per_minute else None
+
+    def fits(self, key: ApiKey) -> bool:
+        return (
+            (self.requests and self.requests.per_minute) == key.requests_per_minute
+            and (self.tokens and self.tokens.per_minute) == key.tokens_per_minute
+        )  # fmt: skip
+
+    def admit(self) -> float:
+        """Counts a request and gives 0.0; or counts nothing and says in how many seconds to come back."""
+        wait_s = max(bucket.wait_s() for bucket in self._buckets()) if self._buckets() else 0.0
+        if not wait_s and self.requests:
+            self.requests.take(1)
+        return wait_s
+
+    def charge(self, tokens: int) -> None:
+        if self.tokens:
+            self.tokens.take(tokens)
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        requests = self.requests.headers("requests") if self.requests else []
+        return requests + (self.tokens.headers("tokens") if self.tokens else [])
+
+    def _buckets(self) -> list[Bucket]:
+        return [bucket for bucket in (self.requests, self.tokens) if bucket]
