@@ -29,7 +29,6 @@ QUIET = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     "SCENARIO_DISABLE_SIMULATION_REPORT_INFO": "1",
 }
-TIMEOUT_S = 300
 
 Said = list[str]
 """What the simulated user said, turn by turn."""
@@ -148,28 +147,29 @@ def main() -> int:
     )
     parser.add_argument("--url", required=True)
     parser.add_argument("--client", action="append", choices=CLIENTS, help="may be repeated; default: all")
+    parser.add_argument("--timeout-s", type=float, default=300, help="for each client")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     names = args.client or list(CLIENTS)
     if args.here:
         sys.stdout.write("\n" + json.dumps(talk(names[0], args.url)))
         return 0
-    results = {name: apart(name, args.url) for name in names}
+    results = {name: apart(name, args.url, args.timeout_s) for name in names}
     sys.stdout.write(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     return 0 if all(result["ok"] for result in results.values()) else 1
 
 
-def apart(name: str, url: str) -> dict[str, Any]:
+def apart(name: str, url: str, timeout_s: float) -> dict[str, Any]:
     """In a process and a folder of its own: clients write caches and set up logging as they like."""
     command = [sys.executable, str(Path(__file__).resolve()), "--here", "--url", url, "--client", name]
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | QUIET | {"HOME": folder, "RUN_USER_DIR": folder}
         try:
             ran = subprocess.run(
-                command, cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S
+                command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout_s
             )
         except subprocess.TimeoutExpired:
-            return {"ok": False, "error": f"no end in {TIMEOUT_S} s"}
+            return {"ok": False, "error": f"no end in {timeout_s:.0f} s"}
     lines = ran.stdout.strip().splitlines()
     if ran.returncode or not lines:
         return {"ok": False, "error": ran.stderr.strip()[-2000:] or f"exit status {ran.returncode}"}
