@@ -12,10 +12,10 @@ OFFLINE := HF_HUB_OFFLINE=1 WANDB_MODE=offline TOKENIZERS_PARALLELISM=false MPLB
 BEFORE := runs/starts/userlm-135m-v2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test demo lint format types data train doctor lock clean
+.PHONY: help setup test test-clients test-scale demo lint format types data train doctor lock clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@for bench in $(BENCHES); do echo "  make $$bench"; done
 	@echo "  figures: QUICK=1 for at most 5 minutes on two cores; ARGS='…' hands options on"
 
@@ -27,6 +27,24 @@ setup:  ## .venv with everything at exact versions; seconds when nothing changed
 
 test: setup lint types  ## lint, types and the test-suite; at most 12 minutes on two cores
 	$(OFFLINE) $(BIN)/python -m pytest $(ARGS)
+
+URL ?= http://127.0.0.1:8000
+
+test-clients: .venv-clients/done  ## one conversation of each real client; needs `usersim serve`, or URL=…
+	.venv-clients/bin/python scripts/clients/run.py --url $(URL) $(ARGS)
+
+.venv-clients/done: requirements/clients.txt
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/python -m pip install -q --no-deps -r $<
+	touch $@
+
+test-scale: setup .venv-router/done  ## two real engines behind one front, and vllm-router between them
+	$(OFFLINE) $(BIN)/python scripts/scale.py $(ARGS)
+
+.venv-router/done:
+	$(PYTHON) -m venv .venv-router
+	.venv-router/bin/python -m pip install -q vllm-router==0.1.17
+	touch $@
 
 demo: setup  ## a simulated user talks to an assistant through the real endpoint
 	$(OFFLINE) $(BIN)/python scripts/demo.py $(ARGS)

@@ -24,8 +24,8 @@ from usersim.sampling import UserLM
 
 DESCRIPTION = """A language model of the *human* side of a chat. `/v1/user/turns` takes a hidden goal, a
 persona and the conversation so far, and gives the user's next turn with the probability that the
-conversation ends here; `/v1/chat/completions` is the same user for tools that speak OpenAI's interface:
-roles are flipped."""
+conversation ends here; `/v1/chat/completions` is the same user for tools that speak OpenAI's interface, in each
+tool's own dialect, chosen by the model's name or by the prompt."""
 
 
 def create_app(config: ServeConfig, user: UserLM, *, log_sink: Sink | None = None) -> FastAPI:
