@@ -8,9 +8,8 @@ Every part may be missing, so that every subset works at inference. `describe` i
     About you: student, impatient.
     How you write: short messages of around 6 words, all lower case, bare endings, statements only, matter-of-fact.
 
-The seven attributes that the shipped User LM was trained on keep its thresholds (a quarter, three quarters). The
-others are low, middle or high by the shipped bins (`usersim.style_bins`), and a level that most people share is
-left unsaid.
+Seven attributes go by fixed thresholds (a quarter, three quarters). The others are low, middle or high by the shipped
+bins (`usersim.style_bins`), and a level that most people share is left unsaid.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ FIRST_SEVEN = (
     "end_punctuation",
     "turns",
 )
-"""What the shipped User LM knows of style."""
+"""Their levels go by fixed thresholds."""
 SAID = (
     "words_per_turn",
     "opening_words",

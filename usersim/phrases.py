@@ -1,6 +1,6 @@
 """The words for a person's style and for the lines of a profile. The first of each are the canonical ones.
 
-Canonical words of opposite levels share no word where that is possible: to a small model "full stops" and "no full
+Canonical words of opposite levels differ by more than a negation: to a small model "full stops" and "no full
 stops" look alike, and digits say little ("15" and "11" begin with one token), so that lengths have names too.
 """
 

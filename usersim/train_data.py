@@ -129,7 +129,9 @@ def opening(conversation: Conversation) -> Conversation:
     where a model learns what the words for style mean. What takes several turns to show is not known of one, and the
     persona's text and the goal's facets are left to whole conversations.
     """
-    first = next(i for i, turn in enumerate(conversation.turns) if turn.role == "user")
+    first = next((i for i, turn in enumerate(conversation.turns) if turn.role == "user"), None)
+    if first is None:
+        return conversation
     turns = conversation.turns[: first + 1]
     unknown = dict.fromkeys(("turns", "pushback", "length_spread"))
     goal = conversation.profile.goal and conversation.profile.goal.model_copy(update={"facets": ()})

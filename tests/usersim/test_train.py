@@ -205,6 +205,11 @@ def test_an_opening_has_the_style_of_its_own_words_and_no_end(tiny_base: Path) -
         assert end not in made["input_ids"]
 
 
+def test_where_nobody_speaks_for_the_person_there_is_no_opening() -> None:
+    silent = talk("hi", "Hello!").model_copy(update={"turns": (Turn(role="assistant", text="Hello!"),)})
+    assert opening(silent) == silent
+
+
 def test_the_share_of_openings_is_what_was_asked_for(tiny_base: Path) -> None:
     renderer = load_user_base(tiny_base).renderer
     made = list(training_rows(chats(400), renderer, max_tokens=400, epochs=1, seed=0, openings=0.25))
