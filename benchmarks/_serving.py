@@ -13,10 +13,10 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx2
 
+from usersim.backends.lanes import Lanes
 from usersim.errors import BackendError
 
 PAGE_MIB = 4096 / 2**20
@@ -29,7 +29,6 @@ class Tally:
     answered: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     lost: Counter[str] = field(default_factory=Counter)
-    tokens: int = 0
     milliseconds: list[float] = field(default_factory=list)
     """Of the answered ones."""
     moments: list[float] = field(default_factory=list)
@@ -41,7 +40,6 @@ class Tally:
 
     def add(self, other: Tally) -> None:
         self.answered += other.answered
-        self.tokens += other.tokens
         self.errors += other.errors
         self.lost += other.lost
         self.milliseconds += other.milliseconds
@@ -54,26 +52,24 @@ class Tally:
 
 @dataclass(frozen=True)
 class Target:
-    """Where requests go, and how many sampled tokens an answer holds."""
+    """Where requests go."""
 
     url: str
     path: str
-    tokens: Callable[[Any], int]
 
 
 def front_target(url: str) -> Target:
-    return Target(url, "/v1/user/turns", lambda answer: int(answer["usage"]["completion_tokens"]))
+    return Target(url, "/v1/user/turns")
 
 
 def engine_target(url: str) -> Target:
-    return Target(url, "/v1/completions", lambda answer: int(answer["usage"]["completion_tokens"]))
+    return Target(url, "/v1/completions")
 
 
 @contextlib.asynccontextmanager
 async def client(url: str, connections: int) -> AsyncIterator[httpx2.AsyncClient]:
-    limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
     socket = url.removeprefix("unix:") if url.startswith("unix:") else None
-    transport = httpx2.AsyncHTTPTransport(uds=socket, limits=limits)
+    transport = Lanes(connections, idle_s=60, uds=socket, tls=False)
     base = "http://engine" if socket else url
     async with httpx2.AsyncClient(transport=transport, base_url=base, timeout=600) as made:
         yield made
@@ -92,7 +88,6 @@ async def ask(http: httpx2.AsyncClient, target: Target, body: bytes, tally: Tall
         known = isinstance(answer, dict) and "error" in answer
         (tally.errors if known else tally.lost)[str(response.status_code)] += 1
         return float(response.headers.get("retry-after", 1))
-    tally.tokens += target.tokens(answer)
     tally.answered += 1
     tally.milliseconds.append(1000 * (time.perf_counter() - began))
     tally.moments.append(time.monotonic())
@@ -100,13 +95,20 @@ async def ask(http: httpx2.AsyncClient, target: Target, body: bytes, tally: Tall
 
 
 async def steady(
-    target: Target, body: Callable[[int], bytes], *, clients: int, warm_s: float, seconds: float
+    target: Target,
+    body: Callable[[int], bytes],
+    *,
+    engine_url: str,
+    clients: int,
+    warm_s: float,
+    seconds: float,
 ) -> tuple[Tally, float]:
-    """What comes back within so many seconds of a load that never pauses, and how long that was; what is under
-    way at the end is let go."""
+    """What comes back within so many seconds of a load that never pauses, and the tokens a second that the engine
+    samples meanwhile by its own count: whole answers come in waves, which a window cuts anywhere. What is under way
+    at the end is let go."""
     warm, counted, numbers = Tally(), Tally(), iter(range(10**9))
     until = time.monotonic() + warm_s
-    async with client(target.url, clients) as http:
+    async with client(target.url, clients) as http, client(engine_url, 1) as engine:
 
         async def one() -> None:
             while True:
@@ -117,13 +119,20 @@ async def steady(
 
         asking = [asyncio.ensure_future(one()) for _ in range(clients)]
         await asyncio.sleep(warm_s)
-        began = time.monotonic()
+        before, began = await _generated(engine), time.monotonic()
         await asyncio.sleep(seconds)
-        took = time.monotonic() - began
+        rate = (await _generated(engine) - before) / (time.monotonic() - began)
         for task in asking:
             task.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
-    return counted, took
+    return counted, rate
+
+
+async def _generated(engine: httpx2.AsyncClient) -> float:
+    text = (await engine.get("/metrics")).text
+    return sum(
+        float(n) for n in re.findall(r"^vllm:generation_tokens_total\{.*\} (\S+)$", text, re.MULTILINE)
+    )
 
 
 async def crowd(

@@ -4,10 +4,10 @@ a thousand clients get.
     python benchmarks/serve.py --quick --json-out serve.json
 
 Throughput: both arms send the same prompts and seeds, as bytes made beforehand, from the same client code, in
-alternating rounds; the ratio is taken per pair of rounds, its interval is a bootstrap over pairs. Straight to vLLM
-go the token ids, so that finding them is part of what the front costs. Added latency: one request in flight, the
-time a bare client sees minus the time that the front's call to the engine took. A thousand clients ask again and
-again, and wait for Retry-After where they are sent away.
+alternating rounds; tokens are counted by the engine; the ratio is taken per pair of rounds, its interval is a
+bootstrap over pairs. Straight to vLLM go the token ids, so that finding them is part of what the front costs.
+Added latency: one request in flight, the time a bare client sees minus the time that the front's call to the engine
+took. A thousand clients ask again and again, and wait for Retry-After where they are sent away.
 """
 
 from __future__ import annotations
@@ -166,28 +166,29 @@ async def throughput(
             found[arm] = await steady(
                 targets[arm],
                 lambda index, texts=texts: texts[index % len(texts)],  # type: ignore[misc]
+                engine_url=engine_url,
                 clients=sizes["clients"],
                 warm_s=sizes["warm_s"],
                 seconds=sizes["window_s"],
             )
         if pair >= 0:
-            rates = {arm: tally.tokens / seconds for arm, (tally, seconds) in found.items()}
+            rates = {arm: rate for arm, (_, rate) in found.items()}
             ratios.append(rates["front"] / rates["direct"])
             rounds.append(found["front"])
             console.print(f"pair {pair}: {rates['front']:.0f} tok/s, ratio {ratios[-1]:.3f}")
     low, high = interval(ratios)
-    seconds = sum(seconds for _, seconds in rounds)
+    answered = sum(tally.answered for tally, _ in rounds)
     waits = [ms for tally, _ in rounds for ms in tally.milliseconds]
     return {
         "throughput_ratio_vs_direct": statistics.fmean(ratios),
         "throughput_ratio_low": low,
         "throughput_ratio_high": high,
         "throughput_ratios": [round(ratio, 3) for ratio in ratios],
-        "tokens_per_s": sum(tally.tokens for tally, _ in rounds) / seconds,
-        "turns_per_minute": 60 * sum(tally.answered for tally, _ in rounds) / seconds,
+        "tokens_per_s": statistics.fmean(rate for _, rate in rounds),
+        "turns_per_minute": 60 * answered / (sizes["window_s"] * len(rounds)),
         "turn_ms_p50_saturated": statistics.median(waits),
         "accepted": sum(tally.asked for tally, _ in rounds),
-        "answered": sum(tally.answered for tally, _ in rounds),
+        "answered": answered,
         "errors": sum(tally.errors.total() for tally, _ in rounds),
         "lost": sum(tally.lost.total() for tally, _ in rounds),
     }

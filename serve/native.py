@@ -29,7 +29,6 @@ from serve.schemas import (
     TerminationRequest,
     TerminationResponse,
     TokenLogprobs,
-    TurnFacts,
     Usage,
     UserTurnChoice,
     UserTurnChunk,
@@ -64,11 +63,13 @@ def router(service: Service) -> APIRouter:
         response_model=UserTurnResponse,
         responses=STREAM,
     )
-    async def user_turns(request: UserTurnRequest) -> UserTurnResponse | Response:
+    async def user_turns(request: UserTurnRequest) -> Response:
         if request.stream:
             head = _head(service, request.model)  # an unknown model is refused before anything streams
             return EventStream(_chunks(service, request, head))
-        return await _turns(service, request)
+        answer = await _turns(service, request)
+        # Made by us from the model itself: FastAPI would validate all of it once more.
+        return Response(answer.model_dump_json(), media_type="application/json")
 
     @routes.post("/v1/user/turns/batch", summary="Independent turns; each has its own result or error")
     async def batch(request: BatchRequest) -> BatchResponse:
@@ -164,7 +165,7 @@ async def _chunks(
                     choice.end_of_conversation_prob, role = event.end_probability, None
                 yield _chunk(head, [choice])
                 continue
-            last = ChunkChoice(delta=Delta(), **_facts(event).model_dump())
+            last = ChunkChoice(delta=Delta(), **_facts(event))
             yield _chunk(head, [last], prompt=_prompt(service))
             if request.stream_options and request.stream_options.include_usage:
                 yield _chunk(head, [], usage=usage([event]))
@@ -177,19 +178,20 @@ def _chunk(head: dict[str, Any], choices: list[ChunkChoice], **more: Any) -> dic
 def _choice(index: int, turn: UserTurn, request: UserTurnRequest) -> UserTurnChoice:
     spoken = _tokens(turn.trace, request) if isinstance(turn, DetailedTurn) else {}
     message = SaidMessage(content=turn.text)
-    return UserTurnChoice(index=index, message=message, **_facts(turn).model_dump(), **spoken)
+    return UserTurnChoice(index=index, message=message, **_facts(turn), **spoken)
 
 
-def _facts(turn: UserTurn) -> TurnFacts:
-    return TurnFacts(
-        finish_reason="end_of_conversation" if turn.finish == "end" else turn.finish,
-        end_of_conversation=turn.ends,
-        end_of_conversation_prob=turn.end_probability,
-        logprob=turn.logprob,
-        tokens=turn.tokens,
-        seed=turn.seed,
-        rejected=turn.rejected,
-    )
+def _facts(turn: UserTurn) -> dict[str, Any]:
+    """The fields of `TurnFacts`."""
+    return {
+        "finish_reason": "end_of_conversation" if turn.finish == "end" else turn.finish,
+        "end_of_conversation": turn.ends,
+        "end_of_conversation_prob": turn.end_probability,
+        "logprob": turn.logprob,
+        "tokens": turn.tokens,
+        "seed": turn.seed,
+        "rejected": turn.rejected,
+    }
 
 
 def _tokens(trace: tuple[TokenLogprob, ...], request: UserTurnRequest) -> dict[str, Any]:

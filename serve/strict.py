@@ -22,7 +22,8 @@ def parse(body: bytes) -> Any:
             parse_float=_finite,
             object_pairs_hook=_without_twins,
         )
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
+        if b"\\u" in body:  # UTF-8 itself has no lone surrogates, an escape may be one
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError:
         raise
     except UnicodeDecodeError:

@@ -36,7 +36,7 @@ class Upstream:
     ) -> None:
         self.url, self.limits, self.metrics = url, limits, metrics
         # Deadlines are kept here, for every wait; the client's own must not come first.
-        self.sampler = HttpSampler(url, timeout_s=24 * 3600, connections=connections)
+        self.sampler = HttpSampler(url, timeout_s=None, connections=connections)
         self.samples = 0
         """Outstanding."""
         self.healthy, self.hung = True, False

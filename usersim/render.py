@@ -17,6 +17,7 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,7 +102,7 @@ class Renderer:
     def stop_ids(self) -> list[int]:
         return [self.settings.end_of_turn_id, self.settings.end_of_conversation_id]
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Hash over template, limits and control ids: equal fingerprints render equal token ids."""
         facts = self.settings.model_dump_json() + json.dumps([self._start, self._after_turn])

@@ -21,7 +21,9 @@ IDLE_S = 3.0
 """An idle connection is used again for so long. vLLM closes it after 5 s: a request on its way just then is lost."""
 
 
-def http_client(url: str, *, timeout_s: float, connections: int = 512) -> tuple[httpx2.AsyncClient, str]:
+def http_client(
+    url: str, *, timeout_s: float | None, connections: int = 512
+) -> tuple[httpx2.AsyncClient, str]:
     """A client and the base URL to use with it; `unix:/path.sock` speaks over a Unix socket."""
     path = url.removeprefix("unix:") if url.startswith("unix:") else None
     lanes = Lanes(connections, idle_s=IDLE_S, uds=path, tls=url.startswith("https:"))
@@ -34,7 +36,7 @@ class HttpSampler:
     """One engine. A sample also depends on what else is in the engine's batch, seed or not."""
 
     def __init__(
-        self, url: str, *, model: str | None = None, timeout_s: float = 120.0, connections: int = 512
+        self, url: str, *, model: str | None = None, timeout_s: float | None = 120.0, connections: int = 512
     ) -> None:
         self.url, self.model = url, model
         self._client, self._base = http_client(url, timeout_s=timeout_s, connections=connections)
