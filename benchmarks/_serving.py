@@ -20,6 +20,7 @@ from usersim.backends.lanes import Lanes
 from usersim.errors import BackendError
 
 PAGE_MIB = 4096 / 2**20
+OUTCOMES = ("ok", "refused", "failed", "cancelled")
 
 
 @dataclass
@@ -175,13 +176,22 @@ class Front:
         """Sums over the labels of what came in and of its outcomes."""
         async with client(self.url, 1) as http:
             text = (await http.get("/metrics")).text
-        found: dict[str, float] = {"received": 0.0, "in_flight": 0.0}
+        found: dict[str, float] = {"received": 0.0}
         for line in text.splitlines():
             if line.startswith("usersim_requests_received_total"):
                 found["received"] += _turns(line)
             elif outcome := re.match(r'usersim_requests_total\{outcome="(\w+)"', line):
                 found[outcome[1]] = found.get(outcome[1], 0.0) + _turns(line)
         return found
+
+    async def settled(self, timeout_s: float = 60) -> dict[str, float]:
+        """The counters once every request that came in has its outcome: what a load let go of may still end."""
+        until = time.monotonic() + timeout_s
+        while True:
+            found = await self.counters()
+            if found["received"] == sum(found.get(name, 0) for name in OUTCOMES) or time.monotonic() > until:
+                return found
+            await asyncio.sleep(0.5)
 
 
 def _turns(line: str) -> float:

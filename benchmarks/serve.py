@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import uvicorn
 
-from benchmarks._serving import Front, Tally, crowd, engine_target, front, front_target, steady
+from benchmarks._serving import OUTCOMES, Front, Tally, crowd, engine_target, front, front_target, steady
 from serve.app import create_app
 from serve.command import engine_command
 from serve.config import EngineSettings, ServeConfig
@@ -197,7 +197,7 @@ async def throughput(
 async def thousand(served: Front, sizes: dict[str, int]) -> dict[str, Any]:
     """Far more clients than the engine has places for, beside the rate at which it is just full."""
     target, memory = front_target(served.url), [list[float](), list[float]()]
-    before = await served.counters()
+    before = await served.settled()
     rates, tallies = [], []
     for phase, clients in enumerate((sizes["clients"], sizes["crowd"])):
 
@@ -218,7 +218,7 @@ async def thousand(served: Front, sizes: dict[str, int]) -> dict[str, Any]:
         rates.append(tally.rate(began + sizes["crowd_s"] / 4, began + sizes["crowd_s"]))
         tallies.append(tally)
         console.print(f"{clients} clients: {60 * rates[-1]:.0f} turns a minute, {_shares(tally)}")
-    after, tally = await served.counters(), tallies[1]
+    after, tally = await served.settled(), tallies[1]
     grown = {name: after.get(name, 0) - before.get(name, 0) for name in after}
     half = len(memory[1]) // 2
     for line in served.said:
@@ -237,7 +237,7 @@ async def thousand(served: Front, sizes: dict[str, int]) -> dict[str, Any]:
         "engine_set_aside": sum("set aside" in line for line in served.said),
         "counters": grown,
         "counters_balance": grown["received"] == sum(t.asked for t in tallies)
-        and grown["received"] == sum(grown.get(name, 0) for name in ("ok", "refused", "failed", "cancelled"))
+        and grown["received"] == sum(grown.get(name, 0) for name in OUTCOMES)
         and grown["ok"] == sum(t.answered for t in tallies),
         "memory_mib_first_half": statistics.median(memory[1][:half]),
         "memory_mib_second_half": statistics.median(memory[1][half:]),
@@ -271,18 +271,26 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--model", help="a User LM folder (default: the shipped one)")
     parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS, help="some of the measurements")
+    parser.add_argument(
+        "--engine-cores", type=int, help="so many for the engine: the front has the others (default: all)"
+    )
     args = parser.parse_args(argv)
     sizes, model = QUICK if args.quick else FULL, resolve(args.model)
-    settings = EngineSettings(
-        eager=args.quick, max_model_len=Renderer.from_pretrained(model).settings.context_tokens
-    )
+    window = Renderer.from_pretrained(model).settings.context_tokens
+    cores = tuple(sorted(os.sched_getaffinity(0))[: args.engine_cores])
+    settings = EngineSettings(eager=args.quick, max_model_len=window, cores=cores)
     with private_socket() as path:
         command = engine_command(model, settings, listen=path)
         with Engine.of(command, settings, progress=console.print) as engine:
             startup_s = engine.start()
             figures = asyncio.run(measure(model, engine.command.url, sizes, args.only))
     versions = {name: metadata.version(name) for name in ("fastapi", "uvicorn", "httpx2", "torch")}
-    facts = {"model": model.name, "cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0]}
+    facts = {
+        "model": model.name,
+        "engine_cores": len(cores),
+        "machine_cores": len(os.sched_getaffinity(0)),
+        "load": os.getloadavg()[0],
+    }
     figures |= {
         "engine_startup_s": startup_s,
         "config": sizes | settings.model_dump() | facts,

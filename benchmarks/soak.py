@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import psutil  # type: ignore[import-untyped]
 
-from benchmarks._serving import Front, Tally, crowd, front, front_target
+from benchmarks._serving import OUTCOMES, Front, Tally, crowd, front, front_target
 from benchmarks.serve import Question
 from serve.command import engine_command
 from serve.config import EngineSettings
@@ -73,7 +73,7 @@ async def kill_by_turns(engines: list[Engine], every_s: float, killed: list[dict
 
 
 async def soak(served: Front, engines: list[Engine], args: argparse.Namespace) -> dict[str, Any]:
-    killed, memory, before = list[dict[str, Any]](), list[float](), await served.counters()
+    killed, memory, before = list[dict[str, Any]](), list[float](), await served.settled()
 
     async def beside(tally: Tally) -> None:
         killing = asyncio.ensure_future(kill_by_turns(engines, args.kill_every_s, killed))
@@ -96,7 +96,7 @@ async def soak(served: Front, engines: list[Engine], args: argparse.Namespace) -
         seconds=args.minutes * 60,
         beside=beside,
     )
-    seconds, after = time.monotonic() - began, await served.counters()
+    seconds, after = time.monotonic() - began, await served.settled()
     grown = {name: after.get(name, 0) - before.get(name, 0) for name in after}
     quarter = max(1, len(memory) // 4)
     return {
@@ -113,7 +113,7 @@ async def soak(served: Front, engines: list[Engine], args: argparse.Namespace) -
         "restarts": [engine.restarts for engine in engines],
         "counters": grown,
         "counters_balance": grown["received"] == tally.asked
-        and grown["received"] == sum(grown.get(name, 0) for name in ("ok", "refused", "failed", "cancelled")),
+        and grown["received"] == sum(grown.get(name, 0) for name in OUTCOMES),
         "memory_mib_by_quarter": [
             statistics.median(memory[start : start + quarter]) for start in range(0, 4 * quarter, quarter)
         ],
