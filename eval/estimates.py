@@ -136,6 +136,16 @@ def bootstrap_ratio(above: Floats, below: Floats, counts_BN: Floats) -> Estimate
     return Estimate(value=float(above.sum() / total), low=low, high=high, n=int((below > 0).sum()))
 
 
+def bootstrap_share(hits: Floats, trials: Floats, counts_BN: Floats) -> Estimate:
+    """Σhits / Σtrials, a share, as `bootstrap_ratio`. At 0 and at 1 every resample is the same: there Wilson's
+    interval over the conversations that say anything."""
+    found = bootstrap_ratio(hits, trials, counts_BN)
+    if found.value not in (0.0, 1.0):
+        return found
+    bounds = wilson(round(found.value * found.n), found.n)
+    return found.model_copy(update={"low": bounds.low, "high": bounds.high})
+
+
 def wilson(hits: int, n: int) -> Estimate:
     """Share with Wilson's score interval, which stays honest at 0 of n."""
     if n == 0:

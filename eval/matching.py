@@ -8,6 +8,7 @@ from statistics import median
 
 from eval.features import user_texts
 from eval.language import language_of
+from eval.metrics.events import is_english
 from eval.settings import TRUSTED_N, EvalConfig
 from usersim import style
 from usersim.errors import DataError
@@ -75,7 +76,11 @@ def matching_notes(
     notes = [_floor_note(human)]
     if n < TRUSTED_N:
         notes.append(f"Too few: {n} conversations per side. No verdicts; {TRUSTED_N} are the least.")
-    notes += [note for note in (_languages("human", human), _long("human", human, config)) if note]
+    notes += [
+        note
+        for note in (_languages("human", human), _long("human", human, config), _unread("human", human))
+        if note
+    ]
     for name, conversations in simulated.items():
         found = (
             _clusters(name, conversations),
@@ -84,6 +89,7 @@ def matching_notes(
             _answers(name, conversations, human),
             _languages(name, conversations),
             _long(name, conversations, config),
+            _unread(name, conversations),
             _copies(name, conversations, human),
         )
         notes += [note for note in found if note]
@@ -180,9 +186,16 @@ def _long(name: str, conversations: Sequence[Conversation], config: EvalConfig) 
     if not long:
         return None
     return (
-        f"{name}: the text and embedding classifiers read the first {config.text_characters} characters of "
-        f"{long} longer conversations; the other figures read all."
+        f"{name}: the text classifier reads the first {config.text_characters} characters of {long} longer "
+        "conversations. Embeddings read the beginnings of the first eight turns; the other figures read all."
     )
+
+
+def _unread(name: str, conversations: Sequence[Conversation]) -> str | None:
+    """What dynamics and grounding leave out: their rules know English."""
+    if not (foreign := sum(not is_english(c) for c in conversations)):
+        return None
+    return f"{name}: dynamics and grounding leave out {foreign} conversations that are not in English."
 
 
 def _copies(name: str, conversations: Sequence[Conversation], human: Sequence[Conversation]) -> str | None:

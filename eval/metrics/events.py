@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from eval.features import Sample, user_texts
+from eval.features import user_texts
 from usersim.moves import is_pushback
 from usersim.prose import split
 from usersim.style import is_foreign, marks_of
@@ -120,17 +120,13 @@ class Exchange:
     """None where a cap or the corpus cut the conversation here, so that nobody knows."""
 
 
+@lru_cache(maxsize=REMEMBERED)
 def is_english(conversation: Conversation) -> bool:
     """By the persona's language where it is another one, else by the share of dictionary words in the prose."""
     persona = conversation.profile.persona
     if persona is not None and persona.language.lower().split("-")[0] != "en":
         return False
     return not is_foreign("".join(marks_of(split(text).prose) for text in user_texts(conversation)))
-
-
-def not_english(sample: Sample) -> int:
-    """Conversations whose acts are not looked at; for the report's count of what was left out."""
-    return sum(not is_english(conversation) for conversation in sample.conversations)
 
 
 @lru_cache(maxsize=REMEMBERED)

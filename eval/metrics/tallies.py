@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.estimates import Draws, Estimate, Floats, Measured, Split, bootstrap_ratio
+from eval.estimates import Draws, Estimate, Floats, Measured, Split, bootstrap_share
 from eval.metrics.base import Curve
 
 LEAST = 10
@@ -48,7 +48,7 @@ class Tallies:
     def estimate(self, cell: int, counts_BN: Floats) -> Estimate | None:
         """The cell's rate with its interval; None where fewer than `LEAST` conversations say anything."""
         above, below = self.hits_NK[:, cell], self.trials_NK[:, cell]
-        return bootstrap_ratio(above, below, counts_BN) if (below > 0).sum() >= LEAST else None
+        return bootstrap_share(above, below, counts_BN) if (below > 0).sum() >= LEAST else None
 
 
 @dataclass(frozen=True)

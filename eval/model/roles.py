@@ -15,7 +15,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[impo
 from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 from sklearn.pipeline import make_pipeline  # type: ignore[import-untyped]
 
-from eval.estimates import Estimate, bootstrap_ratio, rng_for
+from eval.estimates import Estimate, bootstrap_share, rng_for
 from eval.metrics.gates import ROLE_LABEL
 from usersim.guards import ASSISTANT_SPEAK, Guards, rejection
 from usersim.types import Conversation, Record, Turn
@@ -101,7 +101,7 @@ def slips(said: Sequence[Said], voice: Voice, counts_BN: np.ndarray) -> Slips:
         above, below = (np.zeros(counts_BN.shape[1]) for _ in range(2))
         np.add.at(below, [turn.owner for turn in said], 1)
         np.add.at(above, [turn.owner for turn in said], np.array(flags, dtype=np.float64))
-        return bootstrap_ratio(above, below, counts_BN)
+        return bootstrap_share(above, below, counts_BN)
 
     return Slips(
         turns=len(said),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eval.estimates import Estimate, Floats, Ints, bootstrap_ratio, resamples, rng_for
+from eval.estimates import Estimate, Floats, Ints, bootstrap_share, resamples, rng_for
 from eval.outcome.effort import BAD, Trajectory
 from usersim.errors import DataError
 from usersim.types import Record
@@ -103,4 +103,4 @@ def _loglik(gone: float, risk: float) -> float:
 def _hazard(leaves_N: Ints, at_risk_N: Ints, counts_BN: Floats) -> Estimate | None:
     if not at_risk_N.any():
         return None
-    return bootstrap_ratio(leaves_N.astype(np.float64), at_risk_N.astype(np.float64), counts_BN)
+    return bootstrap_share(leaves_N.astype(np.float64), at_risk_N.astype(np.float64), counts_BN)

@@ -3,6 +3,7 @@ import pytest
 
 from eval.estimates import (
     bootstrap_ratio,
+    bootstrap_share,
     cluster_resamples,
     floor_of,
     human_splits,
@@ -42,6 +43,17 @@ def test_ratio_is_a_ratio_of_sums():
 def test_ratio_over_nothing_is_refused():
     with pytest.raises(ValueError, match="nothing"):
         bootstrap_ratio(np.zeros(2), np.zeros(2), np.ones((2, 2)))
+
+
+def test_a_share_of_nothing_but_misses_is_not_certain():
+    counts = resamples(50, 100, np.random.default_rng(0))
+    none = bootstrap_share(np.zeros(50), np.full(50, 3.0), counts)
+    assert (none.value, none.low, none.n) == (0, 0, 50)
+    assert none.high == wilson(0, 50).high
+    every = bootstrap_share(np.full(50, 3.0), np.full(50, 3.0), counts)
+    assert (every.value, every.low, every.high) == (1, wilson(50, 50).low, 1)
+    some = bootstrap_share(np.arange(50) % 2.0, np.ones(50), counts)
+    assert some == bootstrap_ratio(np.arange(50) % 2.0, np.ones(50), counts)
 
 
 def test_bootstrap_of_a_mean_has_the_textbook_width():
