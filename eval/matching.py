@@ -137,6 +137,11 @@ def _goals(name: str, conversations: Sequence[Conversation], human: Sequence[Con
     alien = sum(goal not in goals for goal in given)
     if alien:
         notes.append(f"{name}: {alien} of {len(given)} goals do not occur among the human conversations.")
+    if given and len(given) > alien:
+        notes.append(
+            f"{name} was given goals of the human conversations. Where these were read off what people said, people "
+            "have said nearly all of it: how the goal comes out then compares simulators, not simulator and people."
+        )
     bare = sum(c.profile.goal is None for c in human)
     if 2 * len(given) > len(conversations) and bare > 0.1 * len(human):
         notes.append(

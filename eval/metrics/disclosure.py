@@ -4,6 +4,9 @@ A facet counts as said from the turn on at which `SAID` of its content words hav
 Against the turns that annotators named (211 conversations of ShareGPT and Chatbot Arena, dev split, 690 facets)
 "said by this turn" has F1 0.94; sentence embeddings at their best threshold have 0.93. A facet of somebody else's
 goal counts as said in 1 % of conversations. A facet said entirely in other words is missed, on either side.
+
+Goals that were read off the human conversations hold what these people said: they say nearly all of it, and nobody
+else need. There the figure compares simulators with each other, not with people.
 """
 
 from __future__ import annotations
