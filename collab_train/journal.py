@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 from pydantic import ValidationError
 
-from usersim.errors import DataError
+from usersim.errors import BackendError, DataError
 from usersim.records import explain
 from usersim.types import Record
 
@@ -19,15 +19,16 @@ class Journal(Generic[R]):
 
     def __init__(self, path: str | Path, kind: type[R]) -> None:
         self.path, self.kind = Path(path), kind
+        self._whole = False
 
     def read(self) -> list[R]:
+        """Raises DataError naming the line that is damaged."""
         if not self.path.is_file():
             return []
         self._cut_torn_line()
         records = []
         # Not splitlines(): people type U+2028, and JSON leaves it as it is.
-        lines = self.path.read_bytes().decode("utf-8").split("\n")[:-1]
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(self.path.read_bytes().split(b"\n")[:-1], start=1):
             try:
                 records.append(self.kind.model_validate_json(line))
             except ValidationError as error:
@@ -37,11 +38,22 @@ class Journal(Generic[R]):
         return records
 
     def append(self, record: R) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(record.model_dump_json(exclude_defaults=True) + "\n")
+        """Raises BackendError where the disk is full or not writable."""
+        try:
+            if not self._whole:
+                self._cut_torn_line()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as stream:
+                stream.write(record.model_dump_json(exclude_defaults=True).encode() + b"\n")
+        except OSError as error:
+            raise BackendError(
+                f"{self.path} cannot be written ({error.strerror}); make room and run the same command again"
+            ) from error
 
     def _cut_torn_line(self) -> None:
+        self._whole = True
+        if not self.path.is_file():
+            return
         content = self.path.read_bytes()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):

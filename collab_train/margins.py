@@ -8,12 +8,16 @@ from typing import Any
 
 import torch
 
-from collab_train.pairs import Message, Pair
+from collab_train.collect import Message
+from collab_train.pairs import Pair
 from collab_train.results import interval
+from collab_train.supervised import template_ids
 from usersim.api import run as run_async
 from usersim.backends.chat import ChatSettings
 from usersim.backends.local_chat import LocalChat
-from usersim.errors import BackendError
+from usersim.errors import UsersimError
+from usersim.records import write_records
+from usersim.runs import RunDir
 from usersim.types import NonEmpty, Record
 
 
@@ -38,8 +42,8 @@ def reply_logprob(
     model: Any, tokenizer: Any, prompt: Sequence[Message], reply: Sequence[Message], *, max_length: int
 ) -> float:
     """Tokens as TRL sees them: the chat template, cut at `max_length`; the reply starts where the two diverge."""
-    opened = _ids(tokenizer, prompt, add_generation_prompt=True)
-    whole = _ids(tokenizer, [*prompt, *reply], add_generation_prompt=False)[:max_length]
+    opened = template_ids(tokenizer, prompt, add_generation_prompt=True)
+    whole = template_ids(tokenizer, [*prompt, *reply], add_generation_prompt=False)[:max_length]
     start = next((i for i, (a, b) in enumerate(zip(opened, whole, strict=False)) if a != b), len(opened))
     ids_T = torch.tensor(whole, device=model.device)
     logits_TV = model(input_ids=ids_T[None]).logits[0, start - 1 : -1].float()
@@ -47,27 +51,30 @@ def reply_logprob(
     return float(logprobs_T.sum())
 
 
-def _ids(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> list[int]:
-    ids: list[int] = tokenizer.apply_chat_template(
-        [message.model_dump() for message in messages],
-        add_generation_prompt=add_generation_prompt,
-        tokenize=True,
-        return_dict=False,
-    )
-    return ids
-
-
-def greedy_replies(model: Any, tokenizer: Any, pairs: Sequence[Pair], *, max_tokens: int) -> list[str]:
+def greedy_replies(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[Message]], *, max_tokens: int
+) -> list[str]:
     model.eval()
     chat = LocalChat(model, tokenizer, settings=ChatSettings(temperature=0.0, max_tokens=max_tokens))
-    return [_reply(chat, pair) for pair in pairs]
+    return [_reply(chat, prompt) for prompt in prompts]
 
 
-def _reply(chat: LocalChat, pair: Pair) -> str:
+def _reply(chat: LocalChat, prompt: Sequence[Message]) -> str:
     try:
-        return run_async(chat.complete([message.model_dump() for message in pair.prompt]))
-    except BackendError:
+        return run_async(chat.complete([message.model_dump() for message in prompt]))
+    except UsersimError:
         return ""  # an empty reply is worth seeing here, not worth stopping for
+
+
+def compare_replies(before: dict[str, Any], after: dict[str, Any], run: RunDir) -> dict[str, Any]:
+    """To replies.jsonl; both hold `contexts` and `replies`."""
+    replies = [
+        Reply(context=context, before=old, after=new)
+        for context, old, new in zip(after["contexts"], before["replies"], after["replies"], strict=True)
+    ]
+    write_records(run.path / "replies.jsonl", replies)
+    changed = sum(reply.before != reply.after for reply in replies)
+    return {"replies": len(replies), "replies_changed": changed}
 
 
 def change(before: Sequence[float], after: Sequence[float]) -> dict[str, Any] | None:

@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from statistics import fmean
 from typing import Any, Literal
 
 from pydantic import Field
 
 from collab_train import rewards
-from collab_train.candidates import Candidate, with_candidates
+from collab_train.candidates import Candidate, Candidates
+from collab_train.collect import Step, collect
 from collab_train.contexts import Context, read_contexts
+from collab_train.cost import Side, counted, engine_counters, grown
+from collab_train.identity import assistant_identity, user_identity
 from collab_train.journal import Journal
 from collab_train.progress import progress
 from collab_train.results import CandidateMR, ContextMR, Future, total_cost
-from collab_train.rollout import RolloutConfig, multiturn_rewards, resumable
-from collab_train.speakers import open_assistant, open_user
+from collab_train.rollout import Rollout, RolloutConfig, unique
+from collab_train.speakers import URLS, open_assistant, open_user
 from collab_train.tasks import get_task
 from usersim.api import run as run_async
 from usersim.backends.chat import ChatSettings
@@ -29,6 +34,8 @@ from usersim.errors import BackendError, ConfigError
 from usersim.records import write_json, write_records
 from usersim.runs import RunDir
 from usersim.types import NonEmpty
+
+FAILURES_SHOWN = 10
 
 
 class MRConfig(RolloutConfig):
@@ -38,6 +45,8 @@ class MRConfig(RolloutConfig):
     assistant: str = "local"
     """`local` (the base model), an OpenAI-compatible URL[#model], a model folder, or a run of `collab dpo`."""
     task: str = "hidden_facets"
+    task_path: str | None = None
+    """The file that the task reads, or hf:NAME, for tasks that read one (docs/tasks.md)."""
     contexts: str | None = None
     """A JSONL file of contexts instead of the task's."""
     split: Literal["train", "heldout", "all"] = "all"
@@ -56,22 +65,39 @@ class MRConfig(RolloutConfig):
     assistant_tokens: int = Field(default=160, ge=1)
     temperature: float = Field(default=0.8, ge=0, le=2)
     """The assistant's, for candidates and in the window."""
+    user_engine: str | None = None
+    """URL of the vLLM behind a `usersim serve`: its /metrics say what was really prefilled. The assistant's own
+    URL is asked without being told."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    contexts: list[Context]
-    """With their candidates; those for which no candidate could be sampled are missing."""
-    results: list[ContextMR]
+    steps: list[list[Step]]
+    """By context, turn by turn."""
     failed_candidates: list[Candidate]
     resumed: int
     """Futures that the run directory already held."""
     wall_s: float
+    cost: dict[str, Any]
+
+    @property
+    def scored(self) -> list[Step]:
+        """All turns of all contexts but those without any candidate."""
+        return [step for step in chain.from_iterable(self.steps) if step.result.candidates]
+
+    @property
+    def contexts(self) -> list[Context]:
+        """With their candidates, in the order of `results`."""
+        return [step.context for step in self.scored]
+
+    @property
+    def results(self) -> list[ContextMR]:
+        return [step.result for step in self.scored]
 
 
 def choose_contexts(config: MRConfig) -> list[Context]:
     """The contexts of the config, ready to be scored. Everything that can be wrong with them is found here."""
-    contexts = read_contexts(config.contexts) if config.contexts else get_task(config.task).contexts()
+    contexts = _all_contexts(config)
     if unknown := set(config.ids) - {context.id for context in contexts}:
         raise ConfigError(f"ids: there is no context {', '.join(sorted(unknown))}")
     contexts = [c for c in contexts if config.split in ("all", c.split)]
@@ -81,8 +107,14 @@ def choose_contexts(config: MRConfig) -> list[Context]:
     if not contexts:
         raise ConfigError(f"no contexts left with split={config.split!r} and ids={list(config.ids)}")
     contexts = [_completed(context, config) for context in contexts]
-    rewards.check(contexts, _weights(config))
+    rewards.check(contexts, config.asked(_weights(config)))
     return contexts
+
+
+def _all_contexts(config: MRConfig) -> list[Context]:
+    if config.contexts:
+        return read_contexts(config.contexts)
+    return get_task(config.task, config.task_path).contexts()
 
 
 def _spread(contexts: list[Context], split: str, limit: int | None) -> list[Context]:
@@ -103,7 +135,7 @@ def _completed(context: Context, config: MRConfig) -> Context:
 def _weights(config: MRConfig) -> dict[str, float]:
     if config.rewards or config.contexts:
         return config.rewards or {"facet_coverage": 1.0}
-    return dict(get_task(config.task).rewards)
+    return dict(get_task(config.task, config.task_path).rewards)
 
 
 def plan(config: MRConfig, contexts: list[Context]) -> dict[str, Any]:
@@ -127,9 +159,10 @@ def plan(config: MRConfig, contexts: list[Context]) -> dict[str, Any]:
     }
 
 
-def run_mr(config: MRConfig, contexts: list[Context], run: RunDir) -> Scored:
-    """Scores `contexts`, resuming what `run` already holds; writes results.jsonl and summary.json there."""
-    scored = run_async(_score(config, contexts, run))
+def run_mr(config: MRConfig, contexts: list[Context], run: RunDir, *, turns: int = 1) -> Scored:
+    """Scores `contexts`, and the `turns` - 1 that follow the best replies, resuming what `run` already holds; writes
+    results.jsonl and summary.json there."""
+    scored = run_async(_score(config, contexts, run, turns))
     write_records(run.path / "results.jsonl", scored.results)
     summary = summarise(scored)
     write_json(run.path / "summary.json", summary)
@@ -137,51 +170,95 @@ def run_mr(config: MRConfig, contexts: list[Context], run: RunDir) -> Scored:
     return scored
 
 
-async def _score(config: MRConfig, contexts: list[Context], run: RunDir) -> Scored:
+async def _score(config: MRConfig, contexts: list[Context], run: RunDir, turns: int) -> Scored:
     started = time.monotonic()
     user = open_user(config.user, max_tokens=config.user_tokens)
     settings = ChatSettings(temperature=config.temperature, max_tokens=config.assistant_tokens)
     assistant = open_assistant(config.assistant, settings)
+    tools = rewards.open_tools(config, user)
+    sides = Spending(config, counted(user), counted(assistant))
     try:
-        filled, failed = await with_candidates(
-            contexts,
-            assistant,
-            count=config.sample_candidates,
-            seed=config.seed,
-            concurrency=config.concurrency,
-            journal=Journal(run.path / "candidates.jsonl", Candidate),
-        )
-        if not filled:
-            raise BackendError(f"no candidate could be sampled; the first failure: {failed[0].error}")
-        journal = Journal(run.path / "samples.jsonl", Future)
-        identity = _identity(config, user.name)
-        resumed = resumable(journal, filled, config, identity)
-        total = sum(len(context.candidates) for context in filled) * config.futures
-        with progress("futures", total) as bar:
-            results = await multiturn_rewards(
-                filled,
+        rewards.check(contexts, config.asked(_weights(config)), tools)
+        who = await _identity(config, user.name)
+        await sides.begin()
+        with progress("futures", _futures(config, contexts, turns)) as bar:
+            rollout = Rollout(
                 user,
                 assistant,
                 config.model_copy(update={"rewards": _weights(config)}),
-                journal=journal,
-                identity=identity,
+                journal=Journal(run.path / "samples.jsonl", Future),
+                identity=who,
+                tools=tools,
                 done=bar,
             )
+            candidates = Candidates(
+                assistant,
+                count=config.sample_candidates,
+                seed=config.seed,
+                gate=rollout.gate,
+                journal=Journal(run.path / "candidates.jsonl", Candidate),
+                identity=who,
+                retries=config.retries,
+            )
+            steps = await collect(unique(contexts), rollout, candidates, turns=turns, fewer=bar.fewer)
+        cost = await sides.end()
     finally:
+        await tools.aclose()
         await user.aclose()
         await assistant.aclose()
-    _refuse_nothing(results)
-    return Scored(filled, results, failed, len(resumed), time.monotonic() - started)
+    wall_s = time.monotonic() - started
+    scored = Scored(steps, candidates.failed, rollout.resumed, wall_s, cost)
+    _refuse_nothing(scored)
+    return scored
 
 
-def _identity(config: MRConfig, user_name: str) -> str:
-    # The name of the shipped user carries the hash of its adapter: a new release must not resume old futures.
+class Spending:
+    """Tokens of both sides: as their answers say, and where an engine tells, by its own count.
+
+    An engine that others use as well counts theirs, too.
+    """
+
+    def __init__(self, config: MRConfig, user: Side, assistant: Side) -> None:
+        own = config.assistant if config.assistant.startswith(URLS) else None
+        self.sides = {"user": (user, config.user_engine), "assistant": (assistant, own)}
+        self._before: dict[str, dict[str, int] | None] = {}
+
+    async def begin(self) -> None:
+        self._before = await self._counters()
+
+    async def end(self) -> dict[str, Any]:
+        after = await self._counters()
+        return {
+            name: side.report(grown(self._before[name], after[name]))
+            for name, (side, _) in self.sides.items()
+        }
+
+    async def _counters(self) -> dict[str, dict[str, int] | None]:
+        return {name: await engine_counters(url) if url else None for name, (_, url) in self.sides.items()}
+
+
+def _futures(config: MRConfig, contexts: list[Context], turns: int) -> int:
+    """At most; replies after the first of a context are always sampled."""
+    first = sum(len(context.candidates) or config.sample_candidates for context in contexts)
+    return (first + (turns - 1) * len(contexts) * config.sample_candidates) * config.futures
+
+
+async def _identity(config: MRConfig, user_name: str) -> str:
     names = {"user", "assistant", "user_tokens", "assistant_tokens", "temperature"}
-    return json.dumps([config.model_dump(mode="json", include=names), user_name], sort_keys=True)
+    asked = config.model_dump(mode="json", include=names)
+    who = [
+        await user_identity(config.user, retries=config.retries),
+        await assistant_identity(config.assistant, retries=config.retries),
+    ]
+    return json.dumps([asked, user_name, who], sort_keys=True)
 
 
-def _refuse_nothing(results: list[ContextMR]) -> None:
-    candidates = [c for result in results for c in result.candidates]
+def _refuse_nothing(scored: Scored) -> None:
+    if not scored.scored:
+        raise BackendError(
+            f"no candidate could be sampled; the first failure: {scored.failed_candidates[0].error}"
+        )
+    candidates = [c for result in scored.results for c in result.candidates]
     if all(c.mr is None for c in candidates):
         raise BackendError(f"every future failed; the first reason: {candidates[0].errors[0]}")
 
@@ -200,11 +277,23 @@ def summarise(scored: Scored) -> dict[str, Any]:
         "mean_mr": fmean(known),
         "futures": futures,
         "futures_failed": sum(c.failed for c in candidates),
+        "failures": failures(scored),
+        "futures_stopped": sum(c.stopped for c in candidates),
         "futures_resumed": scored.resumed,
         "wall_s": round(scored.wall_s, 2),
         "futures_per_minute": round(60 * simulated / scored.wall_s, 3),
         **cost.model_dump(),
+        "tokens": scored.cost,
     }
+
+
+def failures(scored: Scored) -> dict[str, int]:
+    """Why futures were left out and candidates could not be sampled, the commonest first."""
+    counts = Counter[str]()
+    for candidate in chain.from_iterable(result.candidates for result in scored.results):
+        counts.update(candidate.failures)
+    counts.update(candidate.error or "" for candidate in scored.failed_candidates)
+    return dict(counts.most_common(FAILURES_SHOWN))
 
 
 def best_first(result: ContextMR) -> list[CandidateMR]:

@@ -1,4 +1,7 @@
-"""`usersim collab pairs`: best against worst candidate of each context, where their rewards lie apart."""
+"""`usersim collab pairs`: best against worst candidate of each context, where their rewards lie apart.
+
+With `turns` the conversation goes on along the best reply (`collect`), and every assistant turn gives a pair.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from collab_train.collect import Message, best_path, prompt_messages
 from collab_train.contexts import Context, Split
 from collab_train.mr import MRConfig, run_mr, summarise
 from collab_train.results import ContextMR
@@ -23,15 +27,19 @@ class PairsConfig(MRConfig):
     margin: float = Field(default=0.02, ge=0)
     """Smallest difference of the two rewards; equal rewards never make a pair. May change when a run is resumed."""
 
+    turns: int = Field(default=1, ge=1, le=32)
+    """Assistant turns along the best path of each context. May grow when a run is resumed."""
+
+    @model_validator(mode="after")
+    def _has_a_user(self) -> PairsConfig:
+        if self.turns > 1 and self.w == 0:
+            raise ValueError("turns: with w=0 no user speaks, so there is no second turn; set w=1 or more")
+        return self
+
     @property
     def scoring(self) -> MRConfig:
         """What the rewards depend on; pairs with another margin are made from the same run directory."""
-        return MRConfig.model_validate(self.model_dump(exclude={"margin"}))
-
-
-class Message(Record):
-    role: Literal["system", "user", "assistant"]
-    content: str
+        return MRConfig.model_validate(self.model_dump(exclude={"margin", "turns"}))
 
 
 class Pair(Record):
@@ -87,29 +95,31 @@ def build_pairs(contexts: Sequence[Context], results: Sequence[ContextMR], *, ma
     return Pairs(made, left_out)
 
 
-def prompt_messages(context: Context) -> tuple[Message, ...]:
-    turns = (Message(role=turn.role, content=turn.text) for turn in context.turns)
-    return (*((Message(role="system", content=context.system),) if context.system else ()), *turns)
-
-
 def run_pairs(config: PairsConfig, contexts: list[Context], run: RunDir) -> dict[str, Any]:
-    """Writes train.jsonl and heldout.jsonl (each only where it has pairs) and returns the summary."""
-    scored = run_mr(config, contexts, run)
+    """Writes train.jsonl, heldout.jsonl (pairs), paths.jsonl and paths_heldout.jsonl (`collect.Path`), each only
+    where there is something to write, and returns the summary."""
+    scored = run_mr(config, contexts, run, turns=config.turns)
     pairs = build_pairs(scored.contexts, scored.results, margin=config.margin)
-    summary = {
+    paths = [path for steps in scored.steps if (path := best_path(steps)) is not None]
+    summary: dict[str, Any] = {
         **summarise(scored),
         "margin": config.margin,
+        "turns": config.turns,
         "left_out": dict(pairs.left_out),
         "pairs": {},
+        "paths": {},
         "files": [],
     }
     for split in ("train", "heldout"):
         kept = [pair for pair in pairs.made if pair.split == split]
-        summary["pairs"][split] = len(kept)
-        path: Path = run.path / f"{split}.jsonl"
-        path.unlink(missing_ok=True)
-        if kept:
-            write_records(path, kept)
-            summary["files"].append(str(path))
+        best = [path for path in paths if path.split == split]
+        summary["pairs"][split], summary["paths"][split] = len(kept), len(best)
+        ending = "" if split == "train" else f"_{split}"
+        for name, records in ((f"{split}.jsonl", kept), (f"paths{ending}.jsonl", best)):
+            file: Path = run.path / name
+            file.unlink(missing_ok=True)
+            if records:
+                write_records(file, records)
+                summary["files"].append(str(file))
     write_json(run.path / "summary.json", summary)
     return summary

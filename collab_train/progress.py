@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Group
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -15,8 +15,26 @@ from collab_train.results import CandidateMR, Future
 from usersim.cli import console
 
 
+class Bar:
+    """Called with every future that is there, simulated now or before."""
+
+    def __init__(self, shown: Progress, what: TaskID, total: int) -> None:
+        self._shown, self._what, self._total, self._failed = shown, what, total, 0
+
+    def __call__(self, future: Future) -> None:
+        self._failed += future.conversation is None
+        failed = f"{self._failed} failed" if self._failed else ""
+        self._shown.update(self._what, advance=1, failed=failed)
+
+    def fewer(self, futures: int) -> None:
+        """So many will not be needed after all."""
+        self._total -= futures
+        self._shown.update(self._what, total=self._total)
+
+
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[Future], None]]:
+def progress(what: str, total: int) -> Iterator[Bar]:
+    """Futures done of those to come at most, and how long the rest takes at the pace of the last minutes."""
     columns = (
         TextColumn(what),
         BarColumn(),
@@ -24,15 +42,8 @@ def progress(what: str, total: int) -> Iterator[Callable[[Future], None]]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[failed]}"),
     )
-    with Progress(*columns, console=console) as bar:
-        task, failed = bar.add_task("", total=total, failed=""), 0
-
-        def done(future: Future) -> None:
-            nonlocal failed
-            failed += future.conversation is None
-            bar.update(task, advance=1, failed=f"{failed} failed" if failed else "")
-
-        yield done
+    with Progress(*columns, console=console, speed_estimate_period=120) as shown:
+        yield Bar(shown, shown.add_task("", total=total, failed=""), total)
 
 
 def candidate_table(title: str, candidates: Sequence[CandidateMR]) -> Group:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean, stdev
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -20,12 +22,29 @@ T_975 = (
 class Cost(Record):
     """What was generated; prompts are not in it but for the user's own count."""
 
+    COUNTS: ClassVar[tuple[str, ...]] = (
+        "user_turns",
+        "user_turns_cut",
+        "user_tokens",
+        "user_prompt_tokens",
+        "assistant_turns",
+        "assistant_tokens",
+        "retries",
+    )
+
+    user_turns: int = 0
+    """Leaving counts as one."""
+    user_turns_cut: int = 0
+    """Stopped by the limit of tokens: a user model that does not come to an end."""
     user_tokens: int = 0
     """Sampled by the user model, its end tokens included."""
     user_prompt_tokens: int = 0
-    """Read by the user model, as if nothing were cached."""
+    """Read by the user model, as if nothing were cached but the prompt that the first turns of a candidate share."""
+    assistant_turns: int = 0
     assistant_tokens: int = 0
     """Words and punctuation marks of the assistant's replies (`rewards.count_tokens`), the candidate left out."""
+    retries: int = 0
+    """Calls made again, of those that failed or brought an empty reply."""
     seconds: float = 0.0
     """Summed over futures, waiting included: futures overlap, so this is more than the wall clock."""
 
@@ -55,12 +74,19 @@ class CandidateMR(Record):
     n: int = 0
     failed: int = 0
     """Futures left out; they are never scored 0."""
-    errors: tuple[str, ...] = ()
+    failures: dict[str, int] = Field(default_factory=dict)
+    """How many of them, by reason."""
+    stopped: int = 0
+    """Futures that a decided race did without (`RolloutConfig.racing`); neither scored nor failed."""
     components: dict[str, float] = Field(default_factory=dict)
     """Means over the same futures: every extrinsic reward unweighted, intrinsic, tokens of the window."""
     rewards: tuple[float, ...] = ()
     """R of each future used, in order of its index."""
     cost: Cost = Cost()
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        return tuple(self.failures)
 
 
 class ContextMR(Record):
@@ -74,7 +100,12 @@ class ContextMR(Record):
 
 
 def candidate_mr(
-    text: str, scored: Sequence[tuple[float, dict[str, float]]], failed: Sequence[str], costs: Sequence[Cost]
+    text: str,
+    scored: Sequence[tuple[float, dict[str, float]]],
+    failed: Sequence[str],
+    costs: Sequence[Cost],
+    *,
+    stopped: int = 0,
 ) -> CandidateMR:
     rewards = [total for total, _ in scored]
     names = list(scored[0][1]) if scored else []
@@ -85,7 +116,8 @@ def candidate_mr(
         interval=interval(rewards),
         n=len(rewards),
         failed=len(failed),
-        errors=tuple(sorted(set(failed))),
+        failures=dict(sorted(Counter(failed).items())),
+        stopped=stopped,
         components={name: fmean(parts[name] for _, parts in scored) for name in names},
         rewards=tuple(rewards),
         cost=total_cost(costs),
@@ -106,9 +138,5 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def total_cost(costs: Sequence[Cost]) -> Cost:
-    return Cost(
-        user_tokens=sum(c.user_tokens for c in costs),
-        user_prompt_tokens=sum(c.user_prompt_tokens for c in costs),
-        assistant_tokens=sum(c.assistant_tokens for c in costs),
-        seconds=round(sum(c.seconds for c in costs), 3),
-    )
+    counts = {name: sum(getattr(cost, name) for cost in costs) for name in Cost.COUNTS}
+    return Cost(**counts, seconds=round(sum(cost.seconds for cost in costs), 3))

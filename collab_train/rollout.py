@@ -10,52 +10,175 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
 
-from pydantic import AliasChoices, Field
+from pydantic import Field
 
 from collab_train import rewards
 from collab_train.contexts import Context
+from collab_train.futures import FirstTurns, Job, Meter, explained, simulate_future
 from collab_train.journal import Journal
+from collab_train.racing import Race
 from collab_train.results import ContextMR, Cost, Future, candidate_mr
-from usersim.config import Config
-from usersim.dialogue import Assistant, converse
+from usersim.dialogue import Assistant
 from usersim.errors import ConfigError, UsersimError
 from usersim.sampling import User
-from usersim.types import Turn, UserTurn
+
+T = TypeVar("T")
 
 
-class RolloutConfig(Config):
+class RolloutConfig(rewards.RewardConfig):
     w: int = Field(default=2, ge=0, le=32)
     """Window: user turns simulated after the candidate, each answered. 0: the immediate reward of the candidate."""
     n: int = Field(default=3, ge=1, le=256)
     """Futures per candidate; with w = 0 there is nothing random and one is scored."""
-    token_penalty: float = Field(default=5e-4, ge=0, validation_alias=AliasChoices("token_penalty", "lambda"))
-    """λ: reward lost per token that the user reads or writes in the window; also accepted as `lambda`."""
-    rewards: dict[str, float] = Field(default_factory=dict)
-    """Extrinsic rewards by name → weight; empty: the task's own."""
+    racing: float | None = Field(default=None, gt=0, lt=1)
+    """Stop the futures of candidates that are surely worse than the best, with this chance of a wrong stop per
+    context (`racing.Race`). None: all n of each. What is in flight decides who is stopped, so runs differ."""
     concurrency: int = Field(default=32, ge=1)
-    """Futures in flight at once."""
+    """Futures in flight at once; the first turns of a candidate's n futures are one request."""
+    retries: int = Field(default=8, ge=0)
+    """Further tries of a call that an engine did not answer, after 1, 2, 4, 8, 16, 16 … s: 79 s in all."""
     seed: int = 0
 
     @property
     def futures(self) -> int:
         return self.n if self.w else 1
 
-
-@dataclass(frozen=True)
-class Job:
-    context: Context
-    candidate: int
-    index: int
-    seed: int
-    key: str
+    @property
+    def weights(self) -> dict[str, float]:
+        return self.rewards or {"facet_coverage": 1.0}
 
 
 Done = Callable[[Future], None]
+
+
+@dataclass
+class Outcome:
+    """What became of one future. Neither `scored` nor `failure`: a race stopped it."""
+
+    cost: Cost = field(default_factory=Cost)
+    future: Future | None = None
+    scored: rewards.Scored | None = None
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class Rewarded:
+    result: ContextMR
+    futures: tuple[Future, ...]
+    """Those that have a conversation, by candidate and index."""
+
+
+class Rollout:
+    """Rewards of any number of contexts, asked for at any time, under one bound.
+
+    A future that fails with a UsersimError is recorded, counted and left out. With a `journal`, futures that
+    finished before are not simulated again; `identity` names user and assistant in their keys.
+    """
+
+    def __init__(
+        self,
+        user: User,
+        assistant: Assistant,
+        config: RolloutConfig,
+        *,
+        journal: Journal[Future] | None = None,
+        identity: str = "",
+        tools: rewards.Tools | None = None,
+        done: Done = lambda future: None,
+    ) -> None:
+        self.user, self.assistant, self.config = user, assistant, config
+        self.journal, self.identity, self.done = journal, identity, done
+        self.tools = tools or rewards.Tools(user=user)
+        self.gate = asyncio.Semaphore(config.concurrency)
+        self.resumed = 0
+        """Futures that the journal already held."""
+        self._known = {f.key: f for f in journal.read() if f.conversation is not None} if journal else {}
+
+    async def reward(self, context: Context) -> Rewarded:
+        """Raises ConfigError or DataError for a context that cannot be scored."""
+        rewards.check([context], self.config.asked(self.config.weights), self.tools)
+        listed = self.jobs(context)
+        outcomes = {(job.candidate, job.index): Outcome() for job in listed}
+        seed, n = self._first_seed(context), self.config.futures
+        firsts = [
+            FirstTurns(self.user, context, n, seed, retries=self.config.retries) for _ in context.candidates
+        ]
+        try:
+            await self._run(listed, firsts, outcomes)
+        finally:
+            for first in firsts:
+                first.close()
+        return _rewarded(context, outcomes, n)
+
+    async def _run(
+        self, listed: list[Job], firsts: list[FirstTurns], outcomes: dict[tuple[int, int], Outcome]
+    ) -> None:
+        racing, tasks = self.config.racing, dict[tuple[int, int], asyncio.Task[None]]()
+        race = Race(len(firsts), self.config.futures, racing) if racing else None
+        if race:  # the j-th futures of all candidates are compared, so they should be there together
+            listed = sorted(listed, key=lambda job: job.index)
+
+        async def one(job: Job) -> None:
+            outcome = outcomes[job.candidate, job.index]
+            await self._future(job, firsts[job.candidate], outcome)
+            if race and outcome.scored:
+                stopped = race.add(job.candidate, job.index, outcome.scored[0])
+                for place, task in tasks.items():
+                    if place[0] in stopped:
+                        task.cancel()
+
+        tasks |= {(job.candidate, job.index): asyncio.create_task(one(job)) for job in listed}
+        await all_or_first_error(tasks.values())
+
+    async def _future(self, job: Job, first: FirstTurns, outcome: Outcome) -> None:
+        made = self._known.get(job.key)
+        if made is not None:
+            self.resumed += 1
+        else:
+            made = await self._simulated(job, first, outcome)
+            if self.journal:
+                self.journal.append(made)
+            if made.conversation is not None:
+                self._known[made.key] = made
+        outcome.future, outcome.cost = made, made.cost
+        self.done(made)
+        if made.conversation is None:
+            outcome.failure = made.error or "no conversation"
+            return
+        try:
+            # Outside the gate: engines go on while a judge or a sandbox works.
+            episode = rewards.Episode(job.context, made.conversation)
+            outcome.scored = await rewards.score(episode, self.config.weights, self.config, self.tools)
+        except UsersimError as error:
+            outcome.failure = explained(error)
+
+    async def _simulated(self, job: Job, first: FirstTurns, outcome: Outcome) -> Future:
+        async with self.gate:
+            meter = Meter()
+            try:
+                return await simulate_future(
+                    job,
+                    self.user,
+                    self.assistant,
+                    w=self.config.w,
+                    first=first,
+                    retries=self.config.retries,
+                    meter=meter,
+                )
+            finally:  # what a stopped one has cost counts as well
+                outcome.cost = meter.cost()
+
+    def jobs(self, context: Context) -> list[Job]:
+        return list(_jobs(context, self.config, self.identity))
+
+    def _first_seed(self, context: Context) -> int:
+        # Clear of `dialogue`'s seeds of later turns, which are multiples of 1009 and 7919 apart.
+        return context_seed(self.config.seed, context.id) * 1_009 + 500
 
 
 async def multiturn_rewards(
@@ -66,62 +189,55 @@ async def multiturn_rewards(
     *,
     journal: Journal[Future] | None = None,
     identity: str = "",
+    tools: rewards.Tools | None = None,
     done: Done = lambda future: None,
 ) -> list[ContextMR]:
-    """The reward of every candidate of every context, in their order.
+    """The reward of every candidate of every context, in their order; see `Rollout`.
 
-    A future that fails with a UsersimError is recorded, counted and left out. With a `journal`, futures that
-    finished before are not simulated again; `identity` names user and assistant in their keys.
+    Raises ConfigError for a context without candidates or a repeated id.
     """
-    weights = config.rewards or {"facet_coverage": 1.0}
-    rewards.check(list(contexts), weights)
-    todo = jobs(contexts, config, identity)
-    known = resumable(journal, contexts, config, identity) if journal else {}
-    gate = asyncio.Semaphore(config.concurrency)
-
-    async def one(job: Job) -> Future:
-        if job.key in known:
-            made = known[job.key]
-        else:
-            async with gate:
-                made = await simulate_future(job, user, assistant, config.w)
-            if journal:
-                journal.append(made)
-        done(made)
-        return made
-
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one(job)) for job in todo]
-    made = {
-        (job.context.id, job.candidate, job.index): task.result()
-        for job, task in zip(todo, tasks, strict=True)
-    }
-    return [_context_mr(context, made, weights, config) for context in contexts]
+    rollout = Rollout(user, assistant, config, journal=journal, identity=identity, tools=tools, done=done)
+    for context in unique(contexts):
+        rewards.check([context], config.asked(config.weights), rollout.tools)
+        rollout.jobs(context)
+    return [made.result for made in await together(rollout.reward(context) for context in contexts)]
 
 
-def resumable(
-    journal: Journal[Future], contexts: Sequence[Context], config: RolloutConfig, identity: str
-) -> dict[str, Future]:
-    """The finished futures of `journal` that this very rollout would simulate, by key."""
-    wanted = {job.key for job in jobs(contexts, config, identity)}
-    return {f.key: f for f in journal.read() if f.conversation is not None and f.key in wanted}
-
-
-def jobs(contexts: Sequence[Context], config: RolloutConfig, identity: str = "") -> list[Job]:
-    """Every future to simulate. Raises ConfigError for a context without candidates or a repeated id."""
+def unique(contexts: Sequence[Context]) -> Sequence[Context]:
     if len({context.id for context in contexts}) < len(contexts):
         raise ConfigError("context ids repeat; every context needs its own")
-    return list(_jobs(contexts, config, identity))
+    return contexts
 
 
-def _jobs(contexts: Sequence[Context], config: RolloutConfig, identity: str) -> Iterator[Job]:
-    for context in contexts:
-        if not context.candidates:
-            raise ConfigError(f"context {context.id}: no candidates to score")
-        for candidate, text in enumerate(context.candidates):
-            for index in range(config.futures):
-                seed = context_seed(config.seed, context.id) + index
-                yield Job(context, candidate, index, seed, _key(context, text, seed, config.w, identity))
+async def together(asked: Iterable[Awaitable[T]]) -> list[T]:
+    """The results in order; the first error ends the others and is raised as it is."""
+    tasks = [asyncio.ensure_future(one) for one in asked]
+    await all_or_first_error(tasks)
+    return [task.result() for task in tasks]
+
+
+async def all_or_first_error(tasks: Iterable[asyncio.Future[T]]) -> None:
+    """Waits for all; tasks that were cancelled one by one are no error."""
+    waiting = set(tasks)
+    try:
+        while waiting:
+            over, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_EXCEPTION)
+            for error in [task.exception() for task in over if not task.cancelled()]:
+                if error is not None:
+                    raise error
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+def _jobs(context: Context, config: RolloutConfig, identity: str) -> Iterator[Job]:
+    if not context.candidates:
+        raise ConfigError(f"context {context.id}: no candidates to score")
+    for candidate, text in enumerate(context.candidates):
+        for index in range(config.futures):
+            seed = context_seed(config.seed, context.id) + index
+            yield Job(context, candidate, index, seed, _key(context, text, seed, config.w, identity))
 
 
 def context_seed(seed: int, context_id: str) -> int:
@@ -136,76 +252,14 @@ def _key(context: Context, candidate: str, seed: int, w: int, identity: str) -> 
     return hashlib.sha256(parts.encode()).hexdigest()[:24]
 
 
-async def simulate_future(job: Job, user: User, assistant: Assistant, w: int) -> Future:
-    """The conversation on from history and candidate; a UsersimError becomes the record's `error`."""
-    context, meter, started = job.context, Meter(), time.monotonic()
-    base = {
-        "key": job.key,
-        "context": context.id,
-        "candidate": job.candidate,
-        "index": job.index,
-        "seed": job.seed,
-    }
-    reply = Turn(role="assistant", text=context.candidates[job.candidate])
-    try:
-        conversation = await converse(
-            user,
-            assistant,
-            context.profile,
-            turns=[*context.turns, reply],
-            max_user_turns=w,
-            system=context.system,
-            seed=job.seed,
-            id=f"{context.id}/{job.candidate}/{job.index}",
-            source=str(getattr(user, "name", "userlm")),
-            watch=meter,
-        )
-    except UsersimError as error:
-        failure = f"{type(error).__name__}: {error}"
-        return Future.model_validate({**base, "error": failure, "cost": meter.cost(started)})
-    return Future.model_validate({**base, "conversation": conversation, "cost": meter.cost(started)})
-
-
-class Meter:
-    """Watches one conversation and adds up what was generated."""
-
-    def __init__(self) -> None:
-        self.user_tokens = self.user_prompt_tokens = self.assistant_tokens = 0
-
-    def __call__(self, turn: Turn | None, said: UserTurn | None) -> None:
-        if said is not None:
-            self.user_tokens += said.tokens
-            self.user_prompt_tokens += said.prompt_tokens
-        elif turn is not None:
-            self.assistant_tokens += rewards.count_tokens(turn.text)
-
-    def cost(self, started: float) -> Cost:
-        return Cost(
-            user_tokens=self.user_tokens,
-            user_prompt_tokens=self.user_prompt_tokens,
-            assistant_tokens=self.assistant_tokens,
-            seconds=round(time.monotonic() - started, 3),
-        )
-
-
-def _context_mr(
-    context: Context,
-    made: dict[tuple[str, int, int], Future],
-    weights: dict[str, float],
-    config: RolloutConfig,
-) -> ContextMR:
-    candidates = []
+def _rewarded(context: Context, outcomes: dict[tuple[int, int], Outcome], n: int) -> Rewarded:
+    candidates, futures = [], []
     for number, text in enumerate(context.candidates):
-        futures = [made[context.id, number, index] for index in range(config.futures)]
-        scored, failed = [], []
-        for future in futures:
-            if future.conversation is None:
-                failed.append(future.error or "no conversation")
-                continue
-            try:
-                episode = rewards.Episode(context, future.conversation)
-                scored.append(rewards.reward(episode, weights, config.token_penalty))
-            except UsersimError as error:
-                failed.append(f"{type(error).__name__}: {error}")
-        candidates.append(candidate_mr(text, scored, failed, [f.cost for f in futures]))
-    return ContextMR(id=context.id, candidates=tuple(candidates))
+        own = [outcomes[number, index] for index in range(n)]
+        scored = [outcome.scored for outcome in own if outcome.scored]
+        failed = [outcome.failure for outcome in own if outcome.failure]
+        stopped = len(own) - len(scored) - len(failed)
+        costs = [outcome.cost for outcome in own]
+        candidates.append(candidate_mr(text, scored, failed, costs, stopped=stopped))
+        futures += [o.future for o in own if o.future is not None and o.future.conversation is not None]
+    return Rewarded(ContextMR(id=context.id, candidates=tuple(candidates)), tuple(futures))

@@ -1,7 +1,8 @@
 """Whether a hidden facet ends up served in what an assistant says, judged by rules.
 
 A sentence that asks, hands the question back or merely restates the wish earns nothing: "Do you need it
-gluten-free?" and "So you want it gluten-free." serve nobody, "Use buckwheat, it is gluten-free." does.
+gluten-free?" and "So you want it gluten-free." serve nobody, "Use buckwheat, it is gluten-free." does. Nor does a
+sentence of nothing but words that the user has said already.
 """
 
 from __future__ import annotations
@@ -43,14 +44,23 @@ STOPWORDS = frozenset(
     )
 )
 WORD = re.compile(r"[^\W_]+")
+NODS = frozenset(
+    {"alright", "fine", "good", "great", "noted", "okay", "perfect", "right", "sure", "thank", "understood"}
+)
+"""Content words of a sentence that brings nothing new."""
 
 
-def serves(said: str, facet: Facet, phrases: Sequence[str] = ()) -> bool:
+def serves(
+    said: str, facet: Facet, phrases: Sequence[str] = (), *, heard: frozenset[str] = frozenset()
+) -> bool:
     """One of `phrases` stands in a sentence of `said` that gives something.
 
-    Without phrases: at least half of the facet's content words stand in one such sentence.
+    Without phrases: at least half of the facet's content words stand in one such sentence. `heard`: content words
+    of the user so far; a sentence must have one that is not among them.
     """
     given = statements(said)
+    if heard:
+        given = [s for s in given if content_words(s) - NODS - heard]
     if phrases:
         return any(_pattern(phrase).search(sentence) for phrase in phrases for sentence in given)
     wanted = content_words(facet.text)
@@ -92,8 +102,16 @@ def coverage(
     """
     rules = list(zip(facets, phrases or [()] * len(facets), strict=True))
     unserved = [rule for rule in rules if not _served(history, *rule)]
-    return sum(_served(window, *rule) for rule in unserved) / len(unserved) if unserved else 1.0
+    # From the beginning, so that what the user has said before counts as said.
+    both = [*history, *window]
+    return sum(_served(both, *rule) for rule in unserved) / len(unserved) if unserved else 1.0
 
 
 def _served(turns: Sequence[Turn], facet: Facet, phrases: Sequence[str]) -> bool:
-    return any(turn.role == "assistant" and serves(turn.text, facet, phrases) for turn in turns)
+    heard: frozenset[str] = frozenset()
+    for turn in turns:
+        if turn.role == "user":
+            heard |= content_words(turn.text)
+        elif serves(turn.text, facet, phrases, heard=heard):
+            return True
+    return False

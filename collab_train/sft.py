@@ -1,7 +1,12 @@
-"""`usersim collab sft`: LoRA fine-tuning on the best reply of each context, loss on that reply alone."""
+"""`usersim collab sft`: LoRA fine-tuning on the assistant's turns of the best conversations, or on the chosen replies.
+
+usersim collab sft configs/collab/sft.toml
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset  # type: ignore[import-untyped]
@@ -9,24 +14,63 @@ from peft import LoraConfig
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from collab_train.tuning import PairFiles, Tuning, arguments, tune
+from collab_train import offline
+from collab_train.collect import Message, Path
+from collab_train.offline import PairFiles, PairTuning, on_pairs, read_heldout, read_pairs
+from collab_train.supervised import labelled
+from collab_train.train_report import Bars
+from collab_train.tuning import arguments, check, tune
+from usersim.errors import ConfigError
+from usersim.records import read_records
+from usersim.runs import RunDir
 
 
-class SFT(Tuning):
+class SFT(PairTuning):
     out: str = "runs/collab-sft"
+    paths: str | None = None
+    """Best conversations (paths.jsonl of `collab pairs`), trained on instead of the chosen replies of `train`."""
 
 
-def sft(config: SFT, pairs: PairFiles) -> dict[str, Any]:
-    rows = [pair.model_dump(include={"prompt", "chosen"}) for pair in pairs.train]
-    rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in rows]
+@dataclass(frozen=True)
+class Dialogues:
+    """Conversations whose assistant turns from `starts` on are supervised, and the pairs to measure on."""
 
-    def make(model: Any, tokenizer: Any, lora: LoraConfig | None) -> Any:
+    messages: list[tuple[Message, ...]]
+    starts: list[int]
+    pairs: PairFiles
+
+
+def read_dialogues(config: SFT) -> Dialogues:
+    check(config)
+    rows: Sequence[Any]
+    if config.paths is None:
+        pairs = read_pairs(config)
+        rows = pairs.train
+    else:
+        pairs = PairFiles([], read_heldout(config))
+        rows = list(read_records(config.paths, Path))
+    if not rows:
+        raise ConfigError(f"paths: {config.paths} holds no conversations; run `usersim collab pairs` first")
+    return Dialogues([(*row.prompt, *row.chosen) for row in rows], [len(row.prompt) for row in rows], pairs)
+
+
+def plan(config: SFT, dialogues: Dialogues) -> dict[str, Any]:
+    texts = [message for messages in dialogues.messages for message in messages]
+    return offline.plan(config, len(dialogues.messages), texts)
+
+
+def sft(config: SFT, dialogues: Dialogues) -> dict[str, Any]:
+    def trainer(model: Any, tokenizer: Any, lora: LoraConfig | None, run: RunDir, bars: Bars) -> Any:
+        rows = [
+            labelled(tokenizer, messages, start)
+            for messages, start in zip(dialogues.messages, dialogues.starts, strict=True)
+        ]
         return SFTTrainer(
             model=model,
-            args=SFTConfig(**arguments(config), completion_only_loss=True),
+            args=SFTConfig(**arguments(config), max_length=config.max_length),
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
             peft_config=lora,
         )
 
-    return tune(config, pairs, make)
+    return tune(config, on_pairs(config, dialogues.pairs, trainer))

@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from collab_train.cost import CountedChat
 from usersim.api import connect, load
-from usersim.backends.chat import ChatSettings, HttpChat
+from usersim.backends.chat import ChatSettings
 from usersim.cli import quiet_transformers
 from usersim.client import RemoteUser
 from usersim.errors import ConfigError
@@ -35,7 +36,9 @@ def open_assistant(where: str, settings: ChatSettings) -> Any:
     """
     if where.startswith(URLS):
         url, _, model = where.partition("#")
-        return HttpChat(url, model=model or None, api_key=os.environ.get("OPENAI_API_KEY"), settings=settings)
+        return CountedChat(
+            url, model=model or None, api_key=os.environ.get("OPENAI_API_KEY"), settings=settings
+        )
     from usersim.backends.local_chat import LocalChat
 
     model, tokenizer = load_assistant(where, trainable=False)
@@ -83,4 +86,6 @@ def load_assistant(where: str, *, trainable: bool, dtype: str = "float32") -> tu
 
         model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
         model = model if trainable else model.merge_and_unload()
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+    # One GPU for each process that `accelerate launch` starts.
+    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    return model.to(device), tokenizer

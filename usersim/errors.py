@@ -35,3 +35,10 @@ class BackendError(UsersimError):
     def __init__(self, message: str, *, retryable: bool = False) -> None:
         super().__init__(message)
         self.retryable = retryable
+
+
+class EmptyReplyError(BackendError):
+    """A model that answered without a word. Another seed may bring words; waiting does not."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retryable=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from usersim.conditioning import style_words
-from usersim.errors import BackendError
+from usersim.errors import EmptyReplyError
 from usersim.types import Turn, UserProfile, UserTurn
 
 STOP = "[DONE]"
@@ -120,7 +120,7 @@ class PromptedUser:
         text = cleaned(await self.chat.complete(flipped, system=system, seed=seed))
         ends = STOP in text
         if not text:
-            raise BackendError(f"{self.name}: a turn without words", retryable=True)
+            raise EmptyReplyError(f"{self.name}: a turn without words")
         return UserTurn(
             text="" if ends else text,
             ends=ends,

@@ -75,9 +75,7 @@ def test_dry_run_prints_the_plan_and_makes_nothing(
         (["pairs", "margin=-1"], "margin: Input should be greater"),
         (["dpo", "train=nosuch.jsonl"], "nosuch.jsonl: no such file"),
         (["dpo", "batch=3"], "batch=3 is not a multiple of micro_batch=2"),
-        (["grpo"], "collab grpo comes in a later release"),
-        (["online-dpo"], "collab online-dpo comes in a later release"),
-        (["bench"], "collab bench comes in a later release"),
+        (["bench", "tasks=[{name='nosuch'}]"], "task: there is no task 'nosuch'"),
     ],
 )
 def test_what_the_operator_can_fix_is_one_line_and_exit_code_2(

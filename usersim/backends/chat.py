@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 
 from usersim.backends.http import http_client
-from usersim.errors import BackendError
+from usersim.errors import BackendError, EmptyReplyError
 from usersim.types import Record, Turn
 
 
@@ -62,7 +62,7 @@ class HttpChat:
         except (KeyError, TypeError, IndexError) as error:
             raise BackendError(f"{self.url}: an answer without {error}") from error
         if not isinstance(text, str) or not text.strip():
-            raise BackendError(f"{self.url}: an empty reply", retryable=True)
+            raise EmptyReplyError(f"{self.url}: an empty reply")
         return text.strip()
 
     async def _only_model(self) -> str:

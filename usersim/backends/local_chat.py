@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from usersim.backends.chat import ChatSettings
 from usersim.backends.local import LocalSampler
-from usersim.errors import BackendError
+from usersim.errors import ContextOverflowError, EmptyReplyError
 from usersim.sampling import Draw, Sampling
 from usersim.types import Turn
 
@@ -43,13 +43,20 @@ class LocalChat:
         )
         end = int(self.tokenizer.eos_token_id)
         settings = self.settings
+        config = getattr(self.sampler.model, "config", None)
+        window = getattr(config, "max_position_embeddings", None)
+        if window and len(prompt) + settings.max_tokens > window:
+            raise ContextOverflowError(
+                f"the assistant's window is {window} tokens; this conversation takes {len(prompt)}, "
+                f"and its reply may take {settings.max_tokens}"
+            )
         sampling = Sampling(
             temperature=settings.temperature, top_p=settings.top_p, max_tokens=settings.max_tokens
         )
         sampled = await self.sampler.sample(Draw(prompt, [end], end, sampling, seed=seed))
         text = str(self.tokenizer.decode(sampled[0].token_ids, skip_special_tokens=True)).strip()
         if not text:
-            raise BackendError("the local assistant gave an empty reply", retryable=True)
+            raise EmptyReplyError("the local assistant gave an empty reply")
         return text
 
     async def aclose(self) -> None:

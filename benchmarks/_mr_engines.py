@@ -1,0 +1,78 @@
+"""What the benchmarks of multiturn-aware rewards run against: two engines, a core each, and the front of the user."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks._serving import front
+from serve.command import engine_command
+from serve.config import EngineSettings
+from serve.engine import Engine, private_socket
+from usersim.cli import console
+from usersim.model import BASE_NAME, resolve
+from usersim.render import Renderer
+
+WINDOW = 2048
+"""Of the assistant, tokens."""
+
+
+@dataclass(frozen=True)
+class Engines:
+    user: Engine
+    assistant: Engine
+    front_url: str
+    """`usersim serve` over the user's engine."""
+    user_model: Path
+    assistant_model: Path
+    settings: EngineSettings
+
+    @property
+    def assistant_url(self) -> str:
+        return self.assistant.command.url
+
+
+@contextlib.contextmanager
+def two_engines(*, eager: bool, user_tokens: int, keep_running: bool = False) -> Iterator[Engines]:
+    """`keep_running`: an engine that dies is started again."""
+    user_model, assistant_model = resolve(None), resolve(BASE_NAME)
+    cores, window = (
+        sorted(os.sched_getaffinity(0)),
+        Renderer.from_pretrained(user_model).settings.context_tokens,
+    )
+    shared = EngineSettings(eager=eager, block_size=32)
+    mine = shared.model_copy(update={"cores": (cores[0],), "max_model_len": window})
+    other = shared.model_copy(update={"cores": (cores[-1],), "max_model_len": WINDOW})
+    with private_socket() as path, contextlib.ExitStack() as stack:
+        # Before the engines: an interrupt stops those first, which ends their starting.
+        threads = stack.enter_context(ThreadPoolExecutor())
+        engines = [
+            stack.enter_context(Engine.of(command, settings, progress=console.print))
+            for command, settings in (
+                (engine_command(user_model, mine, listen=path), mine),
+                (engine_command(assistant_model, other, listen=free_port()), other),
+            )
+        ]
+        list(threads.map(Engine.start, engines))
+        if keep_running:
+            for engine in engines:
+                engine.keep_running()
+        url = engines[0].command.url
+        served = stack.enter_context(
+            front(
+                *("--model", str(user_model), "--engine-url", url),
+                *(f"sampling.max_tokens={user_tokens}", "request_timeout_s=600", "log_requests=false"),
+            )
+        )
+        yield Engines(engines[0], engines[1], served.url, user_model, assistant_model, shared)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,64 @@
+"""`usersim collab bench`: assistants on tasks and simulated users that they were not trained with.
+
+usersim collab bench configs/collab/bench.toml
+usersim collab bench configs/collab/bench.toml --only safety clarify
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import Any
+
+from collab_train.bench.conditions import PARTS, BenchConfig, Part
+from collab_train.bench.pages import markdown, page
+from collab_train.bench.report import complete, lines
+from collab_train.bench.run import jobs_of, plan, run_bench
+from collab_train.bench.stage import Speakers
+from usersim.cli import console
+from usersim.config import load_config
+from usersim.errors import ConfigError
+from usersim.records import atomic_writer, write_json
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    config = load_config(BenchConfig, args.config, args.overrides)
+    parts = chosen(config, args.only)
+    if args.dry_run:
+        planned = plan(config, jobs_of(config, parts))
+        if not args.json:
+            for key, value in planned.items():
+                console.print(f"  {key:26} {value}", markup=False)
+        return planned
+    words = ["usersim", "collab", "bench", args.config, *args.overrides]
+    command = shlex.join([*words, *(["--only", *args.only] if args.only else [])])
+    report = bench(config, parts, command=command)
+    if not args.json:
+        for line in lines(report):
+            console.print(line, markup=False, soft_wrap=True)
+        console.print(f"[dim]{config.out}/report.json, table.md, report.html[/]")
+    return report
+
+
+def chosen(config: BenchConfig, only: list[str] | None) -> tuple[Part, ...]:
+    """Raises ConfigError for a part that the config says nothing about."""
+    if not only:
+        return config.parts
+    if unset := [part for part in only if part not in config.parts]:
+        raise ConfigError(f"--only {unset[0]}: the config asks for {', '.join(config.parts)} alone")
+    return tuple(part for part in PARTS if part in only)
+
+
+def bench(
+    config: BenchConfig, parts: tuple[Part, ...], *, command: str = "", speakers: Speakers | None = None
+) -> dict[str, Any]:
+    """Plays, scores, writes report.json, table.md and report.html to `config.out`, and returns the report."""
+    jobs = jobs_of(config, parts)
+    report = complete(config, jobs, run_bench(config, jobs, speakers=speakers), command)
+    out = Path(config.out)
+    write_json(out / "report.json", report)
+    for name, text in (("table.md", markdown(report)), ("report.html", page(report))):
+        with atomic_writer(out / name) as stream:
+            stream.write(text)
+    return report

@@ -1,0 +1,107 @@
+"""Whole conversations of one assistant with one user, from the opening of a context to its end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from collab_train.bench.conditions import AssistantSpec, Playing, UserSpec
+from collab_train.contexts import Context
+from collab_train.futures import Meter, explained, one_reply, one_turn
+from collab_train.patience import patiently
+from collab_train.results import Future
+from collab_train.rollout import context_seed
+from usersim.dialogue import Assistant, converse
+from usersim.errors import UsersimError
+from usersim.sampling import User
+from usersim.types import Conversation, NonEmpty, Turn, UserProfile, UserTurn
+
+
+class Played(Future):
+    """A future from the context itself: there is no candidate, and `index` counts repetitions."""
+
+    candidate: int = 0
+    assistant: NonEmpty
+    user: str
+    task: NonEmpty
+
+
+@dataclass(frozen=True)
+class Job:
+    """One conversation. Its seed depends on the context alone, so all assistants and users draw from the same."""
+
+    task: str
+    assistant: AssistantSpec
+    user: UserSpec | None
+    """None: the assistant replies once."""
+    context: Context
+    index: int = 0
+
+    @property
+    def condition(self) -> tuple[str, str, str]:
+        return self.task, self.user.name if self.user else "", self.assistant.name
+
+    def seed(self, playing: Playing) -> int:
+        return context_seed(playing.seed, self.context.id) + self.index
+
+    def key(self, playing: Playing, *, assistant: str, user: str) -> str:
+        """Hash of everything that the text depends on; `assistant` and `user` are identities (`identity`)."""
+        seen = self.context.model_dump(mode="json", include={"id", "turns", "profile"})
+        told = self.assistant.system_for(self.context)
+        manner = [self.user.prompt, self.user.policy] if self.user else None
+        parts = [playing.model_dump(mode="json"), seen, told, assistant, user, manner, self.index]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+async def play(
+    job: Job, user: User | None, assistant: Assistant, playing: Playing, *, key: str, retries: int
+) -> Played:
+    """A UsersimError of either side becomes the record's `error`."""
+    meter, task = Meter(), job.context.id
+
+    async def speak(profile: UserProfile, turns: Sequence[Turn], *, seed: int | None = None) -> UserTurn:
+        assert user is not None  # nobody asks it where there are no user turns
+        return await patiently(
+            lambda shift: one_turn(user, profile, turns, (seed or 0) + shift, task),
+            retries=retries,
+            retried=meter.retried,
+        )
+
+    async def reply(turns: Sequence[Turn], *, system: str | None = None, seed: int | None = None) -> str:
+        return await patiently(
+            lambda shift: one_reply(assistant, turns, system=system, seed=(seed or 0) + shift),
+            retries=retries,
+            retried=meter.retried,
+        )
+
+    made: Conversation | None = None
+    error = None
+    try:
+        made = await converse(
+            speak,
+            reply,
+            job.context.profile,
+            turns=job.context.turns,
+            max_user_turns=playing.turns if job.user else 0,
+            system=job.assistant.system_for(job.context),
+            seed=job.seed(playing),
+            id="/".join((*job.condition, job.context.id, str(job.index))),
+            source=str(getattr(user, "name", "nobody")),
+            watch=meter,
+        )
+    except UsersimError as failure:
+        error = explained(failure)
+    return Played(
+        key=key,
+        context=job.context.id,
+        index=job.index,
+        seed=job.seed(playing),
+        assistant=job.assistant.name,
+        user=job.user.name if job.user else "",
+        task=job.task,
+        conversation=made,
+        error=error,
+        cost=meter.cost(),
+    )

@@ -1,0 +1,143 @@
+"""Everybody who speaks, and the playing of all that is not there yet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from collab_train.bench.conditions import BenchConfig, UserSpec, playing
+from collab_train.bench.play import Job, Played, play
+from collab_train.identity import assistant_identity, user_identity
+from collab_train.journal import Journal
+from collab_train.rollout import together
+from collab_train.speakers import open_assistant, open_user
+from usersim.backends.chat import ChatSettings
+from usersim.policies import with_policy
+from usersim.prompted import BY_NAME, PromptedUser, prompt_hash
+from usersim.sampling import User
+
+
+class Speakers:
+    """Users stay open, assistants are opened one at a time. Models of this process decode whoever waits for them
+    together, and take turns with each other: two at once on the same cores are slower."""
+
+    def __init__(self, config: BenchConfig) -> None:
+        self.config = config
+        self._users: dict[tuple[str, str | None], Any] = {}
+        self._identities: dict[tuple[str, str], str] = {}
+        self._turns: Any = None
+        """Holds the lock that the samplers of this process share."""
+
+    def user(self, spec: UserSpec) -> User:
+        place = (spec.address, spec.prompt)
+        if place not in self._users:
+            self._users[place] = self._open(spec)
+        user: User = self._users[place]
+        return with_policy(user, spec.policy, seed=self.config.seed) if spec.policy else user
+
+    def assistant(self, address: str) -> Any:
+        settings = ChatSettings(temperature=self.config.temperature, max_tokens=self.config.assistant_tokens)
+        return self._batched(open_assistant(address, settings))
+
+    async def identities(self, job: Job) -> tuple[str, str]:
+        """Of the assistant and the user, by content where there is one."""
+        assistant = await self._identity("assistant", job.assistant.address)
+        if job.user is None:
+            return assistant, ""
+        if job.user.prompt is None:
+            return assistant, await self._identity("user", job.user.address)
+        chat = await self._identity("assistant", job.user.address)
+        return assistant, f"{chat} told {prompt_hash(BY_NAME[job.user.prompt])}"
+
+    async def aclose(self) -> None:
+        for user in self._users.values():
+            await user.aclose()
+
+    def _open(self, spec: UserSpec) -> Any:
+        if spec.prompt is None:
+            return self._batched(open_user(spec.address, max_tokens=self.config.user_tokens))
+        settings = ChatSettings(temperature=1.0, max_tokens=self.config.user_tokens)
+        chat = self._batched(open_assistant(spec.address, settings))
+        return PromptedUser(chat, name=f"prompted-{spec.prompt}", prompt=BY_NAME[spec.prompt])
+
+    def _batched(self, speaker: Any) -> Any:
+        if getattr(speaker, "sampler", None) is None:
+            return speaker
+        from collab_train.batched import BatchedSampler
+        from usersim.backends.local import LocalSampler
+
+        if isinstance(speaker.sampler, LocalSampler):
+            self._turns = self._turns or LocalSampler(None)
+            rows = self.config.concurrency
+            speaker.sampler = BatchedSampler(speaker.sampler.model, rows=rows, beside=self._turns)
+        return speaker
+
+    async def _identity(self, kind: str, address: str) -> str:
+        if (kind, address) not in self._identities:
+            ask = assistant_identity if kind == "assistant" else user_identity
+            self._identities[kind, address] = await ask(address, retries=self.config.retries)
+        return self._identities[kind, address]
+
+
+@dataclass(frozen=True)
+class Performance:
+    job: Job
+    played: Played
+    resumed: bool
+    """The run directory held it already."""
+
+
+async def perform(
+    jobs: Sequence[Job],
+    speakers: Speakers,
+    config: BenchConfig,
+    journal: Journal[Played],
+    *,
+    done: Callable[[Played], None] = lambda played: None,
+    fewer: Callable[[int], None] = lambda conversations: None,
+) -> list[Performance]:
+    """In the order of `jobs`. What failed before is played again; what finished is not.
+
+    `done` hears of every conversation, `fewer` of jobs that are the same conversation as another.
+    """
+    shared, known = playing(config), {p.key: p for p in journal.read() if p.conversation is not None}
+    keys = [await _key(job, speakers, config) for job in jobs]
+    different = dict(zip(keys, jobs, strict=True))
+    fewer(len(jobs) - len(different))
+    for key in different.keys() & known.keys():
+        done(known[key])
+    resumed, missing = set(known), {key: job for key, job in different.items() if key not in known}
+    users = {job.user.name: speakers.user(job.user) for job in missing.values() if job.user}
+    gate = asyncio.Semaphore(config.concurrency)
+
+    async def one(key: str, job: Job, assistant: Any) -> None:
+        user = users[job.user.name] if job.user else None
+        async with gate:
+            known[key] = await play(job, user, assistant, shared, key=key, retries=config.retries)
+        journal.append(known[key])
+        done(known[key])
+
+    for address, tasks in _grouped(missing).items():
+        assistant = speakers.assistant(address)
+        try:
+            for own in tasks.values():
+                await together(one(key, job, assistant) for key, job in own.items())
+        finally:
+            await assistant.aclose()
+    return [Performance(job, known[key], key in resumed) for key, job in zip(keys, jobs, strict=True)]
+
+
+def _grouped(missing: Mapping[str, Job]) -> dict[str, dict[str, dict[str, Job]]]:
+    """By address, so that every assistant is opened once, and by task: in one batch, every prompt takes as much as
+    the longest."""
+    grouped: dict[str, dict[str, dict[str, Job]]] = {}
+    for key, job in missing.items():
+        grouped.setdefault(job.assistant.address, {}).setdefault(job.task, {})[key] = job
+    return grouped
+
+
+async def _key(job: Job, speakers: Speakers, config: BenchConfig) -> str:
+    assistant, user = await speakers.identities(job)
+    return job.key(playing(config), assistant=assistant, user=user)

@@ -1,0 +1,115 @@
+"""`usersim collab online-dpo`: DPO on two fresh replies a context, ranked by their multiturn-aware rewards.
+
+usersim collab online-dpo configs/collab/online_dpo.toml
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from accelerate.utils import gather_object  # type: ignore[import-untyped]
+from pydantic import Field, model_validator
+from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
+
+from collab_train.contexts import Context
+from collab_train.live_reward import MultiturnReward, Scores
+from collab_train.online import Online, online_arguments, train
+
+
+class OnlineDPO(Online):
+    out: str = "runs/collab-online-dpo"
+    sample_candidates: Literal[2] = 2
+    micro_batch: int = Field(default=16, ge=2, multiple_of=2)
+    """Replies sampled, rewarded and trained on at once in one process; fewer save memory and leave less to batch."""
+    beta: float = Field(default=0.1, gt=0)
+    """How strongly the policy is held to its starting point."""
+    margin: float = Field(default=0.02, ge=0)
+    """Pairs whose rewards lie closer are left out, like those with a reply that has no reward."""
+
+    @model_validator(mode="after")
+    def _has_room(self) -> OnlineDPO:
+        if self.assistant_tokens >= self.max_length:
+            raise ValueError("assistant_tokens: must be below max_length, which is prompt and reply together")
+        return self
+
+
+class PairedTrainer(OnlineDPOTrainer):
+    """TRL's trainer scores a reply without a reward 0 and lets the first of two equals win; here neither trains.
+
+    It also adds up the losses of accumulated passes where the others take their mean.
+    """
+
+    margin: float = 0.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.accelerator.gradient_accumulation_steps = self.args.gradient_accumulation_steps
+        self._said: dict[str, list[float]] = {}
+
+    def _generate(self, *args: Any, **kwargs: Any) -> Any:
+        made = super()._generate(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self._mask_BT = made[3]
+        return made
+
+    def _generate_vllm(self, *args: Any, **kwargs: Any) -> Any:
+        made = super()._generate_vllm(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self._mask_BT = made[3]
+        return made
+
+    def _calculate_rewards_from_functions(
+        self, prompts: Any, completions: Any, completion_ids_list: Any, **columns: Any
+    ) -> Any:
+        texts = [completion[0]["content"] for completion in completions]
+        reward: Any = self.reward_funcs[0]
+        scores: Scores = reward.score_sync(columns["context"], texts, self.state.global_step)
+        undecided = undecided_pairs(scores.rewards, self.margin)
+        # A masked reply has log-probability 0 on both sides: its pair's loss is a constant, its gradient 0.
+        half = len(texts) // 2
+        for pair in undecided:
+            self._mask_BT[[pair, pair + half]] = 0
+        self._note({**scores.metrics, "pairs_left_out": len(undecided) / half})
+        return torch.tensor([reward or 0.0 for reward in scores.rewards], device=self.accelerator.device)
+
+    def _note(self, metrics: dict[str, float]) -> None:
+        for said in gather_object([metrics]):
+            for name, value in said.items():
+                self._said.setdefault(name, []).append(value)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        logs |= {name: sum(values) / len(values) for name, values in self._said.items()}
+        self._said.clear()
+        super().log(logs, start_time)
+
+
+def undecided_pairs(rewards: Sequence[float | None], margin: float) -> list[int]:
+    """Of replies i and i + half: pairs that lack a reward or whose two are equal or closer than `margin`."""
+    half, undecided = len(rewards) // 2, []
+    for pair in range(half):
+        first, second = rewards[pair], rewards[pair + half]
+        if first is None or second is None or first == second or abs(first - second) < margin:
+            undecided.append(pair)
+    return undecided
+
+
+def online_dpo(config: OnlineDPO, contexts: list[Context], *, user: Any = None) -> dict[str, Any]:
+    def build(model: Any, tokenizer: Any, lora: Any, prompts: Any, reward: MultiturnReward) -> Any:
+        named = online_arguments(config)
+        trainer = PairedTrainer(
+            model=model,
+            reward_funcs=[reward],
+            args=OnlineDPOConfig(
+                **{**named, "per_device_train_batch_size": config.micro_batch // 2},
+                max_new_tokens=config.assistant_tokens,
+                max_length=config.max_length,
+                beta=[config.beta],
+            ),
+            train_dataset=prompts,
+            processing_class=tokenizer,
+            peft_config=lora,
+        )
+        trainer.margin = config.margin
+        return trainer
+
+    return train(config, contexts, build, user=user)

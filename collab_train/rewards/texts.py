@@ -1,0 +1,60 @@
+"""Likeness to a reference text: words (BLEU), sequences (ROUGE), meaning (embeddings).
+
+Each takes the best assistant turn of the window, not the last: a document may be followed by "You're welcome!".
+"""
+
+from __future__ import annotations
+
+from collab_train.contexts import Context
+from collab_train.rewards.registry import Episode, extrinsic
+from usersim.style import words
+
+LONGEST = 2000
+"""Words of a text that ROUGE looks at: its time grows with the square."""
+
+
+def _no_reference(context: Context) -> str | None:
+    return None if context.reference else "a reference text (reference)"
+
+
+@extrinsic("bleu", lacks=_no_reference)
+def bleu(episode: Episode) -> float:
+    """Word-level sentence BLEU in [0, 1] (sacrebleu, 13a)."""
+    from sacrebleu import sentence_bleu
+
+    reference = [episode.context.reference or ""]
+    return max(sentence_bleu(text, reference).score for text in episode.replies) / 100
+
+
+@extrinsic("rouge", lacks=_no_reference, blocking=True)
+def rouge(episode: Episode) -> float:
+    """ROUGE-L in [0, 1]: F1 of the longest common subsequence of lower-case words (Lin 2004, eqs. 2-4, β = 1)."""
+    wanted = _words(episode.context.reference or "")
+    return max(_rouge_l(_words(text), wanted) for text in episode.replies)
+
+
+def _words(text: str) -> list[str]:
+    return words(text.lower())[:LONGEST]
+
+
+def _rouge_l(said: list[str], wanted: list[str]) -> float:
+    if not said or not wanted:
+        return 0.0
+    # One row of the dynamic programme: lengths of the common subsequences with the beginnings of `wanted`.
+    row = [0] * (len(wanted) + 1)
+    for word in said:
+        corner = 0
+        for at, other in enumerate(wanted, start=1):
+            above = row[at]
+            row[at] = corner + 1 if word == other else max(above, row[at - 1])
+            corner = above
+    return 2 * row[-1] / (len(said) + len(wanted))
+
+
+@extrinsic("embedding", lacks=_no_reference, blocking=True)
+def embedding(episode: Episode) -> float:
+    """Cosine of sentence embeddings (`usersim.embed`: the first 256 tokens of each), at least 0."""
+    from usersim.embed import embed
+
+    wanted, *said = embed([episode.context.reference or "", *episode.replies])
+    return max(0.0, *(float(wanted @ vector) for vector in said))

@@ -1,0 +1,40 @@
+"""`usersim collab rloo`: RLOO with multiturn-aware rewards of the model's own replies, through TRL.
+
+usersim collab rloo configs/collab/rloo.toml
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+from trl.trainer.rloo_config import RLOOConfig
+from trl.trainer.rloo_trainer import RLOOTrainer
+
+from collab_train.contexts import Context
+from collab_train.online import Online, online_arguments, train
+
+
+class RLOO(Online):
+    out: str = "runs/collab-rloo"
+    beta: float = Field(default=0.05, ge=0)
+    """Weight of the KL divergence from the starting point, taken off the reward."""
+
+
+def rloo(config: RLOO, contexts: list[Context], *, user: Any = None) -> dict[str, Any]:
+    def build(model: Any, tokenizer: Any, lora: Any, prompts: Any, reward: Any) -> Any:
+        return RLOOTrainer(
+            model=model,
+            reward_funcs=[reward],
+            args=RLOOConfig(
+                **online_arguments(config),
+                num_generations=config.sample_candidates,
+                max_completion_length=config.assistant_tokens,
+                beta=config.beta,
+            ),
+            train_dataset=prompts,
+            processing_class=tokenizer,
+            peft_config=lora,
+        )
+
+    return train(config, contexts, build, user=user)

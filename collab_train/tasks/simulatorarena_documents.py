@@ -1,0 +1,53 @@
+"""SimulatorArena, documents: people's own openings, what they answered about their wish, and what came of it.
+
+Rows of `user_queries`, `intent`, `document_type`, `bullet_points_responses`, `document_history`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from collab_train.contexts import Context
+from collab_train.sources import field, rows, split_of
+from usersim.types import Facet, Goal, Turn, UserProfile
+
+USUAL = "FILE, document_creation_annotations_for_benchmarking.json of github.com/microsoft/SimulatorArena"
+
+
+@dataclass(frozen=True)
+class SimulatorArenaDocuments:
+    path: str | None = None
+
+    @property
+    def rewards(self) -> Mapping[str, float]:
+        return {"bleu": 1.0}
+
+    def contexts(self) -> list[Context]:
+        found = enumerate(rows(self.path, "simulatorarena_documents", USUAL))
+        return [self._context(number, row) for number, row in found if row.get("document_history")]
+
+    def _context(self, number: int, row: dict[str, Any]) -> Context:
+        names = ("user_queries", "intent", "document_type", "document_history")
+        queries, intent, kind, versions = (field(row, name, number, self.path) for name in names)
+        identifier = f"arena-document-{number}"
+        wish = intent.partition(":")[2].strip() or intent
+        told = [text for text in row.get("bullet_points_responses") or [] if text.strip()]
+        return Context(
+            id=identifier,
+            turns=(Turn(role="user", text=queries[0]),),
+            profile=UserProfile(
+                goal=Goal(
+                    summary=f"have a {kind} written: {wish[:1].lower()}{wish[1:]}",
+                    facets=tuple(Facet(text=text) for text in told),
+                    provenance="the person, asked beforehand",
+                )
+            ),
+            split=split_of(identifier),
+            topic=kind,
+            reference=versions[-1],
+        )
+
+
+TASK = SimulatorArenaDocuments()

@@ -1,0 +1,56 @@
+"""SimulatorArena, maths tutoring: people's own openings and grades; those whose final answer was right.
+
+Rows of `user_queries`, `turk_final_answer`, `problem_1_correctness`, `type`, `math_expertise`. The problems themselves
+are not in the file, so the user knows what its opening says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from collab_train.contexts import Context
+from collab_train.rewards.answers import last_number
+from collab_train.sources import field, rows, split_of
+from usersim.types import Goal, Persona, Turn, UserProfile
+
+USUAL = (
+    "FILE, math_tutoring_annotations_redacted_for_benchmarking.json of github.com/microsoft/SimulatorArena"
+)
+
+
+@dataclass(frozen=True)
+class SimulatorArenaMath:
+    path: str | None = None
+
+    @property
+    def rewards(self) -> Mapping[str, float]:
+        return {"accuracy": 1.0}
+
+    def contexts(self) -> list[Context]:
+        found = enumerate(rows(self.path, "simulatorarena_math", USUAL))
+        return [self._context(n, row) for n, row in found if _solved(row)]
+
+    def _context(self, number: int, row: dict[str, Any]) -> Context:
+        said = str(field(row, "turk_final_answer", number, self.path))
+        subject, identifier = str(row.get("type") or "math").lower(), f"arena-math-{number}"
+        level = row.get("math_expertise")
+        persona = Persona(description=f"a student, mathematics: {level}") if level else None
+        goal = Goal(summary=f"understand a problem of {subject} and find its answer")
+        return Context(
+            id=identifier,
+            turns=(Turn(role="user", text=field(row, "user_queries", number, self.path)[0]),),
+            profile=UserProfile(goal=goal, persona=persona),
+            split=split_of(identifier),
+            topic=subject,
+            # People also write "There are 4 of them."
+            metadata={"answer": (last_number(said) if " " in said.strip() else None) or said.strip()},
+        )
+
+
+def _solved(row: dict[str, Any]) -> bool:
+    return row.get("problem_1_correctness") == "correct" and bool(row.get("turk_final_answer"))
+
+
+TASK = SimulatorArenaMath()

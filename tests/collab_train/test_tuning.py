@@ -1,0 +1,157 @@
+"""What is supervised, what is refused in one line, and where a run says what it does."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+pytest.importorskip("trl", reason="trl is not installed (pip install 'usersim-lm[collab]')")
+
+from transformers import AutoTokenizer
+
+from collab_train.collect import Message
+from collab_train.collect import Path as BestPath
+from collab_train.online import Online, plan, read_online
+from collab_train.sft import SFT, read_dialogues
+from collab_train.supervised import IGNORED, labelled
+from collab_train.train_report import Bars, TrainLog
+from collab_train.tuning import Tuning
+from usersim.__main__ import main
+from usersim.errors import DataError
+from usersim.records import write_records
+from usersim.runs import RunDir
+
+
+def says(role: Any, content: str) -> Message:
+    return Message(role=role, content=content)
+
+
+TALK = (
+    says("user", "hi"),
+    says("assistant", "Where to?"),
+    says("user", "rome"),
+    says("assistant", "By train."),
+)
+
+
+def test_the_assistants_words_and_ends_of_turn_are_supervised_and_nothing_else(tiny_base: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+
+    def supervised(start: int) -> str:
+        row = labelled(tokenizer, TALK, start)
+        assert all(label in (IGNORED, token) for token, label in zip(*row.values(), strict=True))
+        return str(tokenizer.decode([label for label in row["labels"] if label != IGNORED]))
+
+    assert supervised(1) == "Where to?<|im_end|>By train.<|im_end|>"
+    assert supervised(3) == "By train.<|im_end|>"
+    whole = tokenizer.decode(labelled(tokenizer, TALK, 1)["input_ids"])
+    assert whole.startswith("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nWhere to?<|im_end|>\n")
+
+
+def test_a_template_that_rewrites_the_past_is_refused(tiny_base: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+    tokenizer.chat_template = "{{ messages | length }}" + tokenizer.chat_template
+    with pytest.raises(DataError, match="rewrites earlier turns"):
+        labelled(tokenizer, TALK, 1)
+
+
+def test_best_paths_are_trained_on_from_where_the_context_ends(tmp_path: Path) -> None:
+    path = BestPath(
+        context="c", split="train", prompt=TALK[:1], chosen=TALK[1:], mrs=(0.5, 1.0), ended_by="turns"
+    )
+    write_records(tmp_path / "paths.jsonl", [path])
+    config = SFT(out=str(tmp_path / "out"), paths=str(tmp_path / "paths.jsonl"))
+    dialogues = read_dialogues(config)
+    assert (dialogues.messages, dialogues.starts) == ([TALK], [1])
+    assert (dialogues.pairs.train, dialogues.pairs.heldout) == ([], [])
+
+
+def test_the_plan_of_online_training_by_hand(tmp_path: Path) -> None:
+    config = Online(
+        out=str(tmp_path / "run"), batch=3, sample_candidates=4, micro_batch=6, w=2, n=3, limit=12
+    )
+    made = plan(config, read_online(config))
+    # 12 contexts, 3 a step; 12 replies of 3 futures of 2 exchanges each.
+    assert (made["contexts"], made["steps"], made["replies_per_step"]) == (12, 4, 12)
+    assert (made["futures_per_step"], made["user_tokens_at_most"]) == (36, 4 * 72 * 64)
+    assert made["assistant_tokens_at_most"] == 4 * (72 + 12) * 160
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["grpo", "sample_candidates=1"], "sample_candidates: Input should be greater"),
+        (["grpo", "temperature=0"], "temperature: Input should be greater"),
+        (["grpo", "batch=3"], "batch=3 (12 replies) is not a multiple of micro_batch=8"),
+        (["grpo", "batch=4000"], "batch=4000 contexts a step, but there are only"),
+        (["grpo", 'candidates=["x"]'], "candidates: the replies are sampled"),
+        (["rloo", "user=nosuch"], "nosuch: no model there"),
+        (["online-dpo", "sample_candidates=4"], "sample_candidates: Input should be 2"),
+        (["online-dpo", "assistant_tokens=2000"], "assistant_tokens: must be below max_length"),
+        (["sft", "paths=nosuch.jsonl"], "nosuch.jsonl: no such file"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    complaint: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.toml").write_text("", encoding="utf-8")
+    assert main(["collab", words[0], "c.toml", *words[1:]]) == 2
+    said = capsys.readouterr().err
+    assert complaint in said
+    assert said.count("\n") == 1
+
+
+def test_sharding_an_adapter_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    (tmp_path / "c.toml").write_text("", encoding="utf-8")
+    assert main(["collab", "grpo", str(tmp_path / "c.toml")]) == 2
+    assert "LoRA does not shard" in capsys.readouterr().err
+
+
+class State:
+    is_world_process_zero, global_step, max_steps = True, 0, 2
+
+
+def test_runs_of_one_process_log_to_their_own_directories(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[dict[str, Any]] = []
+
+    class Live:
+        def __init__(self, **settings: Any) -> None:
+            self.logged: list[Any] = []
+            begun.append({**settings, "live": self})
+
+        def log(self, values: Any, step: int) -> None:
+            self.logged.append((step, values))
+
+    wandb = ModuleType("wandb")
+    wandb.init, wandb.Settings = Live, dict  # type: ignore[attr-defined]
+    wandb.Table = lambda columns, data: (columns, data)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    for name in ("one", "two"):
+        config = Tuning(out=str(tmp_path / name))
+        rows = [[1, "c", "plan", 0.5, "user: hi"]]
+        log = TrainLog(RunDir(config.out, config), config, Bars(), lambda rows=rows: rows)  # type: ignore[misc]
+        log.on_train_begin(None, State, None)
+        log.on_log(None, State, None, logs={"mr": 0.5})
+        log.bars.stop()
+    assert [run["dir"] for run in begun] == [str(tmp_path / "one"), str(tmp_path / "two")]
+    assert {run["mode"] for run in begun} == {"offline"}
+    (_, values), (_, table) = begun[1]["live"].logged
+    assert (values, table["conversations"][1]) == ({"mr": 0.5}, rows)
+    assert begun[0]["live"].logged == begun[1]["live"].logged
+    assert "WANDB_DIR" not in os.environ
