@@ -86,9 +86,9 @@ async def ask(http: httpx2.AsyncClient, target: Target, body: bytes, tally: Tall
         tally.lost[type(error).__name__] += 1
         return None
     if response.status_code != 200:
-        error = answer.get("error") if isinstance(answer, dict) else None
-        code = f"{response.status_code} {error.get('code')}" if error else str(response.status_code)
-        (tally.errors if error else tally.lost)[code] += 1
+        told = answer.get("error") if isinstance(answer, dict) else None
+        code = f"{response.status_code} {told.get('code')}" if told else str(response.status_code)
+        (tally.errors if told else tally.lost)[code] += 1
         return float(response.headers.get("retry-after", 1))
     tally.answered += 1
     tally.milliseconds.append(1000 * (time.perf_counter() - began))
