@@ -114,6 +114,7 @@ def html(report: SelfTest) -> str:
             page.details("Floors", floors),
             page.details("Settings", f"<pre>{escape(report.config.model_dump_json(indent=1))}</pre>"),
         ],
+        style="td small { display: block; max-width: 15em; white-space: normal; }",
     )
 
 
