@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -78,22 +79,30 @@ def _dpo(args: argparse.Namespace) -> Any:
 
 
 def _online_dpo(args: argparse.Namespace) -> Any:
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    _quiet_trl()
     from collab_train.online_dpo import OnlineDPO, online_dpo
 
     return _online(args, load_config(OnlineDPO, args.config, args.overrides), online_dpo)
 
 
 def _grpo(args: argparse.Namespace) -> Any:
+    _quiet_trl()
     from collab_train.grpo import GRPO, grpo
 
     return _online(args, load_config(GRPO, args.config, args.overrides), grpo)
 
 
 def _rloo(args: argparse.Namespace) -> Any:
+    _quiet_trl()
     from collab_train.rloo import RLOO, rloo
 
     return _online(args, load_config(RLOO, args.config, args.overrides), rloo)
+
+
+def _quiet_trl() -> None:
+    """It warns on import of experimental trainers, and of a vLLM that the run may not use."""
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    warnings.filterwarnings("ignore", message="TRL currently supports vLLM")
 
 
 def _online(args: argparse.Namespace, config: Any, train: Callable[[Any, Any], dict[str, Any]]) -> Any:

@@ -107,7 +107,7 @@ def choose_contexts(config: MRConfig) -> list[Context]:
     if not contexts:
         raise ConfigError(f"no contexts left with split={config.split!r} and ids={list(config.ids)}")
     contexts = [_completed(context, config) for context in contexts]
-    rewards.check(contexts, config.asked(_weights(config)))
+    rewards.check(contexts, config.asked(reward_weights(config)))
     return contexts
 
 
@@ -132,7 +132,7 @@ def _completed(context: Context, config: MRConfig) -> Context:
     )
 
 
-def _weights(config: MRConfig) -> dict[str, float]:
+def reward_weights(config: MRConfig) -> dict[str, float]:
     if config.rewards or config.contexts:
         return config.rewards or {"facet_coverage": 1.0}
     return dict(get_task(config.task, config.task_path).rewards)
@@ -150,7 +150,7 @@ def plan(config: MRConfig, contexts: list[Context]) -> dict[str, Any]:
         "futures": candidates * config.futures,
         "w": config.w,
         "n": config.futures,
-        "rewards": _weights(config),
+        "rewards": reward_weights(config),
         "token_penalty": config.token_penalty,
         "user_turns_at_most": turns,
         "user_tokens_at_most": turns * config.user_tokens,
@@ -178,14 +178,14 @@ async def _score(config: MRConfig, contexts: list[Context], run: RunDir, turns: 
     tools = rewards.open_tools(config, user)
     sides = Spending(config, counted(user), counted(assistant))
     try:
-        rewards.check(contexts, config.asked(_weights(config)), tools)
+        rewards.check(contexts, config.asked(reward_weights(config)), tools)
         who = await _identity(config, user.name)
         await sides.begin()
         with progress("futures", _futures(config, contexts, turns)) as bar:
             rollout = Rollout(
                 user,
                 assistant,
-                config.model_copy(update={"rewards": _weights(config)}),
+                config.model_copy(update={"rewards": reward_weights(config)}),
                 journal=Journal(run.path / "samples.jsonl", Future),
                 identity=who,
                 tools=tools,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from datasets import Dataset  # type: ignore[import-untyped]
 from peft import LoraConfig
 from pydantic import Field
@@ -16,10 +17,9 @@ from collab_train.collect import prompt_messages
 from collab_train.contexts import Context
 from collab_train.live_reward import MultiturnReward
 from collab_train.margins import compare_replies, greedy_replies
-from collab_train.mr import MRConfig, choose_contexts
+from collab_train.mr import MRConfig, choose_contexts, reward_weights
 from collab_train.policy import LivePolicy, fingerprint
 from collab_train.speakers import open_assistant, open_user
-from collab_train.tasks import get_task
 from collab_train.train_report import Bars
 from collab_train.tuning import Course, Tuning, arguments, check, tune
 from usersim.api import run as run_async
@@ -143,11 +143,6 @@ def _course(config: Online, contexts: list[Context], trainer: Any, made: list[Mu
     return Course(trainer, measure, compare, lambda: made[-1].rows)
 
 
-def reward_weights(config: Online) -> dict[str, float]:
-    """The config's, or the task's own."""
-    return config.weights if config.rewards or config.contexts else dict(get_task(config.task).rewards)
-
-
 def online_arguments(config: Online) -> dict[str, Any]:
     """Replies are drawn from the whole distribution: what top_p cuts off would bias the gradient."""
     server = {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": config.vllm}
@@ -161,7 +156,10 @@ def _row(context: Context) -> dict[str, Any]:
 def _open_user(config: Online) -> Any:
     user = open_user(config.user, max_tokens=config.user_tokens)
     if isinstance(user, UserLM) and isinstance(user.sampler, LocalSampler):
-        user.sampler = BatchedSampler(user.sampler.model, rows=config.concurrency)
+        model = user.sampler.model
+        if config.bf16:
+            model = model.to(torch.bfloat16)  # as its weights are stored; half as long to read on a CPU
+        user.sampler = BatchedSampler(model, rows=config.concurrency)
     return user
 
 

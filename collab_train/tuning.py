@@ -185,7 +185,8 @@ def _save_adapter(model: Any, run: RunDir, base: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     model.peft_config["default"].base_model_name_or_path = base
     with saving(folder):
-        model.save_pretrained(folder, selected_adapters=["default"])
+        # PEFT would ask a hub whether the vocabulary grew.
+        model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's template, which names a path of this machine
     shutil.rmtree(target, ignore_errors=True)
     folder.rename(target)

@@ -29,7 +29,7 @@ COMMANDS = {
     ),
     "collab": (
         "collab_train.__main__",
-        "collab mr | pairs | sft | dpo | online-dpo | grpo | bench CONFIG",
+        "collab mr | pairs | sft | dpo | online-dpo | grpo | rloo | bench CONFIG",
     ),
     "doctor": ("usersim.doctor", "what is installed, which engine, what is wrong and its cure"),
 }
