@@ -54,8 +54,9 @@ class Sink:
         more = True
         while more:
             lines = [self._lines.get()]
-            more = lines[0] is not None and not self._closing.wait(GATHER_S)
+            self._closing.wait(GATHER_S)
             lines += [self._lines.get() for _ in range(self._lines.qsize())]
+            more = None not in lines
             self._put_out([line for line in lines if line is not None])
 
     def _put_out(self, lines: list[bytes]) -> None:
