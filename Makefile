@@ -12,7 +12,7 @@ OFFLINE := HF_HUB_OFFLINE=1 WANDB_MODE=offline TOKENIZERS_PARALLELISM=false MPLB
 BEFORE := runs/starts/userlm-135m-v2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-clients test-scale test-adapters test-soak demo lint format types data train doctor lock clean
+.PHONY: help setup test test-clients test-scale test-adapters test-soak demo embedded lint format types data train doctor lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +76,14 @@ train: setup $(BEFORE)  ## the shipped User LM again: configs/train/userlm-135m.
 $(BEFORE):
 	mkdir -p $@
 	git archive d5b1c9d usersim/assets/userlm-135m | tar -x --strip-components=3 -C $@
+
+EMBEDDED := configs/collab/embedded
+
+embedded: setup $(BEFORE)  ## the embedded experiment of docs/bench-assistants.md: about an hour on two cores
+	$(OFFLINE) $(BIN)/usersim collab pairs $(EMBEDDED)/pairs.toml $(ARGS)
+	$(OFFLINE) $(BIN)/usersim collab dpo $(EMBEDDED)/dpo.toml
+	$(OFFLINE) $(BIN)/usersim collab online-dpo $(EMBEDDED)/online.toml
+	$(OFFLINE) $(BIN)/usersim collab bench $(EMBEDDED)/bench.toml
 
 doctor: setup  ## what is installed, which engine and device, what is wrong and its cure
 	$(BIN)/usersim doctor $(ARGS)

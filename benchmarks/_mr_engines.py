@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from benchmarks._mr_rates import counters
 from benchmarks._serving import front
 from serve.command import engine_command
 from serve.config import EngineSettings
@@ -18,6 +20,7 @@ from usersim.cli import console
 from usersim.model import BASE_NAME, resolve
 from usersim.render import Renderer
 
+USER_TOKENS, ASSISTANT_TOKENS, TEMPERATURE, TOP_P, BLOCK = 32, 64, 0.8, 0.95, 32
 WINDOW = 2048
 """Of the assistant, tokens."""
 
@@ -45,7 +48,7 @@ def two_engines(*, eager: bool, user_tokens: int, keep_running: bool = False) ->
         sorted(os.sched_getaffinity(0)),
         Renderer.from_pretrained(user_model).settings.context_tokens,
     )
-    shared = EngineSettings(eager=eager, block_size=32)
+    shared = EngineSettings(eager=eager, block_size=BLOCK)
     mine = shared.model_copy(update={"cores": (cores[0],), "max_model_len": window})
     other = shared.model_copy(update={"cores": (cores[-1],), "max_model_len": WINDOW})
     with private_socket() as path, contextlib.ExitStack() as stack:
@@ -76,3 +79,31 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+Counts = dict[str, dict[str, int]]
+"""By engine: tokens prefilled, found in the cache, decoded."""
+
+
+async def counts_of(engines: Engines) -> Counts:
+    urls = {"user": engines.user.command.url, "assistant": engines.assistant_url}
+    return {name: await counters(url) for name, url in urls.items()}
+
+
+async def counts_since(before: Counts, engines: Engines) -> Counts:
+    after = await counts_of(engines)
+    return {
+        name: {what: after[name][what] - count for what, count in before[name].items()} for name in before
+    }
+
+
+def speed(contexts: int, seconds: float, counts: Counts) -> dict[str, Any]:
+    decoded = sum(count["decoded"] for count in counts.values())
+    return {
+        "contexts": contexts,
+        "wall_s": seconds,
+        "contexts_per_minute": 60 * contexts / seconds,
+        "decoded_tokens_per_s": decoded / seconds,
+        "decoded_tokens_per_context": decoded / contexts,
+        "engines": counts,
+    }

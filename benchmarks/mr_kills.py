@@ -30,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import psutil  # type: ignore[import-untyped]
 
-from benchmarks._mr_engines import Engines, two_engines
-from benchmarks.mr import ASSISTANT_TOKENS, CANDIDATES, TEMPERATURE, USER_TOKENS
+from benchmarks._mr_engines import TEMPERATURE, USER_TOKENS, Engines, two_engines
+from benchmarks.mr import CANDIDATES
 from collab_train.contexts import Context
 from collab_train.journal import Journal
 from collab_train.progress import progress
@@ -96,10 +96,11 @@ async def evaluate(
     contexts: list[Context],
     config: RolloutConfig,
     path: Path,
+    assistant_tokens: int,
     seen: Callable[[Future], None] = lambda future: None,
 ) -> list[ContextMR]:
     user = connect(engines.front_url, timeout_s=600)
-    settings = ChatSettings(temperature=TEMPERATURE, max_tokens=ASSISTANT_TOKENS)
+    settings = ChatSettings(temperature=TEMPERATURE, max_tokens=assistant_tokens)
     name = engines.assistant.command.name
     assistant = HttpChat(engines.assistant_url, model=name, settings=settings, timeout_s=600)
     try:
@@ -117,17 +118,17 @@ async def evaluate(
 
 
 async def disturbed(
-    engines: Engines, contexts: list[Context], config: RolloutConfig, path: Path
+    engines: Engines, contexts: list[Context], config: RolloutConfig, path: Path, assistant_tokens: int
 ) -> tuple[list[ContextMR], dict[str, Any]]:
     total = len(contexts) * len(CANDIDATES) * config.futures
     kills = Kills(engines, total)
     try:
-        await evaluate(engines, contexts, config, path, kills)
+        await evaluate(engines, contexts, config, path, assistant_tokens, kills)
     except StoppedError:
         console.print(f"the rollout was ended after {kills.done} futures")
     kept = path.read_bytes()
     kills.done = 0  # those that were finished are told of again
-    results = await evaluate(engines, contexts, config, path, kills)
+    results = await evaluate(engines, contexts, config, path, assistant_tokens, kills)
     after = path.read_bytes()
     records = Journal(path, Future).read()
     finished = Counter(future.key for future in records if future.conversation is not None)
@@ -166,13 +167,15 @@ def mean(results: list[ContextMR]) -> dict[str, Any]:
 
 
 async def run(engines: Engines, args: argparse.Namespace) -> dict[str, Any]:
-    contexts = contexts_of(args.evaluations)
+    contexts, tokens = contexts_of(args.evaluations), args.assistant_tokens
     config = RolloutConfig(w=args.w, n=args.n, token_penalty=1e-3, concurrency=args.concurrency)
     with tempfile.TemporaryDirectory() as folder:
         seconds = [time.monotonic()]
-        plain = await evaluate(engines, contexts, config, Path(folder) / "undisturbed.jsonl")
+        plain = await evaluate(engines, contexts, config, Path(folder) / "undisturbed.jsonl", tokens)
         seconds.append(time.monotonic())
-        results, figures = await disturbed(engines, contexts, config, Path(folder) / "disturbed.jsonl")
+        results, figures = await disturbed(
+            engines, contexts, config, Path(folder) / "disturbed.jsonl", tokens
+        )
         seconds.append(time.monotonic())
     return {
         **figures,
@@ -181,8 +184,12 @@ async def run(engines: Engines, args: argparse.Namespace) -> dict[str, Any]:
         "disturbed": mean(results),
         "paired": paired(plain, results),
         "wall_s": {"undisturbed": seconds[1] - seconds[0], "disturbed": seconds[2] - seconds[1]},
-        "config": {**config.model_dump(mode="json"), "cores": len(os.sched_getaffinity(0))},
+        "config": {**config.model_dump(mode="json"), **_limits(args), "cores": len(os.sched_getaffinity(0))},
     }
+
+
+def _limits(args: argparse.Namespace) -> dict[str, int]:
+    return {"user_tokens": USER_TOKENS, "assistant_tokens": args.assistant_tokens}
 
 
 def main(argv: list[str]) -> int:
@@ -191,6 +198,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--evaluations", type=int, default=1000)
     parser.add_argument("--w", type=int, default=2)
     parser.add_argument("--n", type=int, default=3)
+    parser.add_argument("--assistant-tokens", type=int, default=32)
     parser.add_argument("--concurrency", type=int, default=128)
     parser.add_argument("--json-out", metavar="FILE")
     args = parser.parse_args(argv)

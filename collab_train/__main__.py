@@ -33,8 +33,9 @@ def main(argv: list[str]) -> int:
 
 
 def _mr(args: argparse.Namespace) -> Any:
-    from collab_train.mr import MRConfig, best_first, choose_contexts, plan, run_mr, summarise
+    from collab_train.mr import MRConfig, choose_contexts, plan, run_mr
     from collab_train.progress import candidate_table
+    from collab_train.scored import best_first, summarise
 
     config = load_config(MRConfig, args.config, args.overrides)
     contexts = choose_contexts(config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import httpx2
@@ -177,3 +177,28 @@ def grown(before: dict[str, int] | None, after: dict[str, int] | None) -> dict[s
     if before is None or after is None or any(after[name] < before[name] for name in before):
         return None
     return {name: after[name] - before[name] for name in before}
+
+
+class Spending:
+    """Tokens of both sides: as their answers say, and where an engine tells, by its own count.
+
+    `sides`: by name, the side and the URL of the engine behind it, if it has one. An engine that others use as well
+    counts theirs, too.
+    """
+
+    def __init__(self, sides: Mapping[str, tuple[Side, str | None]]) -> None:
+        self.sides = sides
+        self._before: dict[str, dict[str, int] | None] = {}
+
+    async def begin(self) -> None:
+        self._before = await self._counters()
+
+    async def end(self) -> dict[str, Any]:
+        after = await self._counters()
+        return {
+            name: side.report(grown(self._before[name], after[name]))
+            for name, (side, _) in self.sides.items()
+        }
+
+    async def _counters(self) -> dict[str, dict[str, int] | None]:
+        return {name: await engine_counters(url) if url else None for name, (_, url) in self.sides.items()}

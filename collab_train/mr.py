@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
-from dataclasses import dataclass
-from itertools import chain
-from statistics import fmean
 from typing import Any, Literal
 
 from pydantic import Field
 
 from collab_train import rewards
 from collab_train.candidates import Candidate, Candidates
-from collab_train.collect import Step, collect
+from collab_train.collect import collect
 from collab_train.contexts import Context, read_contexts
-from collab_train.cost import Side, counted, engine_counters, grown
+from collab_train.cost import Spending, counted
 from collab_train.identity import assistant_identity, user_identity
 from collab_train.journal import Journal
 from collab_train.progress import progress
-from collab_train.results import CandidateMR, ContextMR, Future, total_cost
+from collab_train.results import Future
 from collab_train.rollout import Rollout, RolloutConfig, unique
-from collab_train.speakers import URLS, open_assistant, open_user
+from collab_train.scored import Scored, summarise
+from collab_train.speakers import URLS, InTurns, open_assistant, open_user
 from collab_train.tasks import get_task
 from usersim.api import run as run_async
 from usersim.backends.chat import ChatSettings
@@ -34,8 +31,6 @@ from usersim.errors import BackendError, ConfigError
 from usersim.records import write_json, write_records
 from usersim.runs import RunDir
 from usersim.types import NonEmpty
-
-FAILURES_SHOWN = 10
 
 
 class MRConfig(RolloutConfig):
@@ -65,34 +60,12 @@ class MRConfig(RolloutConfig):
     assistant_tokens: int = Field(default=160, ge=1)
     temperature: float = Field(default=0.8, ge=0, le=2)
     """The assistant's, for candidates and in the window."""
+    exact: bool = False
+    """Models of this process decode one conversation at a time: several times slower, but the same seed then gives
+    the same words whatever else is in flight. Together, rounding depends on who is decoded with whom."""
     user_engine: str | None = None
     """URL of the vLLM behind a `usersim serve`: its /metrics say what was really prefilled. The assistant's own
     URL is asked without being told."""
-
-
-@dataclass(frozen=True)
-class Scored:
-    steps: list[list[Step]]
-    """By context, turn by turn."""
-    failed_candidates: list[Candidate]
-    resumed: int
-    """Futures that the run directory already held."""
-    wall_s: float
-    cost: dict[str, Any]
-
-    @property
-    def scored(self) -> list[Step]:
-        """All turns of all contexts but those without any candidate."""
-        return [step for step in chain.from_iterable(self.steps) if step.result.candidates]
-
-    @property
-    def contexts(self) -> list[Context]:
-        """With their candidates, in the order of `results`."""
-        return [step.context for step in self.scored]
-
-    @property
-    def results(self) -> list[ContextMR]:
-        return [step.result for step in self.scored]
 
 
 def choose_contexts(config: MRConfig) -> list[Context]:
@@ -172,11 +145,10 @@ def run_mr(config: MRConfig, contexts: list[Context], run: RunDir, *, turns: int
 
 async def _score(config: MRConfig, contexts: list[Context], run: RunDir, turns: int) -> Scored:
     started = time.monotonic()
-    user = open_user(config.user, max_tokens=config.user_tokens)
-    settings = ChatSettings(temperature=config.temperature, max_tokens=config.assistant_tokens)
-    assistant = open_assistant(config.assistant, settings)
+    user, assistant = open_speakers(config)
     tools = rewards.open_tools(config, user)
-    sides = Spending(config, counted(user), counted(assistant))
+    own = config.assistant if config.assistant.startswith(URLS) else None
+    sides = Spending({"user": (counted(user), config.user_engine), "assistant": (counted(assistant), own)})
     try:
         rewards.check(contexts, config.asked(reward_weights(config)), tools)
         who = await _identity(config, user.name)
@@ -212,29 +184,14 @@ async def _score(config: MRConfig, contexts: list[Context], run: RunDir, turns: 
     return scored
 
 
-class Spending:
-    """Tokens of both sides: as their answers say, and where an engine tells, by its own count.
-
-    An engine that others use as well counts theirs, too.
-    """
-
-    def __init__(self, config: MRConfig, user: Side, assistant: Side) -> None:
-        own = config.assistant if config.assistant.startswith(URLS) else None
-        self.sides = {"user": (user, config.user_engine), "assistant": (assistant, own)}
-        self._before: dict[str, dict[str, int] | None] = {}
-
-    async def begin(self) -> None:
-        self._before = await self._counters()
-
-    async def end(self) -> dict[str, Any]:
-        after = await self._counters()
-        return {
-            name: side.report(grown(self._before[name], after[name]))
-            for name, (side, _) in self.sides.items()
-        }
-
-    async def _counters(self) -> dict[str, dict[str, int] | None]:
-        return {name: await engine_counters(url) if url else None for name, (_, url) in self.sides.items()}
+def open_speakers(config: MRConfig) -> tuple[Any, Any]:
+    user = open_user(config.user, max_tokens=config.user_tokens)
+    settings = ChatSettings(temperature=config.temperature, max_tokens=config.assistant_tokens)
+    assistant = open_assistant(config.assistant, settings)
+    if config.exact:
+        return user, assistant
+    in_turns = InTurns(config.concurrency)
+    return in_turns(user), in_turns(assistant)
 
 
 def _futures(config: MRConfig, contexts: list[Context], turns: int) -> int:
@@ -244,7 +201,7 @@ def _futures(config: MRConfig, contexts: list[Context], turns: int) -> int:
 
 
 async def _identity(config: MRConfig, user_name: str) -> str:
-    names = {"user", "assistant", "user_tokens", "assistant_tokens", "temperature"}
+    names = {"user", "assistant", "user_tokens", "assistant_tokens", "temperature", "exact"}
     asked = config.model_dump(mode="json", include=names)
     who = [
         await user_identity(config.user, retries=config.retries),
@@ -261,41 +218,3 @@ def _refuse_nothing(scored: Scored) -> None:
     candidates = [c for result in scored.results for c in result.candidates]
     if all(c.mr is None for c in candidates):
         raise BackendError(f"every future failed; the first reason: {candidates[0].errors[0]}")
-
-
-def summarise(scored: Scored) -> dict[str, Any]:
-    candidates = [c for result in scored.results for c in result.candidates]
-    known = [c.mr for c in candidates if c.mr is not None]
-    cost = total_cost([c.cost for c in candidates])
-    futures = sum(c.n + c.failed for c in candidates)
-    simulated = futures - scored.resumed
-    return {
-        "contexts": len(scored.results),
-        "candidates": len(candidates),
-        "candidates_without_mr": sum(c.mr is None for c in candidates),
-        "candidates_not_sampled": len(scored.failed_candidates),
-        "mean_mr": fmean(known),
-        "futures": futures,
-        "futures_failed": sum(c.failed for c in candidates),
-        "failures": failures(scored),
-        "futures_stopped": sum(c.stopped for c in candidates),
-        "futures_resumed": scored.resumed,
-        "wall_s": round(scored.wall_s, 2),
-        "futures_per_minute": round(60 * simulated / scored.wall_s, 3),
-        **cost.model_dump(),
-        "tokens": scored.cost,
-    }
-
-
-def failures(scored: Scored) -> dict[str, int]:
-    """Why futures were left out and candidates could not be sampled, the commonest first."""
-    counts = Counter[str]()
-    for candidate in chain.from_iterable(result.candidates for result in scored.results):
-        counts.update(candidate.failures)
-    counts.update(candidate.error or "" for candidate in scored.failed_candidates)
-    return dict(counts.most_common(FAILURES_SHOWN))
-
-
-def best_first(result: ContextMR) -> list[CandidateMR]:
-    """Candidates by falling reward; those without one last."""
-    return sorted(result.candidates, key=lambda c: (c.mr is None, -(c.mr or 0.0)))

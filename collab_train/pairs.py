@@ -15,8 +15,9 @@ from pydantic import Field, model_validator
 
 from collab_train.collect import Message, best_path, prompt_messages
 from collab_train.contexts import Context, Split
-from collab_train.mr import MRConfig, run_mr, summarise
+from collab_train.mr import MRConfig, run_mr
 from collab_train.results import ContextMR
+from collab_train.scored import summarise
 from usersim.records import write_json, write_records
 from usersim.runs import RunDir
 from usersim.types import NonEmpty, Record

@@ -45,6 +45,29 @@ def open_assistant(where: str, settings: ChatSettings) -> Any:
     return LocalChat(model.eval(), tokenizer, settings=settings)
 
 
+class InTurns:
+    """Speakers of this process: each decodes whoever waits for it together, and they take turns with one another,
+    since two at once on the same cores are slower."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        """Continuations in one batch, at most."""
+        self._turns: Any = None
+        """Holds the lock that their samplers share."""
+
+    def __call__(self, speaker: Any) -> Any:
+        """`speaker`, changed in place; as it is where it speaks elsewhere."""
+        if getattr(speaker, "sampler", None) is None:
+            return speaker
+        from collab_train.batched import BatchedSampler
+        from usersim.backends.local import LocalSampler
+
+        if isinstance(speaker.sampler, LocalSampler):
+            self._turns = self._turns or LocalSampler(None)
+            speaker.sampler = BatchedSampler(speaker.sampler.model, rows=self.rows, beside=self._turns)
+        return speaker
+
+
 def adapter_of(where: str) -> Path | None:
     """The adapter in a run directory or adapter folder; None for anything else."""
     for folder in (Path(where) / "adapter", Path(where)):

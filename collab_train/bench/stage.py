@@ -12,7 +12,7 @@ from collab_train.bench.play import Job, Played, play
 from collab_train.identity import assistant_identity, user_identity
 from collab_train.journal import Journal
 from collab_train.rollout import together
-from collab_train.speakers import open_assistant, open_user
+from collab_train.speakers import InTurns, open_assistant, open_user
 from usersim.backends.chat import ChatSettings
 from usersim.policies import with_policy
 from usersim.prompted import BY_NAME, PromptedUser, prompt_hash
@@ -20,15 +20,13 @@ from usersim.sampling import User
 
 
 class Speakers:
-    """Users stay open, assistants are opened one at a time. Models of this process decode whoever waits for them
-    together, and take turns with each other: two at once on the same cores are slower."""
+    """Users stay open, assistants are opened one at a time."""
 
     def __init__(self, config: BenchConfig) -> None:
         self.config = config
         self._users: dict[tuple[str, str | None], Any] = {}
         self._identities: dict[tuple[str, str], str] = {}
-        self._turns: Any = None
-        """Holds the lock that the samplers of this process share."""
+        self._in_turns = InTurns(config.concurrency)
 
     def user(self, spec: UserSpec) -> User:
         place = (spec.address, spec.prompt)
@@ -39,7 +37,7 @@ class Speakers:
 
     def assistant(self, address: str) -> Any:
         settings = ChatSettings(temperature=self.config.temperature, max_tokens=self.config.assistant_tokens)
-        return self._batched(open_assistant(address, settings))
+        return self._in_turns(open_assistant(address, settings))
 
     async def identities(self, job: Job) -> tuple[str, str]:
         """Of the assistant and the user, by content where there is one."""
@@ -57,22 +55,10 @@ class Speakers:
 
     def _open(self, spec: UserSpec) -> Any:
         if spec.prompt is None:
-            return self._batched(open_user(spec.address, max_tokens=self.config.user_tokens))
+            return self._in_turns(open_user(spec.address, max_tokens=self.config.user_tokens))
         settings = ChatSettings(temperature=1.0, max_tokens=self.config.user_tokens)
-        chat = self._batched(open_assistant(spec.address, settings))
+        chat = self._in_turns(open_assistant(spec.address, settings))
         return PromptedUser(chat, name=f"prompted-{spec.prompt}", prompt=BY_NAME[spec.prompt])
-
-    def _batched(self, speaker: Any) -> Any:
-        if getattr(speaker, "sampler", None) is None:
-            return speaker
-        from collab_train.batched import BatchedSampler
-        from usersim.backends.local import LocalSampler
-
-        if isinstance(speaker.sampler, LocalSampler):
-            self._turns = self._turns or LocalSampler(None)
-            rows = self.config.concurrency
-            speaker.sampler = BatchedSampler(speaker.sampler.model, rows=rows, beside=self._turns)
-        return speaker
 
     async def _identity(self, kind: str, address: str) -> str:
         if (kind, address) not in self._identities:

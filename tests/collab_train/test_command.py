@@ -201,3 +201,19 @@ def test_sft_makes_the_chosen_replies_likelier(config: Path, tmp_path: Path, tin
         return reply_logprob(model, tokenizer, pair.prompt, pair.chosen, max_length=256)
 
     assert likelihood(out) > likelihood(tiny_base) + 0.1
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_local_models_decode_together_and_in_turns_unless_it_must_be_exact(
+    tiny_userlm: Path, tiny_base: Path, exact: bool
+) -> None:
+    from collab_train.batched import BatchedSampler
+    from collab_train.mr import MRConfig, open_speakers
+
+    config = MRConfig(user=str(tiny_userlm), assistant=str(tiny_base), exact=exact, concurrency=7)
+    user, assistant = open_speakers(config)
+    batched = [isinstance(speaker.sampler, BatchedSampler) for speaker in (user, assistant)]
+    assert batched == [not exact, not exact]
+    if not exact:
+        assert user.sampler._turn is assistant.sampler._turn
+        assert user.sampler.rows == 7
