@@ -26,7 +26,7 @@ setup:  ## .venv with everything at exact versions; seconds when nothing changed
 	@$(PYTHON) scripts/setup.py
 
 test: setup lint types  ## lint, types and the test-suite; at most 12 minutes on two cores
-	$(OFFLINE) $(BIN)/python -m pytest $(ARGS)
+	$(OFFLINE) $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 URL ?= http://127.0.0.1:8000
 

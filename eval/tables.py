@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ LATEX = {
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
+    "|": r"\textbar{}",
     "≠": r"$\neq$",
     "≈": r"$\approx$",
     "≤": r"$\leq$",
@@ -56,7 +58,7 @@ def markdown(report: Report) -> str:
 
 
 def latex(report: Report) -> str:
-    r"""One `table*` environment each, over both columns; needs `\usepackage{booktabs}` and nothing else."""
+    r"""One `table*` environment each, over both columns; needs `\usepackage{array,booktabs}` and nothing else."""
     head = f"% {_one_line(_about(report))}\n% {_one_line(report.command)}\n" if report.command else ""
     return head + "\n".join(latex_table(table) for table in tables(report) if table.rows)
 
@@ -173,9 +175,19 @@ def latex_table(table: Table) -> str:
     return (
         "\\begin{table*}\n\\centering\n\\footnotesize\n"
         f"\\caption{{{cell(table.caption)}}}\n"
-        f"\\begin{{tabular}}{{{'l' * len(table.heads)}}}\n\\toprule\n"
+        f"\\begin{{tabular}}{{{_columns(table)}}}\n\\toprule\n"
         f"{' & '.join(map(cell, table.heads))} \\\\\n\\midrule\n{body} \\\\\n\\bottomrule\n"
         "\\end{tabular}\n\\end{table*}\n"
+    )
+
+
+def _columns(table: Table) -> str:
+    """As wide as the page together; a column by the square root of its longest cell, so that long ones wrap."""
+    longest = [math.sqrt(max(map(len, column))) for column in zip(table.heads, *table.rows, strict=True)]
+    shares = [width / sum(longest) for width in longest]
+    return "".join(
+        rf">{{\raggedright\arraybackslash}}p{{\dimexpr{share:.3f}\textwidth-2\tabcolsep\relax}}"
+        for share in shares
     )
 
 

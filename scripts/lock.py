@@ -52,7 +52,7 @@ def requirers(installed: dict[str, metadata.Distribution]) -> defaultdict[str, s
     wanted_by: defaultdict[str, set[str]] = defaultdict(set)
     asked = [("pyproject.toml", Requirement(line)) for line in installed[PROJECT].requires or []]
     for path in REQUIREMENTS.glob("*.txt"):
-        if not path.name.startswith("lock"):
+        if not path.name.startswith(("lock", "clients")):  # clients.txt has an environment of its own
             lines = (line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
             asked += [(path.name, Requirement(line)) for line in lines if line]
     seen: set[tuple[str, str]] = set()

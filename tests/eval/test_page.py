@@ -260,7 +260,9 @@ def test_a_latex_table_has_rules_and_a_cell_per_column():
     lines = latex_table(Table("C & D", ["x", "y_1"], [["a", "b"], ["c", "d"]])).splitlines()
     assert lines[3:] == [
         r"\caption{C \& D}",
-        r"\begin{tabular}{ll}",
+        r"\begin{tabular}{"
+        r">{\raggedright\arraybackslash}p{\dimexpr0.366\textwidth-2\tabcolsep\relax}"
+        r">{\raggedright\arraybackslash}p{\dimexpr0.634\textwidth-2\tabcolsep\relax}}",
         r"\toprule",
         r"x & y\_1 \\",
         r"\midrule",
