@@ -64,6 +64,14 @@ class Headline(Record):
     """Share of human splits whose worst figure is at least as far out: one p-value over all figures."""
     different: bool
     """p ≤ 0.05. Wrong for about one in twenty sets of humans, however many figures there are."""
+    too_few: bool = False
+    """Fewer conversations than carry a verdict (`settings.TRUSTED_N`): never called different."""
+
+    @property
+    def overall(self) -> str:
+        if self.too_few:
+            return "too few for a verdict"
+        return "different from human" if self.different else "no difference found"
 
 
 class SimulatorReport(Record):
@@ -131,6 +139,7 @@ def headline(figures: Sequence[Figure], floors: Mapping[str, Floats]) -> Headlin
         worst_floor_widths=floor_widths(worst),
         p=p,
         different=p <= 0.05 and worst.verdict != "too few",
+        too_few=worst.verdict == "too few",
     )
 
 

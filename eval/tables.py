@@ -93,10 +93,9 @@ def _headlines(report: Report) -> str:
     lines = []
     for simulator in report.simulators:
         found = simulator.headline
-        verdict = "different from human" if found.different else "no difference found"
         text = (
             f"{found.inside_floor} of {found.figures} figures inside the floor, {found.called_different} called "
-            f"different; worst: {found.worst} ({found.worst_floor_widths:.1f} floor widths). Overall: {verdict} "
+            f"different; worst: {found.worst} ({found.worst_floor_widths:.1f} floor widths). Overall: {found.overall} "
             f"(p {found.p:.3f})."
         )
         lines.append(f"- **{markdown_text(simulator.name)}**: {markdown_text(text)}")

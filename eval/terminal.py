@@ -63,10 +63,7 @@ def report_table(report: Report) -> Table:
     table.add_row(
         "overall",
         "",
-        *(
-            "[red]different[/]" if s.headline.different else "[dim]no difference found[/]"
-            for s in report.simulators
-        ),
+        *(f"[{'red' if s.headline.different else 'dim'}]{s.headline.overall}[/]" for s in report.simulators),
     )
     table.add_row(
         "figures inside the floor",

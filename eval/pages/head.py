@@ -49,7 +49,7 @@ def _card(index: int, simulator: SimulatorReport) -> str:
     gates = f"Gates that differ: {escape('; '.join(failing))}." if failing else "No gate is known to differ."
     beyond = first.worst_floor_widths
     worst = f"{beyond:.1f} floor widths out" if beyond > 1 else "inside the floor"
-    overall = f"{'different from human' if first.different else 'no difference found'} (p {first.p:.3f})"
+    overall = f"{first.overall} (p {first.p:.3f})"
     style = "different" if first.different else "soft"
     return (
         f'<div class="card sim {style_of(index)}"><h2 class="name">{escape(simulator.name)}</h2>'

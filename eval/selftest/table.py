@@ -144,8 +144,7 @@ def write_selftest(report: SelfTest, out: str | Path) -> None:
 
 
 def _overall(control: Control) -> str:
-    verdict = "different" if control.headline.different else "no difference found"
-    return f"{verdict}, p {control.headline.p:.3f}"
+    return f"{control.headline.overall}, p {control.headline.p:.3f}"
 
 
 def _html_cell(cell: Cell | None) -> str:

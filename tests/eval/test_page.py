@@ -289,3 +289,16 @@ def test_tables_hold_every_headline_figure_of_every_simulator():
     assert "- **a**: 0 of 1 figures inside the floor" in text
     assert "usersim eval run --human people.jsonl" in text
     assert latex(made).count(r"\begin{tabular}") == 2
+
+
+@pytest.mark.parametrize(
+    ("different", "too_few", "said"),
+    [
+        (True, False, "different from human"),
+        (False, False, "no difference found"),
+        (False, True, "too few for a verdict"),
+    ],
+)
+def test_too_few_conversations_are_not_called_alike(different: bool, too_few: bool, said: str):
+    head = simulator("userlm").headline.model_copy(update={"different": different, "too_few": too_few})
+    assert head.overall == said
