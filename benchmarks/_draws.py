@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from eval.features import user_texts
 from eval.invented import invented
 from eval.matching import person_of
+from eval.metrics.diversity import Diversity, passage
+from eval.metrics.embedded import embedded, opening_turns, remember
 from eval.selftest.controls import as_simulated
 from usersim.errors import DataError
 from usersim.records import read_conversations
@@ -22,11 +26,25 @@ class Source:
     path: Path | None
     most: int | None = None
     """Draw from so many people of the file; None: from all."""
+    read: tuple[Sequence[str], Any] | None = None
+    """Texts and their sentence embeddings, so that no process reads them again (joblib replaces its workers)."""
+
+    def embedded(self, seed: int) -> Source:
+        """With all embeddings that the battery asks for under this seed."""
+        if self.path is None:
+            return self
+        people = _one_each(self.path)[: self.most]
+        texts = [text for person in people for text in opening_turns(person)]
+        texts += [" ".join(passage(person, Diversity.words, seed)) for person in people]
+        distinct = list(dict.fromkeys(texts))
+        return replace(self, read=(distinct, embedded(distinct).astype(np.float32)))
 
     def draw(self, n: int, seed: int) -> list[Conversation]:
         """`n` conversations of different people. Raises DataError where the file has fewer."""
         if self.path is None:
             return invented(n, seed)
+        if self.read is not None:
+            remember(*self.read)
         people = _one_each(self.path)[: self.most]
         if len(people) < n:
             raise DataError(f"{self.path}: {len(people)} different people or groups; {n} are needed")

@@ -45,8 +45,9 @@ from usersim.cli import console, emit_json, run_main
 from usersim.guards import Guards
 from usersim.model import resolve
 from usersim.render import Renderer
-from usersim.sampling import Draw, EndPolicy, Sampled, Sampling, UserLM, as_profile
+from usersim.sampling import Draw, EndPolicy, Sampled, Sampling, as_profile
 from usersim.types import Turn
+from usersim.userlm import UserLM
 
 # Nothing is thrown away and nothing ends, so that both arms ask the engine for the same work.
 GUARDS = Guards(

@@ -27,7 +27,7 @@ from usersim.backends.chat import ChatSettings
 from usersim.backends.local import LocalSampler
 from usersim.errors import ConfigError
 from usersim.runs import RunDir
-from usersim.sampling import UserLM
+from usersim.userlm import UserLM
 
 
 class Online(Tuning, MRConfig):

@@ -14,7 +14,8 @@ from usersim.cli import quiet_transformers
 from usersim.client import RemoteUser
 from usersim.errors import ConfigError
 from usersim.model import BASE_NAME, build_base
-from usersim.sampling import Sampling, UserLM
+from usersim.sampling import Sampling
+from usersim.userlm import UserLM
 
 URLS = ("http://", "https://", "unix:")
 

@@ -31,7 +31,7 @@ from usersim.config import load_config
 from usersim.errors import ConfigError, UsersimError
 from usersim.model import USERLM_NAME, home, resolve
 from usersim.render import SETTINGS_FILE, Renderer
-from usersim.sampling import UserLM
+from usersim.userlm import UserLM
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from serve.logs import Sink
 from serve.middleware import Door, Intake
 from serve.pool import EnginePool
 from serve.service import Service
-from usersim.sampling import UserLM
+from usersim.userlm import UserLM
 
 DESCRIPTION = """A language model of the *human* side of a chat. `/v1/user/turns` takes a hidden goal, a
 persona and the conversation so far, and gives the user's next turn with the probability that the

@@ -14,8 +14,9 @@ from serve.errors import RequestError
 from serve.metrics import Metrics
 from serve.schemas import SamplingFields, Usage
 from usersim.errors import GuardError
-from usersim.sampling import EndPolicy, Leaving, Sampling, TurnPiece, UserLM
+from usersim.sampling import EndPolicy, Leaving, Sampling, TurnPiece
 from usersim.types import Turn, UserProfile, UserTurn
+from usersim.userlm import UserLM
 
 
 class Service:

@@ -15,8 +15,9 @@ from usersim.dialogue import Assistant, Watcher
 from usersim.dialogue import converse as _converse
 from usersim.errors import ConfigError, UsersimError
 from usersim.guards import Guards
-from usersim.sampling import EndPolicy, Sampling, User, UserLM, as_profile
+from usersim.sampling import EndPolicy, Sampling, User, as_profile
 from usersim.types import Conversation, Goal, Persona, Turn, UserProfile, UserTurn
+from usersim.userlm import UserLM
 
 if TYPE_CHECKING:
     from usersim.sync_client import SyncRemoteUser

@@ -11,8 +11,9 @@ from usersim.errors import UsersimError
 from usersim.guards import Guards
 from usersim.render import Renderer
 from usersim.runs import RunDir
-from usersim.sampling import Sampling, UserLM
+from usersim.sampling import Sampling
 from usersim.types import Conversation, Turn, UserTurn
+from usersim.userlm import UserLM
 
 COUNT, TURNS = 4, 3
 COLUMNS = ("step", "conversation", "turn", "goal", "assistant_before", "human", "model", "p_end")

@@ -74,6 +74,11 @@ def embedded(texts: Sequence[str]) -> Floats:
     return np.array([_known[text] for text in texts], dtype=np.float64)
 
 
+def remember(texts: Sequence[str], rows: np.ndarray) -> None:
+    """Vectors that another process has read: `rows[i]` is that of `texts[i]`."""
+    _known.update(zip(texts, rows, strict=True))
+
+
 def joined(first: Sample, second: Sample) -> Sample:
     """Both, the first before the second, with the vectors that both carry."""
     both = Sample(first.conversations + second.conversations, first.values + second.values)

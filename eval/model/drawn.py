@@ -36,8 +36,9 @@ from usersim.errors import ConfigError
 from usersim.guards import Guards
 from usersim.prompted import PROMPTS, PromptedUser
 from usersim.records import read_conversations
-from usersim.sampling import EndPolicy, Sampling, User, UserLM
+from usersim.sampling import EndPolicy, Sampling, User
 from usersim.types import Conversation
+from usersim.userlm import UserLM
 
 if TYPE_CHECKING:
     from eval.model.command import People

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from serve.app import create_app
 from serve.config import ServeConfig
 from usersim.render import Renderer, RenderSettings
-from usersim.sampling import UserLM
+from usersim.userlm import UserLM
 
 FAKE_ENGINE = Path(__file__).with_name("fake_engine.py")
 START, TURN_END, END = 256, 257, 258

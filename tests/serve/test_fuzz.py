@@ -10,8 +10,8 @@ from serve.app import create_app
 from serve.config import ServeConfig
 from usersim.guards import Guards
 from usersim.render import Renderer
-from usersim.sampling import UserLM
 from usersim.testing import ScriptedSampler
+from usersim.userlm import UserLM
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed: run `make setup`")
 STATUSES = {200, 400, 404, 405, 413, 422}

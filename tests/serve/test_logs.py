@@ -17,8 +17,8 @@ from serve.config import ServeConfig
 from serve.logs import Sink, SinkHandler
 from tests.serve.conftest import serving
 from tests.serve.engines import eventually
-from usersim.sampling import UserLM
 from usersim.testing import ScriptedSampler
+from usersim.userlm import UserLM
 
 LINE = "x" * 1000
 

@@ -14,7 +14,8 @@ from serve.pool import EnginePool, check_models
 from tests.serve.conftest import serving
 from tests.serve.engines import FakeEngine, _pair, pair  # noqa: F401
 from usersim.errors import ConfigError
-from usersim.sampling import Draw, Sampling, UserLM
+from usersim.sampling import Draw, Sampling
+from usersim.userlm import UserLM
 
 Pair = tuple[FakeEngine, FakeEngine]
 DRAW = Draw([1, 2, 3], [257], 258, Sampling(max_tokens=40))

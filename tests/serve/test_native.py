@@ -8,8 +8,9 @@ import usersim
 from usersim import Facet, Goal, Persona, Style, Turn, UserProfile
 from usersim.errors import GuardError, RenderError
 from usersim.render import Renderer
-from usersim.sampling import EndPolicy, Sampling, UserLM, as_profile
+from usersim.sampling import EndPolicy, Sampling, as_profile
 from usersim.testing import ScriptedSampler
+from usersim.userlm import UserLM
 
 END = 258
 HISTORY = [Turn(role="user", text="hi"), Turn(role="assistant", text="Hello! What can I do?")]

@@ -20,10 +20,11 @@ from usersim.backends.http import HttpSampler
 from usersim.errors import BackendError
 from usersim.guards import Guards
 from usersim.render import Renderer
-from usersim.sampling import Draw, EndPolicy, Sampled, SampledPiece, Sampling, TurnPiece, UserLM, as_profile
+from usersim.sampling import Draw, EndPolicy, Sampled, SampledPiece, Sampling, TurnPiece, as_profile
 from usersim.testing import ScriptedSampler
 from usersim.token_text import TextStream
 from usersim.types import Turn, UserTurn
+from usersim.userlm import UserLM
 
 HISTORY = [Turn(role="user", text="hi"), Turn(role="assistant", text="Hello! What can I do?")]
 MESSAGES = [{"role": turn.role, "content": turn.text} for turn in HISTORY]

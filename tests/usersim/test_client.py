@@ -17,10 +17,11 @@ from tests.serve.test_streaming import quick
 from usersim.client import RemoteUser
 from usersim.errors import BackendError, ContextOverflowError, GuardError, RenderError
 from usersim.render import Renderer
-from usersim.sampling import EndPolicy, Sampling, TurnPiece, UserLM, as_profile
+from usersim.sampling import EndPolicy, Sampling, TurnPiece, as_profile
 from usersim.sync_client import SyncRemoteUser
 from usersim.testing import ScriptedSampler
 from usersim.types import Turn, UserProfile, UserTurn
+from usersim.userlm import UserLM
 
 GOAL = as_profile("plan a trip", "terse")
 HISTORY = [Turn(role="user", text="hi"), Turn(role="assistant", text="Hello!")]

@@ -17,8 +17,9 @@ from usersim.base import load_user_base, save_user_lm
 from usersim.errors import ConfigError
 from usersim.guards import Guards
 from usersim.render import END_OF_CONVERSATION, Renderer
-from usersim.sampling import Draw, EndPolicy, Sampling, UserLM, as_profile
+from usersim.sampling import Draw, EndPolicy, Sampling, as_profile
 from usersim.types import Persona, Style, Turn
+from usersim.userlm import UserLM
 
 FREE = Guards(empty=False, repeat=False, goal_copy=False, assistant_speak=False, max_words=None)
 SHORT = Sampling(max_tokens=12)

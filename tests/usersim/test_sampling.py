@@ -14,9 +14,10 @@ from usersim.backends.local import LocalSampler
 from usersim.errors import GuardError
 from usersim.guards import Guards, rejection
 from usersim.render import Renderer
-from usersim.sampling import EndPolicy, Sampling, UserLM, as_profile
+from usersim.sampling import EndPolicy, Sampling, as_profile
 from usersim.testing import ScriptedSampler
 from usersim.types import Facet, Goal, Turn, UserTurn
+from usersim.userlm import UserLM
 
 HISTORY = [Turn(role="user", text="Book me a table"), Turn(role="assistant", text="Where?")]
 

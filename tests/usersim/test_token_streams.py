@@ -11,9 +11,10 @@ import torch
 from usersim.backends.local import LocalSampler, _draw
 from usersim.guards import Guards
 from usersim.render import Renderer
-from usersim.sampling import Draw, EndPolicy, Sampling, TurnPiece, UserLM, as_profile
+from usersim.sampling import Draw, EndPolicy, Sampling, TurnPiece, as_profile
 from usersim.token_text import DetailedTurn
 from usersim.types import UserTurn
+from usersim.userlm import UserLM
 
 SHORT = Sampling(max_tokens=12)
 NEVER = EndPolicy(mode="never")

@@ -15,8 +15,8 @@ from usersim.client import RemoteUser
 from usersim.dialogue import Assistant
 from usersim.errors import ConfigError, DataError
 from usersim.records import explain
-from usersim.sampling import UserLM
 from usersim.types import Goal, Persona
+from usersim.userlm import UserLM
 
 
 def add_user_options(parser: argparse.ArgumentParser) -> None:

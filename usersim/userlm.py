@@ -1,0 +1,228 @@
+"""`UserLM`: profile and turns → `UserTurn`, over any `Sampler`, with guards and an end policy between them."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import Counter
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any, Literal
+
+from usersim.attempts import CUT, Tries
+from usersim.guards import Guards, rejection
+from usersim.render import Renderer
+from usersim.sampling import Draw, EndPolicy, Leaving, Sampled, SampledPiece, Sampler, Sampling, TurnPiece
+from usersim.token_text import DetailedTurn, TextStream, trace
+from usersim.types import Goal, Turn, UserProfile, UserTurn
+
+
+class UserLM:
+    """A trained user model over any `Sampler`. `rejections` counts what the guards threw away, by reason."""
+
+    def __init__(
+        self,
+        renderer: Renderer,
+        sampler: Sampler,
+        *,
+        sampling: Sampling | None = None,
+        end: EndPolicy | None = None,
+        guards: Guards | None = None,
+        name: str = "userlm",
+    ) -> None:
+        self.renderer, self.sampler, self.name = renderer, sampler, name
+        self.sampling = sampling or Sampling()
+        self.end = end or EndPolicy()
+        self.guards = guards or Guards()
+        self.rejections: Counter[str] = Counter()
+
+    async def __call__(
+        self, profile: UserProfile, turns: Sequence[Turn], *, seed: int | None = None
+    ) -> UserTurn:
+        return (await self.sample(profile, turns, seed=seed))[0]
+
+    async def sample(
+        self,
+        profile: UserProfile,
+        turns: Sequence[Turn],
+        *,
+        n: int = 1,
+        seed: int | None = None,
+        sampling: Sampling | None = None,
+        end: EndPolicy | None = None,
+        affinity: str | None = None,
+        logprobs: int | None = None,
+    ) -> list[UserTurn]:
+        """`n` independent next turns, in order of their seeds (`seed + i`); one prefill for all of them.
+
+        The same seed gives the same turn on the local backend. With vLLM a turn also depends, through rounding,
+        on what else is in the engine's batch. `logprobs` makes them `DetailedTurn`s, with that many of the
+        likeliest tokens at every position. Raises RenderError (history), BackendError (engine), GuardError
+        (every attempt at one rejected).
+        """
+        end = end or self.end
+        asked = self._asked(profile, turns, sampling, end, affinity, logprobs)
+        whole = self._wants_whole(sampling)
+        # At temperature 0 another would be the same.
+        attempts = self.guards.attempts if asked.sampling.temperature else 1
+        tries = Tries(n)
+        for attempt in range(attempts):
+            if not (missing := tries.missing):
+                break
+            # Fresh seeds for every attempt, and the same ones whenever the call is repeated.
+            base = None if seed is None else seed + attempt * 1_000_003
+            drawn = await self.sampler.sample(replace(asked, n=len(missing), seed=base))
+            for place, (index, sampled) in enumerate(zip(missing, drawn, strict=True)):
+                own = None if base is None else base + place
+                said = self._read(sampled, end, turns, own, detailed=logprobs is not None)
+                tries.add(index, said, self._refusal(said, profile.goal, turns, whole))
+        tries.settle()
+        self.rejections.update(tries.reasons)
+        return tries.turns(attempts, prompt_tokens=len(asked.prompt_ids))
+
+    async def stream(
+        self,
+        profile: UserProfile,
+        turns: Sequence[Turn],
+        *,
+        seed: int | None = None,
+        sampling: Sampling | None = None,
+        end: EndPolicy | None = None,
+        affinity: str | None = None,
+        logprobs: bool = False,
+    ) -> AsyncGenerator[TurnPiece | UserTurn, None]:
+        """One turn as it is said: `TurnPiece`s, then the whole as a `UserTurn`. A user who leaves says nothing.
+
+        What was shown cannot be taken back, so this is one attempt: `rejected` says what the guards would
+        have refused. Close it early (`contextlib.aclosing`) to stop the engine.
+        """
+        end = end or self.end
+        asked = replace(self._asked(profile, turns, sampling, end, affinity), seed=seed)
+        shown, ids, logps = TextStream(self.renderer), list[int](), list[float]()
+        async with aclosing(self.sampler.stream(asked)) as pieces:
+            async for piece in pieces:
+                if not ids:
+                    yield TurnPiece(text="", end_probability=_share(piece.end_probability))
+                ids += piece.token_ids
+                logps += piece.logprobs
+                if _decided(piece, end, turns):
+                    break
+                fresh = shown.push(piece.token_ids)
+                tokens = trace(self.renderer, piece.token_ids, piece.logprobs) if logprobs else ()
+                if fresh or tokens:
+                    yield TurnPiece(text=fresh, end_probability=_share(piece.end_probability), tokens=tokens)
+        sampled = Sampled(ids, logps, piece.finish or "stop", piece.end_probability, piece.end_is_likeliest)
+        said = self._read(sampled, end, turns, seed, detailed=logprobs)
+        if rest := shown.finish(said.text):
+            yield TurnPiece(text=rest, end_probability=said.end_probability)
+        why = self._refusal(said, profile.goal, turns, self._wants_whole(sampling))
+        told = {"prompt_tokens": len(asked.prompt_ids), "rejected": (why,) if why else ()}
+        yield said.model_copy(update=told)
+
+    async def termination(
+        self,
+        profile: UserProfile,
+        turns: Sequence[Turn],
+        *,
+        end: EndPolicy | None = None,
+        affinity: str | None = None,
+    ) -> Leaving:
+        """P(end) and the decision, for one token. Mode sample decides by the threshold: nothing is drawn."""
+        end = end or self.end
+        one = Sampling(temperature=0, max_tokens=1)
+        asked = replace(self._asked(profile, turns, one, end, affinity), ban_ids=())
+        (sampled,) = await self.sampler.sample(asked)
+        mode: Literal["greedy", "threshold"] = "greedy" if end.mode == "greedy" else "threshold"
+        ends = end.mode != "never" and _decided(sampled, end.model_copy(update={"mode": mode}), turns)
+        return Leaving(
+            end_probability=_share(sampled.end_probability),
+            ends=ends,
+            prompt_tokens=len(asked.prompt_ids),
+        )
+
+    def _asked(
+        self,
+        profile: UserProfile,
+        turns: Sequence[Turn],
+        sampling: Sampling | None,
+        end: EndPolicy,
+        affinity: str | None,
+        top_logprobs: int | None = None,
+    ) -> Draw:
+        settings, sampling = self.renderer.settings, sampling or self.sampling
+        prompt = self.renderer.prompt(profile, turns)
+        # Whoever scores what was said (`top_logprobs`) needs a place after it.
+        room = max(1, settings.context_tokens - len(prompt) - bool(top_logprobs))
+        # Threshold and greedy read P(end) from the same call, which is raw: a ban does not touch it.
+        banned = end.mode != "sample" or not _may_end(end, turns)
+        return Draw(
+            prompt,
+            self.renderer.stop_ids,
+            settings.end_of_conversation_id,
+            sampling.model_copy(update={"max_tokens": min(sampling.max_tokens, room)}),
+            ban_ids=[settings.end_of_conversation_id] if banned else [],
+            affinity=affinity,
+            top_logprobs=top_logprobs or 0,
+            rank_watched=end.mode == "greedy",
+        )
+
+    def _wants_whole(self, sampling: Sampling | None) -> bool:
+        """Whoever asks for fewer tokens than the user's own sampling wants a piece."""
+        asked = (sampling or self.sampling).max_tokens
+        return self.guards.max_words is not None and asked >= self.sampling.max_tokens
+
+    def _refusal(self, said: UserTurn, goal: Goal | None, turns: Sequence[Turn], whole: bool) -> str | None:
+        if said.ends:
+            return None
+        why = rejection(said.text, goal, turns, self.guards)
+        return CUT if why is None and whole and said.finish == "length" else why
+
+    def _read(
+        self,
+        sampled: Sampled,
+        end: EndPolicy,
+        turns: Sequence[Turn],
+        seed: int | None,
+        *,
+        detailed: bool,
+    ) -> UserTurn:
+        text, ends = self.renderer.read(sampled.token_ids)
+        logprob, ids = sum(sampled.logprobs), sampled.token_ids
+        if _decided(sampled, end, turns):  # the words drawn beside are not what was said
+            ends, ids = True, []
+            logprob = math.log(max(sampled.end_probability, sys.float_info.min))
+        said: dict[str, Any] = {
+            "text": "" if ends else text,
+            "ends": ends,
+            "end_probability": _share(sampled.end_probability),
+            "finish": "end" if ends else sampled.finish,
+            "logprob": logprob,
+            "tokens": len(sampled.token_ids),
+            "seed": seed,
+        }
+        if not detailed:
+            return UserTurn(**said)
+        known = len(ids)
+        named = trace(self.renderer, ids, sampled.logprobs[:known], sampled.top_logprobs[:known])
+        return DetailedTurn(**said, trace=named)
+
+    async def aclose(self) -> None:
+        await self.sampler.aclose()
+
+
+def _may_end(end: EndPolicy, turns: Sequence[Turn]) -> bool:
+    spoken = sum(turn.role == "user" for turn in turns)
+    return end.mode != "never" and spoken >= end.min_user_turns
+
+
+def _decided(first: Sampled | SampledPiece, end: EndPolicy, turns: Sequence[Turn]) -> bool:
+    """Whether P(end) alone ends the conversation."""
+    if not _may_end(end, turns) or end.mode not in ("threshold", "greedy"):
+        return False
+    return first.end_is_likeliest if end.mode == "greedy" else first.end_probability >= end.threshold
+
+
+def _share(probability: float) -> float:
+    """Rounding in the engine must not make a probability of 1.0000001."""
+    return min(1.0, max(0.0, probability))
