@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from sklearn import config_context  # type: ignore[import-untyped]
 from sklearn.ensemble import RandomForestClassifier  # type: ignore[import-untyped]
 from sklearn.feature_extraction.text import CountVectorizer  # type: ignore[import-untyped]
 from sklearn.preprocessing import normalize  # type: ignore[import-untyped]
@@ -204,7 +205,9 @@ def _document(conversation: Conversation, characters: int) -> str:
 
 
 def _fit_forest(rows: Any, labels: Ints) -> Callable[[Any], Floats]:
-    forest = RandomForestClassifier(
-        n_estimators=TREES, max_depth=8, min_samples_leaf=3, random_state=0, n_jobs=1
-    ).fit(rows, labels)
+    # Checking what each tree is given takes a fifth of the time of such small ones; rows are finite (`Scale`).
+    with config_context(assume_finite=True, skip_parameter_validation=True):
+        forest = RandomForestClassifier(
+            n_estimators=TREES, max_depth=8, min_samples_leaf=3, random_state=0, n_jobs=1
+        ).fit(rows, labels)
     return lambda held: np.asarray(forest.predict_proba(held)[:, 1], dtype=np.float64)
