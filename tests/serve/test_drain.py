@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -175,10 +176,19 @@ def left_behind(socket_path: str) -> list[int]:
     return found
 
 
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A socket's path holds 107 bytes, more than some folders of pytest leave."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("fault", ["never-ready", "none"])
-def test_no_engine_outlives_its_front(model_folder: Path, tmp_path: Path, fault: str) -> None:
+def test_no_engine_outlives_its_front(
+    model_folder: Path, tmp_path: Path, short_folder: Path, fault: str
+) -> None:
     """never-ready: SIGTERM comes while the engine starts. none: while the front serves."""
-    env = os.environ | fake_vllm(tmp_path, fault) | {"TMPDIR": str(tmp_path)}
+    env = os.environ | fake_vllm(tmp_path, fault) | {"TMPDIR": str(short_folder)}
     process = subprocess.Popen(
         [sys.executable, "-m", "serve", "--model", str(model_folder), "--port", str(free_port())],
         stdout=subprocess.DEVNULL,
@@ -192,11 +202,11 @@ def test_no_engine_outlives_its_front(model_folder: Path, tmp_path: Path, fault:
         wanted = "starting on cores" if fault == "never-ready" else "serving at"
         while wanted not in (line := process.stderr.readline()):
             assert line, "it did not start"
-        eventually(lambda: bool(left_behind(f"{tmp_path}/usersim-")))
+        eventually(lambda: bool(left_behind(f"{short_folder}/usersim-")))
         process.send_signal(signal.SIGTERM)
         assert process.wait(120) == 0
-        eventually(lambda: not left_behind(f"{tmp_path}/usersim-"))
-        assert not list(tmp_path.glob("usersim-*"))
+        eventually(lambda: not left_behind(f"{short_folder}/usersim-"))
+        assert not list(short_folder.glob("usersim-*"))
     finally:
         process.kill()
         process.communicate()
