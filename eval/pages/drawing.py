@@ -189,5 +189,5 @@ def _bar(who: str, name: str, found: Estimate | None, scale: Scale, wide: int, y
         f'<rect class="bar" x="{min(zero, end):.1f}" y="{y}" width="{abs(end - zero):.1f}" height="{BAR}" rx="1">'
         f"<title>{escape(_said(who, name, found))}</title></rect>"
         f'<line class="over" x1="{low:.1f}" x2="{high:.1f}" y1="{middle}" y2="{middle}"/>'
-        f'<text x="{max(high, end) + 4:.1f}" y="{y + BAR - 1}">{found.value:.2f}</text>'
+        f'<text x="{max(high, end, zero) + 4:.1f}" y="{y + BAR - 1}">{found.value:.2f}</text>'
     )
