@@ -1,7 +1,8 @@
 """What a Linux kernel does for the sandbox without any privilege, through ctypes: Landlock and seccomp.
 
 Landlock (landlock(7), kernel 5.13 on) decides which files may be opened. A seccomp filter (seccomp(2)) refuses the
-system calls that make sockets or processes, signal others, or trace: what code cannot start needs no killing.
+system calls that make sockets or processes, signal others, look into them or leave for another namespace: what code
+cannot start needs no killing.
 """
 
 from __future__ import annotations
@@ -35,18 +36,34 @@ CALLS: dict[str, tuple[int, dict[str, int]]] = {
         0xC000003E,
         {
             **{"socket": 41, "clone": 56, "fork": 57, "vfork": 58, "execve": 59, "kill": 62, "ptrace": 101},
-            **{"tkill": 200, "tgkill": 234, "execveat": 322},
+            **{
+                "tkill": 200,
+                "tgkill": 234,
+                "execveat": 322,
+                "rt_sigqueueinfo": 129,
+                "rt_tgsigqueueinfo": 297,
+            },
+            **{"process_vm_readv": 310, "process_vm_writev": 311, "unshare": 272, "setns": 308},
+            **{"perf_event_open": 298, "bpf": 321, "userfaultfd": 323, "keyctl": 250},
         },
     ),
     "aarch64": (
         0xC00000B7,
         {
             **{"socket": 198, "clone": 220, "execve": 221, "kill": 129, "ptrace": 117},
-            **{"tkill": 130, "tgkill": 131, "execveat": 281},
+            **{
+                "tkill": 130,
+                "tgkill": 131,
+                "execveat": 281,
+                "rt_sigqueueinfo": 138,
+                "rt_tgsigqueueinfo": 240,
+            },
+            **{"process_vm_readv": 270, "process_vm_writev": 271, "unshare": 97, "setns": 268},
+            **{"perf_event_open": 241, "bpf": 280, "userfaultfd": 282, "keyctl": 219},
         },
     ),
 }
-EVERYWHERE = {"pidfd_send_signal": 424, "io_uring_setup": 425, "clone3": 435}
+EVERYWHERE = {"pidfd_send_signal": 424, "io_uring_setup": 425, "clone3": 435, "pidfd_getfd": 438}
 
 
 def become_nobody(readable: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import socket
 import tempfile
 from pathlib import Path
@@ -13,6 +14,7 @@ from collab_train.contexts import Context
 from collab_train.rewards import EXTRINSIC, Episode
 from collab_train.rewards.code import last_code
 from collab_train.sandbox import Limits, Outcome, SandboxError, names_of, protections, run_tests
+from collab_train.sandbox_kernel import CALLS
 from usersim.types import Conversation, Turn
 
 TESTS = """
@@ -122,6 +124,21 @@ def test_what_code_may_and_what_it_may_not(tmp_path: Path, monkeypatch: pytest.M
     assert outcome.stopped is None
     assert worked == set(ALLOWED)
     assert not (tmp_path / "secret2").exists()
+
+
+def test_other_ways_to_signal_and_to_look_into_processes_are_refused_by_the_kernel() -> None:
+    if protections()["network and processes"] != "seccomp":
+        pytest.skip("this kernel has no seccomp for us")
+    _, numbers = CALLS[platform.machine()]
+    names = ("rt_sigqueueinfo", "rt_tgsigqueueinfo", "process_vm_readv", "process_vm_writev", "unshare")
+    methods = "".join(
+        f"    def test_{name}(self):\n"
+        f"        self.assertEqual(LIBC.syscall({numbers[name]}, 0, 0, 0, 0, 0, 0), -1)\n"
+        "        self.assertEqual(ctypes.get_errno(), errno.EPERM)\n"
+        for name in names
+    )
+    head = "import ctypes, errno, unittest\nLIBC = ctypes.CDLL(None, use_errno=True)\n"
+    assert run("pass", f"{head}class T(unittest.TestCase):\n{methods}").share == 1
 
 
 def test_its_directory_is_gone_afterwards() -> None:
