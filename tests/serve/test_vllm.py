@@ -127,6 +127,7 @@ def test_many_long_seeded_requests_at_once_do_not_kill_the_engine(served: Served
 def test_a_turn_end_to_end(served: Served, http: httpx2.Client) -> None:
     body = {"goal": "plan a cheap trip", "persona": "terse", "messages": [], "seed": 1, "max_tokens": 24}
     answer = http.post(f"{served.url}/v1/user/turns", json=body).json()
+    assert "choices" in answer, answer
     (choice,) = answer["choices"]
     assert choice["message"]["content"]
     assert choice["finish_reason"] in ("stop", "length")
