@@ -61,7 +61,7 @@ class MRConfig(RolloutConfig):
     temperature: float = Field(default=0.8, ge=0, le=2)
     """The assistant's, for candidates and in the window."""
     exact: bool = False
-    """Models of this process decode one conversation at a time: several times slower, but the same seed then gives
+    """Models of this process decode one conversation at a time: slower, but the same seed then gives
     the same words whatever else is in flight. Together, rounding depends on who is decoded with whom."""
     user_engine: str | None = None
     """URL of the vLLM behind a `usersim serve`: its /metrics say what was really prefilled. The assistant's own
