@@ -4,24 +4,30 @@ The truth of a figure is what samples of this size show on average, from `truths
 beside the repetitions (`eval.verdicts` says why). On both sides conversations come in clusters: people have several,
 goals are given several times. A figure counts as far from human where its true excess is more than one floor width.
 Those are held to 92-98 %; near the floor the intervals are too wide by construction and cover more.
+
+W1 is told in standard deviations of the human conversations at hand. That unit is given, as the floor beside it is:
+an interval says nothing about how the unit would differ with other people, so the truth is told in the same unit.
+`value_with_unit_noise` counts what the other reading would: the truth in its own average unit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks._draws import Source
 from benchmarks._repetitions import Journal, Row, repeat
-from benchmarks._shifts import politer, shortened, wordier
+from benchmarks._shifts import polite_share, politer, shortened, wordier
 from eval.battery import run_battery
 from eval.catalogue import metrics
-from eval.estimates import Draws, Split
-from eval.features import Sample
+from eval.estimates import Draws, Floats, Split
+from eval.features import FEATURES, Sample
 from eval.invented import invented
+from eval.metrics.marginals import spread
 from eval.settings import EvalConfig
 from usersim.types import Conversation
 
@@ -81,8 +87,16 @@ def sides(source: Source, n: int, index: int) -> tuple[list[Conversation], list[
         )
         return human, simulated
     people = source.draw(3 * n, index)
-    off = shortened(politer(wordier(people[2 * n :], index, by=0.6), index), index)
+    rate = _population_rate(source.path, source.most)
+    off = shortened(politer(wordier(people[2 * n :], index, by=0.6), index, rate), index)
     return people[: 2 * n], source.relabelled(off)
+
+
+@cache
+def _population_rate(path: Path | None, most: int | None) -> float:
+    """Of everybody: a rate read off the sample itself would tie its conversations to each other, and no bootstrap of
+    conversations could see that part of the noise."""
+    return polite_share(Source(path, most).everybody())
 
 
 def _interval(source: Source, n: int, config: EvalConfig, index: int) -> Row:
@@ -90,10 +104,11 @@ def _interval(source: Source, n: int, config: EvalConfig, index: int) -> Row:
     seeded = config.model_copy(update={"seed": index, "processes": 1})
     report = run_battery(human, {"s": simulated}, seeded).simulators[0]
     return {
+        "units": _units(Sample.of(human)),
         "figures": {
             f.key: [f.value.value, f.value.low, f.value.high, f.excess.low, f.excess.high]
             for f in report.figures
-        }
+        },
     }
 
 
@@ -110,24 +125,36 @@ def _true(source: Source, n: int, config: EvalConfig, index: int) -> Row:
             if spec.key in found and np.isfinite(floors[spec.key][0]):
                 sign = 1 if spec.worse == "higher" else -1
                 figures[spec.key] = [found[spec.key].value, float(floors[spec.key][0]), sign]
-    return {"figures": figures}
+    return {"units": _units(human), "figures": figures}
+
+
+def _units(people: Sample) -> dict[str, float]:
+    """Of the figures that are told in standard deviations of these people."""
+    return {f"{feature.key}.w1": spread(feature, people) for feature in FEATURES}
 
 
 def _covered(key: str, rows: Sequence[Row], truth: Sequence[Row]) -> dict[str, float] | None:
     values, floors, signs = np.array([t["figures"][key] for t in truth]).T
-    expected, sign = float(values.mean()), float(signs[0])
-    low, middle, high = np.quantile(floors, [0.025, 0.5, 0.975])
+    sign, units = float(signs[0]), np.array([t["units"].get(key, 1.0) for t in truth])
+    expected = float((values * units).mean())
+    low, middle, high = np.quantile(floors * units, [0.025, 0.5, 0.975])
     width = floor_width_of(low, middle, high, sign)
     if values.std() < 1e-9 or width < 1e-9:
         return None
+    given = np.array([row["units"].get(key, 1.0) for row in rows])
     _, value_low, value_high, excess_low, excess_high = np.array([row["figures"][key] for row in rows]).T
     excess = sign * (expected - float(middle))
     return {
-        "value": float(((value_low <= expected) & (expected <= value_high)).mean()),
-        "excess": float(((excess_low <= excess) & (excess <= excess_high)).mean()),
-        "truth": expected,
+        "value": _share_inside(value_low * given, expected, value_high * given),
+        "value_with_unit_noise": _share_inside(value_low, float(values.mean()), value_high),
+        "excess": _share_inside(excess_low * given, excess, excess_high * given),
+        "truth": float(values.mean()),
         "true_floor_widths": excess / width,
     }
+
+
+def _share_inside(low_R: Floats, truth: float, high_R: Floats) -> float:
+    return float(((low_R <= truth) & (truth <= high_R)).mean())
 
 
 def floor_width_of(low: float, middle: float, high: float, sign: float) -> float:

@@ -33,11 +33,15 @@ class Source:
         """With all embeddings that the battery asks for under this seed."""
         if self.path is None:
             return self
-        people = _one_each(self.path)[: self.most]
+        people = self.everybody()
         texts = [text for person in people for text in opening_turns(person)]
         texts += [" ".join(passage(person, Diversity.words, seed)) for person in people]
         distinct = list(dict.fromkeys(texts))
         return replace(self, read=(distinct, embedded(distinct).astype(np.float32)))
+
+    def everybody(self) -> list[Conversation]:
+        """All people of the file that are drawn from, one conversation each."""
+        return _one_each(self.path)[: self.most] if self.path else []
 
     def draw(self, n: int, seed: int) -> list[Conversation]:
         """`n` conversations of different people. Raises DataError where the file has fewer."""
@@ -45,7 +49,7 @@ class Source:
             return invented(n, seed)
         if self.read is not None:
             remember(*self.read)
-        people = _one_each(self.path)[: self.most]
+        people = self.everybody()
         if len(people) < n:
             raise DataError(f"{self.path}: {len(people)} different people or groups; {n} are needed")
         return [people[i] for i in np.random.default_rng(seed).permutation(len(people))[:n]]

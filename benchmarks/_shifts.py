@@ -36,9 +36,14 @@ def wordier(people: Sequence[Conversation], seed: int, by: float = 0.25) -> list
     return _each_turn(people, seed, change)
 
 
-def politer(people: Sequence[Conversation], seed: int) -> list[Conversation]:
-    """Twice the share of polite turns: "please" before the final mark of some of the others."""
-    rate = fmean(fmean(map(style.is_polite, user_texts(c))) for c in people)
+def politer(people: Sequence[Conversation], seed: int, rate: float | None = None) -> list[Conversation]:
+    """Twice the share of polite turns: "please" before the final mark of some of the others.
+
+    `rate`: their share so far, where it is known of the whole population; else it is taken from `people`, and then
+    these conversations are no longer independent of each other.
+    """
+    if rate is None:
+        rate = polite_share(people)
     chance = rate / max(1 - rate, rate)
 
     def change(text: str, rng: np.random.Generator) -> str:
@@ -49,6 +54,10 @@ def politer(people: Sequence[Conversation], seed: int) -> list[Conversation]:
         return f"{text[:end]} please{text[end:]}"
 
     return _each_turn(people, seed, change)
+
+
+def polite_share(people: Sequence[Conversation]) -> float:
+    return fmean(fmean(map(style.is_polite, user_texts(c))) for c in people)
 
 
 def shortened(people: Sequence[Conversation], seed: int) -> list[Conversation]:

@@ -69,8 +69,9 @@ def _part(part: str, args: argparse.Namespace, source: Source, config: EvalConfi
         return shifts(source, args.shift_n, args.shift_repeats, config, journal, args.processes)
     if part == "coverage":
         repeats = args.coverage_repeats or (100 if args.quick else 500)
+        truths = args.coverage_truths or 2 * repeats
         journal = _journal(args, part, COVERAGE_N, config)
-        return interval_coverage(source, COVERAGE_N, repeats, 2 * repeats, config, journal, args.processes)
+        return interval_coverage(source, COVERAGE_N, repeats, truths, config, journal, args.processes)
     base = {name: read_conversations(path) for name, path in (name_and_file(b, "--base") for b in args.base)}
     people = read_conversations(args.human) if args.human else source.draw(620, 0)
     test = self_test(people, base=base, config=config)
@@ -115,6 +116,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "--floor-repeats", type=int, default=100, help="splits behind each of their floors (100)"
     )
     parser.add_argument("--coverage-repeats", type=int, help="500; --quick 100")
+    parser.add_argument(
+        "--coverage-truths", type=int, help="pairs the truth is averaged from (twice as many)"
+    )
     parser.add_argument("--processes", type=int, help="at once (one a core)")
     parser.add_argument("--work", type=Path, help="keeps finished repetitions here; run again to continue")
     parser.add_argument("--json-out")
