@@ -150,15 +150,14 @@ async def disturbed(
 
 
 def paired(one: list[ContextMR], other: list[ContextMR]) -> dict[str, Any]:
-    """Difference of the mean rewards, candidate by candidate."""
-    differences = [
-        b.mr - a.mr
-        for first, second in zip(one, other, strict=True)
-        for a, b in zip(first.candidates, second.candidates, strict=True)
-        if a.mr is not None and b.mr is not None
-    ]
+    """Difference of the rewards, averaged over the candidates of a context: they share seeds."""
+    differences = []
+    for first, second in zip(one, other, strict=True):
+        pairs = zip(first.candidates, second.candidates, strict=True)
+        known = [b.mr - a.mr for a, b in pairs if a.mr is not None and b.mr is not None]
+        differences += [fmean(known)] if known else []
     low, high = interval(differences) or (0.0, 0.0)
-    return {"difference": fmean(differences), "interval": [low, high], "n": len(differences)}
+    return {"difference": fmean(differences), "interval": [low, high], "contexts": len(differences)}
 
 
 def mean(results: list[ContextMR]) -> dict[str, Any]:

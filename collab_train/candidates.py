@@ -11,7 +11,8 @@ from collab_train.contexts import Context
 from collab_train.futures import explained, one_reply
 from collab_train.journal import Journal
 from collab_train.patience import patiently
-from collab_train.rollout import context_seed, together
+from collab_train.rollout import context_seed
+from collab_train.waiting import together
 from usersim.dialogue import Assistant
 from usersim.errors import UsersimError
 from usersim.types import NonEmpty, Record

@@ -12,7 +12,8 @@ from typing import Literal
 from collab_train.candidates import Candidates
 from collab_train.contexts import Context, Split
 from collab_train.results import ContextMR, Future
-from collab_train.rollout import Rewarded, Rollout, together
+from collab_train.rollout import Rewarded, Rollout
+from collab_train.waiting import together
 from usersim.types import NonEmpty, Record, Turn
 
 

@@ -11,9 +11,8 @@ import asyncio
 import hashlib
 import json
 import zlib
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from pydantic import Field
 
@@ -23,11 +22,10 @@ from collab_train.futures import FirstTurns, Job, Meter, explained, simulate_fut
 from collab_train.journal import Journal
 from collab_train.racing import Race
 from collab_train.results import ContextMR, Cost, Future, candidate_mr
+from collab_train.waiting import all_or_first_error, together
 from usersim.dialogue import Assistant
 from usersim.errors import ConfigError, UsersimError
 from usersim.sampling import User
-
-T = TypeVar("T")
 
 
 class RolloutConfig(rewards.RewardConfig):
@@ -207,28 +205,6 @@ def unique(contexts: Sequence[Context]) -> Sequence[Context]:
     if len({context.id for context in contexts}) < len(contexts):
         raise ConfigError("context ids repeat; every context needs its own")
     return contexts
-
-
-async def together(asked: Iterable[Awaitable[T]]) -> list[T]:
-    """The results in order; the first error ends the others and is raised as it is."""
-    tasks = [asyncio.ensure_future(one) for one in asked]
-    await all_or_first_error(tasks)
-    return [task.result() for task in tasks]
-
-
-async def all_or_first_error(tasks: Iterable[asyncio.Future[T]]) -> None:
-    """Waits for all; tasks that were cancelled one by one are no error."""
-    waiting = set(tasks)
-    try:
-        while waiting:
-            over, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_EXCEPTION)
-            for error in [task.exception() for task in over if not task.cancelled()]:
-                if error is not None:
-                    raise error
-    finally:
-        for task in waiting:
-            task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
 
 
 def _jobs(context: Context, config: RolloutConfig, identity: str) -> Iterator[Job]:

@@ -27,7 +27,8 @@ from collab_train.progress import progress
 from collab_train.results import total_cost
 from collab_train.rewards import Episode, Tools
 from collab_train.rewards.registry import find
-from collab_train.rollout import together, unique
+from collab_train.rollout import unique
+from collab_train.waiting import together
 from usersim.api import run as run_async
 from usersim.errors import BackendError, ConfigError, UsersimError
 from usersim.runs import RunDir

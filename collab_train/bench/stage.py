@@ -11,8 +11,8 @@ from collab_train.bench.conditions import BenchConfig, UserSpec, playing
 from collab_train.bench.play import Job, Played, play
 from collab_train.identity import assistant_identity, user_identity
 from collab_train.journal import Journal
-from collab_train.rollout import together
 from collab_train.speakers import InTurns, open_assistant, open_user
+from collab_train.waiting import together
 from usersim.backends.chat import ChatSettings
 from usersim.policies import with_policy
 from usersim.prompted import BY_NAME, PromptedUser, prompt_hash

@@ -17,7 +17,8 @@ from collab_train.contexts import Context
 from collab_train.identity import folder_digest
 from collab_train.journal import Journal
 from collab_train.results import ContextMR, Future
-from collab_train.rollout import Rollout, RolloutConfig, together
+from collab_train.rollout import Rollout, RolloutConfig
+from collab_train.waiting import together
 from usersim.api import load
 from usersim.api import run as run_on_one_loop
 from usersim.backends.chat import ChatSettings
