@@ -7,7 +7,8 @@ Their difference, the excess, is what is read. Resampling adds the sampling nois
 distance up (coverage: down); the replicates are therefore centred on the value before percentiles are taken. Where
 a simulator is far from human, the interval covers the estimand in 95 % of repetitions; near the floor, where a
 distance is the size of a noise and its bootstrap is known not to be consistent (Andrews 2000), it is too wide and
-covers more. Too wide is the safe side: it costs power and never adds a false "different".
+covers more. Too wide is the safe side: it costs power and never adds a false "different". A figure in human standard
+deviations is in those of the conversations at hand, as its floor is: the unit is given and its noise is in no interval.
 
 *What may be wrong.* Each figure has a one-sided p of "no excess": the share of human splits at least as far out.
 `repeats` splits can only say "below 1 / (repeats + 1)"; where none is as far out, the normal tail of the bootstrap
