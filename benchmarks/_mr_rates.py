@@ -53,6 +53,8 @@ async def saturated(loads: Sequence[Load], *, clients: int, warm_s: float, windo
         )
 
     read = await both([_unknown(load) for load in loads])
+    if idle := [load.url for load, counts in zip(loads, read, strict=True) if not counts["prefilled"]]:
+        raise BackendError(f"{', '.join(idle)}: nothing was read in {window_s:g} s; give --window-s more")
     prefill = [counts["prefilled"] / counts["seconds"] for counts in read]
     spoken = await both([_continued(load) for load in loads])
     rates = []
