@@ -77,13 +77,8 @@ $(BEFORE):
 	mkdir -p $@
 	git archive d5b1c9d usersim/assets/userlm-135m | tar -x --strip-components=3 -C $@
 
-EMBEDDED := configs/collab/embedded
-
-embedded: setup $(BEFORE)  ## the embedded experiment of docs/bench-assistants.md: about an hour on two cores
-	$(OFFLINE) $(BIN)/usersim collab pairs $(EMBEDDED)/pairs.toml $(ARGS)
-	$(OFFLINE) $(BIN)/usersim collab dpo $(EMBEDDED)/dpo.toml
-	$(OFFLINE) $(BIN)/usersim collab online-dpo $(EMBEDDED)/online.toml
-	$(OFFLINE) $(BIN)/usersim collab bench $(EMBEDDED)/bench.toml
+embedded: setup $(BEFORE)  ## the embedded experiment of docs/bench-assistants.md: less than an hour on two cores
+	$(OFFLINE) $(BIN)/python scripts/embedded.py $(ARGS)
 
 doctor: setup  ## what is installed, which engine and device, what is wrong and its cure
 	$(BIN)/usersim doctor $(ARGS)

@@ -1,4 +1,4 @@
-"""`usersim collab mr|pairs|sft|dpo|online-dpo|grpo|rloo|bench CONFIG [key=value…]`."""
+"""`usersim collab mr|pairs|sft|dpo|online-dpo|grpo|rloo|bench CONFIG [key=value…]`, `usersim collab merge RUN OUT`."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def main(argv: list[str]) -> int:
         "grpo": _grpo,
         "rloo": _rloo,
         "bench": _bench,
+        "merge": _merge,
     }
     made = commands[args.command](args)
     if os.environ.get("RANK", "0") == "0":
@@ -119,6 +120,12 @@ def _bench(args: argparse.Namespace) -> Any:
     return run(args)
 
 
+def _merge(args: argparse.Namespace) -> Any:
+    from collab_train.merge import merge
+
+    return _show(args, merge(args.run, args.out))
+
+
 def _show(args: argparse.Namespace, values: dict[str, Any]) -> dict[str, Any]:
     """Prints `values` for people unless the one JSON document is all that is wanted."""
     if not args.json:
@@ -148,6 +155,12 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--json-out", metavar="FILE")
         if name == "bench":
             command.add_argument("--only", nargs="+", metavar="PART", help="only these parts of the config")
+    text = "a trained assistant as a model folder, for an engine"
+    command = commands.add_parser("merge", help=text, description=text)
+    command.add_argument("run", help="a run of sft, dpo, online-dpo, grpo or rloo")
+    command.add_argument("out", help="a new folder")
+    command.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    command.add_argument("--json-out", metavar="FILE")
     return parser
 
 

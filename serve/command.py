@@ -20,8 +20,8 @@ SERVER = "vllm.entrypoints.openai.api_server"
 # vLLM's own doors have no keys, or only some have: nobody but the front may reach them.
 NOT_EXTRA = ("--host", "--port", "--uds", "--model", "--served-model-name")
 
-# Set in the environment of our engines (`serve.top_p`); other vLLM processes of the same installation stay as they are.
-TOP_P_SWITCH = "USERSIM_ENGINE_TOP_P"
+# Set in the environment of our engines (`serve.cpu_engine`); other vLLM processes stay as they are.
+CPU_ENGINE = "USERSIM_CPU_ENGINE"
 
 
 @dataclass(frozen=True)
@@ -125,5 +125,5 @@ def _environment(settings: EngineSettings, device: Literal["cpu", "gpu"]) -> dic
     return env | {
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(str(core) for core in cores),
         "VLLM_CPU_KVCACHE_SPACE": str(settings.kv_cache_gib),
-        TOP_P_SWITCH: "1",
+        CPU_ENGINE: "1",
     }

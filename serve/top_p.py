@@ -1,4 +1,4 @@
-"""Top-p on CPU without sorting the vocabulary: a vLLM plugin, on in the engines that `usersim` starts.
+"""Top-p on CPU without sorting the vocabulary.
 
 vLLM (0.32, `apply_top_k_top_p_pytorch`) sorts all logits of every row. With 49,152 tokens and one core that is 4 ms
 a row, and with a hundred rows several times what a small model's forward pass takes. The nucleus nearly always lies
@@ -8,33 +8,12 @@ The tokens kept are the same; which of several equal logits at the edge stays ma
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
 
-from serve.command import TOP_P_SWITCH
-
 HEADS = (256, 4096)
 """Likeliest tokens that are tried one after the other, then all."""
-
-
-def register() -> None:
-    """Called by vLLM in each of its processes (entry point `vllm.general_plugins`)."""
-    if os.environ.get(TOP_P_SWITCH) != "1":
-        return
-    from vllm.platforms import current_platform
-    from vllm.v1.sample.ops import topk_topp_sampler as sampler
-
-    plain = sampler.apply_top_k_top_p
-
-    def apply_top_k_top_p(
-        logits: torch.Tensor, k: torch.Tensor | None, p: torch.Tensor | None
-    ) -> torch.Tensor:
-        return plain(logits, k, p) if p is None else nucleus(logits, k, p)
-
-    if current_platform.is_cpu() and plain.__name__ == "apply_top_k_top_p":
-        sampler.apply_top_k_top_p = apply_top_k_top_p
 
 
 def nucleus(logits_BV: torch.Tensor, k_B: torch.Tensor | None, p_B: torch.Tensor) -> torch.Tensor:

@@ -22,12 +22,14 @@ from collab_train.collect import Message
 from collab_train.contexts import Context
 from collab_train.dpo import DPO, dpo
 from collab_train.grpo import GRPO, grpo
+from collab_train.merge import merge
 from collab_train.offline import read_pairs
 from collab_train.online_dpo import OnlineDPO, online_dpo
 from collab_train.pairs import Pair
 from collab_train.rewards import EXTRINSIC, extrinsic
 from collab_train.sft import SFT, read_dialogues, sft
 from collab_train.speakers import load_assistant
+from usersim.errors import ConfigError
 from usersim.records import write_records
 from usersim.testing import ScriptedUser
 from usersim.types import Turn
@@ -123,6 +125,12 @@ def test_no_adapter_is_dropped_on_the_way(
         assert close(logits(trainer.model), function)
         assert close(loaded(run, trainable=True), function)
     assert not any(close(one, other) for one, other in pairwise(functions))
+    merge(str(runs[1]), str(tmp_path / "merged"))
+    assert close(loaded(tmp_path / "merged"), functions[1])
+    with pytest.raises(ConfigError, match="merged exists"):
+        merge(str(runs[1]), str(tmp_path / "merged"))
+    with pytest.raises(ConfigError, match="no adapter there"):
+        merge(str(tiny_base), str(tmp_path / "other"))
     # The reference is where the run began, not the base: at the first step they are equal, the loss is ln 2.
     reference = kept[1].model
     reference.set_adapter("ref")

@@ -1,4 +1,4 @@
-"""Our top-p on CPU keeps what vLLM's keeps."""
+"""Our top-p on CPU keeps what vLLM's keeps, and the plugin is found."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 ops = pytest.importorskip("vllm.v1.sample.ops.topk_topp_sampler", reason="vllm is not installed")
 
 from serve import top_p  # noqa: E402
-from serve.command import TOP_P_SWITCH  # noqa: E402
+from serve.command import CPU_ENGINE  # noqa: E402
 
 
 def logits(rows: int, spread: float, vocabulary: int = 9000) -> torch.Tensor:
@@ -72,9 +72,12 @@ def test_banned_tokens_stay_banned_and_the_likeliest_always_stays() -> None:
 def test_the_plugin_is_found_by_vllm_and_only_ours_use_it(switch: str) -> None:
     code = (
         "from vllm.plugins import load_general_plugins; load_general_plugins();"
-        "from vllm.v1.sample.ops import topk_topp_sampler as s; print('module', s.apply_top_k_top_p.__module__)"
+        "from vllm.v1.sample.ops import topk_topp_sampler as s;"
+        "from vllm.distributed.device_communicators import shm_broadcast as b;"
+        "print('modules', s.apply_top_k_top_p.__module__, b.SpinCondition.__module__)"
     )
-    env = os.environ | {TOP_P_SWITCH: switch}
+    env = os.environ | {CPU_ENGINE: switch}
     said = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300)
-    where = said.stdout.rsplit("module ", 1)[-1].strip()
-    assert where == ("serve.top_p" if switch == "1" else ops.__name__), said.stderr
+    where = said.stdout.rsplit("modules ", 1)[-1].split()
+    assert all((name == "serve.cpu_engine") == (switch == "1") for name in where), said.stderr
+    assert len(where) == 2

@@ -1,0 +1,132 @@
+"""`make embedded`: the experiment of docs/bench-assistants.md, its rollouts and conversations by engines.
+
+    python scripts/embedded.py [pairs] [dpo] [online] [bench]
+
+Each stage keeps what it finished: run it again after an interruption. Two engines have a core each; more take turns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import httpx
+
+CONFIGS, RUNS = Path("configs/collab/embedded"), Path("runs/embedded")
+STARTED_S = 600
+USER, BASE = 8100, 8101
+"""Ports, as in configs/collab/embedded/bench.toml."""
+
+
+def main(stages: Sequence[str]) -> int:
+    for stage in stages or ("pairs", "dpo", "online", "bench"):
+        began = time.monotonic()
+        {"pairs": pairs, "dpo": dpo, "online": online, "bench": bench}[stage]()
+        say(f"{stage}: {(time.monotonic() - began) / 60:.1f} minutes")
+    return 0
+
+
+def pairs() -> None:
+    with serving(user(USER), assistant("smollm2-135m-instruct", BASE)):
+        where = (f"user=http://127.0.0.1:{USER}", f"assistant=http://127.0.0.1:{BASE}/v1")
+        usersim("collab", "pairs", str(CONFIGS / "pairs.toml"), *where, "concurrency=128")
+
+
+def dpo() -> None:
+    usersim("collab", "dpo", str(CONFIGS / "dpo.toml"))
+
+
+def online() -> None:
+    usersim("collab", "online-dpo", str(CONFIGS / "online.toml"))
+
+
+def bench() -> None:
+    trained = {name: RUNS / f"{name}-merged" for name in ("dpo", "online")}
+    for name, folder in trained.items():
+        shutil.rmtree(folder, ignore_errors=True)
+        usersim("collab", "merge", str(RUNS / name), str(folder))
+    with serving(
+        user(USER),
+        assistant("smollm2-135m-instruct", BASE),
+        assistant(str(trained["dpo"]), 8102, name="offline-dpo"),
+        assistant(str(trained["online"]), 8103, name="online-dpo"),
+        user(8104, model="runs/starts/userlm-135m-v2"),
+    ):
+        usersim("collab", "bench", str(CONFIGS / "bench.toml"))
+
+
+def cores() -> tuple[int, int]:
+    mine = sorted(os.sched_getaffinity(0))
+    return mine[0], mine[-1]
+
+
+def user(port: int, model: str | None = None) -> list[str]:
+    chosen = ["--model", model] if model else []
+    engine = [f"engine.cores=[{cores()[0]}]", "engine.kv_cache_gib=1"]
+    limits = ["sampling.max_tokens=48", "request_timeout_s=600", "log_requests=false"]
+    return [sys.executable, "-m", "usersim", "serve", *chosen, "--port", str(port), *engine, *limits]
+
+
+def assistant(model: str, port: int, name: str | None = None) -> list[str]:
+    named = ["--name", name] if name else []
+    where = ["--port", str(port), "--cores", str(cores()[1]), *named, "kv_cache_gib=1"]
+    return [sys.executable, "-m", "serve.engine", "--model", model, *where]
+
+
+@contextlib.contextmanager
+def serving(*commands: list[str]) -> Iterator[None]:
+    """All of them answer; afterwards none is left. What they say is in runs/embedded/PORT.log."""
+    RUNS.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        started = []
+        for command in commands:
+            port = command[command.index("--port") + 1]
+            log = stack.enter_context((RUNS / f"{port}.log").open("w"))
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+            stack.callback(stop, process)
+            started.append((process, port, "ready" if "serve" in command else "health"))
+        for process, port, path in started:
+            wait_for(process, port, path)
+        yield
+
+
+def wait_for(process: subprocess.Popen[bytes], port: str, path: str) -> None:
+    """Until it answers; SystemExit where it ends or takes too long."""
+    end = time.monotonic() + STARTED_S
+    say(f"waiting for port {port}")
+    while time.monotonic() < end and process.poll() is None:
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(f"http://127.0.0.1:{port}/{path}", timeout=30).status_code == 200:
+                return
+        time.sleep(1)
+    raise SystemExit(f"embedded: nothing answers on port {port}; see {RUNS}/{port}.log")
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def usersim(*words: str) -> None:
+    say(f"usersim {' '.join(words)}")
+    if code := subprocess.run([sys.executable, "-m", "usersim", *words]).returncode:
+        raise SystemExit(code)
+
+
+def say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
