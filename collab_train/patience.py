@@ -22,8 +22,9 @@ async def patiently(
 ) -> T:
     """`ask(shift)`, again after what may pass: `shift` is to be added to the seed.
 
-    An engine that is away is asked again, with the same seed, after 1, 2, 4, 8, 16, 16 … s (and up to a quarter
-    more, so that not all come back at once); an empty reply is asked for again at once, with another seed, twice.
+    An engine that is away is asked again, with the same seed, after 1, 2, 4, 8, 16, 16 … s, later where it says so
+    (and up to a quarter more, so that not all come back at once): a restart takes longer than the few seconds that
+    a front tells. An empty reply is asked for again at once, with another seed, twice.
     """
     away = empty = 0
     while True:
@@ -37,7 +38,7 @@ async def patiently(
             if not error.retryable or away == retries:
                 raise
             told_s = error.wait_s if isinstance(error, TryLaterError) else None
-            wait_s = min(2.0**away, LONGEST_WAIT_S) if told_s is None else told_s
+            wait_s = max(min(2.0**away, LONGEST_WAIT_S), told_s or 0.0)
             away += 1
             await asyncio.sleep(wait_s * random.uniform(1.0, 1.25))
         retried()

@@ -19,6 +19,7 @@ from usersim.api import load
 from usersim.errors import BackendError, ConfigError, DataError, GuardError
 from usersim.testing import ScriptedAssistant, ScriptedUser
 from usersim.types import Facet, Goal, Turn, UserProfile, UserTurn
+from usersim.wire import TryLaterError
 
 ASK, TELL = "What may it cost?", "Fly there."
 OPENING = Turn(role="user", text="plan a trip")
@@ -248,6 +249,22 @@ def test_an_engine_that_is_away_for_a_minute_loses_no_future(waits: list[float])
     (result,) = rewards([context(ASK)], gone, ScriptedAssistant("By train."), n=1, retries=8)
     assert (result.candidates[0].n, len(gone.seeds)) == (0, 9)
     assert sum(waits[6:]) > 60
+
+
+def test_a_front_that_tells_short_waits_is_given_as_long_to_come_back(waits: list[float]) -> None:
+    """It says when it will listen again, not when its engine is up: with eight short waits a restart is not over."""
+
+    class Refused(SeededUser):
+        async def __call__(self, *args: object, **kwargs: object) -> UserTurn:
+            raise TryLaterError("HTTP 503", wait_s=self.told)
+
+    for told, shortest in ((2.0, [2, 2, 4, 8, 16]), (30.0, [30] * 5), (None, [1, 2, 4, 8, 16])):
+        waits.clear()
+        user = Refused("plan a trip")
+        user.told = told  # type: ignore[attr-defined]
+        (result,) = rewards([context(ASK)], user, ScriptedAssistant("By train."), n=1, retries=5)
+        assert (result.candidates[0].failed, len(waits)) == (1, 5)
+        assert all(low <= wait <= 1.25 * low for low, wait in zip(shortest, waits, strict=True))
 
 
 def test_an_assistant_that_returns_nothing_is_bounded_counted_and_explained(waits: list[float]) -> None:
