@@ -53,13 +53,13 @@ def _mr(args: argparse.Namespace) -> Any:
 
 
 def _pairs(args: argparse.Namespace) -> Any:
-    from collab_train.mr import choose_contexts, plan
-    from collab_train.pairs import PairsConfig, run_pairs
+    from collab_train.mr import choose_contexts
+    from collab_train.pairs import PairsConfig, plan, run_pairs
 
     config = load_config(PairsConfig, args.config, args.overrides)
     contexts = choose_contexts(config)
     if args.dry_run:
-        return _show(args, {**plan(config, contexts), "pairs_at_most": len(contexts)})
+        return _show(args, plan(config, contexts))
     return _show(args, run_pairs(config, contexts, RunDir(config.out, config.scoring)))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from collab_train import mr
 from collab_train.collect import Message, best_path, prompt_messages
 from collab_train.contexts import Context, Split
 from collab_train.mr import MRConfig, run_mr
@@ -94,6 +95,15 @@ def build_pairs(contexts: Sequence[Context], results: Sequence[ContextMR], *, ma
             )
         )
     return Pairs(made, left_out)
+
+
+def plan(config: PairsConfig, contexts: list[Context]) -> dict[str, Any]:
+    """As `mr.plan`, over all turns; the replies of later ones are always sampled."""
+    first = mr.plan(config, contexts)
+    later = mr.plan(config, [context.model_copy(update={"candidates": ()}) for context in contexts])
+    grows = ("candidates", "candidates_to_sample", "futures", *(key for key in first if "at_most" in key))
+    whole = {key: first[key] + (config.turns - 1) * later[key] for key in grows}
+    return {**first, **whole, "turns": config.turns, "pairs_at_most": config.turns * len(contexts)}
 
 
 def run_pairs(config: PairsConfig, contexts: list[Context], run: RunDir) -> dict[str, Any]:

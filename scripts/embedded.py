@@ -1,8 +1,9 @@
 """`make embedded`: the experiment of docs/bench-assistants.md, its rollouts and conversations by engines.
 
-    python scripts/embedded.py [pairs] [dpo] [online] [bench]
+    python scripts/embedded.py [pairs] [dpo] [online] [bench] [KEY=VALUE …]
 
 Each stage keeps what it finished: run it again after an interruption. Two engines have a core each; more take turns.
+KEY=VALUE goes to `usersim collab bench`: clarify.path=coqa_abg_test.json clarify.limit=60
 """
 
 from __future__ import annotations
@@ -25,10 +26,14 @@ USER, BASE = 8100, 8101
 """Ports, as in configs/collab/embedded/bench.toml."""
 
 
-def main(stages: Sequence[str]) -> int:
-    for stage in stages or ("pairs", "dpo", "online", "bench"):
+def main(argv: Sequence[str]) -> int:
+    stages, options = [word for word in argv if "=" not in word], [word for word in argv if "=" in word]
+    does = {"pairs": pairs, "dpo": dpo, "online": online, "bench": lambda: bench(options)}
+    if unknown := set(stages) - set(does):
+        raise SystemExit(f"embedded: no stage {', '.join(sorted(unknown))}; there are {', '.join(does)}")
+    for stage in stages or does:
         began = time.monotonic()
-        {"pairs": pairs, "dpo": dpo, "online": online, "bench": bench}[stage]()
+        does[stage]()
         say(f"{stage}: {(time.monotonic() - began) / 60:.1f} minutes")
     return 0
 
@@ -36,7 +41,7 @@ def main(stages: Sequence[str]) -> int:
 def pairs() -> None:
     with serving(user(USER), assistant("smollm2-135m-instruct", BASE)):
         where = (f"user=http://127.0.0.1:{USER}", f"assistant=http://127.0.0.1:{BASE}/v1")
-        usersim("collab", "pairs", str(CONFIGS / "pairs.toml"), *where, "concurrency=128")
+        usersim("collab", "pairs", str(CONFIGS / "pairs.toml"), *where, "concurrency=256")
 
 
 def dpo() -> None:
@@ -47,7 +52,7 @@ def online() -> None:
     usersim("collab", "online-dpo", str(CONFIGS / "online.toml"))
 
 
-def bench() -> None:
+def bench(options: Sequence[str]) -> None:
     trained = {name: RUNS / f"{name}-merged" for name in ("dpo", "online")}
     for name, folder in trained.items():
         shutil.rmtree(folder, ignore_errors=True)
@@ -60,7 +65,7 @@ def bench() -> None:
         assistant(str(trained["online"]), 8103, name="online-dpo", eager="true"),
         user(8104, model="runs/starts/userlm-135m-v2", eager="true"),
     ):
-        usersim("collab", "bench", str(CONFIGS / "bench.toml"))
+        usersim("collab", "bench", str(CONFIGS / "bench.toml"), *options)
 
 
 def cores() -> tuple[int, int]:

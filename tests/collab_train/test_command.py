@@ -58,6 +58,11 @@ def test_dry_run_prints_the_plan_and_makes_nothing(
     assert plan["user_turns_at_most"] == 96
     assert plan["user_tokens_at_most"] == 96 * 64
     assert plan["assistant_tokens_at_most"] == (96 + 12) * 160
+    words = ("limit=3", "n=4", "w=2", "turns=3")
+    assert collab("pairs", config, f"out='{out}'", *words, "--dry-run", "--json") == 0
+    longer = json.loads(capsys.readouterr().out)
+    assert (longer["candidates"], longer["user_turns_at_most"], longer["pairs_at_most"]) == (36, 288, 18)
+    assert longer["assistant_tokens_at_most"] == 3 * (96 + 12) * 160
     assert not out.exists()
 
 
