@@ -1,6 +1,7 @@
 """`make embedded`: the experiment of docs/bench-assistants.md, its rollouts and conversations by engines.
 
     python scripts/embedded.py [pairs] [dpo] [online] [bench] [KEY=VALUE …]
+    python scripts/embedded.py sft grpo table     # afterwards: what the hour has no room for
 
 Each stage keeps what it finished: run it again after an interruption. Two engines have a core each; more take turns.
 KEY=VALUE goes to `usersim collab bench`: clarify.path=coqa_abg_test.json clarify.limit=60
@@ -20,18 +21,29 @@ from pathlib import Path
 
 import httpx
 
+from usersim.model import BASE_NAME
+
 CONFIGS, RUNS = Path("configs/collab/embedded"), Path("runs/embedded")
 STARTED_S = 600
 USER, BASE = 8100, 8101
-"""Ports, as in configs/collab/embedded/bench.toml."""
+"""Ports, as in configs/collab/embedded/bench.toml and table.toml."""
 
 
 def main(argv: Sequence[str]) -> int:
     stages, options = [word for word in argv if "=" not in word], [word for word in argv if "=" in word]
-    does = {"pairs": pairs, "dpo": dpo, "online": online, "bench": lambda: bench(options)}
+    whole = ("pairs", "dpo", "online", "bench")
+    does = {
+        "pairs": pairs,
+        "dpo": lambda: usersim("collab", "dpo", str(CONFIGS / "dpo.toml")),
+        "online": lambda: usersim("collab", "online-dpo", str(CONFIGS / "online.toml")),
+        "bench": lambda: bench("bench", {"dpo": 8102, "online": 8103}, options, other_user=8104),
+        "sft": lambda: usersim("collab", "sft", str(CONFIGS / "sft.toml")),
+        "grpo": lambda: usersim("collab", "grpo", str(CONFIGS / "grpo.toml")),
+        "table": lambda: bench("table", {"dpo": 8102, "sft": 8105, "grpo": 8106}, options),
+    }
     if unknown := set(stages) - set(does):
         raise SystemExit(f"embedded: no stage {', '.join(sorted(unknown))}; there are {', '.join(does)}")
-    for stage in stages or does:
+    for stage in stages or whole:
         began = time.monotonic()
         does[stage]()
         say(f"{stage}: {(time.monotonic() - began) / 60:.1f} minutes")
@@ -39,33 +51,26 @@ def main(argv: Sequence[str]) -> int:
 
 
 def pairs() -> None:
-    with serving(user(USER), assistant("smollm2-135m-instruct", BASE)):
+    with serving(user(USER), assistant(BASE_NAME, BASE)):
         where = (f"user=http://127.0.0.1:{USER}", f"assistant=http://127.0.0.1:{BASE}/v1")
         usersim("collab", "pairs", str(CONFIGS / "pairs.toml"), *where, "concurrency=256")
 
 
-def dpo() -> None:
-    usersim("collab", "dpo", str(CONFIGS / "dpo.toml"))
-
-
-def online() -> None:
-    usersim("collab", "online-dpo", str(CONFIGS / "online.toml"))
-
-
-def bench(options: Sequence[str]) -> None:
-    trained = {name: RUNS / f"{name}-merged" for name in ("dpo", "online")}
+def bench(
+    config: str, ports: dict[str, int], options: Sequence[str], *, other_user: int | None = None
+) -> None:
+    """`ports`: of the engines of what was trained, by its run."""
+    trained = {name: RUNS / f"{name}-merged" for name in ports}
     for name, folder in trained.items():
         shutil.rmtree(folder, ignore_errors=True)
         usersim("collab", "merge", str(RUNS / name), str(folder))
-    with serving(
-        # Eager: to compile five engines takes longer than the conversations do.
-        user(USER, eager="true"),
-        assistant("smollm2-135m-instruct", BASE, eager="true"),
-        assistant(str(trained["dpo"]), 8102, name="offline-dpo", eager="true"),
-        assistant(str(trained["online"]), 8103, name="online-dpo", eager="true"),
-        user(8104, model="runs/starts/userlm-135m-v2", eager="true"),
-    ):
-        usersim("collab", "bench", str(CONFIGS / "bench.toml"), *options)
+    # Eager: to compile five engines takes longer than the conversations do.
+    engines = [user(USER, eager="true"), assistant(BASE_NAME, BASE, eager="true")]
+    engines += [assistant(str(trained[name]), port, name=name, eager="true") for name, port in ports.items()]
+    if other_user:
+        engines.append(user(other_user, model="runs/starts/userlm-135m-v2", eager="true"))
+    with serving(*engines):
+        usersim("collab", "bench", str(CONFIGS / f"{config}.toml"), *options)
 
 
 def cores() -> tuple[int, int]:
