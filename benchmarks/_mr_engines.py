@@ -13,9 +13,10 @@ from typing import Any
 
 from benchmarks._mr_rates import counters
 from benchmarks._serving import front
+from serve.address import private_socket
 from serve.command import engine_command
 from serve.config import EngineSettings
-from serve.engine import Engine, private_socket
+from serve.engine import Engine
 from usersim.cli import console
 from usersim.model import BASE_NAME, resolve
 from usersim.render import Renderer

@@ -35,10 +35,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import uvicorn
 
 from benchmarks._serving import OUTCOMES, Front, Tally, crowd, engine_target, front, front_target, steady
+from serve.address import private_socket
 from serve.app import create_app
 from serve.command import engine_command
 from serve.config import EngineSettings, ServeConfig
-from serve.engine import Engine, private_socket
+from serve.engine import Engine
 from serve.pool import EnginePool
 from usersim.backends.http import HttpSampler
 from usersim.cli import console, emit_json, run_main

@@ -27,9 +27,10 @@ import psutil  # type: ignore[import-untyped]
 
 from benchmarks._serving import OUTCOMES, Front, Tally, crowd, front, front_target
 from benchmarks.serve import Question
+from serve.address import private_socket
 from serve.command import engine_command
 from serve.config import EngineSettings
-from serve.engine import Engine, private_socket
+from serve.engine import Engine
 from usersim.cli import console, emit_json, run_main
 from usersim.model import resolve
 from usersim.render import Renderer

@@ -16,6 +16,9 @@ from usersim.errors import ConfigError
 from usersim.records import read_records
 from usersim.runs import RunDir
 
+MEASURED = 64
+"""Margins of the pairs trained on are measured of so many at most, evenly spread; of held-out pairs, of all."""
+
 
 class PairTuning(Tuning):
     train: str = "runs/collab-pairs/train.jsonl"
@@ -56,12 +59,13 @@ def plan(config: PairTuning, rows: int, texts: Sequence[Message]) -> dict[str, A
 
 
 def on_pairs(config: PairTuning, pairs: PairFiles, trainer: Any) -> Course:
-    """Log-prob margins of both files, and greedy replies to the first prompts (held-out ones first)."""
+    """Log-prob margins, and greedy replies to the first prompts (held-out ones first)."""
     shown = [*pairs.heldout, *pairs.train][: config.show]
+    some = pairs.train[:: max(1, math.ceil(len(pairs.train) / MEASURED))]
 
     def measure(model: Any, tokenizer: Any) -> dict[str, Any]:
         return {
-            "train": margins(model, tokenizer, pairs.train, max_length=config.max_length),
+            "train": margins(model, tokenizer, some, max_length=config.max_length),
             "heldout": margins(model, tokenizer, pairs.heldout, max_length=config.max_length),
             "contexts": [pair.context for pair in shown],
             "replies": greedy_replies(

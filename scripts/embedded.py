@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def pairs() -> None:
-    with serving(user(USER), assistant(BASE_NAME, BASE)):
+    with serving(user(USER, kv_gib=4), assistant(BASE_NAME, BASE, kv_gib=4)):
         where = (f"user=http://127.0.0.1:{USER}", f"assistant=http://127.0.0.1:{BASE}/v1")
         usersim("collab", "pairs", str(CONFIGS / "pairs.toml"), *where, "concurrency=256")
 
@@ -78,17 +78,20 @@ def cores() -> tuple[int, int]:
     return mine[0], mine[-1]
 
 
-def user(port: int, model: str | None = None, *, eager: str = "false") -> list[str]:
+def user(port: int, model: str | None = None, *, eager: str = "false", kv_gib: int = 1) -> list[str]:
     chosen = ["--model", model] if model else []
-    engine = [f"engine.eager={eager}", f"engine.cores=[{cores()[0]}]", "engine.kv_cache_gib=1"]
+    engine = [f"engine.eager={eager}", f"engine.cores=[{cores()[0]}]", f"engine.kv_cache_gib={kv_gib}"]
     limits = ["sampling.max_tokens=48", "request_timeout_s=600", "log_requests=false"]
     return [sys.executable, "-m", "usersim", "serve", *chosen, "--port", str(port), *engine, *limits]
 
 
-def assistant(model: str, port: int, name: str | None = None, *, eager: str = "false") -> list[str]:
+def assistant(
+    model: str, port: int, name: str | None = None, *, eager: str = "false", kv_gib: int = 1
+) -> list[str]:
     named = ["--name", name] if name else []
-    where = ["--port", str(port), "--cores", str(cores()[1]), *named, f"eager={eager}", "kv_cache_gib=1"]
-    return [sys.executable, "-m", "serve.engine", "--model", model, *where]
+    where = ["--port", str(port), "--cores", str(cores()[1]), *named]
+    settings = [f"eager={eager}", f"kv_cache_gib={kv_gib}"]
+    return [sys.executable, "-m", "serve.engine", "--model", model, *where, *settings]
 
 
 @contextlib.contextmanager

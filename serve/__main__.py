@@ -18,11 +18,12 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
+from serve.address import private_socket
 from serve.app import create_app
 from serve.command import engine_command
 from serve.config import EngineSettings, ServeConfig
 from serve.drain import Server
-from serve.engine import Engine, exit_on_sigterm, private_socket
+from serve.engine import Engine, exit_on_sigterm
 from serve.keys import configured
 from serve.logs import Sink, never_block, tell
 from serve.pool import EnginePool, check_engine, check_models

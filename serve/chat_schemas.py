@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from serve.schemas import MAX_MESSAGES, SamplingFields, Text, Usage
+from serve.answers import Usage
+from serve.schemas import MAX_MESSAGES, SamplingFields, Text
 from usersim.types import Goal, Persona
 
 

@@ -12,22 +12,20 @@ import contextlib
 import logging
 import os
 import re
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
 import httpx2
 
+from serve.address import make_free, status_of
 from serve.command import EngineCommand, engine_command
 from serve.config import EngineSettings
 from serve.logs import tell
@@ -94,7 +92,7 @@ class Engine:
     def start(self) -> float:
         """Seconds until it answered; raises BackendError with its last log lines if it does not come up."""
         began = time.monotonic()
-        self._free_address()
+        make_free(self.command.url)
         self._spawn()
         while not self._answers():
             waited = time.monotonic() - began
@@ -132,19 +130,6 @@ class Engine:
     ) -> None:
         self.stop()
 
-    def _free_address(self) -> None:
-        """A stale socket file would make the engine fail; a foreign one on our port would look like ours."""
-        if self.command.url.startswith("unix:"):
-            Path(self.command.url.removeprefix("unix:")).unlink(missing_ok=True)
-            return
-        host, _, port = self.command.url.removeprefix("http://").partition(":")
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, int(port)))
-            except OSError as error:
-                raise BackendError(f"engine {self.command.name}: {host}:{port}: {error.strerror}") from error
-
     def _spawn(self) -> None:
         # A session of its own: Ctrl-C in the terminal reaches the front, which then stops in its own order.
         self._process = subprocess.Popen(
@@ -175,25 +160,23 @@ class Engine:
 
     def _answers(self) -> bool:
         try:
-            return self.alive and self._ask("GET", "/health", timeout_s=5) == 200
+            return self.alive and status_of(self.command.url, "GET", "/health", timeout_s=5) == 200
         except httpx2.HTTPError:
             return False
 
     def _completes(self) -> bool:
         """Whether it gives one token: /health of an engine whose core hangs is 200 all the same."""
         try:
-            status = self._ask("POST", "/v1/completions", timeout_s=self.probe_every_s)
+            status = status_of(
+                self.command.url,
+                "POST",
+                "/v1/completions",
+                timeout_s=self.probe_every_s,
+                json={"prompt": [0], "max_tokens": 1},
+            )
         except httpx2.HTTPError:
             return False
         return status < 500 or status == 503  # full is not hung
-
-    def _ask(self, method: str, path: str, *, timeout_s: float) -> int:
-        uds = self.command.url.removeprefix("unix:") if self.command.url.startswith("unix:") else None
-        base, body = "http://engine" if uds else self.command.url, {"prompt": [0], "max_tokens": 1}
-        # No TLS here; reading the certificates for nothing takes tens of milliseconds, several times a second.
-        transport = httpx2.HTTPTransport(uds=uds, verify=False)
-        with httpx2.Client(transport=transport, timeout=timeout_s) as client:
-            return client.request(method, base + path, json=None if method == "GET" else body).status_code
 
     def _failure(self, waited: float) -> BackendError:
         code = None if self._process is None else self._process.poll()
@@ -251,19 +234,6 @@ class Engine:
             process.stdin.close()
         if self._listener is not None:
             self._listener.join(5)  # so that the last words are complete
-
-
-@contextlib.contextmanager
-def private_socket() -> Iterator[Path]:
-    """A path for a Unix socket that only this user can reach."""
-    folder = tempfile.mkdtemp(prefix="usersim-")
-    if len(folder) > 80:  # a socket's path holds 107 bytes, and TMPDIR may be deep
-        Path(folder).rmdir()
-        folder = tempfile.mkdtemp(prefix="usersim-", dir="/tmp")
-    try:
-        yield Path(folder) / "engine.sock"
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def exit_on_sigterm() -> None:

@@ -14,9 +14,7 @@ from fastapi import APIRouter, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from serve.errors import RequestError, problem
-from serve.schemas import (
-    BatchRequest,
+from serve.answers import (
     BatchResponse,
     BatchResult,
     ChunkChoice,
@@ -26,15 +24,15 @@ from serve.schemas import (
     LikelyToken,
     PromptFacts,
     SaidMessage,
-    TerminationRequest,
     TerminationResponse,
     TokenLogprobs,
     Usage,
     UserTurnChoice,
     UserTurnChunk,
-    UserTurnRequest,
     UserTurnResponse,
 )
+from serve.errors import RequestError, problem
+from serve.schemas import BatchRequest, TerminationRequest, UserTurnRequest
 from serve.service import Service, usage
 from serve.streaming import EventStream, error_body
 from serve.strict import StrictRoute

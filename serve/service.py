@@ -9,10 +9,11 @@ from contextlib import aclosing
 
 import usersim
 from serve import visit
+from serve.answers import Usage
 from serve.config import ServeConfig
 from serve.errors import RequestError
 from serve.metrics import Metrics
-from serve.schemas import SamplingFields, Usage
+from serve.schemas import SamplingFields
 from usersim.errors import GuardError
 from usersim.sampling import EndPolicy, Leaving, Sampling, TurnPiece
 from usersim.types import Turn, UserProfile, UserTurn

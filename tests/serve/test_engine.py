@@ -11,8 +11,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from serve.address import private_socket
 from serve.command import EngineCommand
-from serve.engine import Engine, private_socket
+from serve.engine import Engine
 from usersim.errors import BackendError
 
 HERE = Path(__file__).parent

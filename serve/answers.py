@@ -1,0 +1,143 @@
+"""What is answered over the wire, in our own dialect."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+
+class SaidMessage(BaseModel):
+    role: Literal["user"] = "user"
+    content: str
+
+
+class LikelyToken(BaseModel):
+    id: int
+    token: str
+    bytes: list[int]
+    logprob: float
+
+
+class ContentToken(LikelyToken):
+    top_logprobs: list[LikelyToken] = []
+
+
+class TokenLogprobs(BaseModel):
+    """Of every sampled token, the end of the turn included: they add up to `logprob`."""
+
+    content: list[ContentToken]
+
+
+FinishReason = Literal["stop", "length", "end_of_conversation"]
+
+
+class TurnFacts(BaseModel):
+    finish_reason: FinishReason
+    end_of_conversation: bool
+    end_of_conversation_prob: float
+    """At the first token, temperature 1, before any ban or threshold."""
+    logprob: float
+    tokens: int
+    seed: int | None
+    rejected: tuple[str, ...]
+    """Why the guards threw earlier attempts away; in a stream: what they would have thrown this one away for."""
+
+
+class UserTurnChoice(TurnFacts):
+    index: int
+    message: SaidMessage
+    logprobs: TokenLogprobs | None = None
+    token_ids: list[int] | None = None
+
+
+class Usage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    # An object and never null: clients index into it.
+    prompt_tokens_details: dict[str, int] = {"cached_tokens": 0}
+
+
+class PromptFacts(BaseModel):
+    template: str
+    fingerprint: str
+    """Equal fingerprints render equal token ids."""
+
+
+class UserTurnResponse(BaseModel):
+    id: str
+    object: Literal["user.turn"] = "user.turn"
+    created: int
+    model: str
+    system_fingerprint: str
+    """Of the weights' name, the template and this software: the same one samples the same way."""
+    choices: list[UserTurnChoice]
+    usage: Usage
+    prompt: PromptFacts
+
+
+class Delta(BaseModel):
+    role: Literal["user"] | None = None
+    content: str | None = None
+
+
+class ChunkChoice(BaseModel):
+    """The first has the role and P(end), the last the facts of `TurnFacts`."""
+
+    index: int = 0
+    delta: Delta
+    logprobs: TokenLogprobs | None = None
+    token_ids: list[int] | None = None
+    finish_reason: FinishReason | None = None
+    end_of_conversation: bool | None = None
+    end_of_conversation_prob: float | None = None
+    logprob: float | None = None
+    tokens: int | None = None
+    seed: int | None = None
+    rejected: tuple[str, ...] | None = None
+
+
+class UserTurnChunk(BaseModel):
+    id: str
+    object: Literal["user.turn.chunk"] = "user.turn.chunk"
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChunkChoice]
+    usage: Usage | None = None
+    prompt: PromptFacts | None = None
+
+
+class ErrorFacts(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class BatchResult(BaseModel):
+    index: int
+    status: int
+    body: UserTurnResponse | None = None
+    error: ErrorFacts | None = None
+
+
+class BatchResponse(BaseModel):
+    id: str
+    object: Literal["user.turn.batch"] = "user.turn.batch"
+    created: int
+    results: list[BatchResult]
+    """In the order of the items."""
+
+
+class TerminationResponse(BaseModel):
+    id: str
+    object: Literal["user.termination"] = "user.termination"
+    created: int
+    model: str
+    system_fingerprint: str
+    end_of_conversation: bool
+    end_of_conversation_prob: float
+    usage: Usage
+    prompt: PromptFacts
