@@ -1,7 +1,8 @@
 """`make embedded`: the experiment of docs/bench-assistants.md, its rollouts and conversations by engines.
 
     python scripts/embedded.py [pairs] [dpo] [online] [bench] [KEY=VALUE …]
-    python scripts/embedded.py sft grpo table     # afterwards: what the hour has no room for
+    python scripts/embedded.py offline            # afterwards: three conversations a goal for what the claim compares
+    python scripts/embedded.py sft grpo table     # what the hour has no room for
 
 Each stage keeps what it finished: run it again after an interruption. Two engines have a core each; more take turns.
 KEY=VALUE goes to `usersim collab bench`: clarify.path=coqa_abg_test.json clarify.limit=60
@@ -37,6 +38,7 @@ def main(argv: Sequence[str]) -> int:
         "dpo": lambda: usersim("collab", "dpo", str(CONFIGS / "dpo.toml")),
         "online": lambda: usersim("collab", "online-dpo", str(CONFIGS / "online.toml")),
         "bench": lambda: bench("bench", {"dpo": 8102, "online": 8103}, options, other_user=8104),
+        "offline": lambda: bench("offline", {"dpo": 8102}, options, other_user=8104),
         "sft": lambda: usersim("collab", "sft", str(CONFIGS / "sft.toml")),
         "grpo": lambda: usersim("collab", "grpo", str(CONFIGS / "grpo.toml")),
         "table": lambda: bench("table", {"dpo": 8102, "sft": 8105, "grpo": 8106}, options),
