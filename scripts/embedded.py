@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -33,7 +33,7 @@ USER, BASE = 8100, 8101
 def main(argv: Sequence[str]) -> int:
     stages, options = [word for word in argv if "=" not in word], [word for word in argv if "=" in word]
     whole = ("pairs", "dpo", "online", "bench")
-    does = {
+    does: dict[str, Callable[[], None]] = {
         "pairs": pairs,
         "dpo": lambda: usersim("collab", "dpo", str(CONFIGS / "dpo.toml")),
         "online": lambda: usersim("collab", "online-dpo", str(CONFIGS / "online.toml")),
