@@ -77,7 +77,7 @@ $(BEFORE):
 	mkdir -p $@
 	git archive d5b1c9d usersim/assets/userlm-135m | tar -x --strip-components=3 -C $@
 
-embedded: setup $(BEFORE)  ## the embedded experiment of docs/bench-assistants.md: about 70 minutes on two cores
+embedded: setup $(BEFORE)  ## the embedded experiment of docs/bench-assistants.md: about an hour on two cores
 	$(OFFLINE) $(BIN)/python scripts/embedded.py $(ARGS)
 
 doctor: setup  ## what is installed, which engine and device, what is wrong and its cure
