@@ -10,7 +10,7 @@ from typing import Any
 
 from collab_train.contexts import Context
 from collab_train.patience import patiently
-from collab_train.results import Cost, Future
+from collab_train.results import Cost, Future, total_cost
 from collab_train.rewards import count_tokens
 from usersim.dialogue import Assistant, converse
 from usersim.errors import EmptyReplyError, GuardError, UsersimError
@@ -137,9 +137,22 @@ async def one_turn(
 
 
 async def simulate_future(
-    job: Job, user: User, assistant: Assistant, *, w: int, first: FirstTurns, retries: int, meter: Meter
+    job: Job,
+    user: User,
+    assistant: Assistant,
+    *,
+    w: int,
+    first: FirstTurns,
+    retries: int,
+    meter: Meter,
+    begun: Future | None = None,
 ) -> Future:
-    """The conversation of at most `w` exchanges after the candidate; a UsersimError becomes the record's `error`."""
+    """The conversation of at most `w` exchanges after the candidate; a UsersimError becomes the record's `error`.
+
+    `begun`: the same future in a shorter window, to go on from.
+    """
+    before = begun.conversation if begun else None
+    spoken = before.turns if before else job.history
 
     async def speak(profile: UserProfile, turns: Sequence[Turn], *, seed: int | None = None) -> UserTurn:
         if len(turns) == len(job.history):
@@ -162,8 +175,8 @@ async def simulate_future(
             speak,
             reply,
             job.context.profile,
-            turns=job.history,
-            max_user_turns=w,
+            turns=spoken,
+            max_user_turns=w - (len(spoken) - len(job.history)) // 2,
             system=job.context.system,
             seed=job.seed,
             id=f"{job.context.id}/{job.candidate}/{job.index}",
@@ -172,7 +185,8 @@ async def simulate_future(
         )
     except UsersimError as error:
         return job.future(error=explained(error), cost=meter.cost())
-    return job.future(conversation=conversation, cost=meter.cost())
+    costs = [meter.cost(), *([begun.cost] if begun else [])]
+    return job.future(conversation=conversation, cost=total_cost(costs))
 
 
 async def one_reply(

@@ -25,11 +25,12 @@ from collab_train.rollout import Rollout, RolloutConfig, unique
 from collab_train.scored import Scored, summarise
 from collab_train.speakers import URLS, InTurns, open_assistant, open_user
 from collab_train.tasks import get_task
+from collab_train.windows import CANDIDATES
 from usersim.api import run as run_async
 from usersim.backends.chat import ChatSettings
 from usersim.errors import BackendError, ConfigError
 from usersim.records import write_json, write_records
-from usersim.runs import RunDir
+from usersim.runs import SAMPLES, RunDir
 from usersim.types import NonEmpty
 
 
@@ -158,7 +159,7 @@ async def _score(config: MRConfig, contexts: list[Context], run: RunDir, turns: 
                 user,
                 assistant,
                 config.model_copy(update={"rewards": reward_weights(config)}),
-                journal=Journal(run.path / "samples.jsonl", Future),
+                journal=Journal(run.path / SAMPLES, Future),
                 identity=who,
                 tools=tools,
                 done=bar,
@@ -168,7 +169,7 @@ async def _score(config: MRConfig, contexts: list[Context], run: RunDir, turns: 
                 count=config.sample_candidates,
                 seed=config.seed,
                 gate=rollout.gate,
-                journal=Journal(run.path / "candidates.jsonl", Candidate),
+                journal=Journal(run.path / CANDIDATES, Candidate),
                 identity=who,
                 retries=config.retries,
             )

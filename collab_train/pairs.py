@@ -17,8 +17,9 @@ from collab_train import mr
 from collab_train.collect import Message, best_path, prompt_messages
 from collab_train.contexts import Context, Split
 from collab_train.mr import MRConfig, run_mr
-from collab_train.results import ContextMR
+from collab_train.results import CandidateMR, ContextMR
 from collab_train.scored import summarise
+from collab_train.windows import take_over
 from usersim.records import write_json, write_records
 from usersim.runs import RunDir
 from usersim.types import NonEmpty, Record
@@ -32,6 +33,12 @@ class PairsConfig(MRConfig):
     turns: int = Field(default=1, ge=1, le=32)
     """Assistant turns along the best path of each context. May grow when a run is resumed."""
 
+    pairs_per_context: int = Field(default=1, ge=1)
+    """Best against worst, second best against second worst and so on. May change when a run is resumed."""
+
+    reuse: str | None = None
+    """An earlier run: what it sampled is taken over, from another window too (`windows`), and not simulated again."""
+
     @model_validator(mode="after")
     def _has_a_user(self) -> PairsConfig:
         if self.turns > 1 and self.w == 0:
@@ -41,7 +48,7 @@ class PairsConfig(MRConfig):
     @property
     def scoring(self) -> MRConfig:
         """What the rewards depend on; pairs with another margin are made from the same run directory."""
-        return MRConfig.model_validate(self.model_dump(exclude={"margin", "turns"}))
+        return MRConfig.model_validate(self.model_dump(exclude=set(PairsConfig.__annotations__)))
 
 
 class Pair(Record):
@@ -66,35 +73,45 @@ class Pairs:
     """Contexts without a pair, by reason."""
 
 
-def build_pairs(contexts: Sequence[Context], results: Sequence[ContextMR], *, margin: float) -> Pairs:
-    """One pair a context at most; a candidate without a reward is neither best nor worst."""
+def build_pairs(
+    contexts: Sequence[Context], results: Sequence[ContextMR], *, margin: float, per_context: int = 1
+) -> Pairs:
+    """A candidate without a reward is in no pair, any other in one at most."""
     made, left_out = [], Counter[str]()
     for context, result in zip(contexts, results, strict=True):
-        scored = sorted((c for c in result.candidates if c.mr is not None), key=lambda c: c.mr or 0.0)
-        if len(scored) < 2:
+        ranked = sorted(
+            ((c.mr, i) for i, c in enumerate(result.candidates) if c.mr is not None), reverse=True
+        )
+        if len(ranked) < 2:
             left_out["fewer than two scored candidates"] += 1
             continue
-        worst, best = scored[0], scored[-1]
-        low, high = worst.mr or 0.0, best.mr or 0.0
-        if high == low or high - low < margin:
+        sides = [
+            (result.candidates[best], result.candidates[worst])
+            for (high, best), (low, worst) in zip(ranked[: len(ranked) // 2], reversed(ranked), strict=False)
+            if high > low and high - low >= margin
+        ]
+        if not sides:
             left_out["rewards too close"] += 1
-            continue
-        goal = context.profile.goal
-        made.append(
-            Pair(
-                context=context.id,
-                split=context.split,
-                prompt=prompt_messages(context),
-                chosen=(Message(role="assistant", content=best.text),),
-                rejected=(Message(role="assistant", content=worst.text),),
-                mr_chosen=high,
-                mr_rejected=low,
-                n_chosen=best.n,
-                n_rejected=worst.n,
-                goal=goal.summary if goal else None,
-            )
-        )
+        made += [_pair(context, best, worst) for best, worst in sides[:per_context]]
     return Pairs(made, left_out)
+
+
+def _pair(context: Context, best: CandidateMR, worst: CandidateMR) -> Pair:
+    assert best.mr is not None
+    assert worst.mr is not None
+    goal = context.profile.goal
+    return Pair(
+        context=context.id,
+        split=context.split,
+        prompt=prompt_messages(context),
+        chosen=(Message(role="assistant", content=best.text),),
+        rejected=(Message(role="assistant", content=worst.text),),
+        mr_chosen=best.mr,
+        mr_rejected=worst.mr,
+        n_chosen=best.n,
+        n_rejected=worst.n,
+        goal=goal.summary if goal else None,
+    )
 
 
 def plan(config: PairsConfig, contexts: list[Context]) -> dict[str, Any]:
@@ -103,19 +120,28 @@ def plan(config: PairsConfig, contexts: list[Context]) -> dict[str, Any]:
     later = mr.plan(config, [context.model_copy(update={"candidates": ()}) for context in contexts])
     grows = ("candidates", "candidates_to_sample", "futures", *(key for key in first if "at_most" in key))
     whole = {key: first[key] + (config.turns - 1) * later[key] for key in grows}
-    return {**first, **whole, "turns": config.turns, "pairs_at_most": config.turns * len(contexts)}
+    return {
+        **first,
+        **whole,
+        "turns": config.turns,
+        "pairs_at_most": config.turns * config.pairs_per_context * len(contexts),
+    }
 
 
 def run_pairs(config: PairsConfig, contexts: list[Context], run: RunDir) -> dict[str, Any]:
     """Writes train.jsonl, heldout.jsonl (pairs), paths.jsonl and paths_heldout.jsonl (`collect.Path`), each only
     where there is something to write, and returns the summary."""
+    if config.reuse:
+        take_over(run, config.reuse)
     scored = run_mr(config, contexts, run, turns=config.turns)
-    pairs = build_pairs(scored.contexts, scored.results, margin=config.margin)
+    per_context = config.pairs_per_context
+    pairs = build_pairs(scored.contexts, scored.results, margin=config.margin, per_context=per_context)
     paths = [path for steps in scored.steps if (path := best_path(steps)) is not None]
     summary: dict[str, Any] = {
         **summarise(scored),
         "margin": config.margin,
         "turns": config.turns,
+        "pairs_per_context": config.pairs_per_context,
         "left_out": dict(pairs.left_out),
         "pairs": {},
         "paths": {},

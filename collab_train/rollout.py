@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from pydantic import Field
 
-from collab_train import rewards
+from collab_train import rewards, windows
 from collab_train.contexts import Context
 from collab_train.futures import FirstTurns, Job, Meter, explained, simulate_future
 from collab_train.journal import Journal
@@ -134,15 +134,17 @@ class Rollout:
         await all_or_first_error(tasks.values())
 
     async def _future(self, job: Job, first: FirstTurns, outcome: Outcome) -> None:
-        made = self._known.get(job.key)
-        if made is not None:
+        made, history, w = self._known.get(job.key), len(job.history), self.config.w
+        begun = made.conversation if made else None
+        if begun and not windows.remaining(begun, history, w):
             self.resumed += 1
         else:
-            made = await self._simulated(job, first, outcome)
+            made = await self._simulated(job, first, outcome, made)
             if self.journal:
                 self.journal.append(made)
             if made.conversation is not None:
                 self._known[made.key] = made
+        made = windows.cut(made, history, w)
         outcome.future, outcome.cost = made, made.cost
         self.done(made)
         if made.conversation is None:
@@ -155,7 +157,7 @@ class Rollout:
         except UsersimError as error:
             outcome.failure = explained(error)
 
-    async def _simulated(self, job: Job, first: FirstTurns, outcome: Outcome) -> Future:
+    async def _simulated(self, job: Job, first: FirstTurns, outcome: Outcome, begun: Future | None) -> Future:
         async with self.gate:
             meter = Meter()
             try:
@@ -167,6 +169,7 @@ class Rollout:
                     first=first,
                     retries=self.config.retries,
                     meter=meter,
+                    begun=begun,
                 )
             finally:  # what a stopped one has cost counts as well
                 outcome.cost = meter.cost()
@@ -213,7 +216,7 @@ def _jobs(context: Context, config: RolloutConfig, identity: str) -> Iterator[Jo
     for candidate, text in enumerate(context.candidates):
         for index in range(config.futures):
             seed = context_seed(config.seed, context.id) + index
-            yield Job(context, candidate, index, seed, _key(context, text, seed, config.w, identity))
+            yield Job(context, candidate, index, seed, _key(context, text, seed, identity))
 
 
 def context_seed(seed: int, context_id: str) -> int:
@@ -221,10 +224,11 @@ def context_seed(seed: int, context_id: str) -> int:
     return seed * 1_000_003 + zlib.crc32(context_id.encode())
 
 
-def _key(context: Context, candidate: str, seed: int, w: int, identity: str) -> str:
-    # What is only scored by, phrases and reference, may change without simulating anew; so may split and topic.
+def _key(context: Context, candidate: str, seed: int, identity: str) -> str:
+    # What is only scored by, phrases and reference, may change without simulating anew; so may split and topic, and the
+    # window (`windows`).
     seen = context.model_dump(mode="json", include={"id", "turns", "profile", "system"})
-    parts = json.dumps([seen, candidate, seed, w, identity], sort_keys=True)
+    parts = json.dumps([seen, candidate, seed, identity], sort_keys=True)
     return hashlib.sha256(parts.encode()).hexdigest()[:24]
 
 

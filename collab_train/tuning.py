@@ -18,6 +18,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from collab_train.speakers import base_of, load_assistant
 from collab_train.train_report import Bars, Rows, TrainLog
+from usersim.allocator import keep_pages
 from usersim.config import Config
 from usersim.errors import ConfigError
 from usersim.records import write_json
@@ -97,6 +98,7 @@ def check(config: Tuning) -> None:
 def tune(config: Tuning, course: Course) -> dict[str, Any]:
     """Trains, or resumes; saves the adapter and what it changed, and returns the summary."""
     check(config)
+    keep_pages()
     started = time.monotonic()
     run, bars = RunDir(config.out, config), Bars()
     checkpoints = run.path / "checkpoints"

@@ -20,6 +20,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoTokenizer, ProgressCallback, set_seed
 from trl.trainer.sft_config import SFTConfig
 
+from usersim.allocator import keep_pages
 from usersim.base import UserBase, load_user_base
 from usersim.cli import console, emit_json
 from usersim.config import load_config
@@ -57,6 +58,7 @@ def train(config: TrainConfig, *, export: bool = False) -> Path:
     With `export` nothing is trained: the last checkpoint of an unfinished run becomes its result.
     """
     check(config)
+    keep_pages()
     args = _arguments(config)  # joins the other processes, where there are any
     base = _load_base(config)
     corpus, dev = None, list[Conversation]()
