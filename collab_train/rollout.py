@@ -134,17 +134,7 @@ class Rollout:
         await all_or_first_error(tasks.values())
 
     async def _future(self, job: Job, first: FirstTurns, outcome: Outcome) -> None:
-        made, history, w = self._known.get(job.key), len(job.history), self.config.w
-        begun = made.conversation if made else None
-        if begun and not windows.remaining(begun, history, w):
-            self.resumed += 1
-        else:
-            made = await self._simulated(job, first, outcome, made)
-            if self.journal:
-                self.journal.append(made)
-            if made.conversation is not None:
-                self._known[made.key] = made
-        made = windows.cut(made, history, w)
+        made = windows.cut(await self._made(job, first, outcome), len(job.history), self.config.w)
         outcome.future, outcome.cost = made, made.cost
         self.done(made)
         if made.conversation is None:
@@ -156,6 +146,20 @@ class Rollout:
             outcome.scored = await rewards.score(episode, self.config.weights, self.config, self.tools)
         except UsersimError as error:
             outcome.failure = explained(error)
+
+    async def _made(self, job: Job, first: FirstTurns, outcome: Outcome) -> Future:
+        """What there is, in this window or a longer one; otherwise simulated, or gone on with."""
+        known = self._known.get(job.key)
+        begun = known.conversation if known else None
+        if known and begun and not windows.remaining(begun, len(job.history), self.config.w):
+            self.resumed += 1
+            return known
+        made = await self._simulated(job, first, outcome, known)
+        if self.journal:
+            self.journal.append(made)
+        if made.conversation is not None:
+            self._known[made.key] = made
+        return made
 
     async def _simulated(self, job: Job, first: FirstTurns, outcome: Outcome, begun: Future | None) -> Future:
         async with self.gate:

@@ -1,10 +1,10 @@
 """`make embedded`: the experiment of docs/bench-assistants.md, its rollouts and conversations by engines.
 
     python scripts/embedded.py [pairs] [dpo] [online] [bench] [KEY=VALUE …]
-    python scripts/embedded.py offline            # afterwards: three conversations a goal for what the claim compares
     python scripts/embedded.py sft grpo table     # what the hour has no room for
+    python scripts/embedded.py ablation           # the same training on rewards of windows 0 to 3, after pairs
 
-Each stage keeps what it finished: run it again after an interruption. Two engines have a core each; more take turns.
+Each stage keeps what it finished: run it again after an interruption. Engines share two cores, one each or several.
 KEY=VALUE goes to `usersim collab bench`: clarify.path=coqa_abg_test.json clarify.limit=60
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -22,12 +23,15 @@ from pathlib import Path
 
 import httpx
 
+from collab_train.bench.ablation import commands, specs
+from collab_train.bench.conditions import BenchConfig
+from usersim.config import load_config
 from usersim.model import BASE_NAME
 
 CONFIGS, RUNS = Path("configs/collab/embedded"), Path("runs/embedded")
 STARTED_S = 600
 USER, BASE = 8100, 8101
-"""Ports, as in configs/collab/embedded/bench.toml and table.toml."""
+"""Ports, as in the configs of `bench`."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -38,10 +42,10 @@ def main(argv: Sequence[str]) -> int:
         "dpo": lambda: usersim("collab", "dpo", str(CONFIGS / "dpo.toml")),
         "online": lambda: usersim("collab", "online-dpo", str(CONFIGS / "online.toml")),
         "bench": lambda: bench("bench", {"dpo": 8102, "online": 8103}, options, other_user=8104),
-        "offline": lambda: bench("offline", {"dpo": 8102}, options, other_user=8104),
         "sft": lambda: usersim("collab", "sft", str(CONFIGS / "sft.toml")),
         "grpo": lambda: usersim("collab", "grpo", str(CONFIGS / "grpo.toml")),
         "table": lambda: bench("table", {"dpo": 8102, "sft": 8105, "grpo": 8106}, options),
+        "ablation": lambda: ablation(options),
     }
     if unknown := set(stages) - set(does):
         raise SystemExit(f"embedded: no stage {', '.join(sorted(unknown))}; there are {', '.join(does)}")
@@ -53,9 +57,34 @@ def main(argv: Sequence[str]) -> int:
 
 
 def pairs() -> None:
+    with both_sides() as where:
+        usersim("collab", "pairs", str(CONFIGS / "pairs.toml"), *where)
+
+
+@contextlib.contextmanager
+def both_sides() -> Iterator[tuple[str, ...]]:
+    """The engines that futures need, as options of `collab pairs`."""
     with serving(user(USER, kv_gib=4), assistant(BASE_NAME, BASE, kv_gib=4)):
-        where = (f"user=http://127.0.0.1:{USER}", f"assistant=http://127.0.0.1:{BASE}/v1")
-        usersim("collab", "pairs", str(CONFIGS / "pairs.toml"), *where, "concurrency=256")
+        yield f"user={loopback(USER)}", f"assistant={loopback(BASE)}/v1", "concurrency=256"
+
+
+def ablation(options: Sequence[str]) -> None:
+    """All rollouts while the engines are there, then all trainings, then all of them side by side."""
+    spec = load_config(BenchConfig, CONFIGS / "ablation.toml").ablation
+    assert spec is not None
+    lines = [shlex.split(line)[1:] for line in commands(spec)]
+    with both_sides() as where:
+        for line in lines[::2]:
+            usersim(*line, *where)
+    for line in lines[1::2]:
+        usersim(*line)
+    ports = {one: 8110 + place for place, one in enumerate(specs(spec))}
+    listed = ", ".join(
+        f'{{name = "{one.name}", address = "{loopback(port)}/v1", w = {one.w}, rewards = "{one.rewards}"}}'
+        for one, port in ports.items()
+    )
+    runs = {str(Path(one.address).relative_to(RUNS)): port for one, port in ports.items()}
+    bench("ablation", runs, [f"ablation.assistants=[{listed}]", *options, "--only", "ablation"])
 
 
 def bench(
@@ -67,15 +96,24 @@ def bench(
         shutil.rmtree(folder, ignore_errors=True)
         usersim("collab", "merge", str(RUNS / name), str(folder))
     # Eager: to compile five engines takes longer than the conversations do.
+    # The base model answers for two assistants and plays a user: the others go to the core of the users first.
     engines = [user(USER, eager="true"), assistant(BASE_NAME, BASE, eager="true")]
-    engines += [assistant(str(trained[name]), port, name=name, eager="true") for name, port in ports.items()]
+    engines += [
+        assistant(str(trained[name]), port, name.replace("/", "-"), core=place // 2 % 2, eager="true")
+        for place, (name, port) in enumerate(ports.items())
+    ]
     if other_user:
         engines.append(user(other_user, model="runs/starts/userlm-135m-v2", eager="true"))
     with serving(*engines):
         usersim("collab", "bench", str(CONFIGS / f"{config}.toml"), *options)
 
 
+def loopback(port: int) -> str:
+    return f"http://127.0.0.1:{port}"
+
+
 def cores() -> tuple[int, int]:
+    """For the engine of the user and that of the assistant."""
     mine = sorted(os.sched_getaffinity(0))
     return mine[0], mine[-1]
 
@@ -88,10 +126,10 @@ def user(port: int, model: str | None = None, *, eager: str = "false", kv_gib: i
 
 
 def assistant(
-    model: str, port: int, name: str | None = None, *, eager: str = "false", kv_gib: int = 1
+    model: str, port: int, name: str | None = None, *, core: int = 1, eager: str = "false", kv_gib: int = 1
 ) -> list[str]:
     named = ["--name", name] if name else []
-    where = ["--port", str(port), "--cores", str(cores()[1]), *named]
+    where = ["--port", str(port), "--cores", str(cores()[core]), *named]
     settings = [f"eager={eager}", f"kv_cache_gib={kv_gib}"]
     return [sys.executable, "-m", "serve.engine", "--model", model, *where, *settings]
 

@@ -25,15 +25,19 @@ def specs(ablation: Ablation) -> tuple[TrainedSpec, ...]:
 
 
 def commands(ablation: Ablation, task: str = DEFAULT_TASK) -> list[str]:
-    """One line each, to be run in order: pairs, then DPO on them."""
-    lines = []
-    for w, rewards in _runs(ablation):
+    """One line each, to be run in order: pairs, then DPO on them. The longest window comes first, and the others
+    are cut from its futures."""
+    lines, reuse = [], ablation.reuse
+    for w, rewards in sorted(_runs(ablation), reverse=True):
         folder = _folder(ablation, w, rewards)
-        options = " ".join([f"w={w}", *(["turns=1"] if w == 0 else []), *_only(rewards, task)])
+        single = ["turns=1"] if w == 0 else []
+        options = dict.fromkeys([f"w={w}", *ablation.options, *single, *_only(rewards, task)])
+        from_there = [f"reuse={reuse}"] if reuse else []
         lines += [
-            f"usersim collab pairs {ablation.pairs} out={folder}/pairs {options}",
+            " ".join([f"usersim collab pairs {ablation.pairs} out={folder}/pairs", *options, *from_there]),
             f"usersim collab dpo {ablation.dpo} train={folder}/pairs/train.jsonl out={folder}/dpo",
         ]
+        reuse = reuse if len(lines) > 2 else f"{folder}/pairs"
     return lines
 
 

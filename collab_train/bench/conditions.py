@@ -111,6 +111,10 @@ class Ablation(Config):
     immediate: tuple[Literal["extrinsic", "intrinsic", "helpfulness"], ...] = ()
     """Further rewards of w = 0, besides both; `helpfulness` needs `judge`."""
     pairs: str = "configs/collab/pairs.toml"
+    options: tuple[str, ...] = ()
+    """key=value for every run of `collab pairs`."""
+    reuse: str | None = None
+    """A run of pairs to go on from; its settings, windows and margins apart, must be those of `pairs`."""
     dpo: str = "configs/collab/dpo.toml"
 
 

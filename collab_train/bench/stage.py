@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 from typing import Any
 
 from collab_train.bench.conditions import BenchConfig, UserSpec, playing
 from collab_train.bench.play import Job, Played, play
 from collab_train.identity import assistant_identity, user_identity
 from collab_train.journal import Journal
-from collab_train.speakers import InTurns, open_assistant, open_user
+from collab_train.speakers import URLS, InTurns, open_assistant, open_user
 from collab_train.waiting import together
 from usersim.backends.chat import ChatSettings
 from usersim.policies import with_policy
@@ -20,7 +21,7 @@ from usersim.sampling import User
 
 
 class Speakers:
-    """Users stay open, assistants are opened one at a time."""
+    """Users stay open; assistants of this process are opened one at a time."""
 
     def __init__(self, config: BenchConfig) -> None:
         self.config = config
@@ -105,23 +106,35 @@ async def perform(
         journal.append(known[key])
         done(known[key])
 
-    for address, tasks in _grouped(missing).items():
-        assistant = speakers.assistant(address)
+    async def all_of(addresses: Sequence[str], listed: Mapping[str, Job]) -> None:
+        assistants = {address: speakers.assistant(address) for address in addresses}
         try:
-            for own in tasks.values():
-                await together(one(key, job, assistant) for key, job in own.items())
+            await together(one(key, job, assistants[job.assistant.address]) for key, job in listed.items())
         finally:
-            await assistant.aclose()
+            for assistant in assistants.values():
+                await assistant.aclose()
+
+    remote, here = grouped(missing)
+    await all_of([*{job.assistant.address for job in remote.values()}], remote)
+    for address, tasks in here.items():
+        for own in tasks.values():
+            await all_of([address], own)
     return [Performance(job, known[key], key in resumed) for key, job in zip(keys, jobs, strict=True)]
 
 
-def _grouped(missing: Mapping[str, Job]) -> dict[str, dict[str, dict[str, Job]]]:
-    """By address, so that every assistant is opened once, and by task: in one batch, every prompt takes as much as
-    the longest."""
-    grouped: dict[str, dict[str, dict[str, Job]]] = {}
+def grouped(missing: Mapping[str, Job]) -> tuple[dict[str, Job], dict[str, dict[str, dict[str, Job]]]]:
+    """Those of engines, which all have something to do from the start; those of this process by address, so that one
+    model is open at a time, and by task: in one batch, every prompt takes as much as the longest."""
+    remote: dict[tuple[str, str], list[tuple[str, Job]]] = {}
+    here: dict[str, dict[str, dict[str, Job]]] = {}
     for key, job in missing.items():
-        grouped.setdefault(job.assistant.address, {}).setdefault(job.task, {})[key] = job
-    return grouped
+        address, user = job.assistant.address, job.user.address if job.user else ""
+        if address.startswith(URLS):
+            remote.setdefault((address, user), []).append((key, job))
+        else:
+            here.setdefault(address, {}).setdefault(job.task, {})[key] = job
+    in_turn = chain.from_iterable(zip_longest(*remote.values()))
+    return dict(one for one in in_turn if one is not None), here
 
 
 async def _key(job: Job, speakers: Speakers, config: BenchConfig) -> str:

@@ -16,7 +16,7 @@ from collab_train.bench.conditions import Ablation, AssistantSpec, BenchConfig
 from collab_train.bench.play import Job
 from collab_train.bench.report import leaves_out_zero
 from collab_train.bench.run import jobs_of, plan
-from collab_train.bench.stage import Speakers
+from collab_train.bench.stage import Speakers, grouped
 from collab_train.contexts import Context
 from collab_train.rewards import Episode
 from collab_train.rewards.clarify import clarifies
@@ -249,13 +249,20 @@ def test_the_ablation_says_how_its_assistants_are_made() -> None:
         Ablation(w=(0, 2), immediate=("intrinsic",), folder="runs/a", pairs="p.toml", dpo="d.toml")
     )
     assert lines == [
-        "usersim collab pairs p.toml out=runs/a/w0-intrinsic/pairs w=0 turns=1 rewards='{facet_coverage = 0}'",
-        "usersim collab dpo d.toml train=runs/a/w0-intrinsic/pairs/train.jsonl out=runs/a/w0-intrinsic/dpo",
-        "usersim collab pairs p.toml out=runs/a/w0/pairs w=0 turns=1",
-        "usersim collab dpo d.toml train=runs/a/w0/pairs/train.jsonl out=runs/a/w0/dpo",
         "usersim collab pairs p.toml out=runs/a/w2/pairs w=2",
         "usersim collab dpo d.toml train=runs/a/w2/pairs/train.jsonl out=runs/a/w2/dpo",
+        "usersim collab pairs p.toml out=runs/a/w0-intrinsic/pairs w=0 turns=1 rewards='{facet_coverage = 0}' "
+        "reuse=runs/a/w2/pairs",
+        "usersim collab dpo d.toml train=runs/a/w0-intrinsic/pairs/train.jsonl out=runs/a/w0-intrinsic/dpo",
+        "usersim collab pairs p.toml out=runs/a/w0/pairs w=0 turns=1 reuse=runs/a/w2/pairs",
+        "usersim collab dpo d.toml train=runs/a/w0/pairs/train.jsonl out=runs/a/w0/dpo",
     ]
+
+
+def test_the_ablation_may_go_on_from_pairs_that_are_there() -> None:
+    lines = commands(Ablation(w=(0, 3), reuse="runs/p", options=("n=4", "turns=1")))
+    assert lines[0].endswith("w=3 n=4 turns=1 reuse=runs/p")
+    assert lines[2].endswith("w=0 n=4 turns=1 reuse=runs/collab-ablation/w3/pairs")
 
 
 REPLIES = [
@@ -360,3 +367,19 @@ def test_bad_configs_are_refused(tmp_path: Path) -> None:
         config(tmp_path, "Base", "Base")
     with pytest.raises(ValueError, match="no such policy"):
         config(tmp_path, "Base", users=[{"name": "u", "policy": "nosuch"}])
+
+
+def test_engines_all_have_something_to_do_from_the_start() -> None:
+    asked = BenchConfig.model_validate(
+        {
+            "assistants": [{"name": n, "address": f"http://a{n}/v1"} for n in "12"] + [{"name": "here"}],
+            "users": [{"name": "u", "address": "http://u"}, {"name": "v", "address": "http://v"}],
+            "tasks": [{"name": "hidden_facets", "limit": 3}],
+        }
+    )
+    jobs = {str(n): job for n, job in enumerate(jobs_of(asked, ["table"])["table"])}
+    remote, here = grouped(jobs)
+    order = [(job.assistant.name, job.user.name) for job in remote.values() if job.user]
+    assert set(order[:4]) == {("1", "u"), ("2", "u"), ("1", "v"), ("2", "v")} == set(order[4:8])
+    assert [job.assistant.name for job in here["local"]["hidden_facets"].values()] == ["here"] * 6
+    assert len(remote) == 12

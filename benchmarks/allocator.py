@@ -1,0 +1,145 @@
+"""What it is worth on CPUs that a training process keeps its memory (`usersim.allocator`): seconds of a step of DPO.
+
+    python benchmarks/allocator.py --json-out allocator.json     # about five minutes on two idle cores
+
+The same steps of the same pairs through `collab dpo`'s own trainer, in processes of their own that take turns. The
+first step of a process is not counted. Replies are as long as the embedded experiment's: 60 words after an opening.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import metadata
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from trl.trainer.dpo_trainer import DPOTrainer
+
+from collab_train import dpo as dpo_module
+from collab_train import tuning
+from collab_train.collect import Message
+from collab_train.dpo import DPO
+from collab_train.offline import read_pairs
+from collab_train.pairs import Pair
+from usersim.cli import console, emit_json, run_main
+from usersim.records import write_records
+
+STEPS, PAIRS_A_STEP = 6, 8
+TEXT = "the water near your small garden needs more light so put a bench there and paint it green"
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json-out", metavar="FILE")
+    parser.add_argument("--side", choices=("kept", "returned"), help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.side:
+        sys.stdout.write(json.dumps(steps(keep=args.side == "kept")) + "\n")
+        return 0
+    found: dict[str, list[dict[str, float]]] = {"kept": [], "returned": []}
+    for number in range(args.rounds):
+        for side, own in sorted(found.items(), reverse=number % 2 == 1):
+            own.append(in_a_process(side))
+            console.print(f"  round {number + 1}, memory {side}: {own[-1]}")
+    report = summary(found)
+    for key, value in report.items():
+        console.print(f"  {key:24} {value}")
+    emit_json(report, stdout=False, path=args.json_out)
+    return 0
+
+
+def in_a_process(side: str) -> dict[str, float]:
+    command = [sys.executable, __file__, "--side", side]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    made: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return made
+
+
+def steps(*, keep: bool) -> dict[str, float]:
+    """Median seconds of a step, and what the kernel took of them."""
+    if not keep:
+        setattr(tuning, "keep_pages", lambda: False)  # noqa: B010
+    stamps = list[tuple[float, float]]()
+
+    class Timed(DPOTrainer):
+        def training_step(self, *args: Any, **kwargs: Any) -> Any:
+            stamps.append((time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_stime))
+            return super().training_step(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = settings(Path(folder))
+        setattr(dpo_module, "DPOTrainer", Timed)  # noqa: B010
+        dpo_module.dpo(config, read_pairs(config))
+    parts = PAIRS_A_STEP // config.micro_batch
+    whole = stamps[parts::parts]
+    return {
+        "step_s": round(statistics.median(b[0] - a[0] for a, b in pairwise(whole)), 3),
+        "kernel_s": round(statistics.median(b[1] - a[1] for a, b in pairwise(whole)), 3),
+        "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
+
+
+def settings(folder: Path) -> DPO:
+    write_records(folder / "pairs.jsonl", [pair(number) for number in range(STEPS * PAIRS_A_STEP)])
+    return DPO(
+        out=str(folder / "dpo"),
+        train=str(folder / "pairs.jsonl"),
+        batch=PAIRS_A_STEP,
+        micro_batch=4,
+        show=0,
+        wandb="disabled",
+    )
+
+
+def pair(number: int) -> Pair:
+    def said(shift: int) -> tuple[Message, ...]:
+        known = TEXT.split()
+        words = [known[(number * 7 + shift + place * (1 + shift)) % len(known)] for place in range(60)]
+        return (Message(role="assistant", content=" ".join(words)),)
+
+    return Pair(
+        context=f"c{number}",
+        split="train",
+        prompt=(Message(role="user", content="how do i make my garden nicer"),),
+        chosen=said(0),
+        rejected=said(3),
+        mr_chosen=1.0,
+        mr_rejected=0.0,
+        n_chosen=1,
+        n_rejected=1,
+    )
+
+
+def summary(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    ratios = [a["step_s"] / b["step_s"] for a, b in zip(found["returned"], found["kept"], strict=True)]
+    return {
+        "speedup": round(statistics.median(ratios), 2),
+        "speedup_range": [round(min(ratios), 2), round(max(ratios), 2)],
+        **{
+            f"{side}_{key}": round(statistics.median(one[key] for one in own), 2)
+            for side, own in found.items()
+            for key in own[0]
+        },
+        "rounds": len(ratios),
+        "torch": metadata.version("torch"),
+        "trl": metadata.version("trl"),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
