@@ -15,6 +15,7 @@ import torch
 from peft import LoraConfig, PeftModel
 from pydantic import Field
 from transformers.trainer_callback import PrinterCallback
+from trl.trainer import utils as trl_utils
 
 from collab_train.speakers import base_of, load_assistant
 from collab_train.train_report import Bars, Rows, TrainLog
@@ -98,7 +99,9 @@ def check(config: Tuning) -> None:
 def tune(config: Tuning, course: Course) -> dict[str, Any]:
     """Trains, or resumes; saves the adapter and what it changed, and returns the summary."""
     check(config)
-    keep_pages()
+    if not torch.cuda.is_available():
+        keep_pages()
+        project_replies_only()
     started = time.monotonic()
     run, bars = RunDir(config.out, config), Bars()
     checkpoints = run.path / "checkpoints"
@@ -127,6 +130,16 @@ def tune(config: Tuning, course: Course) -> dict[str, Any]:
         summary |= course.compare(before, after, run)
         write_json(run.path / "summary.json", summary)
     return summary
+
+
+def project_replies_only() -> None:
+    """Trainers made from now on leave prompts and padding out of the output layer, as they do on GPUs.
+
+    Without Triton, TRL 1.16 projects every position: a size that changes from batch to batch makes some devices compile
+    anew. A CPU compiles nothing, and most of a step is spent there. The losses are the same.
+    """
+    if hasattr(trl_utils, "_use_triton"):
+        setattr(trl_utils, "_use_triton", lambda device: True)  # noqa: B010 - asked for nothing else there
 
 
 def _lora(config: Tuning) -> LoraConfig:
