@@ -12,7 +12,9 @@ import pytest
 
 pytest.importorskip("trl", reason="trl is not installed (pip install 'usersim-lm[collab]')")
 
-from transformers import AutoTokenizer
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl.trainer import utils as trl_utils
 
 from collab_train.collect import Message
 from collab_train.collect import Path as BestPath
@@ -20,7 +22,7 @@ from collab_train.online import Online, plan, read_online
 from collab_train.sft import SFT, read_dialogues
 from collab_train.supervised import IGNORED, labelled
 from collab_train.train_report import Bars, TrainLog
-from collab_train.tuning import Tuning
+from collab_train.tuning import Tuning, project_replies_only
 from usersim.__main__ import main
 from usersim.errors import DataError
 from usersim.records import write_records
@@ -155,3 +157,39 @@ def test_runs_of_one_process_log_to_their_own_directories(
     assert (values, table["conversations"][1]) == ({"mr": 0.5}, rows)
     assert begun[0]["live"].logged == begun[1]["live"].logged
     assert "WANDB_DIR" not in os.environ
+
+
+def test_prompts_stay_out_of_the_output_layer_and_nothing_else_changes(
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = list[int]()
+    kernel: Any = getattr(trl_utils, "_ChunkedLogProbFunction")  # noqa: B009
+
+    class Counted:
+        @staticmethod
+        def apply(hidden: torch.Tensor, *rest: Any) -> Any:
+            rows.append(len(hidden))
+            return kernel.apply(hidden, *rest)
+
+    monkeypatch.setattr(trl_utils, "_ChunkedLogProbFunction", Counted)
+    monkeypatch.setattr(trl_utils, "_use_triton", lambda device: False)
+
+    def scored() -> tuple[torch.Tensor, torch.Tensor]:
+        model: Any = AutoModelForCausalLM.from_pretrained(tiny_base)
+        trl_utils.add_fused_lm_head(model)
+        ids = torch.arange(12).reshape(2, 6)
+        labels = ids.masked_fill(
+            torch.tensor([[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 0]], dtype=torch.bool), -100
+        )
+        made = model(input_ids=ids, labels=labels, fused_lm_head=True)
+        made.loss.backward()
+        weights: Any = model.get_input_embeddings()
+        return made.log_probs.detach(), weights.weight.grad
+
+    before, gradient_before = scored()
+    project_replies_only()
+    after, gradient_after = scored()
+    assert rows == [10, 4]
+    torch.testing.assert_close(after, before)
+    torch.testing.assert_close(gradient_after, gradient_before)
+    assert before.count_nonzero() == 4
