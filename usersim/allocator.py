@@ -14,7 +14,7 @@ def keep_pages() -> bool:
 
     Training asks for the same hundreds of megabytes at every step. glibc maps each such block anew, the kernel
     clears its pages one fault at a time, and on two cores that takes more than half of a step
-    (`benchmarks/allocator.py`). The process stays as large as it was at its largest.
+    (`benchmarks/tuning.py`). The process stays as large as it was at its largest.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

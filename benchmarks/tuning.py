@@ -1,9 +1,11 @@
-"""What it is worth on CPUs that a training process keeps its memory (`usersim.allocator`): seconds of a step of DPO.
+"""Seconds of a step of DPO on CPUs: TRL as it is, with memory kept (`usersim.allocator`), and with prompts left out of
+the output layer besides (`collab_train.tuning.project_replies_only`).
 
-    python benchmarks/allocator.py --json-out allocator.json     # about five minutes on two idle cores
+    python benchmarks/tuning.py --json-out tuning.json     # about eight minutes on two idle cores
 
 The same steps of the same pairs through `collab dpo`'s own trainer, in processes of their own that take turns. The
-first step of a process is not counted. Replies are as long as the embedded experiment's: 60 words after an opening.
+first step of a process is not counted. Replies have 60 words, as in the embedded experiment; half of them answer an
+opening, half the turn after it. The losses of all sides are compared.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ from usersim.cli import console, emit_json, run_main
 from usersim.records import write_records
 
 STEPS, PAIRS_A_STEP = 6, 8
+OFF = {"trl": ("keep_pages", "project_replies_only"), "kept": ("project_replies_only",), "ours": ()}
+SIDES = tuple(OFF)
 TEXT = "the water near your small garden needs more light so put a bench there and paint it green"
 
 
@@ -43,17 +47,18 @@ def main(argv: list[str]) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="one round")
     parser.add_argument("--json-out", metavar="FILE")
-    parser.add_argument("--side", choices=("kept", "returned"), help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.side:
-        sys.stdout.write(json.dumps(steps(keep=args.side == "kept")) + "\n")
+        sys.stdout.write(json.dumps(steps(args.side)) + "\n")
         return 0
-    found: dict[str, list[dict[str, float]]] = {"kept": [], "returned": []}
-    for number in range(args.rounds):
+    found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+    for number in range(1 if args.quick else args.rounds):
         for side, own in sorted(found.items(), reverse=number % 2 == 1):
             own.append(in_a_process(side))
-            console.print(f"  round {number + 1}, memory {side}: {own[-1]}")
+            console.print(f"  round {number + 1}, {side}: {own[-1]}")
     report = summary(found)
     for key, value in report.items():
         console.print(f"  {key:24} {value}")
@@ -68,10 +73,10 @@ def in_a_process(side: str) -> dict[str, float]:
     return made
 
 
-def steps(*, keep: bool) -> dict[str, float]:
+def steps(side: str) -> dict[str, float]:
     """Median seconds of a step, and what the kernel took of them."""
-    if not keep:
-        setattr(tuning, "keep_pages", lambda: False)  # noqa: B010
+    for name in OFF[side]:
+        setattr(tuning, name, lambda: False)
     stamps = list[tuple[float, float]]()
 
     class Timed(DPOTrainer):
@@ -82,12 +87,13 @@ def steps(*, keep: bool) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         config = settings(Path(folder))
         setattr(dpo_module, "DPOTrainer", Timed)  # noqa: B010
-        dpo_module.dpo(config, read_pairs(config))
+        loss = dpo_module.dpo(config, read_pairs(config))["loss"]
     parts = PAIRS_A_STEP // config.micro_batch
     whole = stamps[parts::parts]
     return {
         "step_s": round(statistics.median(b[0] - a[0] for a, b in pairwise(whole)), 3),
         "kernel_s": round(statistics.median(b[1] - a[1] for a, b in pairwise(whole)), 3),
+        "last_loss": loss,
         "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
 
@@ -110,10 +116,11 @@ def pair(number: int) -> Pair:
         words = [known[(number * 7 + shift + place * (1 + shift)) % len(known)] for place in range(60)]
         return (Message(role="assistant", content=" ".join(words)),)
 
+    opening = Message(role="user", content="how do i make my garden nicer")
     return Pair(
         context=f"c{number}",
         split="train",
-        prompt=(Message(role="user", content="how do i make my garden nicer"),),
+        prompt=(opening, *said(1), opening) if number % 2 else (opening,),
         chosen=said(0),
         rejected=said(3),
         mr_chosen=1.0,
@@ -124,16 +131,22 @@ def pair(number: int) -> Pair:
 
 
 def summary(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    ratios = [a["step_s"] / b["step_s"] for a, b in zip(found["returned"], found["kept"], strict=True)]
+    ratios = {
+        side: [a["step_s"] / b["step_s"] for a, b in zip(found["trl"], own, strict=True)]
+        for side, own in found.items()
+        if side != "trl"
+    }
     return {
-        "speedup": round(statistics.median(ratios), 2),
-        "speedup_range": [round(min(ratios), 2), round(max(ratios), 2)],
+        "speedup": round(statistics.median(ratios["ours"]), 2),
+        "speedup_kept_alone": round(statistics.median(ratios["kept"]), 2),
+        "speedup_range": [round(min(ratios["ours"]), 2), round(max(ratios["ours"]), 2)],
+        "losses": sorted({one["last_loss"] for own in found.values() for one in own}),
         **{
             f"{side}_{key}": round(statistics.median(one[key] for one in own), 2)
             for side, own in found.items()
-            for key in own[0]
+            for key in ("step_s", "kernel_s", "peak_mib")
         },
-        "rounds": len(ratios),
+        "rounds": len(ratios["ours"]),
         "torch": metadata.version("torch"),
         "trl": metadata.version("trl"),
         "machine": platform.machine(),
