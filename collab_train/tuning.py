@@ -136,7 +136,7 @@ def project_replies_only() -> None:
     """Trainers made from now on leave prompts and padding out of the output layer, as they do on GPUs.
 
     Without Triton, TRL 1.16 projects every position: a size that changes from batch to batch makes some devices compile
-    anew. A CPU compiles nothing, and most of a step is spent there. The losses are the same.
+    anew. A CPU compiles nothing. The losses are the same.
     """
     if hasattr(trl_utils, "_use_triton"):
         setattr(trl_utils, "_use_triton", lambda device: True)  # noqa: B010 - asked for nothing else there
