@@ -97,9 +97,8 @@ async def perform(
         done(known[key])
     resumed, missing = set(known), {key: job for key, job in different.items() if key not in known}
     users = {job.user.name: speakers.user(job.user) for job in missing.values() if job.user}
-    gate = asyncio.Semaphore(config.concurrency)
 
-    async def one(key: str, job: Job, assistant: Any) -> None:
+    async def one(key: str, job: Job, assistant: Any, gate: asyncio.Semaphore) -> None:
         user = users[job.user.name] if job.user else None
         async with gate:
             known[key] = await play(job, user, assistant, shared, key=key, retries=config.retries)
@@ -107,11 +106,13 @@ async def perform(
         done(known[key])
 
     async def all_of(addresses: Sequence[str], listed: Mapping[str, Job]) -> None:
-        assistants = {address: speakers.assistant(address) for address in addresses}
+        # As many with each: a slow engine would end up with all of them waiting for it.
+        share = max(1, config.concurrency // max(1, len(addresses)))
+        open_ = {address: (speakers.assistant(address), asyncio.Semaphore(share)) for address in addresses}
         try:
-            await together(one(key, job, assistants[job.assistant.address]) for key, job in listed.items())
+            await together(one(key, job, *open_[job.assistant.address]) for key, job in listed.items())
         finally:
-            for assistant in assistants.values():
+            for assistant, _ in open_.values():
                 await assistant.aclose()
 
     remote, here = grouped(missing)
