@@ -88,15 +88,20 @@ def _differences(cells: Sequence[Cell]) -> str:
 
 
 def _over_window(found: Sequence[dict[str, Any]]) -> str:
-    """The paper's Figure 4: R and task score over w, a line for each kind of reward trained on."""
-    drawn = []
+    """The paper's Figure 4: R and task score over w, a line for each kind of reward trained on, and one for who was
+    not trained."""
+    drawn, windows = [], sorted({cell["w"] for cell in found if cell["w"] is not None})
     for name in ("reward", "score"):
         series: dict[str, list[tuple[int, Estimate]]] = {}
         for cell in found:
-            if cell["w"] is not None and name in cell["measures"]:
-                estimate = Estimate.model_validate(cell["measures"][name])
+            if name not in cell["measures"]:
+                continue
+            estimate = Estimate.model_validate(cell["measures"][name])
+            if cell["w"] is not None:
                 series.setdefault(cell["rewards"], []).append((cell["w"], estimate))
-        if series:
+            else:
+                series[cell["assistant"]] = [(w, estimate) for w in windows]
+        if windows and series:
             label = f"{MEASURES[name].label} over w"
             drawn.append(f'<div class="card"><h3>{label}</h3>{plots.over_window(label, series)}</div>')
     return f'<div class="cards">{"".join(drawn)}</div>'
