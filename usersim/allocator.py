@@ -13,7 +13,7 @@ def keep_pages() -> bool:
     """From now on this process keeps memory that it has freed, for its next allocations; False without glibc.
 
     Training asks for the same hundreds of megabytes at every step. glibc maps each such block anew, the kernel
-    clears its pages one fault at a time, and on two cores that takes more than half of a step
+    clears its pages one fault at a time, and on two cores that took more than half of a step
     (`benchmarks/tuning.py`). The process stays as large as it was at its largest.
     """
     try:
