@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from usersim.nucleus import kept
+from usersim.nucleus import nucleus
 from usersim.sampling import Sampling
 
 GREEDY = 1e-5
@@ -32,17 +32,13 @@ def draw(
     k_B = torch.tensor([s.top_k if s.top_k > 0 else vocabulary for s in samplings], device=device)
     # Of a nucleus of no mass the likeliest token alone is left.
     p_B = torch.tensor([s.top_p if s.temperature >= GREEDY else 0.0 for s in samplings], device=device)
-    tokens_B = torch.empty(len(samplings), dtype=torch.long, device=device)
-    for rows_R, tokens_RH, logits_RH in kept(logprobs_BV / temperature_B[:, None], k_B, p_B):
-        place_R1 = _inverted(logits_RH, uniforms_B.to(device)[rows_R])
-        tokens_B[rows_R] = tokens_RH.gather(1, place_R1)[:, 0]
-    return tokens_B
+    return _inverted(nucleus(logprobs_BV / temperature_B[:, None], k_B, p_B), uniforms_B.to(device))
 
 
-def _inverted(logits_RH: torch.Tensor, uniforms_R: torch.Tensor) -> torch.Tensor:
-    """Where the cumulated probabilities, in double precision, pass the uniform number. [R, 1]"""
-    reach_RH = (logits_RH - logits_RH.amax(-1, keepdim=True)).double().exp().cumsum(-1)
-    whole_R1 = reach_RH[:, -1:]
-    passed_R1 = torch.searchsorted(reach_RH, uniforms_R[:, None] * whole_R1, right=True)
+def _inverted(logits_BV: torch.Tensor, uniforms_B: torch.Tensor) -> torch.Tensor:
+    """Token ids where the cumulated probabilities, in double precision, pass the uniform number. [B]"""
+    reach_BV = (logits_BV - logits_BV.amax(-1, keepdim=True)).exp().cumsum(-1, dtype=torch.float64)
+    whole_B1 = reach_BV[:, -1:]
+    passed_B1 = torch.searchsorted(reach_BV, uniforms_B[:, None] * whole_B1, right=True)
     # A product rounded up to the whole points behind the last token that stays.
-    return torch.minimum(passed_R1, (reach_RH < whole_R1).sum(-1, keepdim=True))
+    return torch.minimum(passed_B1, (reach_BV < whole_B1).sum(-1, keepdim=True))[:, 0]

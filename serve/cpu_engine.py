@@ -19,10 +19,10 @@ def register() -> None:
 
 
 def limit_without_sorting() -> None:
-    """`serve.top_p` in the place of vLLM's sort."""
+    """`usersim.nucleus` in the place of vLLM's sort."""
     from vllm.v1.sample.ops import topk_topp_sampler as sampler
 
-    from serve.top_p import nucleus
+    from usersim.nucleus import nucleus
 
     plain = sampler.apply_top_k_top_p
 

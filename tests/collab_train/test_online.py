@@ -333,15 +333,15 @@ def test_nucleus_by_hand() -> None:
         sampling = Sampling(**{"temperature": 1.0, "top_p": 1.0, **settings})
         return int(draw(logprobs, [sampling], [[]], torch.tensor([u], dtype=torch.float64)))
 
-    # Without a limit in the order of the vocabulary: token 0 up to 0.2, token 1 up to 0.7, token 2 to 1.
+    # In the order of the vocabulary: token 0 up to 0.2, token 1 up to 0.7, token 2 to 1.
     assert [token(0.19), token(0.21), token(0.69), token(0.71), token(0.999)] == [0, 1, 1, 2, 2]
-    # With one by falling probability: token 1 up to 0.5, token 2 up to 0.8, token 0 to 1.
-    assert [token(u, top_p=0.99) for u in (0.49, 0.51, 0.79, 0.81, 0.999)] == [1, 2, 2, 0, 0]
+    # 0.5 and 0.3 reach 0.7, so 0.2 goes: 0.5 / 0.8 = 0.625.
+    assert [token(u, top_p=0.7) for u in (0.01, 0.62, 0.63, 0.999)] == [1, 1, 2, 2]
     # 0.5 alone is below 0.6, so 0.3 stays as well: 0.5 / 0.8 = 0.625.
     assert [token(0.62, top_p=0.6), token(0.63, top_p=0.6), token(0.999, top_p=0.6)] == [1, 2, 2]
     assert token(0.999, top_k=1) == token(0.999, top_p=0.01) == token(0.999, temperature=0) == 1
-    # At temperature 0.5 squares: 0.25, 0.09, 0.04 of 0.38.
-    assert [token(u, temperature=0.5, top_p=0.99) for u in (0.657, 0.659)] == [1, 2]
+    # At temperature 0.5 squares: 0.04, 0.25, 0.09 of 0.38, so token 1 from 0.105 to 0.763.
+    assert [token(u, temperature=0.5) for u in (0.104, 0.106, 0.762, 0.764)] == [0, 1, 1, 2]
     banned = draw(logprobs, [Sampling(temperature=0)], [[1]], torch.tensor([0.5], dtype=torch.float64))
     assert int(banned) == 2
 

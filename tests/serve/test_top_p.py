@@ -11,8 +11,8 @@ import pytest
 torch = pytest.importorskip("torch")
 ops = pytest.importorskip("vllm.v1.sample.ops.topk_topp_sampler", reason="vllm is not installed")
 
-from serve import top_p  # noqa: E402
 from serve.command import CPU_ENGINE  # noqa: E402
+from usersim.nucleus import nucleus  # noqa: E402
 
 
 def logits(rows: int, spread: float, vocabulary: int = 9000) -> torch.Tensor:
@@ -27,7 +27,7 @@ def test_the_same_tokens_stay_as_in_vllm(spread: float, p: float, k: int | None)
     k_B = None if k is None else torch.full((6,), k)
     p_B = torch.full((6,), p)
     wanted = ops.apply_top_k_top_p_pytorch(asked.clone(), None if k_B is None else k_B.clone(), p_B)
-    got = top_p.nucleus(asked, k_B, p_B)
+    got = nucleus(asked.clone(), k_B, p_B)
     # A sum of 9,000 float32 in another order moves the edge by a token at times where thousands are kept.
     differ = (got.isinf() != wanted.isinf()).sum(1)
     assert (differ <= 1 + wanted.isfinite().sum(1) // 500).all()
@@ -41,8 +41,8 @@ def test_every_row_has_its_own_limits() -> None:
         torch.tensor([0.9, 1.0, 0.3, 1.0, 0.95]),
         torch.tensor([9000, 9000, 7, 5, 2]),
     )
-    got = top_p.nucleus(asked, k_B, p_B)
-    one_by_one = [top_p.nucleus(asked[i : i + 1], k_B[i : i + 1], p_B[i : i + 1])[0] for i in range(5)]
+    got = nucleus(asked.clone(), k_B, p_B)
+    one_by_one = [nucleus(asked[i : i + 1].clone(), k_B[i : i + 1], p_B[i : i + 1])[0] for i in range(5)]
     assert torch.equal(got, torch.stack(one_by_one))
     assert torch.equal(got[1], asked[1])
     assert got[3].isfinite().sum() == 5
@@ -54,7 +54,7 @@ def test_equal_logits_at_the_edge_of_top_k_stay_together() -> None:
     asked[0, 3] = 5.0
     k_B, p_B = torch.tensor([2]), torch.tensor([0.999])
     wanted = ops.apply_top_k_top_p_pytorch(asked.clone(), k_B.clone(), p_B)
-    got = top_p.nucleus(asked, k_B, p_B)
+    got = nucleus(asked.clone(), k_B, p_B)
     assert abs(int(got.isfinite().sum()) - int(wanted.isfinite().sum())) <= 1
     assert got[0, 3] == 5.0
 
@@ -62,7 +62,7 @@ def test_equal_logits_at_the_edge_of_top_k_stay_together() -> None:
 def test_banned_tokens_stay_banned_and_the_likeliest_always_stays() -> None:
     asked = logits(2, 3.0)
     asked[:, :8990] = -torch.inf
-    got = top_p.nucleus(asked, None, torch.tensor([0.0, 0.9999999]))
+    got = nucleus(asked.clone(), None, torch.tensor([0.0, 0.9999999]))
     assert got[0].isfinite().sum() == 1
     assert got[0].argmax() == asked[0].argmax()
     assert torch.equal(got[1].isfinite(), asked[1].isfinite())
