@@ -44,6 +44,7 @@ from usersim.cli import console, emit_json, run_main
 from usersim.errors import ConfigError
 from usersim.model import build_base
 from usersim.packed import register
+from usersim.precision import precision, torch_dtype
 from usersim.records import read_records
 from usersim.train import LoraSettings, UserTrainer
 from usersim.train_data import IGNORED, Row, collate, training_rows
@@ -128,7 +129,7 @@ def _against_trl(args: argparse.Namespace) -> dict[str, Any]:
 def _train(side: str, rows: list[Row], args: argparse.Namespace) -> Run:
     set_seed(0)
     attention = register() if side == "ours" else "sdpa"
-    base = load_user_base(build_base(), dtype=torch.bfloat16, attention=attention)
+    base = load_user_base(build_base(), dtype=torch_dtype(), attention=attention)
     clock = Clock(args.warmup)
     with tempfile.TemporaryDirectory() as out:
         made: dict[str, Any] = {
@@ -157,7 +158,7 @@ def _arguments(out: Path, args: argparse.Namespace, *, gradient_checkpointing: b
         output_dir=str(out),
         report_to=[],
         use_cpu=not torch.cuda.is_available(),
-        bf16=True,
+        bf16=precision() == "bf16",
         per_device_train_batch_size=args.micro_batch or args.batch,
         gradient_accumulation_steps=args.batch // (args.micro_batch or args.batch),
         gradient_checkpointing=gradient_checkpointing,
@@ -176,7 +177,7 @@ def _arguments(out: Path, args: argparse.Namespace, *, gradient_checkpointing: b
 
 def _windows(args: argparse.Namespace) -> list[Row]:
     """As many windows as the steps take, as training would have them."""
-    renderer = load_user_base(build_base(), dtype=torch.bfloat16).renderer
+    renderer = load_user_base(build_base(), dtype=torch_dtype()).renderer
     needed = args.steps * args.batch
     chats = list(_chats(args.data, needed))
     rows = training_rows(chats, renderer, max_tokens=args.max_tokens, epochs=1, seed=0)
@@ -300,7 +301,7 @@ def _circumstances(args: argparse.Namespace) -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
-    return {"device": device, "config": settings, "versions": versions}
+    return {"device": device, "precision": precision(), "config": settings, "versions": versions}
 
 
 def _parser() -> argparse.ArgumentParser:

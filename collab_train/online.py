@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from datasets import Dataset  # type: ignore[import-untyped]
 from peft import LoraConfig
 from pydantic import Field
@@ -156,10 +155,7 @@ def _row(context: Context) -> dict[str, Any]:
 def _open_user(config: Online) -> Any:
     user = open_user(config.user, max_tokens=config.user_tokens)
     if isinstance(user, UserLM) and isinstance(user.sampler, LocalSampler):
-        model = user.sampler.model
-        if config.bf16:
-            model = model.to(torch.bfloat16)  # as its weights are stored; half as long to read on a CPU
-        user.sampler = BatchedSampler(model, rows=config.concurrency)
+        user.sampler = BatchedSampler(user.sampler.model, rows=config.concurrency)
     return user
 
 

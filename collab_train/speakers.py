@@ -14,6 +14,7 @@ from usersim.cli import quiet_transformers
 from usersim.client import RemoteUser
 from usersim.errors import ConfigError
 from usersim.model import BASE_NAME, build_base
+from usersim.precision import torch_dtype
 from usersim.sampling import Sampling
 from usersim.userlm import UserLM
 
@@ -86,8 +87,11 @@ def base_of(where: str) -> str:
     return str(settings.get("base_model_name_or_path") or BASE_NAME)
 
 
-def load_assistant(where: str, *, trainable: bool, dtype: str = "float32") -> tuple[Any, Any]:
-    """Model and tokenizer for this process. An adapter is merged, or stays one to be trained on."""
+def load_assistant(where: str, *, trainable: bool, dtype: str | None = None) -> tuple[Any, Any]:
+    """Model and tokenizer for this process, in its precision unless `dtype` (a torch name) says otherwise.
+
+    An adapter is merged, or stays one to be trained on.
+    """
     try:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -100,7 +104,9 @@ def load_assistant(where: str, *, trainable: bool, dtype: str = "float32") -> tu
         raise ConfigError(f"assistant: {base}: no model there (say `local`, a URL, a run or a model folder)")
     try:
         tokenizer = AutoTokenizer.from_pretrained(base)
-        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            base, dtype=getattr(torch, dtype) if dtype else torch_dtype()
+        )
     except (OSError, ValueError) as error:
         raise ConfigError(f"assistant: {base} cannot be loaded ({str(error).splitlines()[0]})") from error
     if not tokenizer.chat_template:

@@ -22,6 +22,7 @@ from collab_train.train_report import Bars, Rows, TrainLog
 from usersim.allocator import keep_pages
 from usersim.config import Config
 from usersim.errors import ConfigError
+from usersim.precision import precision
 from usersim.records import write_json
 from usersim.runs import RunDir
 from usersim.train_config import processes
@@ -44,8 +45,6 @@ class Tuning(Config):
     max_length: int = Field(default=1024, ge=32)
     """Longest prompt plus reply in tokens; a longer one is cut at its end."""
     gradient_checkpointing: bool = False
-    bf16: bool = True
-    """Frozen weights in bf16, adapters in fp32, bf16 autocast; otherwise fp32 throughout."""
     save_every: int = Field(default=50, ge=1)
     show: int = Field(default=4, ge=0)
     """Prompts answered greedily before and after, to read in replies.jsonl."""
@@ -106,8 +105,8 @@ def tune(config: Tuning, course: Course) -> dict[str, Any]:
     run, bars = RunDir(config.out, config), Bars()
     checkpoints = run.path / "checkpoints"
     drop_incomplete(checkpoints)
-    dtype = "bfloat16" if config.bf16 else "float32"
-    model, tokenizer = load_assistant(config.assistant, trainable=True, dtype=dtype)
+    # In bf16: frozen weights in bf16, adapters in fp32, autocast. In fp32: no autocast.
+    model, tokenizer = load_assistant(config.assistant, trainable=True)
     lora = None if isinstance(model, PeftModel) else _lora(config)
     trainer = course.trainer(model, tokenizer, lora, run, bars)
     trainer.remove_callback(PrinterCallback)  # it prints to stdout
@@ -159,7 +158,7 @@ def arguments(config: Tuning) -> dict[str, Any]:
         "report_to": [],
         "disable_tqdm": True,
         "use_cpu": not torch.cuda.is_available(),
-        "bf16": config.bf16,
+        "bf16": precision() == "bf16",
         "per_device_train_batch_size": config.micro_batch,
         "gradient_accumulation_steps": config.accumulation,
         "gradient_checkpointing": config.gradient_checkpointing,

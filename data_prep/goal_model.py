@@ -15,6 +15,7 @@ from data_prep.overlap import MAX_OVERLAP, user_texts
 from usersim.cli import quiet_transformers
 from usersim.errors import ConfigError
 from usersim.model import BASE_NAME, build_base, file_hash
+from usersim.precision import default_device, torch_dtype
 from usersim.types import Conversation
 
 GOAL_MODEL_NAME = "goals-135m"
@@ -122,7 +123,6 @@ def load_goal_model(
 ) -> GoalModel:
     """The adapter at `path` (or in the run directory `path`), merged into its base; None = the shipped one."""
     folder = _adapter_folder(SHIPPED if path is None else path)
-    import torch
     from peft import PeftModel
 
     from usersim.base import load_user_base
@@ -131,10 +131,10 @@ def load_goal_model(
     settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     named = settings.get("base_model_name_or_path") or BASE_NAME
     quiet_transformers()
-    cuda = torch.cuda.is_available()
-    base = load_user_base(build_base() if named == BASE_NAME else named, dtype=torch.float32)
+    device = default_device()
+    base = load_user_base(build_base() if named == BASE_NAME else named)
     merged: Any = PeftModel.from_pretrained(base.model, folder).merge_and_unload()
-    merged = merged.to("cuda", torch.bfloat16) if cuda else merged
+    merged = merged.to(device, torch_dtype(device))
     renderer = GoalRenderer(base.renderer, base.tokenizer_json, format_)
     name = GOAL_MODEL_NAME if path is None else f"local:{_digest(folder)[:12]}"
     return GoalModel(merged.eval(), renderer, name=name, max_overlap=max_overlap, batch=batch)

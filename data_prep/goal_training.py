@@ -29,6 +29,7 @@ from usersim.cli import console
 from usersim.config import Config, load_config
 from usersim.errors import ConfigError
 from usersim.model import BASE_NAME, build_base
+from usersim.precision import precision, torch_dtype
 from usersim.records import write_json
 from usersim.runs import RunDir
 from usersim.train import LoraSettings, UserTrainer
@@ -74,7 +75,7 @@ class TrainingLog(ProgressCallback):
 
 def train(config: GoalTraining) -> Path:
     """Runs or resumes `config`; returns the folder of the adapter with the lowest dev loss."""
-    base = load_user_base(build_base() if config.base == BASE_NAME else config.base, dtype=torch.bfloat16)
+    base = load_user_base(build_base() if config.base == BASE_NAME else config.base, dtype=torch_dtype())
     renderer = GoalRenderer(base.renderer, base.tokenizer_json, config.format)
     rows = training_rows(annotated(config.train), renderer, epochs=config.epochs, seed=config.seed)
     dev = annotated(config.dev)
@@ -135,7 +136,7 @@ def _arguments(config: GoalTraining) -> SFTConfig:
         output_dir=str(Path(config.out) / "checkpoints"),
         report_to=[],
         use_cpu=not cuda,
-        bf16=True,
+        bf16=precision() == "bf16",
         per_device_train_batch_size=config.micro_batch,
         per_device_eval_batch_size=1,
         gradient_accumulation_steps=max(1, config.batch // config.micro_batch),

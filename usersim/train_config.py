@@ -11,6 +11,7 @@ from pydantic import Field
 from usersim.config import Config
 from usersim.errors import ConfigError
 from usersim.model import BASE_NAME
+from usersim.precision import torch_dtype
 from usersim.render import Limits
 
 
@@ -66,8 +67,10 @@ class TrainConfig(Config):
 
     @property
     def weights_dtype(self) -> torch.dtype:
-        # Frozen weights need no fp32 copy; trained ones do, under autocast.
-        return torch.bfloat16 if self.method == "lora" or self.weights == "bf16" else torch.float32
+        # Frozen weights need no fp32 copy where products are in bf16; trained ones do, under autocast.
+        if self.method == "lora":
+            return torch_dtype()
+        return torch.bfloat16 if self.weights == "bf16" else torch.float32
 
     @property
     def steps_between_saves(self) -> int:

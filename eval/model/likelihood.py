@@ -16,6 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from usersim.errors import BackendError
+from usersim.precision import default_device, torch_dtype
 from usersim.prompted import PLAIN, STOP, PromptedUser
 from usersim.render import Example, Renderer
 from usersim.types import Conversation, Role, Turn, UserProfile
@@ -51,8 +52,8 @@ class UserScorer:
         self.model, self.renderer = model, renderer
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, *, dtype: torch.dtype = torch.bfloat16) -> UserScorer:
-        """In bf16, as it is stored and as an engine computes; log-probabilities are taken in fp32."""
+    def from_pretrained(cls, path: str | Path, *, dtype: torch.dtype | None = None) -> UserScorer:
+        """In the precision of this machine, as an engine computes; log-probabilities are taken in fp32."""
         renderer = Renderer.from_pretrained(path)
         return cls(_load(path, dtype), renderer)
 
@@ -112,7 +113,7 @@ class PromptedScorer:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, renderer: Renderer, *, dtype: torch.dtype = torch.bfloat16
+        cls, path: str | Path, renderer: Renderer, *, dtype: torch.dtype | None = None
     ) -> Self:
         return cls(_load(path, dtype), AutoTokenizer.from_pretrained(path), renderer)
 
@@ -250,10 +251,10 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
     return min(len(a), len(b))
 
 
-def _load(path: str | Path, dtype: torch.dtype) -> Any:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+def _load(path: str | Path, dtype: torch.dtype | None) -> Any:
+    device = default_device()
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype or torch_dtype(device))
     except (OSError, ValueError) as error:
         raise BackendError(f"{path}: the model cannot be loaded ({error})") from error
     return model.to(device).eval()

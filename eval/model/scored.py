@@ -16,6 +16,7 @@ from eval.model.likelihood import PromptedScorer, UnpromptedScorer, UserScorer
 from eval.model.report import Contrast, ModelScores, contrasts, draws, model_scores
 from eval.model.scoring import ScoreBook, Scores, opening_nats, score_all
 from usersim.model import USERLM_NAME, file_hash, resolve
+from usersim.precision import precision
 from usersim.prompted import PROMPTS
 from usersim.render import Renderer
 from usersim.types import Conversation
@@ -56,7 +57,7 @@ def score_models(args: argparse.Namespace, people: People, track: Track) -> Scor
     name = args.model if args.model == USERLM_NAME else path.name
     scored = Scored(name, path, base, user.renderer, counts)
     cache, weights = args.out / "scores", weights_hash(path)
-    identity = {"weights": weights, "render": user.renderer.fingerprint}
+    identity = {"weights": weights, "render": user.renderer.fingerprint, "precision": precision()}
     book = ScoreBook.at(cache, user, **identity)
     _add(scored, name, book, usable(people.test), args, people, track)
     scored.weights[name] = weights

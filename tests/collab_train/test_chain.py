@@ -34,7 +34,7 @@ from usersim.records import write_records
 from usersim.testing import ScriptedUser
 from usersim.types import Turn
 
-COMMON = {"bf16": False, "wandb": "disabled", "batch": 2, "micro_batch": 2, "show": 0, "lr": 0.02, "rank": 4}
+COMMON = {"wandb": "disabled", "batch": 2, "micro_batch": 2, "show": 0, "lr": 0.02, "rank": 4}
 ONLINE = {
     **COMMON,
     "rewards": {"length": 1.0},

@@ -147,7 +147,6 @@ def test_pairs_then_dpo_move_the_weights_and_the_margin(
         f"assistant='{tiny_base}'",
         "lr=1e-2",
         "rank=4",
-        "bf16=false",
         "wandb=disabled",
         "show_tokens=8",
     ]
@@ -199,7 +198,7 @@ def test_sft_makes_the_chosen_replies_likelier(config: Path, tmp_path: Path, tin
         "lr=1e-2",
         "show=0",
     ]
-    assert collab("sft", config, *words, "bf16=false", "wandb=disabled", "batch=2", "max_steps=3") == 0
+    assert collab("sft", config, *words, "wandb=disabled", "batch=2", "max_steps=3") == 0
 
     def likelihood(where: Path) -> float:
         model, tokenizer = load_assistant(str(where), trainable=False)

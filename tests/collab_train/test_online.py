@@ -38,7 +38,6 @@ from usersim.testing import ScriptedAssistant, ScriptedUser
 from usersim.types import Facet, Goal, Turn, UserProfile, UserTurn
 
 SMALL = {
-    "bf16": False,
     "wandb": "disabled",
     "batch": 2,
     "sample_candidates": 2,

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from usersim.cli import quiet_transformers
 from usersim.errors import BackendError
+from usersim.precision import default_device, torch_dtype
 from usersim.sampling import Draw, Sampled, SampledPiece, Sampling
 
 
@@ -42,8 +43,8 @@ class LocalSampler:
     @classmethod
     def from_pretrained(cls, path: str | Path, *, dtype: torch.dtype | None = None) -> LocalSampler:
         quiet_transformers()
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = dtype or (torch.bfloat16 if device == "cuda" else torch.float32)
+        device = default_device()
+        dtype = dtype or torch_dtype(device)
         try:
             model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
         except (OSError, ValueError, SafetensorError) as error:
