@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from usersim.dialogue import Assistant, converse
 from usersim.errors import BackendError, DataError, UsersimError
+from usersim.plain import PlainAssistant, PlainUser, as_assistant, as_user
 from usersim.records import atomic_writer, read_conversations, read_jsonl, write_json, write_records
 from usersim.sampling import User
 from usersim.types import Conversation, Goal, Persona, UserProfile
@@ -91,8 +92,8 @@ def repeated(cases: Sequence[Case], times: int, *, of: int) -> list[Case]:
 
 
 async def simulate(
-    user: User,
-    assistant: Assistant,
+    user: User | PlainUser,
+    assistant: Assistant | PlainAssistant,
     cases: Sequence[Case],
     *,
     max_user_turns: int,
@@ -111,6 +112,8 @@ async def simulate(
     """
     outcome, gate, silent = Outcome(), asyncio.Semaphore(concurrency), 0
     wait = _Patience(outcome, retries, backoff_s)
+    patient_user = wait.over(as_user(user))
+    patient_assistant = wait.over(as_assistant(assistant, system=system))
 
     async def one(case: Case) -> Conversation | None:
         nonlocal silent
@@ -120,8 +123,8 @@ async def simulate(
                 return None
             try:
                 made = await converse(
-                    wait.over(user),
-                    wait.over(assistant),
+                    patient_user,
+                    patient_assistant,
                     case.profile,
                     max_user_turns=max_user_turns,
                     system=system,
