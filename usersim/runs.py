@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from usersim.config import Config
-from usersim.errors import BackendError, ConfigError
-from usersim.records import atomic_writer, write_json
+from usersim.errors import ConfigError
+from usersim.records import append_line, atomic_writer, whole_lines, write_json
 from usersim.types import Record
 
 METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
@@ -29,37 +29,27 @@ class RunDir:
             write_json(existing, config.model_dump(mode="json"))
 
     def metric(self, **values: Any) -> None:
-        self._append(METRICS, json.dumps(values, ensure_ascii=False))
+        append_line(self.path / METRICS, json.dumps(values, ensure_ascii=False))
 
     def sample(self, record: Record) -> None:
-        self._append(SAMPLES, record.model_dump_json(exclude_defaults=True))
+        append_line(self.path / SAMPLES, record.model_dump_json(exclude_defaults=True))
 
     def metrics(self) -> list[dict[str, Any]]:
-        file = self.path / METRICS
-        return [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.is_file() else []
+        return [values for _, _, values in whole_lines(self.path / METRICS) if isinstance(values, dict)]
 
     def keep(self, name: str, wanted: Callable[[Any], bool]) -> None:
         """Rewrites a file without the lines that are not wanted or were cut off by a kill, in one step."""
         file = self.path / name
         if file.is_file():
-            kept = [line for line in file.read_text("utf-8").splitlines() if _is_wanted(line, wanted)]
+            kept = [line for _, line, value in whole_lines(file) if _is_wanted(value, wanted)]
             with atomic_writer(file) as stream:
                 stream.writelines(f"{line}\n" for line in kept)
 
-    def _append(self, name: str, line: str) -> None:
-        try:
-            with (self.path / name).open("a", encoding="utf-8") as stream:
-                stream.write(line + "\n")
-        except OSError as error:
-            raise BackendError(
-                f"{self.path / name} cannot be written ({error.strerror}); make room and run the same command again"
-            ) from error
 
-
-def _is_wanted(line: str, wanted: Callable[[Any], bool]) -> bool:
+def _is_wanted(value: Any, wanted: Callable[[Any], bool]) -> bool:
     try:
-        return wanted(json.loads(line))
-    except ValueError:
+        return wanted(value)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):  # not what we write there
         return False
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from tests.conftest import make_base
 from tests.usersim.test_train import chats, config
 from usersim.errors import BackendError, ConfigError
-from usersim.records import write_records
+from usersim.records import whole_lines, write_records
 from usersim.runs import RunDir
 from usersim.train import LoraSettings, TrainConfig, UserTrainer, train
 from usersim.train_result import last_checkpoint
@@ -79,12 +79,12 @@ def settings(base: Path, data: Path, out: Path, kind: str = "lora", **changes: A
 
 def logged(out: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without what depends on the clock."""
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    lines = [values for _, _, values in whole_lines(out / "metrics.jsonl")]
     return [{k: v for k, v in line.items() if k not in ("elapsed_s", "tokens_per_s")} for line in lines]
 
 
 def sampled(out: Path) -> list[str]:
-    return [json.loads(line)["id"] for line in (out / "samples.jsonl").read_text().splitlines()]
+    return [values["id"] for _, _, values in whole_lines(out / "samples.jsonl")]
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +117,8 @@ def test_a_killed_run_goes_on_exactly(
     half = out / "checkpoints" / "checkpoint-6"
     shutil.copytree(out / "checkpoints" / "checkpoint-4", half)
     (half / "trainer_state.json").write_text('{"global_step": 6, "log_his')
-    with (out / "metrics.jsonl").open("a") as stream:
-        stream.write('{"step": 5, "loss": 1.0}\n{"step": 6, "lo')
+    with (out / "metrics.jsonl").open("ab") as stream:
+        stream.write('{"step": 5, "loss": 1.0}\n{"step": 6, "é'.encode()[:-1])  # in the midst of a character
     train(settings(tiny_base, data, out, kind))
     straight = tmp_path / "straight"
     train(settings(tiny_base, data, straight, kind))

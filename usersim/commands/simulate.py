@@ -24,6 +24,7 @@ from usersim.client import RemoteUser
 from usersim.commands.options import user_from
 from usersim.dialogue import Assistant
 from usersim.errors import BackendError, ConfigError
+from usersim.locks import locked
 from usersim.model import file_hash
 from usersim.policies import POLICIES, with_policy
 from usersim.prompted import BY_NAME, PromptedUser, prompt_hash
@@ -47,6 +48,11 @@ def main(argv: list[str]) -> int:
         plan = {"conversations": len(cases), "most_user_turns": len(cases) * args.turns, **settings}
         emit_json(plan, stdout=True, path=args.json_out)
         return 0
+    with locked(args.out):
+        return _run(args, argv, cases, settings)
+
+
+def _run(args: argparse.Namespace, argv: list[str], cases: list[Case], settings: dict[str, object]) -> int:
     journal = Journal(args.out, settings)
     missing = [case for case in cases if case.id not in journal.finished]
     if len(missing) < len(cases):
