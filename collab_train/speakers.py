@@ -88,11 +88,9 @@ def base_of(where: str) -> str:
 
 def load_assistant(where: str, *, trainable: bool, dtype: str = "float32") -> tuple[Any, Any]:
     """Model and tokenizer for this process. An adapter is merged, or stays one to be trained on."""
-    try:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-    except ImportError as error:
-        raise ConfigError(f"{error}; run `pip install 'usersim-lm[collab]'`") from error
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     quiet_transformers()
     named = base_of(where)
     base = build_base() if named in ("local", BASE_NAME) else Path(named)

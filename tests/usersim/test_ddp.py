@@ -18,8 +18,9 @@ from usersim.records import whole_lines, write_records
 WITNESS = """
 import json, os, sys
 from usersim.cli import run_main
+from usersim.commands.train import main
 from usersim.runs import RunDir
-from usersim.train import UserTrainer, main
+from usersim.train import UserTrainer
 from usersim.train_data import IGNORED
 
 seen = open(f"{sys.argv[1]}/seen-{os.environ.get('RANK', '0')}.jsonl", "a", buffering=1)

@@ -15,11 +15,12 @@ from safetensors.torch import load_file
 import usersim
 from tests.usersim.test_render import talk
 from usersim.base import load_user_base
+from usersim.commands.train import main
 from usersim.config import load_config
 from usersim.errors import ConfigError, DataError
 from usersim.model import resolve
 from usersim.records import whole_lines, write_records
-from usersim.train import LoraSettings, TrainConfig, main, train
+from usersim.train import LoraSettings, TrainConfig, train
 from usersim.train_config import check
 from usersim.train_data import IGNORED, Amounts, load_corpus, opening, training_rows, write_rows
 from usersim.trainer import decisions
@@ -142,7 +143,8 @@ def test_the_dry_run_prints_the_plan(
 ) -> None:
     file = tmp_path / "run.toml"
     file.write_text(
-        f'base = "{tiny_base}"\ntrain = ["{data}/train.jsonl"]\nout = "{tmp_path}/r"\nbatch = 4\n'
+        f'base = "{tiny_base}"\ntrain = "{data}/train.jsonl"\ndev = "{data}/dev.jsonl"\n'
+        f'out = "{tmp_path}/r"\nbatch = 4\n'
     )
     assert main([str(file), "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 6

@@ -8,6 +8,7 @@ from typing import Any
 import httpx2
 
 from usersim.backends.connections import Connections
+from usersim.chat_template import harmless
 from usersim.errors import BackendError, EmptyReplyError
 from usersim.types import Record, Turn
 
@@ -47,6 +48,7 @@ class HttpChat:
         """The text of one reply; raises BackendError, also for an empty one."""
         if system:
             messages = [{"role": "system", "content": system}, *messages]
+        messages = [{**message, "content": harmless(message["content"])} for message in messages]
         if self.model is None:
             self.model = await self._only_model()
         body: dict[str, Any] = {

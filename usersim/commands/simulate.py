@@ -56,7 +56,7 @@ def _run(args: argparse.Namespace, argv: list[str], cases: list[Case], settings:
     journal = Journal(args.out, settings)
     missing = [case for case in cases if case.id not in journal.finished]
     if len(missing) < len(cases):
-        console.print(f"[dim]resuming: {len(cases) - len(missing)} of {len(cases)} are there[/]")
+        console.print(f"resuming: {len(cases) - len(missing)} of {len(cases)} are there", style="dim")
     outcome, session = Outcome(), None
     if missing:
         user, assistant, began = _user(args), _chat(args.assistant, args.assistant_tokens), time.monotonic()
@@ -78,7 +78,7 @@ def _run(args: argparse.Namespace, argv: list[str], cases: list[Case], settings:
         failed = dict(outcome.failed) or 0
         console.print(f"{count} conversations in {args.out}; failed and left out: {failed}")
         if outcome.failed:
-            console.print(f"[dim]{outcome.first_error}; run the same command again to try those anew[/]")
+            console.print(f"{outcome.first_error}; run the same command again to try those anew", style="dim")
     return 0
 
 
@@ -106,7 +106,7 @@ def _simulate(
     columns = (
         TextColumn("conversations"),
         *(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()),
-        TextColumn("{task.fields[failed]}"),
+        TextColumn("{task.fields[failed]}", style="red", markup=False),
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=len(missing), failed="")
@@ -117,7 +117,7 @@ def _simulate(
             if made is not None:
                 journal.add(made)
             failed += made is None
-            progress.update(task, advance=1, failed=f"[red]{failed} failed[/]" if failed else "")
+            progress.update(task, advance=1, failed=f"{failed} failed" if failed else "")
 
         async def everything() -> Outcome:
             try:
