@@ -193,7 +193,7 @@ def _chats(file: Path | None, count: int) -> Iterator[Conversation]:
         for chat, _ in zip(read_records(file, Conversation), range(count), strict=False):
             yield chat
         return
-    console.print("[dim]no --data: invented chats[/]")
+    console.print("no --data: invented chats", style="dim")
     for i in range(count):
         said = f"how do i keep number {i} apart from the others in my list, it sorts them as text"
         reply = "Turn each entry into a number before you compare. " * (3 + i % 9)

@@ -147,7 +147,8 @@ def _parser() -> argparse.ArgumentParser:
         ("rloo", "RLOO with multiturn-aware rewards of fresh replies"),
         ("bench", "assistants side by side on tasks and simulated users"),
     ):
-        command = commands.add_parser(name, help=text, description=text)
+        keys = f"the keys of its config: usersim keys collab {name}"
+        command = commands.add_parser(name, help=text, description=text, epilog=keys)
         command.add_argument("config", help="a TOML file; see configs/collab/")
         command.add_argument("overrides", nargs="*", metavar="key=value")
         command.add_argument("--dry-run", action="store_true", help="print the plan and stop")

@@ -92,11 +92,9 @@ def load_assistant(where: str, *, trainable: bool, dtype: str | None = None) -> 
 
     An adapter is merged, or stays one to be trained on.
     """
-    try:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-    except ImportError as error:
-        raise ConfigError(f"{error}; run `pip install 'usersim-lm[collab]'`") from error
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     quiet_transformers()
     named = base_of(where)
     base = build_base() if named in ("local", BASE_NAME) else Path(named)

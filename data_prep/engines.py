@@ -98,7 +98,7 @@ def _start_ray(workers: int) -> Any:
         import ray
         import ray.data
     except ImportError as error:
-        raise ConfigError("--engine ray needs Ray: pip install 'usersim-lm[ray]'") from error
+        raise ConfigError("--engine ray needs Ray: pip install 'ray[data]>=2.50'") from error
     cluster = os.environ.get("RAY_ADDRESS")
     # A running cluster has its own; here, just what was asked for.
     local: dict[str, Any] = {} if cluster else {"num_cpus": workers, "include_dashboard": False}

@@ -30,6 +30,7 @@ from data_prep.goal_model import GoalModel, load_goal_model
 from data_prep.goal_scores import FACET_COSINE, FIGURES, Floats, Scores, draws, estimate, figures, score
 from usersim.cli import console
 from usersim.errors import ConfigError
+from usersim.extras import cure_for
 from usersim.records import atomic_writer, write_json
 from usersim.types import Conversation, Goal
 
@@ -73,7 +74,7 @@ def report(
     scored = {"goal model": score(made, test)}
     for name, write in systems.items():
         scored[name] = score(write(test), test)
-        console.print(f"[dim]{name}: scored on {len(test)} conversations[/]")
+        console.print(f"{name}: scored on {len(test)} conversations", style="dim")
     parts = {"all": list(range(len(test)))}
     for index, one in enumerate(test):
         parts.setdefault(one.source, []).append(index)
@@ -154,7 +155,7 @@ def main(argv: list[str]) -> int:
     )
     args = parser.parse_args(argv)
     if importlib.util.find_spec("sacrebleu") is None:
-        raise ConfigError("this report needs sacrebleu; run `pip install 'usersim-lm[collab]'`")
+        raise ConfigError(f"this report needs sacrebleu: {cure_for('sacrebleu', 'collab')}")
     test = annotated(args.test)
     if args.limit:
         test = [test[i * len(test) // args.limit] for i in range(min(args.limit, len(test)))]

@@ -48,7 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_protocol_arguments(parser: argparse.ArgumentParser) -> None:
     """What every comparison with a human floor can be told on the command line."""
-    parser.add_argument("--config", type=Path, help="TOML with departures from eval.settings.EvalConfig")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        help="TOML with departures from the defaults that `usersim keys eval run` lists",
+    )
     parser.add_argument("--seed", type=int)
     parser.add_argument("--metrics", metavar="NAME,NAME", help=f"of {', '.join(EVERY)} (all)")
     parser.add_argument("--bootstrap", type=int, help="resamples behind every interval (1000)")

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
+from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import Progress
 from rich.table import Table
@@ -84,7 +85,7 @@ def main(argv: list[str]) -> int:
 
 
 def step(number: str, text: str) -> None:
-    console.print(f"[bold cyan]{number}[/] {text}")
+    console.print(f"[bold cyan]{number}[/] {escape(text)}", markup=True)
 
 
 def human_conversations() -> list[Conversation]:
@@ -194,11 +195,16 @@ async def talk(user: RemoteUser, assistant: HttpChat) -> None:
 
     def watch(turn: Turn | None, said: UserTurn | None) -> None:
         if turn is None and said is not None:
-            console.print(f"[bold green]user[/]      [dim](leaves)   P(end) {said.end_probability:.2f}[/]")
+            console.print(
+                f"[bold green]user[/]      [dim](leaves)   P(end) {said.end_probability:.2f}[/]", markup=True
+            )
         elif turn is not None and said is not None:
-            console.print(f"[bold green]user[/]      {turn.text}   [dim]P(end) {said.end_probability:.2f}[/]")
+            console.print(
+                f"[bold green]user[/]      {escape(turn.text)}   [dim]P(end) {said.end_probability:.2f}[/]",
+                markup=True,
+            )
         elif turn is not None:
-            console.print(f"[bold blue]assistant[/] [blue]{turn.text}[/]", markup=True)
+            console.print(f"[bold blue]assistant[/] [blue]{escape(turn.text)}[/]", markup=True)
 
     await converse(user, assistant, PROFILE, max_user_turns=TURNS, seed=7, watch=watch)
 
@@ -240,7 +246,7 @@ async def compare(user: RemoteUser, assistant: HttpChat, humans: list[Conversati
     )
     report = run_battery(humans, {"userlm-135m": outcome.conversations}, config)
     console.print(report_table(report))
-    console.print("      [dim]n is small: nothing here says that the two are alike.[/]")
+    console.print("      [dim]n is small: nothing here says that the two are alike.[/]", markup=True)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,9 @@ def main(argv: list[str]) -> int:
 
 def _arguments(argv: list[str]) -> tuple[ServeConfig, Callable[[], ServeConfig], bool]:
     """(the config, how to read it anew, whether to stop after the plan)."""
-    parser = argparse.ArgumentParser(prog="usersim serve", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="usersim serve", description=__doc__, epilog="the keys of its config: usersim keys serve"
+    )
     parser.add_argument("settings", nargs="*", metavar="CONFIG | key=value", help="a TOML file, overrides")
     parser.add_argument("--port", type=int)
     parser.add_argument("--host")

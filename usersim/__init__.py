@@ -11,7 +11,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from usersim.api import asample, connect, converse, load, sample, sample_many
+    from usersim.api import (
+        as_profile,
+        as_turns,
+        asample,
+        connect,
+        converse,
+        load,
+        sample,
+        sample_many,
+    )
     from usersim.types import (
         Conversation,
         Facet,
@@ -32,6 +41,8 @@ __all__ = [
     "Turn",
     "UserProfile",
     "UserTurn",
+    "as_profile",
+    "as_turns",
     "asample",
     "connect",
     "converse",
@@ -40,7 +51,7 @@ __all__ = [
     "sample_many",
 ]
 __version__ = "0.1.0"
-_API = {"asample", "connect", "converse", "load", "sample", "sample_many"}
+_API = {"as_profile", "as_turns", "asample", "connect", "converse", "load", "sample", "sample_many"}
 
 
 def __getattr__(name: str) -> Any:
@@ -49,3 +60,7 @@ def __getattr__(name: str) -> Any:
     from usersim import api, types
 
     return getattr(api if name in _API else types, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -7,6 +7,7 @@ import os
 import sys
 
 from usersim.cli import complain, run_main
+from usersim.extras import cure_for
 
 COMMANDS = {
     "prep": ("data_prep.__main__", "raw chat logs to Conversation records with goal and persona"),
@@ -14,7 +15,7 @@ COMMANDS = {
         "data_prep.data_command",
         "data validate | goals | styles: of prepared conversations",
     ),
-    "train": ("usersim.train", "fine-tune a User LM: usersim train CONFIG [key=value…]"),
+    "train": ("usersim.commands.train", "fine-tune a User LM: usersim train CONFIG [key=value…]"),
     "model": ("usersim.model", "model build | path: materialise the default User LM"),
     "serve": ("serve.__main__", "the User LM behind FastAPI, generation by vLLM"),
     "sample": ("usersim.commands.sample", "one simulated user turn (or -n of them)"),
@@ -31,8 +32,24 @@ COMMANDS = {
         "collab_train.__main__",
         "collab mr | pairs | sft | dpo | online-dpo | grpo | rloo | bench CONFIG",
     ),
+    "keys": ("usersim.commands.keys", "the keys of a command's config: usersim keys train"),
     "doctor": ("usersim.doctor", "what is installed, which engine, what is wrong and its cure"),
 }
+
+EXTRAS = {
+    "prep": "prep",
+    "data": "prep",
+    "train": "train",
+    "model": "local",
+    "serve": "serve",
+    "sample": "local",
+    "chat": "local",
+    "simulate": "local",
+    "eval": "eval",
+    "collab": "collab",
+    "keys": "collab",
+}
+"""Whose packages a command is made of."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,8 +69,14 @@ def main(argv: list[str] | None = None) -> int:
     # No command downloads anything unasked: a hub name must be given as such, with the hub reachable.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    module = importlib.import_module(COMMANDS[argv[0]][0])
-    return run_main(module.main, argv[1:])
+    try:
+        module = importlib.import_module(COMMANDS[argv[0]][0])
+        return run_main(module.main, argv[1:])
+    except ModuleNotFoundError as error:
+        if (cure := cure_for(error.name, EXTRAS.get(argv[0]))) is None:
+            raise
+        complain(cure)
+        return 2
 
 
 if __name__ == "__main__":

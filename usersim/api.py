@@ -5,25 +5,38 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine, Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import Any, Literal, overload
 
+from usersim.background import run
 from usersim.client import RemoteUser
 from usersim.dialogue import Assistant, Watcher
 from usersim.dialogue import converse as _converse
 from usersim.errors import ConfigError, UsersimError
+from usersim.extras import cure_for
 from usersim.guards import Guards
-from usersim.sampling import EndPolicy, Sampling, User, as_profile
+from usersim.plain import PlainAssistant, PlainUser, as_user
+from usersim.sampling import EndPolicy, Sampling, User, as_profile, as_turns
+from usersim.sync_client import SyncRemoteUser
 from usersim.types import Conversation, Goal, Persona, Turn, UserProfile, UserTurn
 from usersim.userlm import UserLM
 
-if TYPE_CHECKING:
-    from usersim.sync_client import SyncRemoteUser
+__all__ = [
+    "as_profile",
+    "as_turns",
+    "asample",
+    "connect",
+    "converse",
+    "load",
+    "run",
+    "sample",
+    "sample_many",
+]
 
-T = TypeVar("T")
-Turns = Sequence[Turn | dict[str, str]]
+Turns = Sequence[Turn | Mapping[str, Any]]
+AnyUser = User | SyncRemoteUser | PlainUser
+Request = str | Goal | UserProfile | tuple[str | Goal | UserProfile, Turns] | Mapping[str, Any]
 
 
 def load(
@@ -37,9 +50,8 @@ def load(
     try:
         from usersim.backends.local import LocalSampler
     except ImportError as error:
-        raise ConfigError(
-            f"{error}; run `pip install 'usersim-lm[local]'` or use usersim.connect(url)"
-        ) from error
+        cure = cure_for(error.name, "local") or str(error)
+        raise ConfigError(f"{cure}, or use usersim.connect(url)") from error
     from usersim.model import resolve
     from usersim.render import Renderer
 
@@ -87,94 +99,173 @@ def connect(
     max_retries: int = 2,
     sync: bool = False,
 ) -> RemoteUser | SyncRemoteUser:
-    """The same user behind `usersim serve` at `url`; the key defaults to $USERSIM_API_KEY.
+    """The same user behind `usersim serve`. It connects when it is asked, and can be pickled and copied.
 
-    `sync`: the same methods for code without an event loop.
+    Args:
+        url: Of the server, with or without `/v1`; `unix:/path.sock` for a Unix socket.
+        model: One of the server's names for the User LM.
+        api_key: Default: $USERSIM_API_KEY.
+        timeout_s: How long one request may take.
+        max_retries: How often a request that may succeed later is tried again.
+        sync: The same methods without `await`. Every function of usersim takes either.
     """
     key = api_key or os.environ.get("USERSIM_API_KEY")
     user = RemoteUser(url, model=model, api_key=key, timeout_s=timeout_s, max_retries=max_retries)
     if not sync:
         return user
-    from usersim.sync_client import SyncRemoteUser  # it runs on this module's event loop
-
     return SyncRemoteUser(user)
 
 
-@cache
-def _default_user() -> RemoteUser | UserLM:
-    url = os.environ.get("USERSIM_URL")
-    return connect(url) if url else load()
+_default: RemoteUser | UserLM | None = None
+_default_lock = threading.Lock()
+
+
+def _speaker(user: AnyUser | None) -> User:
+    """`user`, ready to be awaited; without one the endpoint at $USERSIM_URL, else the shipped model, loaded once."""
+    if isinstance(user, SyncRemoteUser):
+        return user.user  # as many requests at once as the async client has
+    if user is not None:
+        return as_user(user)
+    global _default
+    with _default_lock:
+        if _default is None:
+            url = os.environ.get("USERSIM_URL")
+            _default = connect(url) if url else load()
+        return _default
 
 
 async def asample(
     *,
-    goal: str | Goal | None = None,
+    goal: str | Goal | UserProfile | None = None,
     persona: str | Persona | None = None,
     turns: Turns = (),
     seed: int | None = None,
-    user: User | None = None,
+    user: AnyUser | None = None,
 ) -> UserTurn:
-    """The user's next turn after `turns` (empty, or ending with the assistant).
-
-    `turns` holds `Turn`s or {"role", "text"} / {"role", "content"} dicts. Without `user`: the endpoint at
-    $USERSIM_URL, else the shipped model in this process.
-    """
-    return await (user or _default_user())(as_profile(goal, persona), as_turns(turns), seed=seed)
+    """The simulated user's next turn; `sample` says what the arguments are."""
+    profile, history = as_profile(goal, persona), as_turns(turns)
+    speaker = await asyncio.to_thread(_speaker, user)  # it may load a model
+    return await speaker(profile, history, seed=seed)
 
 
 def sample(
     *,
-    goal: str | Goal | None = None,
+    goal: str | Goal | UserProfile | None = None,
     persona: str | Persona | None = None,
     turns: Turns = (),
     seed: int | None = None,
-    user: User | None = None,
+    user: AnyUser | None = None,
 ) -> UserTurn:
-    """`asample` for code without an event loop; works inside one too (notebooks)."""
+    """The simulated user's next turn.
+
+        said = usersim.sample(goal="plan a cheap weekend trip", persona="terse, lower case", seed=1)
+        said.text, said.ends, said.end_probability
+
+    Works inside an event loop too (notebooks); `asample` is the same to be awaited.
+
+    Args:
+        goal: What the user wants, as it reads on from "You want to": a sentence, or `Goal("…", facets=["…"])`. The
+            assistant never sees it.
+        persona: Who is talking and how: a sentence, or a `Persona` with a measured `Style`.
+        turns: What was said so far, empty or ending with the assistant: `Turn`s or chat messages (`as_turns`).
+        seed: The same seed asks for the same turn. Give another one for each turn of a conversation.
+        user: Who plays the human: `load(…)`, `connect(url)`, with or without `sync`, or a function. Default: the
+            endpoint at $USERSIM_URL, else the shipped model in this process.
+
+    Returns:
+        A `UserTurn`. Where `ends` is true the user leaves and `text` is empty.
+
+    Raises:
+        ConfigError: Arguments that cannot be used, or a package that is missing.
+        RenderError: A history that does not alternate, does not end with the assistant or is too long.
+        GuardError: Every attempt at a turn was rejected.
+        BackendError: The model or the endpoint did not answer.
+    """
     return run(asample(goal=goal, persona=persona, turns=turns, seed=seed, user=user))
 
 
 def sample_many(
-    requests: Sequence[tuple[UserProfile, Turns]],
+    requests: Sequence[Request],
     *,
     seed: int | None = None,
-    user: User | None = None,
+    user: AnyUser | None = None,
     concurrency: int = 64,
 ) -> list[UserTurn | UsersimError]:
-    """One turn per (profile, turns), in order; a failed one is its error. Request i draws from seed + i."""
-    speaker = user or _default_user()
+    """One turn for each request, in order; a failed one is its error.
+
+    Args:
+        requests: Each a goal (a sentence, `Goal` or `UserProfile`), a pair (goal, turns), or a dict of the arguments of
+            `sample`: {"goal", "persona", "turns"}.
+        seed: Request i draws from seed + i.
+        user: As in `sample`.
+        concurrency: How many are under way at a time.
+    """
+    speaker = _speaker(user)
 
     async def everything() -> list[UserTurn | UsersimError]:
         gate = asyncio.Semaphore(concurrency)
 
-        async def one(index: int, profile: UserProfile, turns: Turns) -> UserTurn | UsersimError:
+        async def one(index: int, request: Request) -> UserTurn | UsersimError:
             async with gate:
                 try:
-                    return await speaker(
-                        profile, as_turns(turns), seed=None if seed is None else seed + index
-                    )
+                    profile, turns = _situation(request, index)
+                    return await speaker(profile, turns, seed=None if seed is None else seed + index)
                 except UsersimError as error:
                     return error
 
-        return await asyncio.gather(*(one(i, p, t) for i, (p, t) in enumerate(requests)))
+        return await asyncio.gather(*(one(index, request) for index, request in enumerate(requests)))
 
     return run(everything())
 
 
+def _situation(request: Request, index: int) -> tuple[UserProfile, list[Turn]]:
+    if isinstance(request, Mapping):
+        if unknown := sorted(request.keys() - {"goal", "persona", "turns"}):
+            raise ConfigError(f"request {index}: {unknown[0]!r} is none of goal, persona, turns")
+        return as_profile(request.get("goal"), request.get("persona")), as_turns(request.get("turns", ()))
+    if isinstance(request, (str, Goal, UserProfile)):
+        return as_profile(request), []
+    try:
+        goal, turns = request
+    except (TypeError, ValueError):
+        raise ConfigError(f"request {index}: neither a goal, nor (goal, turns), nor a dict of both") from None
+    return as_profile(goal), as_turns(turns)
+
+
 def converse(
-    assistant: Assistant,
+    assistant: Assistant | PlainAssistant,
     *,
-    goal: str | Goal | None = None,
+    goal: str | Goal | UserProfile | None = None,
     persona: str | Persona | None = None,
     turns: Turns = (),
     max_user_turns: int = 8,
     system: str | None = None,
     seed: int | None = None,
-    user: User | None = None,
+    user: AnyUser | None = None,
     watch: Watcher | None = None,
 ) -> Conversation:
-    """A whole conversation with `assistant`, an async callable `(turns, *, system, seed) -> str`."""
-    speaker = user or _default_user()
+    """A whole conversation between the simulated user and an assistant.
+
+        usersim.converse(lambda turns: my_chatbot(turns[-1].text), goal="plan a cheap weekend trip")
+
+    Args:
+        assistant: A function of the `Turn`s so far, the last the user's, that returns the text of the reply; async or
+            not. It is told `system` and `seed` too where it takes keywords of these names.
+        goal, persona: As in `sample`.
+        turns: Where to start from; whoever did not speak last speaks next.
+        max_user_turns: The conversation is cut after so many turns of the user.
+        system: The assistant's system prompt; the user never sees it.
+        seed: Of the whole conversation; every turn draws from a seed of its own.
+        user: As in `sample`.
+        watch: Called with each turn as it comes.
+
+    Returns:
+        A `Conversation`; `ended_by` says whether the user left.
+
+    Raises:
+        UsersimError: As `sample`; whatever `assistant` raises goes through.
+    """
+    speaker = _speaker(user)
     return run(
         _converse(
             speaker,
@@ -188,30 +279,3 @@ def converse(
             watch=watch,
         )
     )
-
-
-def as_turns(turns: Turns) -> list[Turn]:
-    """Raises ConfigError for a dict that is not a turn."""
-    made = []
-    for index, turn in enumerate(turns):
-        if isinstance(turn, Turn):
-            made.append(turn)
-            continue
-        text = turn.get("text", turn.get("content"))
-        role = turn.get("role")
-        if not isinstance(text, str) or role not in ("user", "assistant"):
-            raise ConfigError(f"turn {index}: needs role user|assistant and a text, got {sorted(turn)}")
-        made.append(Turn(role="user" if role == "user" else "assistant", text=text))
-    return made
-
-
-def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Runs on one background event loop, so that open connections outlive a call."""
-    return asyncio.run_coroutine_threadsafe(coroutine, _loop()).result()
-
-
-@cache
-def _loop() -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="usersim", daemon=True).start()
-    return loop

@@ -136,6 +136,8 @@ def _check_rows(added: dict[str, int], needed: tuple[str, ...], rows: int, folde
 def _load(folder: Path, dtype: torch.dtype, attention: str | None) -> Any:
     try:
         return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
+    except ImportError as error:  # of a kernel that was asked for
+        raise ConfigError(f"{folder}: attention {attention!r} cannot be used here ({error})") from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(

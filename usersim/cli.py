@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,7 +16,8 @@ from rich.console import Console
 from usersim.errors import UsersimError
 from usersim.records import explain, write_json
 
-console = Console(stderr=True, highlight=False)
+# No markup and no emoji codes: what is printed holds other people's text, and `[/x]` in it would be an error.
+console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def run_main(main: Callable[[list[str]], int | None], argv: list[str] | None = None) -> int:
@@ -30,13 +32,19 @@ def run_main(main: Callable[[list[str]], int | None], argv: list[str] | None = N
     except ValidationError as error:
         complain(explain(error))
         return 2
-    except KeyboardInterrupt:
-        complain("interrupted")
-        return 130
     except BrokenPipeError:
         # The reader went away (`| head`); keep the interpreter from complaining about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        complain(f"{place}{error.strerror}; make room and run the same command again")
+        return 2
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return 130
 
 
 def quiet_transformers() -> None:
@@ -48,6 +56,19 @@ def quiet_transformers() -> None:
 
 def complain(message: str) -> None:
     sys.stderr.write(f"usersim: {message}\n")
+
+
+def show(values: Mapping[str, Any]) -> None:
+    """A summary for people on stderr, one line a value."""
+    width = max(map(len, values), default=0)
+    for name, value in values.items():
+        console.print(f"  {name.replace('_', ' '):{width}}  {_shown(value)}", soft_wrap=True)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def emit_json(value: Any, *, stdout: bool, path: str | None) -> None:

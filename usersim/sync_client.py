@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Any
 
-from usersim.api import run
+from usersim.background import run
 from usersim.client import RemoteUser
 from usersim.errors import UsersimError
 from usersim.sampling import Leaving, TurnPiece
@@ -13,10 +13,14 @@ from usersim.types import Turn, UserProfile, UserTurn
 
 
 class SyncRemoteUser:
-    """`RemoteUser`, waited for: the options are its options. Not a `User`: `usersim.converse` takes that one."""
+    """`RemoteUser`, waited for: the options are its options."""
 
     def __init__(self, user: RemoteUser) -> None:
         self.user = user
+
+    @property
+    def name(self) -> str:
+        return self.user.name
 
     def __call__(self, profile: UserProfile, turns: Sequence[Turn], *, seed: int | None = None) -> UserTurn:
         return run(self.user(profile, turns, seed=seed))

@@ -1,16 +1,12 @@
-"""Fine-tuning of a User LM through TRL's SFTTrainer: full or LoRA, one pass per conversation, resumable.
-
-usersim train configs/train/userlm-135m.toml lora.rank=16 out=runs/trial
-"""
+"""Fine-tuning of a User LM through TRL's SFTTrainer: full or LoRA, one pass per conversation, resumable."""
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import shutil
-import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +18,14 @@ from trl.trainer.sft_config import SFTConfig
 
 from usersim.allocator import keep_pages
 from usersim.base import UserBase, load_user_base
-from usersim.cli import console, emit_json
-from usersim.config import load_config
 from usersim.errors import ConfigError, DataError
+from usersim.locks import locked
 from usersim.model import BASE_NAME, build_base
 from usersim.packed import register
 from usersim.precision import precision
-from usersim.render import SETTINGS_FILE, Renderer, RenderSettings
-from usersim.runs import RunDir
-from usersim.train_config import LoraSettings, TrainConfig, check, processes
+from usersim.render import Renderer, read_settings
+from usersim.runs import RunDir, refuse_difference
+from usersim.train_config import LoraSettings, TrainConfig, check, processes, start_folder
 from usersim.train_data import Amounts, Corpus, collate, even_out, load_corpus, training_rows, write_rows
 from usersim.train_log import RunLog, rewind
 from usersim.train_result import (
@@ -38,6 +33,7 @@ from usersim.train_result import (
     drop_incomplete,
     last_checkpoint,
     load_checkpoint,
+    refuse_other_base,
     save_result,
     saving,
     step_of,
@@ -45,7 +41,7 @@ from usersim.train_result import (
 from usersim.trainer import UserTrainer
 from usersim.types import Conversation
 
-__all__ = ["LoraSettings", "TrainConfig", "UserTrainer", "main", "train"]
+__all__ = ["LoraSettings", "TrainConfig", "UserTrainer", "dry_run", "train"]
 
 
 _finished: list[Any] = []
@@ -59,6 +55,13 @@ def train(config: TrainConfig, *, export: bool = False) -> Path:
     With `export` nothing is trained: the last checkpoint of an unfinished run becomes its result.
     """
     check(config)
+    # An export may read beside a run that is at work; two runs would write over each other.
+    writes = os.environ.get("RANK", "0") == "0" and not export
+    with locked(config.out) if writes else nullcontext():
+        return _train(config, export=export)
+
+
+def _train(config: TrainConfig, *, export: bool) -> Path:
     keep_pages()
     args = _arguments(config)  # joins the other processes, where there are any
     base = _load_base(config)
@@ -139,13 +142,17 @@ def _load_base(config: TrainConfig) -> UserBase:
 def _open_run(config: TrainConfig, base: UserBase, *, export: bool) -> None:
     """The folder made or found fit to go on in, with nothing in it that a kill left half done."""
     out = Path(config.out)
-    if last_checkpoint(out / "checkpoints") and not (out / "config.json").is_file():
-        raise ConfigError(f"{out} holds checkpoints of an unknown run (no config.json); choose another out=…")
+    _refuse_unknown(out)
     run = RunDir(out, config)
     check_base(run, base, named=config.base)
     if not export:  # a run may be saving there at this moment
         drop_incomplete(out / "checkpoints")
         rewind(run, step_of(last_checkpoint(out / "checkpoints")))
+
+
+def _refuse_unknown(out: Path) -> None:
+    if last_checkpoint(out / "checkpoints") and not (out / "config.json").is_file():
+        raise ConfigError(f"{out} holds checkpoints of an unknown run (no config.json); choose another out=…")
 
 
 def _render(config: TrainConfig, renderer: Renderer, folder: Path) -> tuple[Corpus, list[Conversation]]:
@@ -215,11 +222,11 @@ def _trainable(config: TrainConfig, base: UserBase) -> Any:
 
 
 def _started(start: str, base: UserBase) -> Any:
-    folder = Path(start)
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise ConfigError(f"start={start}: no adapter there; give the folder of one, or leave `start` out")
-    trained = RenderSettings.model_validate_json((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-    if trained.model_copy(update={"limits": base.settings.limits}) != base.settings:
+    folder = start_folder(start)
+    trained = read_settings(folder)
+    # How much of a conversation is read may change; how it becomes tokens may not.
+    own = {"limits": base.settings.limits, "context_tokens": base.settings.context_tokens}
+    if trained.model_copy(update=own) != base.settings:
         raise ConfigError(f"start={start}: trained on another base (control tokens or template differ)")
     return PeftModel.from_pretrained(base.model, folder, is_trainable=True)
 
@@ -262,37 +269,18 @@ def _arguments(config: TrainConfig) -> SFTConfig:
         raise ConfigError(f"this machine cannot train with these settings ({error})") from error
 
 
-def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="usersim train", description="Fine-tune a User LM.")
-    parser.add_argument("config", help="a TOML file; see configs/train/")
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
-    parser.add_argument(
-        "--export", action="store_true", help="make the last checkpoint the result; train no further"
-    )
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--json-out", metavar="FILE")
-    args = parser.parse_args(argv)
-    config = load_config(TrainConfig, args.config, args.overrides)
-    summary = _dry_run(config) if args.dry_run else {"out": str(train(config, export=args.export))}
-    if os.environ.get("RANK", "0") == "0":
-        emit_json(summary, stdout=args.json, path=args.json_out)
-        if not args.json:
-            console.print(summary)
-    return 0
-
-
-def _dry_run(config: TrainConfig) -> dict[str, Any]:
+def dry_run(config: TrainConfig) -> dict[str, Any]:
+    """The plan, from the data and the base as they are; raises what the run itself would before its first step."""
     check(config)
-    renderer = _load_base(config.model_copy(update={"attention": "packed"})).renderer
-    with tempfile.TemporaryDirectory() as folder:
-        corpus = _render_train(config, renderer, Path(folder))
-        amounts = Amounts.of(_mapped(Path(folder) / "train.arrow"))
+    _arguments(config)
+    _refuse_unknown(Path(config.out))
+    refuse_difference(config.out, config)
+    base = _load_base(config)
+    refuse_other_base(Path(config.out), base, named=config.base)
+    _trainable(config, base)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "rows"
+        corpus, _ = _render(config, base.renderer, folder)
+        amounts = Amounts.of(_mapped(folder / "train.arrow"))
     steps = config.max_steps or math.ceil((len(amounts.tokens) - 1) / config.batch)
     return plan(corpus, amounts, steps=steps, batch=config.batch)
-
-
-if __name__ == "__main__":
-    from usersim.cli import run_main
-
-    sys.exit(run_main(main))

@@ -20,7 +20,7 @@ from usersim.base import UserBase, save_user_lm
 from usersim.errors import BackendError, ConfigError
 from usersim.records import write_json
 from usersim.render import SETTINGS_FILE
-from usersim.runs import RunDir
+from usersim.runs import BASE, RunDir, has_come_of_it
 
 STATE = "trainer_state.json"
 
@@ -72,15 +72,24 @@ def _is_complete(checkpoint: Path) -> bool:
 
 def check_base(run: RunDir, base: UserBase, *, named: str) -> None:
     """A run goes on only from the weights it began with; their path alone does not say that they are the same."""
+    facts = refuse_other_base(run.path, base, named=named)
+    write_json(run.path / BASE, facts)
+
+
+def refuse_other_base(folder: Path, base: UserBase, *, named: str) -> dict[str, Any]:
+    """What tells `base` from others; raises ConfigError where a run in `folder` began with another."""
     facts = {"parameters": base.model.num_parameters(), "sample_sha256": _sample_hash(base.model)}
-    file = run.path / "base.json"
-    if not file.is_file():
-        write_json(file, facts)
-    elif json.loads(file.read_text(encoding="utf-8")) != facts:
+    file = folder / BASE
+    if (
+        any(has_come_of_it(folder))
+        and file.is_file()
+        and json.loads(file.read_text(encoding="utf-8")) != facts
+    ):
         raise ConfigError(
-            f"{run.path} holds a run on another base than {named} is now; "
+            f"{folder} holds a run on another base than {named} is now; "
             "put that base back or choose another out=…"
         )
+    return facts
 
 
 def _sample_hash(model: Any) -> str:

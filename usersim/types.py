@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -17,21 +18,50 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
+class Wording(Record):
+    """A record that a bare string stands for: its first field, in Python and in files alike.
+
+    `Goal("cook for friends", facets=["no oven", "one guest is vegetarian"])`.
+    """
+
+    def __init__(self, text: str | None = None, /, **fields: Any) -> None:
+        first = next(iter(type(self).model_fields))
+        super().__init__(**({} if text is None else {first: text}), **fields)
+
+    # Pydantic then builds one from a dict without calling it, as it does for its own RootModel.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, given: Any) -> Any:
+        return {next(iter(cls.model_fields)): given} if isinstance(given, str) else given
+
+
 class Turn(Record):
     role: Role
     text: str
 
 
-class Facet(Record):
+class Facet(Wording):
     """One separable requirement of a goal."""
+
+    if TYPE_CHECKING:
+
+        def __init__(self, text: str, *, turn: int | None = None) -> None: ...
 
     text: NonEmpty
     turn: int | None = Field(default=None, ge=1)
     """The user turn (from 1) that first revealed it in the human trace, where there is one."""
 
 
-class Goal(Record):
+class Goal(Wording):
     """What the user wants over the whole conversation. Never shown to the assistant."""
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, summary: str, *, facets: Sequence[Facet | str] = (), provenance: str | None = None
+        ) -> None: ...
 
     summary: NonEmpty
     """High level, none of the user's wording, reads on from "You want to"."""
@@ -77,8 +107,14 @@ class Style(Record):
     """Mean over turns of |ln((1 + words) / (1 + median words))|; not stated for one turn."""
 
 
-class Persona(Record):
+class Persona(Wording):
     """Who is talking and how; says nothing about the goal."""
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, description: str = "", *, style: Style | None = None, language: str = "en"
+        ) -> None: ...
 
     description: str = ""
     style: Style | None = None

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if not args.json:
         for line in lines(report):
             console.print(line, markup=False, soft_wrap=True)
-        console.print(f"[dim]{config.out}/report.json, table.md, report.html[/]")
+        console.print(f"{config.out}/report.json, table.md, report.html", style="dim")
     return report
 
 

@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     for table in tables(report):
         console.print(table)
     for note in report.notes:
-        console.print(f"[dim]- {note}[/]")
+        console.print(f"- {note}", style="dim")
     emit_json(report.model_dump(mode="json"), stdout=args.json, path=args.json_out)
     return 0
 

@@ -1,7 +1,11 @@
 """The endpoint's clients against scripted answers on a real socket; what they share with the app is tested there."""
 
 import asyncio
+import copy
 import json
+import pickle
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,6 +18,7 @@ from serve.app import create_app
 from serve.config import ServeConfig
 from tests.serve.conftest import END, SETTINGS, TURN_END, byte_tokenizer, serving
 from tests.serve.test_streaming import quick
+from usersim.backends.chat import HttpChat
 from usersim.client import RemoteUser
 from usersim.errors import BackendError, ContextOverflowError, GuardError, RenderError
 from usersim.render import Renderer
@@ -281,3 +286,75 @@ def test_leaving_a_sync_stream_early_ends_the_request(front) -> None:
             if piece.text:
                 break
         assert user(GOAL, HISTORY).ends, "the connection can be used again"
+
+
+# -- any loop, any process -----------------------------------------------------------------------------
+
+
+def test_a_sync_client_may_be_the_user_of_every_function(front) -> None:
+    sampler = ScriptedSampler(words("one"), words("two"), words("three"), [END])
+    with usersim.connect(front(sampler), sync=True) as user:
+        assert usersim.sample(goal="g", user=user).text == "one"
+        (many,) = usersim.sample_many(["g"], user=user)
+        assert isinstance(many, UserTurn)
+        made = usersim.converse(lambda turns: "ok", goal="g", user=user)
+        assert [turn.text for turn in made.turns] == ["three", "ok"]
+        assert (made.ended_by, made.source) == ("user", "userlm")
+
+
+def test_a_client_works_on_one_event_loop_after_another() -> None:
+    with quick(Server(GOOD)) as url:
+        user = RemoteUser(url)
+        assert [asyncio.run(user(GOAL, HISTORY)).text for _ in range(3)] == ["a train"] * 3
+        assert usersim.sample(goal="g", turns=HISTORY, user=user).text == "a train"
+        asyncio.run(user.aclose())
+        assert asyncio.run(user(GOAL, HISTORY)).text == "a train", "closed is not the end of it"
+
+
+def test_a_chat_works_on_one_event_loop_after_another() -> None:
+    answer = json.dumps({"choices": [{"message": {"content": "yo"}}]}).encode()
+    with quick(Server((200, {}, answer))) as url:
+        chat = HttpChat(url, model="m")
+        assert [asyncio.run(chat(HISTORY[:1])) for _ in range(2)] == ["yo", "yo"]
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [lambda user: pickle.loads(pickle.dumps(user)), copy.deepcopy, copy.copy],
+    ids=["pickle", "deepcopy", "copy"],
+)
+def test_a_client_that_is_connected_can_be_pickled_and_copied(copied: Callable[[Any], Any]) -> None:
+    server = Server(GOOD)
+    with quick(server) as url:
+        options: dict[str, Any] = {"model": "m", "api_key": "k", "timeout_s": 9.0, "max_retries": 7}
+        user = usersim.connect(url, sync=True, **options)
+        user(GOAL, HISTORY)
+        again = copied(user)
+        assert again(GOAL, HISTORY).text == "a train"
+        inner = copied(user.user)
+        assert asyncio.run(inner(GOAL, HISTORY)).text == "a train"
+        assert (again.name, inner.model, inner.max_retries) == ("m", "m", 7)
+        assert [headers[b"authorization"] for headers in server.headers] == [b"Bearer k"] * 3
+
+
+FORKED = """
+import os, sys, usersim
+user = usersim.connect(sys.argv[1], sync=True)
+history = [usersim.Turn(role="user", text="hi"), usersim.Turn(role="assistant", text="yo")]
+print(user(usersim.as_profile("g"), history).text, flush=True)
+child = os.fork()
+if child == 0:
+    print(usersim.sample(goal="g", turns=history, user=user).text, flush=True)
+    os._exit(0)
+_, status = os.waitpid(child, 0)
+print(user(usersim.as_profile("g"), history).text)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_a_client_used_before_a_fork_works_in_both_processes() -> None:
+    with quick(Server(GOOD)) as url:
+        done = subprocess.run(
+            [sys.executable, "-c", FORKED, url], capture_output=True, text=True, timeout=120
+        )
+    assert (done.returncode, done.stdout) == (0, "a train\n" * 3), done.stderr

@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 
 from tests.usersim.test_train import chats, config
-from usersim.records import write_records
+from usersim.records import whole_lines, write_records
 
 # Writes down which windows each process trained on and was scored on, and who wrote to the run.
 WITNESS = """
 import json, os, sys
 from usersim.cli import run_main
+from usersim.commands.train import main
 from usersim.runs import RunDir
-from usersim.train import UserTrainer, main
+from usersim.train import UserTrainer
 from usersim.train_data import IGNORED
 
 seen = open(f"{sys.argv[1]}/seen-{os.environ.get('RANK', '0')}.jsonl", "a", buffering=1)
@@ -81,14 +82,14 @@ def launch(count: int, folder: Path, base: Path) -> Path:
 
 
 def curve(out: Path, key: str) -> dict[int, float]:
-    lines = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
+    lines = [values for _, _, values in whole_lines(out / "run" / "metrics.jsonl")]
     steps = [line["step"] for line in lines if key in line]
     assert len(steps) == len(set(steps)), f"{key} is there twice for a step"
     return {line["step"]: line[key] for line in lines if key in line}
 
 
 def seen(out: Path, rank: int) -> list[Any]:
-    return [json.loads(line) for line in (out / f"seen-{rank}.jsonl").read_text().splitlines()]
+    return [values for _, _, values in whole_lines(out / f"seen-{rank}.jsonl")]
 
 
 def test_two_processes_learn_what_one_learns(runs: dict[int, Path]) -> None:

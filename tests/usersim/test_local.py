@@ -149,3 +149,11 @@ def test_history_may_begin_with_the_assistant(user: UserLM) -> None:
         goal="g", turns=[Turn(role="assistant", text="Hi! How can I help?")], user=user, seed=0
     )
     assert said.prompt_tokens > 0
+
+
+def test_several_turns_at_once_on_one_event_loop_after_another(user: UserLM) -> None:
+    async def three() -> list[str]:
+        turns = await asyncio.gather(*(user(as_profile("g"), [], seed=seed) for seed in range(3)))
+        return [turn.text for turn in turns]
+
+    assert asyncio.run(three()) == asyncio.run(three())

@@ -366,3 +366,44 @@ def test_a_policy_is_part_of_the_name_and_of_the_record(tmp_path: Path) -> None:
     assert (made.source, made.ended_by, len(made.turns)) == ("prompted-large+impatient", "user", 4)
     policy = {"seed": 0, "patience": 2, "most_turns": 2}
     assert run_of(tmp_path)["sessions"][0]["user"]["policy"] == policy
+
+
+MARKED = "[/x] [bold] :smile:"
+
+
+def test_markup_in_data_is_printed_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(body: dict[str, Any], number: int) -> Reply:
+        return Reply(status=500, raw=MARKED) if of_goal(body) == "goal 1" else speaking(body, number)
+
+    out = tmp_path / MARKED.replace("/", "") / f"{MARKED.partition('/')[0]}.jsonl"
+    with endpoint(broken) as fake:
+        argv = [*command(tmp_path, fake.url, "--name", MARKED, goals=2), "--out", str(out)]
+        assert run_main(simulate_command.main, argv) == 0
+        assert run_main(simulate_command.main, argv) == 0  # and says that it goes on
+    (made,) = read_conversations(out)
+    assert made.source == MARKED
+    said = capsys.readouterr().err.replace("\n", "")
+    assert MARKED in said
+    assert "resuming: 1 of 2" in said
+
+
+def test_nothing_printed_on_the_console_is_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.progress import Progress
+    from rich.table import Table
+
+    from usersim.cli import console, show
+
+    table = Table("head", title=MARKED)
+    table.add_row(MARKED)
+    console.print(MARKED, style="dim")
+    console.print(table)
+    show({MARKED: MARKED, "count": 1234, "loss": 0.123456, "left_out": None})
+    with Progress(console=console):
+        pass
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == MARKED
+    assert sum(MARKED in line for line in lines) == 4
+    assert [line.split() for line in lines if "count" in line or "loss" in line] == [
+        ["count", "1,234"],
+        ["loss", "0.1235"],
+    ]

@@ -15,11 +15,12 @@ from safetensors.torch import load_file
 import usersim
 from tests.usersim.test_render import talk
 from usersim.base import load_user_base
+from usersim.commands.train import main
 from usersim.config import load_config
 from usersim.errors import ConfigError, DataError
 from usersim.model import resolve
-from usersim.records import write_records
-from usersim.train import LoraSettings, TrainConfig, main, train
+from usersim.records import whole_lines, write_records
+from usersim.train import LoraSettings, TrainConfig, train
 from usersim.train_config import check
 from usersim.train_data import IGNORED, Amounts, load_corpus, opening, training_rows, write_rows
 from usersim.trainer import decisions
@@ -62,7 +63,7 @@ def config(tiny_base: Path, data: Path, out: Path, **changes: Any) -> TrainConfi
 
 
 def losses(out: Path) -> dict[int, float]:
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    lines = [values for _, _, values in whole_lines(out / "metrics.jsonl")]
     return {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line}
 
 
@@ -142,7 +143,8 @@ def test_the_dry_run_prints_the_plan(
 ) -> None:
     file = tmp_path / "run.toml"
     file.write_text(
-        f'base = "{tiny_base}"\ntrain = ["{data}/train.jsonl"]\nout = "{tmp_path}/r"\nbatch = 4\n'
+        f'base = "{tiny_base}"\ntrain = "{data}/train.jsonl"\ndev = "{data}/dev.jsonl"\n'
+        f'out = "{tmp_path}/r"\nbatch = 4\n'
     )
     assert main([str(file), "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 6
@@ -237,7 +239,7 @@ def test_emphasis_changes_training_and_not_the_dev_loss(tiny_base: Path, data: P
 
 
 def _logged(out: Path) -> list[str]:
-    return [line for line in (out / "metrics.jsonl").read_text().splitlines() if '"loss"' in line][-1:]
+    return [line for _, line, values in whole_lines(out / "metrics.jsonl") if "loss" in values][-1:]
 
 
 def test_rows_in_a_file_are_the_rows(tiny_base: Path, tmp_path: Path) -> None:

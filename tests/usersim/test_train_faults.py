@@ -19,10 +19,13 @@ from safetensors.torch import load_file
 
 from tests.conftest import make_base
 from tests.usersim.test_train import chats, config
-from usersim.errors import BackendError, ConfigError
-from usersim.records import write_records
+from usersim.errors import BackendError, ConfigError, DataError
+from usersim.locks import locked
+from usersim.model import SHIPPED_ADAPTER
+from usersim.records import whole_lines, write_records
 from usersim.runs import RunDir
-from usersim.train import LoraSettings, TrainConfig, UserTrainer, train
+from usersim.train import LoraSettings, TrainConfig, UserTrainer, dry_run, train
+from usersim.train_config import start_folder
 from usersim.train_result import last_checkpoint
 
 # Trains each config given and dies by SIGKILL before step 5; the checkpoints are those of step 2 and 4.
@@ -73,18 +76,18 @@ def settings(base: Path, data: Path, out: Path, kind: str = "lora", **changes: A
             rank=4, alpha=8, dropout=0.2
         )  # so that the state of the generator counts
     if kind == "start":
-        values["start"] = str(data / "first" / "adapter")
+        values["start"] = str(data / "first")  # a run as well as its adapter
     return config(base, data, out, **values)
 
 
 def logged(out: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without what depends on the clock."""
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    lines = [values for _, _, values in whole_lines(out / "metrics.jsonl")]
     return [{k: v for k, v in line.items() if k not in ("elapsed_s", "tokens_per_s")} for line in lines]
 
 
 def sampled(out: Path) -> list[str]:
-    return [json.loads(line)["id"] for line in (out / "samples.jsonl").read_text().splitlines()]
+    return [values["id"] for _, _, values in whole_lines(out / "samples.jsonl")]
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +120,8 @@ def test_a_killed_run_goes_on_exactly(
     half = out / "checkpoints" / "checkpoint-6"
     shutil.copytree(out / "checkpoints" / "checkpoint-4", half)
     (half / "trainer_state.json").write_text('{"global_step": 6, "log_his')
-    with (out / "metrics.jsonl").open("a") as stream:
-        stream.write('{"step": 5, "loss": 1.0}\n{"step": 6, "lo')
+    with (out / "metrics.jsonl").open("ab") as stream:
+        stream.write('{"step": 5, "loss": 1.0}\n{"step": 6, "é'.encode()[:-1])  # in the midst of a character
     train(settings(tiny_base, data, out, kind))
     straight = tmp_path / "straight"
     train(settings(tiny_base, data, straight, kind))
@@ -225,7 +228,7 @@ def test_a_field_added_since_does_not_make_a_run_another(tiny_base: Path, data: 
     run = settings(tiny_base, data, tmp_path)
     old = {k: v for k, v in run.model_dump(mode="json").items() if k not in ("attention", "weights")}
     (tmp_path / "config.json").write_text(json.dumps(old))
-    RunDir(tmp_path, run)
+    RunDir(tmp_path, run).metric(step=1)
     with pytest.raises(ConfigError, match="weights"):
         RunDir(tmp_path, run.model_copy(update={"weights": "bf16"}))
 
@@ -240,6 +243,58 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
         train(config(tiny_base, data, out, micro_batch=3))
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(ConfigError, match="micro_batch=2 times 4 processes"):
+        train(config(tiny_base, data, out))
+    assert not out.exists()
+
+
+def test_a_run_that_failed_before_its_first_step_refuses_no_corrected_one(
+    tiny_base: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    wrong = config(tiny_base, data, out, train=(str(tmp_path / "nowhere.jsonl"),), max_steps=2)
+    with pytest.raises(DataError, match="no such file"):
+        train(wrong)
+    right = wrong.model_copy(update={"train": (str(data / "train.jsonl"),)})
+    assert train(right) == out / "adapter"
+    assert json.loads((out / "config.json").read_text())["train"] == [str(data / "train.jsonl")]
+    with pytest.raises(ConfigError, match="differs in: train"):
+        train(wrong)
+
+
+def test_the_adapter_to_go_on_from_is_found_by_name_run_or_folder(tmp_path: Path) -> None:
+    for folder in (tmp_path / "run" / "adapter", tmp_path / "alone"):
+        folder.mkdir(parents=True)
+        (folder / "adapter_model.safetensors").touch()
+    assert start_folder("userlm-135m") == SHIPPED_ADAPTER
+    assert start_folder(str(tmp_path / "run")) == tmp_path / "run" / "adapter"
+    assert start_folder(str(tmp_path / "run" / "adapter")) == tmp_path / "run" / "adapter"
+    assert start_folder(str(tmp_path / "alone")) == tmp_path / "alone"
+    with pytest.raises(ConfigError, match="start=userlm-13m: no adapter there; give userlm-135m"):
+        start_folder("userlm-13m")
+
+
+def test_a_dry_run_approves_only_what_will_run(tiny_base: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    good = config(tiny_base, data, out)
+    assert dry_run(good)["steps"] == 6
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"train": ("nowhere.jsonl",)}, "no such file"),
+        ({"dev": ("nowhere.jsonl",)}, "no such file"),
+        ({"start": "nowhere"}, "no adapter there"),
+        ({"base": str(tmp_path)}, "no tokenizer.json"),
+    ]
+    for changes, why in wrong:
+        with pytest.raises((ConfigError, DataError), match=why):
+            dry_run(good.model_copy(update=changes))
+    assert not out.exists()
+    RunDir(out, good).metric(step=1)
+    with pytest.raises(ConfigError, match="differs in: lr"):
+        dry_run(good.model_copy(update={"lr": 1e-3}))
+
+
+def test_two_runs_in_one_folder_are_refused(tiny_base: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with locked(out), pytest.raises(BackendError, match="another process is writing to"):
         train(config(tiny_base, data, out))
     assert not out.exists()
 

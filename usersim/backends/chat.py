@@ -7,7 +7,8 @@ from typing import Any
 
 import httpx2
 
-from usersim.backends.http import http_client
+from usersim.backends.connections import Connections
+from usersim.chat_template import harmless
 from usersim.errors import BackendError, EmptyReplyError
 from usersim.types import Record, Turn
 
@@ -32,7 +33,7 @@ class HttpChat:
     ) -> None:
         self.url, self.model = url, model
         self.settings = settings or ChatSettings()
-        self._client, self._base = http_client(url, timeout_s=timeout_s)
+        self._connections = Connections(url, timeout_s=timeout_s)
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
     async def __call__(
@@ -47,6 +48,7 @@ class HttpChat:
         """The text of one reply; raises BackendError, also for an empty one."""
         if system:
             messages = [{"role": "system", "content": system}, *messages]
+        messages = [{**message, "content": harmless(message["content"])} for message in messages]
         if self.model is None:
             self.model = await self._only_model()
         body: dict[str, Any] = {
@@ -70,8 +72,9 @@ class HttpChat:
         return str(answer["data"][0]["id"])
 
     async def _request(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+        client, base = self._connections.here()
         try:
-            response = await self._client.request(method, self._base + path, json=body, headers=self._headers)
+            response = await client.request(method, base + path, json=body, headers=self._headers)
         except httpx2.HTTPError as error:
             reason = str(error) or type(error).__name__
             raise BackendError(f"{self.url}: {reason}", retryable=True) from error
@@ -86,4 +89,4 @@ class HttpChat:
             raise BackendError(f"{self.url}: an answer that is not JSON", retryable=True) from error
 
     async def aclose(self) -> None:
-        await self._client.aclose()
+        await self._connections.aclose()

@@ -9,7 +9,8 @@ from usersim.backends.chat import HttpChat
 from usersim.errors import BackendError
 from usersim.structured import Dialect
 
-THINKING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+THINKING = re.compile(r"(?:\A(?:(?!<think>).)*?</think>|<think>.*?(?:</think>|\Z))\s*", re.DOTALL)
+"""Some templates write the opening tag into the prompt, so that only the closing one is in the reply."""
 REFUSED = ("HTTP 400", "HTTP 422")
 
 

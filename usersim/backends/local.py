@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from safetensors import SafetensorError
@@ -38,7 +39,7 @@ class LocalSampler:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self._turn = asyncio.Lock()
+        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, dtype: torch.dtype | None = None) -> LocalSampler:
@@ -50,6 +51,11 @@ class LocalSampler:
         except (OSError, ValueError, SafetensorError) as error:
             raise BackendError(f"{path}: the model cannot be loaded ({error})") from error
         return cls(model.to(device).eval())
+
+    @property
+    def _turn(self) -> asyncio.Lock:
+        """Of the running event loop: a lock that two waited for belongs to theirs for ever."""
+        return self._turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
     async def sample(self, asked: Draw) -> list[Sampled]:
         async with self._turn:

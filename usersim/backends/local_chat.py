@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 
 from usersim.backends.chat import ChatSettings
 from usersim.backends.local import LocalSampler
+from usersim.chat_template import chat_ids
 from usersim.errors import ContextOverflowError, EmptyReplyError
 from usersim.sampling import Draw, Sampling
 from usersim.types import Turn
@@ -38,9 +39,7 @@ class LocalChat:
     ) -> str:
         if system:
             messages = [{"role": "system", "content": system}, *messages]
-        prompt = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
+        prompt = chat_ids(self.tokenizer, messages)
         end = int(self.tokenizer.eos_token_id)
         settings = self.settings
         config = getattr(self.sampler.model, "config", None)

@@ -18,16 +18,16 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     profile = as_profile(goal_from(args.goal), persona_from(args.persona))
     user = user_from(args)
-    console.print("[dim]You are the assistant. An empty line or Ctrl-D ends it.[/]")
+    console.print("You are the assistant. An empty line or Ctrl-D ends it.", style="dim")
     turns: list[Turn] = []
     while True:
         said = run(user(profile, turns, seed=args.seed + len(turns)))
         if said.ends:
-            console.print(f"[dim](the user leaves; P(end) {said.end_probability:.2f})[/]")
+            console.print(f"(the user leaves; P(end) {said.end_probability:.2f})", style="dim")
             return 0
         sys.stdout.write(f"user: {said.text}\n")
         sys.stdout.flush()
-        console.print(f"[dim]P(end) {said.end_probability:.2f}[/]")
+        console.print(f"P(end) {said.end_probability:.2f}", style="dim")
         turns.append(Turn(role="user", text=said.text))
         reply = _reply()
         if not reply:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from usersim.api import as_turns, run
+from usersim.background import run
 from usersim.cli import emit_json
 from usersim.commands.options import add_user_options, goal_from, persona_from, turns_from, user_from
-from usersim.sampling import as_profile
+from usersim.sampling import as_profile, as_turns
 from usersim.types import UserTurn
 
 

@@ -24,6 +24,7 @@ from usersim.client import RemoteUser
 from usersim.commands.options import user_from
 from usersim.dialogue import Assistant
 from usersim.errors import BackendError, ConfigError
+from usersim.locks import locked
 from usersim.model import file_hash
 from usersim.policies import POLICIES, with_policy
 from usersim.prompted import BY_NAME, PromptedUser, prompt_hash
@@ -47,10 +48,15 @@ def main(argv: list[str]) -> int:
         plan = {"conversations": len(cases), "most_user_turns": len(cases) * args.turns, **settings}
         emit_json(plan, stdout=True, path=args.json_out)
         return 0
+    with locked(args.out):
+        return _run(args, argv, cases, settings)
+
+
+def _run(args: argparse.Namespace, argv: list[str], cases: list[Case], settings: dict[str, object]) -> int:
     journal = Journal(args.out, settings)
     missing = [case for case in cases if case.id not in journal.finished]
     if len(missing) < len(cases):
-        console.print(f"[dim]resuming: {len(cases) - len(missing)} of {len(cases)} are there[/]")
+        console.print(f"resuming: {len(cases) - len(missing)} of {len(cases)} are there", style="dim")
     outcome, session = Outcome(), None
     if missing:
         user, assistant, began = _user(args), _chat(args.assistant, args.assistant_tokens), time.monotonic()
@@ -72,7 +78,7 @@ def main(argv: list[str]) -> int:
         failed = dict(outcome.failed) or 0
         console.print(f"{count} conversations in {args.out}; failed and left out: {failed}")
         if outcome.failed:
-            console.print(f"[dim]{outcome.first_error}; run the same command again to try those anew[/]")
+            console.print(f"{outcome.first_error}; run the same command again to try those anew", style="dim")
     return 0
 
 
@@ -100,7 +106,7 @@ def _simulate(
     columns = (
         TextColumn("conversations"),
         *(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()),
-        TextColumn("{task.fields[failed]}"),
+        TextColumn("{task.fields[failed]}", style="red", markup=False),
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=len(missing), failed="")
@@ -111,7 +117,7 @@ def _simulate(
             if made is not None:
                 journal.add(made)
             failed += made is None
-            progress.update(task, advance=1, failed=f"[red]{failed} failed[/]" if failed else "")
+            progress.update(task, advance=1, failed=f"{failed} failed" if failed else "")
 
         async def everything() -> Outcome:
             try:

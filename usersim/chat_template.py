@@ -1,0 +1,55 @@
+"""Chats as token ids or text for models with a chat template: what somebody typed never becomes a control token."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from usersim.errors import ConfigError
+from usersim.tokenizer_json import added_tokens, content_tokenizer
+
+MARK = "\ue000{}\ue001"
+"""Stands for a message while the template is filled in: private-use characters, which no text has."""
+LOOKS_LIKE_CONTROL = re.compile(r"<(?=\|[\w ]{1,40}\|>|/?s>|(?:start|end)_of_turn>)|\[(?=/?INST\])")
+
+
+def chat_ids(
+    tokenizer: Any, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool = True
+) -> list[int]:
+    """The ids of `apply_chat_template`, but for messages that hold a control token: there it stays text.
+
+    `tokenizer` is a fast one of transformers.
+    """
+    controls = tokenizer.get_added_vocab()
+    if not any(control in message["content"] for message in messages for control in controls):
+        ids = tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=False
+        )
+        return [int(token) for token in ids]
+    marked = [{**message, "content": MARK.format(i)} for i, message in enumerate(messages)]
+    text = tokenizer.apply_chat_template(marked, add_generation_prompt=add_generation_prompt, tokenize=False)
+    made: list[int] = []
+    encode = _content_encoder(tokenizer)
+    # Odd pieces are the numbers of messages.
+    for place, piece in enumerate(re.split(MARK.format(r"(\d+)"), text)):
+        if place % 2:
+            made += encode(messages[int(piece)]["content"])
+        else:
+            made += tokenizer(piece, add_special_tokens=False).input_ids
+    return made
+
+
+def _content_encoder(tokenizer: Any) -> Any:
+    tokenizer_json = json.loads(tokenizer.backend_tokenizer.to_str())
+    try:
+        content = content_tokenizer(tokenizer_json, added_tokens(tokenizer_json))
+    except ConfigError:  # not byte-level: SentencePiece
+        return lambda text: tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+    return lambda text: content.encode(text, add_special_tokens=False).ids
+
+
+def harmless(text: str) -> str:
+    """`text` for an endpoint whose template may read `<|im_end|>` as a control token: with a zero-width space in it."""
+    return LOOKS_LIKE_CONTROL.sub(lambda match: f"{match[0]}\u200b", text)

@@ -1,0 +1,66 @@
+"""One process at a time on a file or folder; the kernel frees the lock of a process that was killed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from usersim.errors import BackendError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+def lock(handle: int, *, wait: bool = False) -> Literal["ours", "taken", "unknown"]:
+    """Locks an open file until it is closed; `unknown` where the system or its file system has no locks."""
+    if fcntl is None:
+        return "unknown"
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return "taken"
+    except OSError:
+        return "unknown"
+    return "ours"
+
+
+@contextmanager
+def locked(target: str | Path, *, wait: bool = False) -> Iterator[None]:
+    """Holds the lock of `target`, a hidden file beside it.
+
+    Raises BackendError where another process holds it, unless `wait`.
+    """
+    path = Path(target).with_name(f".{Path(target).name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = _acquire(path, wait=wait)
+    if handle is None:
+        raise BackendError(f"another process is writing to {target}; wait for it, or choose another place")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # before it is free: nobody else may hold this one then
+        os.close(handle)
+
+
+def _acquire(path: Path, *, wait: bool) -> int | None:
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        state = lock(handle, wait=wait)
+        # Its holder removes the file: another process may hold a new one by now.
+        if state == "unknown" or (state == "ours" and _is_still(path, handle)):
+            return handle
+        os.close(handle)
+        if state == "taken":
+            return None
+
+
+def _is_still(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
