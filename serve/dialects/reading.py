@@ -12,6 +12,17 @@ from usersim.types import Facet, Goal, Turn, UserProfile, UserTurn
 STOP = "###STOP###"
 MARKER = re.compile(r"###[A-Z][A-Z_-]*###|\[\[[A-Z][A-Z _-]*\]\]|<\|[A-Z][A-Z_-]*\|>")
 NAMED = re.compile(r'Use "([^"\n]{1,80})" as your response when')
+SENTENCE = re.compile(r"[^.!?\n]+[.!?\n]*")
+ENDING = re.compile(
+    r"\b(?:end|ends|ending|finish|finished|done|over|complete|completed|leave|stop|satisfied|goodbye|nothing else)\b",
+    re.IGNORECASE,
+)
+ASKED_FOR = re.compile(
+    r"\b(?i:say|write|reply|respond|answer|output|type|send|use|emit|return|generate|print)"
+    r"(?i:\s{1,3}(?:only|just|with|exactly|the|word|words|token|phrase|message|a|back)){0,4}\s{0,3}:?\s{0,3}[\"'`*“\u2018]{0,3}"
+    r"(\[[A-Z][A-Z _-]{1,40}\]|\{[A-Z][A-Z _-]{1,40}\}|</?[A-Za-z][\w-]{1,40}>|[A-Z][A-Z_-]{3,40}\b)"
+)
+"""Other forms of a word for the end: only where a sentence about ending asks for it."""
 NOTHING = "…"
 
 
@@ -43,7 +54,7 @@ class Ending:
         """Read from the client's instructions: the marker that they name as the response to give; else
         `default`, where it is among those found or several are; else the one found."""
         named = [name for name in NAMED.findall(rules) if name.strip()]
-        found = MARKER.findall(rules)
+        found = MARKER.findall(rules) or _asked_for(rules)
         marker = named[-1] if named else default
         if not named and found and default not in found:
             marker = found[0]
@@ -62,8 +73,22 @@ class Ending:
         return (text if cleaned == text else cleaned.strip()) or NOTHING
 
 
+def _asked_for(rules: str) -> list[str]:
+    sentences = (sentence[0] for sentence in SENTENCE.finditer(rules))
+    return [word for sentence in sentences if ENDING.search(sentence) for word in ASKED_FOR.findall(sentence)]
+
+
 def names_an_end(text: str) -> bool:
-    return bool(MARKER.search(text) or NAMED.search(text))
+    return bool(MARKER.search(text) or NAMED.search(text) or _asked_for(text))
+
+
+def without_end(text: str) -> str:
+    """`text` less the sentences that name a word for the end: instructions for an actor, and no wish of a person.
+    Less that word alone where nothing else stands in it."""
+    if not names_an_end(text):
+        return text
+    rest = "".join(sentence[0] for sentence in SENTENCE.finditer(text) if not names_an_end(sentence[0]))
+    return rest.strip() or MARKER.sub("", text).strip()
 
 
 def as_goal(summary: str, details: Iterable[str] = ()) -> Goal | None:
