@@ -29,7 +29,9 @@ def nth_seed(seed: int, index: int, *, common: bool) -> int:
     """The seed from which a request for one gets continuation `index` of a request from `seed`."""
     if index == 0:
         return seed
-    return (seed + index) % 2**62 if common else _gather(_scatter(seed) + index)
+    if common:  # within 64 bits, and equal to samplers, which count in fewer
+        return (seed + index + 2**63) % 2**64 - 2**63
+    return _gather(_scatter(seed) + index)
 
 
 def _scatter(seed: int) -> int:

@@ -14,7 +14,7 @@ MARKER = re.compile(r"###[A-Z][A-Z_-]*###|\[\[[A-Z][A-Z _-]*\]\]|<\|[A-Z][A-Z_-]
 NAMED = re.compile(r'Use "([^"\n]{1,80})" as your response when')
 SENTENCE = re.compile(r"[^.!?\n]+[.!?\n]*")
 ENDING = re.compile(
-    r"\b(?:end|ends|ending|finish|finished|done|over|complete|completed|leave|stop|satisfied|goodbye|nothing else)\b",
+    r"\b(?:ends?|ending|finish|finished|done|over|completed?|leave|stop|terminate|satisfied|goodbye|nothing else)\b",
     re.IGNORECASE,
 )
 ASKED_FOR = re.compile(
@@ -83,12 +83,13 @@ def names_an_end(text: str) -> bool:
 
 
 def without_end(text: str) -> str:
-    """`text` less the sentences that name a word for the end: instructions for an actor, and no wish of a person.
+    """`text` less the sentences that ask for a word at the end: instructions for an actor, and no wish of a person.
     Less that word alone where nothing else stands in it."""
-    if not names_an_end(text):
+    sentences = [sentence[0] for sentence in SENTENCE.finditer(text)]
+    wishes = [each for each in sentences if not (ENDING.search(each) and names_an_end(each))]
+    if len(wishes) == len(sentences):
         return text
-    rest = "".join(sentence[0] for sentence in SENTENCE.finditer(text) if not names_an_end(sentence[0]))
-    return rest.strip() or MARKER.sub("", text).strip()
+    return "".join(wishes).strip() or MARKER.sub("", text).strip()
 
 
 def as_goal(summary: str, details: Iterable[str] = ()) -> Goal | None:

@@ -292,11 +292,20 @@ OWN = {"role": "assistant", "content": "shoes pls"}
     ("messages", "history"),
     [
         (
-            [GREETING, OWN, {"role": "user", "content": "One moment.", "tool_calls": [{"id": "1"}]}, RESULT, SIZE],
+            [
+                GREETING,
+                OWN,
+                {"role": "user", "content": "One moment.", "tool_calls": [{"id": "1"}]},
+                RESULT,
+                SIZE,
+            ],
             [GREETED, SHOES, Turn(role="assistant", text="One moment.\n\nWhich size?")],
         ),
         ([GREETING, OWN | {"tool_calls": [{"id": "1"}]}, RESULT, SIZE], [GREETED, SHOES, ASKED]),
-        ([GREETING, RESULT | {"content": "x" * 65_537}, SIZE], [Turn(role="assistant", text=f"{GREETED.text}\n\n{ASKED.text}")]),
+        (
+            [GREETING, RESULT | {"content": "x" * 65_537}, SIZE],
+            [Turn(role="assistant", text=f"{GREETED.text}\n\n{ASKED.text}")],
+        ),
         ([GREETING, RESULT | {"content": [{"type": "image_url"}]}, OWN, SIZE], [GREETED, SHOES, ASKED]),
         (
             [GREETING, OWN, {"role": "assistant", "content": "and fast"}, SIZE],
@@ -311,7 +320,15 @@ OWN = {"role": "assistant", "content": "shoes pls"}
             [GREETED, SHOES, ASKED],
         ),
     ],
-    ids=["agent, beside tools", "user, beside tools", "long result", "picture as result", "twice", "refusal", "refusing part"],
+    ids=[
+        "agent, beside tools",
+        "user, beside tools",
+        "long result",
+        "picture as result",
+        "twice",
+        "refusal",
+        "refusing part",
+    ],
 )
 def test_what_was_said_is_read_whatever_came_with_it(front, http, words, renderer, messages, history):
     sampler = ScriptedSampler(words("size nine"))
@@ -396,11 +413,7 @@ def test_a_stream_keeps_the_rules_of_the_end_and_closes_with_done(front, http):
     assert response.headers["x-userlm-warning"] == "temperature-0"
     lines = [line for line in response.text.split("\n\n") if line]
     assert lines[-1] == "data: [DONE]"
-    assert [RESULT = {"role": "tool", "tool_call_id": "1", "content": "42 pairs"}
-SIZE = {"role": "user", "content": "Which size?"}
-GREETED = Turn(role="assistant", text="Hi! How can I help you today?")
-SHOES, ASKED = Turn(role="user", text="shoes pls"), Turn(role="assistant", text="Which size?")
-STOP_DELTA in line for line in lines] == [False, True, False, False]
+    assert [STOP_DELTA in line for line in lines] == [False, True, False, False]
 
 
 def test_a_stream_that_cannot_begin_is_an_ordinary_error(front, http):
