@@ -39,13 +39,13 @@ log = logging.getLogger(__name__)
 
 def main(argv: list[str]) -> int:
     config, read_again, dry_run = _arguments(argv)
+    refuse_open_doors(config)
     if dry_run:
         sys.stdout.write(plan(config))
         return 0
     exit_on_sigterm()
     if _has_no_terminal():
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read anew
-    refuse_open_doors(config)
     with ExitStack() as stack:
         # Before anything slow: a taken port should not cost an engine's start.
         listener = stack.enter_context(_bind(config.host, config.port))
