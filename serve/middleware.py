@@ -84,7 +84,7 @@ class Door:
             await send(message)
 
         if scope["method"] == "HEAD":  # the server leaves the body out
-            scope = scope | {"method": "GET"}
+            scope = {**scope, "method": "GET"}
         visit.enter(request)
         self.metrics.came_in(request)
         try:

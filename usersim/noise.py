@@ -16,6 +16,8 @@ BITS = 53
 WORD = 2**BITS
 FIRST, SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 """Of SplitMix64 (Steele, Lea & Flood 2014, OOPSLA), whose steps can all be undone."""
+FIRST_UNDONE: int = pow(FIRST, -1, WORD)
+SECOND_UNDONE: int = pow(SECOND, -1, WORD)
 
 
 def sampler_seed(seed: int, prompt_ids: Sequence[int], *, common: bool) -> int:
@@ -44,8 +46,8 @@ def _scatter(seed: int) -> int:
 
 def _gather(word: int) -> int:
     """Undoes `_scatter` of 53 bits."""
-    word = _unshift(word % WORD, 31) * pow(SECOND, -1, WORD) % WORD
-    word = _unshift(word, 27) * pow(FIRST, -1, WORD) % WORD
+    word = _unshift(word % WORD, 31) * SECOND_UNDONE % WORD
+    word = _unshift(word, 27) * FIRST_UNDONE % WORD
     return _unshift(word, 30)
 
 
