@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 BITS = 53
 """Of a seed that we make: a JSON number that every client reads as it is."""
-WORD = 2**BITS
+WORD: int = 2**BITS
 FIRST, SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 """Of SplitMix64 (Steele, Lea & Flood 2014, OOPSLA), whose steps can all be undone."""
 FIRST_UNDONE: int = pow(FIRST, -1, WORD)

@@ -138,6 +138,12 @@ def test_a_number_is_a_number(front, http, field, value):
         assert (response.status_code, response.json()["error"]["param"]) == (400, field)
 
 
+@pytest.mark.parametrize("policy", [{"threshold": True}, {"threshold": "0.5"}, {"min_user_turns": False}])
+def test_so_it_is_in_an_end_policy(front, http, policy):
+    error = ask(http, front(ScriptedSampler()), end_of_conversation=policy).json()["error"]
+    assert error["param"] == f"end_of_conversation.{next(iter(policy))}"
+
+
 @pytest.mark.parametrize(
     ("goal", "param"),
     [
