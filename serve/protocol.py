@@ -29,6 +29,8 @@ class BoundedHeads(HttpToolsProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._received = 0
         """Bytes since the last head, body or piece of a body that the parser handed on; at most one read too many."""
+        self._begun = False
+        """A head is under way."""
         self._too_large = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -51,7 +53,12 @@ class BoundedHeads(HttpToolsProtocol):
         else:
             self._stop_waiting()
 
+    def on_message_begin(self) -> None:
+        self._begun = True
+        super().on_message_begin()
+
     def on_headers_complete(self) -> None:
+        self._begun = False
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > self.max_head_bytes:
             self._too_large = True
@@ -69,7 +76,7 @@ class BoundedHeads(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._received and self.cycle.response_complete:  # a next head had begun meanwhile
+        if self._begun:  # the next one, meanwhile
             self._wait_for_a_head()
 
     def send_400_response(self, msg: str) -> None:
@@ -91,7 +98,7 @@ class BoundedHeads(HttpToolsProtocol):
     def _give_up(self) -> None:
         if self.transport.is_closing():
             return
-        if self._received:
+        if self._begun:
             self._refuse(Problem(408, "request_timeout", "the request's head took too long"))
         else:
             self.transport.close()

@@ -74,7 +74,7 @@ def is_native(messages: Sequence[ChatMessage]) -> bool:
 
 def is_opening(system: str) -> bool:
     """Whether a lone system message asks for a user's first words, by what it looks like."""
-    return unwrap(system).known or names_an_end(system)
+    return unwrap(system).known or names_an_end(system, surely=True)
 
 
 def _split(messages: Sequence[ChatMessage]) -> tuple[str, list[ChatMessage]]:

@@ -20,7 +20,8 @@ ENDING = re.compile(
 ASKED_FOR = re.compile(
     r"\b(?i:say|write|reply|respond|answer|output|type|send|use|emit|return|generate|print)"
     r"(?i:\s{1,3}(?:only|just|with|exactly|the|word|words|token|phrase|message|a|back)){0,4}\s{0,3}:?\s{0,3}[\"'`*“\u2018]{0,3}"
-    r"(\[[A-Z][A-Z _-]{1,40}\]|\{[A-Z][A-Z _-]{1,40}\}|</?[A-Za-z][\w-]{1,40}>|[A-Z][A-Z_-]{3,40}\b)"
+    r"(\[[A-Z][A-Z _-]{1,40}\]|\{[A-Z][A-Z _-]{1,40}\}|</[A-Za-z][\w-]{1,40}>|<[A-Z][A-Z_-]{1,40}>"
+    r"|(?!JSON\b|YAML\b|HTML\b|TRUE\b|FALSE\b|NONE\b|NULL\b|ONLY\b|VALID\b)[A-Z][A-Z_-]{3,40}\b)"
 )
 """Other forms of a word for the end: only where a sentence about ending asks for it."""
 NOTHING = "…"
@@ -70,7 +71,8 @@ class Ending:
         while any(marker in cleaned for marker in self.markers):
             for marker in self.markers:
                 cleaned = cleaned.replace(marker, "")
-        return (text if cleaned == text else cleaned.strip()) or NOTHING
+        said = text if cleaned == text else cleaned.strip()
+        return said if said.strip() else NOTHING
 
 
 def _asked_for(rules: str) -> list[str]:
@@ -78,8 +80,9 @@ def _asked_for(rules: str) -> list[str]:
     return [word for sentence in sentences if ENDING.search(sentence) for word in ASKED_FOR.findall(sentence)]
 
 
-def names_an_end(text: str) -> bool:
-    return bool(MARKER.search(text) or NAMED.search(text) or _asked_for(text))
+def names_an_end(text: str, *, surely: bool = False) -> bool:
+    """`surely`: in a form that stands for nothing else."""
+    return bool(MARKER.search(text) or NAMED.search(text) or (not surely and _asked_for(text)))
 
 
 def without_end(text: str) -> str:

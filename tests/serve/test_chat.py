@@ -195,6 +195,7 @@ def test_a_marker_of_another_form_is_the_clients_where_a_sentence_about_ending_a
         "You want help with JSON. Use JSON and HTML.",
         "You are done with [NAME]'s recipe. Ask for pasta.",
         "You want to print HELLO in C.",
+        "You want a form. When it is done, return JSON. Write <name> when finished.",
     ],
 )
 def test_no_marker_is_said_to_a_client_that_named_none(front, http, words, renderer, system):
@@ -222,6 +223,11 @@ def test_a_sentence_that_also_says_the_goal_stays_without_its_marker(front, http
     [
         ([GREETING], 422, "unrecognized_prompt"),
         ([{"role": "system", "content": "You are an AI that writes a quiz."}], 422, "unrecognized_prompt"),
+        (
+            [{"role": "system", "content": "Grade it. When done, answer PASS or FAIL."}],
+            422,
+            "unrecognized_prompt",
+        ),
         ([SYSTEM, GREETING, {"role": "assistant", "content": "shoes"}], 400, "invalid_request"),
         ([GREETING, SYSTEM], 400, "invalid_request"),
         ([], 400, "invalid_request"),
@@ -232,7 +238,16 @@ def test_a_sentence_that_also_says_the_goal_stays_without_its_marker(front, http
             "invalid_request",
         ),
     ],
-    ids=["lone", "lone system", "the user spoke last", "late system", "empty", "null", "picture"],
+    ids=[
+        "lone",
+        "lone system",
+        "lone judge",
+        "the user spoke last",
+        "late system",
+        "empty",
+        "null",
+        "picture",
+    ],
 )
 def test_chats_that_no_user_can_answer(front, http, messages, status, code):
     response = ask(http, front(ScriptedSampler()), messages)
