@@ -26,9 +26,13 @@ def open_user(where: str, *, max_tokens: int) -> UserLM | RemoteUser:
 
     `max_tokens` bounds a turn of a local user; an endpoint has its own bound.
     """
+    user: UserLM | RemoteUser
     if where.startswith(URLS):
-        return connect(where)
-    return load(None if where == "local" else where, sampling=Sampling(max_tokens=max_tokens))
+        user = connect(where)
+    else:
+        user = load(None if where == "local" else where, sampling=Sampling(max_tokens=max_tokens))
+    user.common_noise = True  # futures of different candidates are compared pair by pair
+    return user
 
 
 def open_assistant(where: str, settings: ChatSettings) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import ipaddress
 import logging
 import signal
 import socket
@@ -27,10 +26,11 @@ from serve.engine import Engine, exit_on_sigterm
 from serve.keys import configured
 from serve.logs import Sink, never_block, tell
 from serve.pool import EnginePool, check_engine, check_models
+from serve.protocol import bounded
 from usersim.cli import run_main
 from usersim.config import load_config
 from usersim.errors import ConfigError, UsersimError
-from usersim.model import USERLM_NAME, home, resolve
+from usersim.model import BASE_NAME, SHIPPED_ADAPTER, USERLM_NAME, file_hash, home, resolve
 from usersim.render import SETTINGS_FILE, Renderer
 from usersim.userlm import UserLM
 
@@ -39,13 +39,13 @@ log = logging.getLogger(__name__)
 
 def main(argv: list[str]) -> int:
     config, read_again, dry_run = _arguments(argv)
+    refuse_open_doors(config)
     if dry_run:
         sys.stdout.write(plan(config))
         return 0
     exit_on_sigterm()
     if _has_no_terminal():
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read anew
-    warn_of_open_doors(config)
     with ExitStack() as stack:
         # Before anything slow: a taken port should not cost an engine's start.
         listener = stack.enter_context(_bind(config.host, config.port))
@@ -75,7 +75,7 @@ def main(argv: list[str]) -> int:
             app.state.service.metrics.restarts.set_function(lambda: engine.restarts)
         _reload_on_sighup(app, read_again, urls)
         _calm_collector()
-        _serve(app, listener)
+        _serve(app, listener, config)
     return 0
 
 
@@ -112,7 +112,7 @@ def _arguments(argv: list[str]) -> tuple[ServeConfig, Callable[[], ServeConfig],
 
 def plan(config: ServeConfig) -> str:
     """What would happen, without building a model or touching a port."""
-    path = Path(config.model) if config.model else home() / USERLM_NAME
+    path = _place(config.model)
     built = (path / SETTINGS_FILE).is_file()
     lines = [f"model   {path}{'' if built else ' (built at start)'}"]
     if config.engine_urls:
@@ -121,6 +121,18 @@ def plan(config: ServeConfig) -> str:
         settings = _settings(config, Renderer.from_pretrained(path) if built else None)
         lines += [f"engine  {engine_command(path, settings, listen=Path('engine.sock'))}"]
     return "\n".join([*lines, f"front   http://{config.host}:{config.port}"]) + "\n"
+
+
+def _place(model: str | None) -> Path:
+    """Where the model is, or will be built; raises ConfigError where there is none to be found."""
+    if model == BASE_NAME:
+        return home() / BASE_NAME
+    shipped = model in (None, USERLM_NAME)
+    places = [SHIPPED_ADAPTER] if shipped or model is None else [Path(model) / "adapter", Path(model)]
+    for adapter in places:
+        if (weights := adapter / "adapter_model.safetensors").is_file():
+            return home() / f"{USERLM_NAME}-{file_hash(weights)[:12]}"
+    return resolve(model)
 
 
 def _settings(config: ServeConfig, renderer: Renderer | None) -> EngineSettings:
@@ -160,17 +172,15 @@ def _bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def warn_of_open_doors(config: ServeConfig) -> None:
-    """Anybody who reaches the port may ask; that is meant for one's own machine."""
-    if not configured(config) and not _is_loopback(config.host):
-        log.warning("%s is open to others and no keys are configured: anybody may ask", config.host)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def refuse_open_doors(config: ServeConfig) -> None:
+    """Raises ConfigError where other machines could ask without a key, and that was not asked for."""
+    if not config.wants_keys and not config.is_open:
+        raise ConfigError(
+            f"{config.host} is open to others and no keys are configured: make one with `python -m serve.keys NAME`, "
+            "or say open_access=true to let anyone ask"
+        )
+    if config.wants_keys and not configured(config):
+        log.warning("no keys are configured yet: nobody gets in")
 
 
 def _sinks(stack: ExitStack, config: ServeConfig) -> Sink | None:
@@ -199,9 +209,11 @@ def _reload_on_sighup(app: FastAPI, read: Callable[[], ServeConfig], urls: tuple
             config = read()
             keys = configured(config)
             asyncio.run(_check_models(urls, config))
-            app.state.keys.replace(keys)
+            app.state.keys.replace(keys, is_open=config.is_open, asked_for=config.open_access)
             app.state.service.models = config.models
             log.warning("read the config anew")
+            if not keys and not app.state.keys.open:
+                log.error("no keys are left: nobody gets in; say open_access=true to let anyone ask")
         except UsersimError as error:
             log.error("SIGHUP: the config stays as it is: %s", error)
 
@@ -222,9 +234,11 @@ def _has_no_terminal() -> bool:
     return sys.stdin is None or not sys.stdin.isatty()
 
 
-def _serve(app: FastAPI, listener: socket.socket) -> None:
+def _serve(app: FastAPI, listener: socket.socket, config: ServeConfig) -> None:
     settings = uvicorn.Config(
         app,
+        http=bounded(config.max_head_bytes, config.limits.head_s),
+        ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
@@ -238,8 +252,11 @@ def _serve(app: FastAPI, listener: socket.socket) -> None:
     server = Server(settings, app.state.drain, began=tell)
     try:
         server.run(sockets=[listener])
-    except OSError as error:  # somebody else began to listen on the port meanwhile
-        raise ConfigError(f"the front cannot listen: {error.strerror}") from error
+    except OSError as error:
+        # Bound is not listening: another process may listen first. uvloop then says "Bad file descriptor".
+        raise ConfigError(
+            f"{config.host}:{config.port}: another process began to listen there meanwhile; choose another --port"
+        ) from error
     if not server.started:
         raise UsersimError("the front did not start; its log lines are above")
 

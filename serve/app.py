@@ -28,12 +28,23 @@ persona and the conversation so far, and gives the user's next turn with the pro
 conversation ends here; `/v1/chat/completions` is the same user for tools that speak OpenAI's interface, in each
 tool's own dialect, chosen by the model's name or by the prompt."""
 
+PLACES = {
+    "turns": "POST /v1/user/turns, /v1/user/turns/batch, /v1/user/termination",
+    "openai": "base URL …/v1: POST /v1/chat/completions, GET /v1/models",
+    "promptfoo": "POST /compat/promptfoo/task",
+    "pages": "/docs, /playground",
+    "operations": "/health, /ready, /version, /metrics",
+}
+
 
 def create_app(config: ServeConfig, user: UserLM, *, log_sink: Sink | None = None) -> FastAPI:
     """`app.state` holds what outlives a request: `service` (counters), `drain`, `keys`. The app closes `user` when
     it shuts down."""
     service = Service(config, user)
-    drain, keys = Drain(config.drain_delay_s, config.drain_timeout_s), KeyRing(configured(config))
+    drain, keys = (
+        Drain(config.drain_delay_s, config.drain_timeout_s),
+        KeyRing(configured(config), is_open=config.is_open),
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -66,7 +77,13 @@ def create_app(config: ServeConfig, user: UserLM, *, log_sink: Sink | None = Non
         body_s=config.limits.body_s,
         log_content=config.log_content,
     )
-    app.add_middleware(Gate, drain=drain, keys=keys, protect_metrics=config.protect_metrics)
+    app.add_middleware(
+        Gate,
+        drain=drain,
+        keys=keys,
+        protect_metrics=config.protect_metrics,
+        host=None if config.open_access else config.host,
+    )
     app.add_middleware(
         Door,
         metrics=service.metrics,
@@ -81,6 +98,10 @@ def create_app(config: ServeConfig, user: UserLM, *, log_sink: Sink | None = Non
 def operations(service: Service, drain: Drain) -> APIRouter:
     """What machines ask: is it alive, can it serve, what has it done."""
     routes = APIRouter(tags=["operations"])
+
+    @routes.get("/", summary="Where things are")
+    async def index() -> dict[str, str]:
+        return PLACES
 
     @routes.get("/health", summary="This process is alive")
     async def health() -> dict[str, str]:

@@ -5,6 +5,7 @@ When the end of the conversation was sampled, the content is the marker that the
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections.abc import AsyncGenerator
@@ -23,6 +24,18 @@ from usersim.sampling import EndPolicy, as_profile
 from usersim.types import UserProfile, UserTurn
 
 MAX_TOKENS = 4096
+UNSUPPORTED = {
+    **dict.fromkeys(("logprobs", "top_logprobs", "prompt_logprobs", "logit_bias"), None),
+    **dict.fromkeys(("presence_penalty", "frequency_penalty", "min_p", "min_tokens", "stop_token_ids"), None),
+    **dict.fromkeys(("repetition_penalty", "length_penalty", "best_of"), 1),
+    **dict.fromkeys(("ignore_eos", "use_beam_search", "bad_words", "structured_outputs", "echo"), None),
+    **dict.fromkeys(("guided_json", "guided_regex", "guided_choice", "guided_grammar"), None),
+    "modalities": ["text"],
+    "audio": None,
+}
+"""Names of OpenAI's and vLLM's that would change the answer, with a value that would not."""
+MAX_TOLD = 20
+PLAIN = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 
 def router(service: Service) -> APIRouter:
@@ -43,13 +56,14 @@ def router(service: Service) -> APIRouter:
             id=f"chatcmpl-{uuid.uuid4().hex}",
             created=int(time.time()),
             model=request.model,
-            choices=[_choice(index, turn, reading) for index, turn in enumerate(turns)],
+            choices=[_choice(index, turn, reading, request.stops) for index, turn in enumerate(turns)],
             usage=usage(turns),
         )
         headers = {"X-UserLM-Dialect": dialect}
-        if request.temperature == 0:
-            # Left over from prompting assistants: a user who always says the likeliest thing.
-            headers["X-UserLM-Warning"] = "temperature-0"
+        if warnings := _warnings(request, turns):
+            headers["X-UserLM-Warning"] = ", ".join(warnings)
+        if ignored := _ignored(request):
+            headers["X-UserLM-Ignored"] = ", ".join(ignored)
         if request.stream:
             with_usage = bool(request.stream_options and request.stream_options.include_usage)
             stream = EventStream(chunks(answer, include_usage=with_usage))
@@ -97,12 +111,29 @@ async def sample(service: Service, request: ChatRequest, reading: Reading) -> li
 
 def refuse_unsupported(request: ChatRequest) -> None:
     """What would silently change the meaning of the answer; an empty list of tools does not."""
-    if request.tools or request.functions:
-        raise RequestError(
-            "this model plays a user and calls no tools", code="tools_not_supported", param="tools"
-        )
-    if request.logprobs:
-        raise RequestError("logprobs are not supported", code="logprobs_not_supported", param="logprobs")
+    for name in ("tools", "functions"):
+        if getattr(request, name):
+            raise RequestError(
+                f"{name}: this model plays a user and calls no tools", code="tools_not_supported", param=name
+            )
+    for name, value in (request.model_extra or {}).items():
+        if name in UNSUPPORTED and value and value != UNSUPPORTED[name]:
+            code = f"{'logprobs' if name == 'top_logprobs' else name}_not_supported"
+            raise RequestError(f"{name}: not supported here; leave it out", code=code, param=name)
+
+
+def _ignored(request: ChatRequest) -> list[str]:
+    """Names that mean nothing here, as far as they can stand in a header."""
+    given = (name for name, value in (request.model_extra or {}).items() if value is not None)
+    return [name for name in given if PLAIN.fullmatch(name) and name not in UNSUPPORTED][:MAX_TOLD]
+
+
+def _warnings(request: ChatRequest, turns: list[UserTurn]) -> list[str]:
+    """temperature-0 is left over from prompting assistants: a user who always says the likeliest thing. What the
+    guards refused of that (mostly: what the user had said before) was drawn warm."""
+    if request.temperature != 0:
+        return []
+    return ["temperature-0", *(["drawn-warm"] if any(turn.rejected for turn in turns) else [])]
 
 
 def refuse_other_answers(request: ChatRequest, reading: Reading) -> None:
@@ -113,10 +144,13 @@ def refuse_other_answers(request: ChatRequest, reading: Reading) -> None:
     if reading.keys and wanted.get("type") == "json_schema" and _properties(wanted) == reading.keys:
         return
     keys = ", ".join(sorted(reading.keys))
-    raise RequestError(
+    form = (
         f"the answer to this prompt is a JSON object with {keys}"
         if keys
-        else "the answer is what a user types",
+        else "the answer is what a user types"
+    )
+    raise RequestError(
+        f"response_format: {form}; leave it out",
         code="response_format_not_supported",
         param="response_format",
     )
@@ -129,7 +163,9 @@ def _properties(response_format: dict[str, Any]) -> frozenset[str]:
         return frozenset()
 
 
-def _choice(index: int, turn: UserTurn, reading: Reading) -> ChatChoice:
+def _choice(index: int, turn: UserTurn, reading: Reading, stops: list[str]) -> ChatChoice:
+    if (end := min((at for stop in stops if (at := turn.text.find(stop)) >= 0), default=None)) is not None:
+        turn = turn.model_copy(update={"text": turn.text[:end].rstrip(), "finish": "stop"})
     return ChatChoice(
         index=index,
         message=ChatSaid(content=reading.write(turn)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from typing import Literal
 
@@ -62,8 +63,18 @@ class Limits(Config):
     """How long an engine may take over the one token that proves that it works."""
     silent_s: float = Field(default=50, gt=0)
     """An engine with work that gave nothing for so long is probed; without an answer it counts as hung."""
+    head_s: float = Field(default=10, gt=0)
+    """How long a client may take to send a request's line and headers."""
     body_s: float = Field(default=30, gt=0)
-    """How long a client may take to send its request."""
+    """How long a client may take to send the body."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is a name or address of this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 class ApiKey(Config):
@@ -74,6 +85,7 @@ class ApiKey(Config):
     a key is changed."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     requests_per_minute: int | None = Field(default=None, ge=1)
+    """Every turn asked for counts: a batch as its items, `n` as n."""
     tokens_per_minute: int | None = Field(default=None, ge=1)
     """Prompt and sampled tokens together."""
 
@@ -101,6 +113,8 @@ class ServeConfig(Config):
     """How long a request may take in all, from its first byte to the last of its answer."""
     ready_for_s: float = Field(default=5, ge=0)
     """How long an answer of the engine counts as proof that it works; then /ready probes again."""
+    max_head_bytes: int = Field(default=32 * 1024, ge=1024)
+    """Of a request's line and headers."""
     max_body_bytes: int = Field(default=2 * 1024 * 1024, ge=1024)
     drain_delay_s: float = Field(default=0, ge=0)
     """After SIGTERM /ready is 503 at once, but requests are still taken for so long: until load balancers
@@ -108,9 +122,12 @@ class ServeConfig(Config):
     drain_timeout_s: float = Field(default=30, ge=0)
     """… and then for so long what is under way may finish."""
     keys: tuple[ApiKey, ...] = ()
-    """None here nor in `keys_file`: everybody may ask. Read anew on SIGHUP."""
+    """Read anew on SIGHUP. A server that had keys stays closed when none are left."""
     keys_file: str | None = None
-    """A TOML file with further [[keys]]."""
+    """A TOML file with further [[keys]]. Where it holds none, nobody gets in."""
+    open_access: bool = False
+    """Anyone who reaches the port may ask, without a key. Need not be said where `host` is this machine alone and no
+    keys are configured; there only requests to a name of this machine are answered."""
     protect_metrics: bool = False
     """/metrics needs a key, too."""
     models: dict[str, str] = Field(default={})
@@ -126,6 +143,21 @@ class ServeConfig(Config):
     def _one_quota_for_a_name(self) -> ServeConfig:
         check_names(self.keys)
         return self
+
+    @model_validator(mode="after")
+    def _keys_or_open(self) -> ServeConfig:
+        if self.open_access and self.wants_keys:
+            raise ValueError("open_access: keys are configured, too; leave one of them out")
+        return self
+
+    @property
+    def wants_keys(self) -> bool:
+        return bool(self.keys) or self.keys_file is not None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether requests without a key are answered, as far as this config knows."""
+        return not self.wants_keys and (self.open_access or is_loopback(self.host))
 
     def in_flight(self) -> int:
         """Places per engine."""

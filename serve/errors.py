@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from serve.schemas import AS_OBJECT, AS_PARTS, AS_TEXT
 from usersim.errors import BackendError, ContextOverflowError, GuardError, RenderError, UsersimError
 
 log = logging.getLogger(__name__)
@@ -24,6 +26,9 @@ MAX_MESSAGE = 500
 """Characters: a complaint must not carry a megabyte of somebody's input back."""
 
 
+FORMS = {"body", AS_TEXT, AS_OBJECT, AS_PARTS}
+"""Parts of a place that no client wrote."""
+OF_A_CLASS = re.compile(r"a valid dictionary or (?:instance|object).*")
 KINDS = {401: "authentication_error", 429: "rate_limit_error"}
 
 
@@ -106,12 +111,19 @@ def problem(error: Exception) -> Problem:
 def _invalid(complaints: Sequence[Mapping[str, Any]]) -> Problem:
     """The first complaint, without the input that caused it."""
     first = complaints[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body")
+    where = ".".join(str(part) for part in first["loc"] if part not in FORMS)
     if first["type"] == "json_invalid":
         return Problem(400, "invalid_json", f"the body is not JSON ({first['ctx']['error']})")
     more = f" (+{len(complaints) - 1} more)" if len(complaints) > 1 else ""
-    message = str(first["msg"]).removeprefix("Value error, ")
+    message = OF_A_CLASS.sub("an object", str(first["msg"]).removeprefix("Value error, "))
     return Problem(400, "invalid_request", f"{where + ': ' if where else ''}{message}{more}", where or None)
+
+
+def _elsewhere(path: str, app: FastAPI) -> str:
+    """What to say where nothing is."""
+    if f"/v1{path}" in {getattr(route, "path", None) for route in app.routes}:
+        return f"nothing is here; it is at /v1{path}: an OpenAI client's base URL ends in /v1"
+    return "nothing is here; GET / says where things are"
 
 
 def _http(error: HTTPException) -> Problem:
@@ -122,7 +134,9 @@ def _http(error: HTTPException) -> Problem:
 def install(app: FastAPI) -> None:
     """Every error that FastAPI sees becomes an envelope; the rest is caught by `middleware.Door`."""
 
-    async def answer(_: Request, error: Exception) -> JSONResponse:
+    async def answer(request: Request, error: Exception) -> JSONResponse:
+        if isinstance(error, HTTPException) and error.status_code == 404:
+            error = HTTPException(404, _elsewhere(request.url.path, app))
         # Refusals of a crowd are counted, not told one by one.
         if isinstance(error, BackendError) and not isinstance(error, OverloadedError):
             log.warning("%s", error)

@@ -9,22 +9,30 @@ from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve import visit
+from serve.config import is_loopback
 from serve.drain import Drain
 from serve.errors import Problem
 from serve.keys import KeyRing
 from serve.quota import Quota
 
-OPEN = frozenset({"/health", "/ready", "/version", "/openapi.json", "/docs", "/docs/oauth2-redirect"})
+OPEN = frozenset({"/", "/health", "/ready", "/version", "/openapi.json", "/docs", "/docs/oauth2-redirect"})
+BYTES_PER_TOKEN = 4
 OPEN_PAGES = ("/playground", "/static-offline-docs")
 """Pages are no secret; what they ask for needs the visitor's key."""
 
 
 class Gate:
-    def __init__(self, app: ASGIApp, *, drain: Drain, keys: KeyRing, protect_metrics: bool) -> None:
-        self.app, self.drain, self.keys = app, drain, keys
+    """`host`: where the front listens, if requests that name another are refused while no key is asked for."""
+
+    def __init__(
+        self, app: ASGIApp, *, drain: Drain, keys: KeyRing, protect_metrics: bool, host: str | None = None
+    ) -> None:
+        self.app, self.drain, self.keys, self.host = app, drain, keys, host
         self.open = OPEN if protect_metrics else OPEN | {"/metrics"}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._is_meant(scope["headers"]):
+            return await _foreign()(scope, receive, send)
         if scope["type"] != "http" or self._is_open(scope["path"]):
             return await self.app(scope, receive, send)
         if self.drain.refusing:
@@ -38,6 +46,14 @@ class Gate:
         finally:
             self.drain.in_flight -= 1
 
+    def _is_meant(self, headers: list[tuple[bytes, bytes]]) -> bool:
+        """A page whose name now points at this machine may have a browser ask in that name (DNS rebinding); a program
+        may leave the name out."""
+        if self.host is None or not self.keys.open:
+            return True
+        names = [_name(value) for header, value in headers if header == b"host"]
+        return all(is_loopback(name) or name == self.host.lower() for name in names)
+
     def _is_open(self, path: str) -> bool:
         return path in self.open or any(path == page or path.startswith(f"{page}/") for page in OPEN_PAGES)
 
@@ -47,6 +63,7 @@ class Gate:
         request, found = visit.current(), self.keys.find(scope["headers"])
         if request is not None:
             request.key = found[0] if found else "invalid"
+            request.quota = found[1] if found else None
         if found is None:
             return await _unknown()(scope, receive, send)
         quota = found[1]
@@ -54,6 +71,8 @@ class Gate:
 
         async def told(message: Message) -> None:
             if message["type"] == "http.response.start":
+                bill.refused = 400 <= message["status"] < 500
+                bill.settle()
                 message["headers"] = [*message.get("headers", []), *quota.headers()]
             elif not message.get("more_body", False):
                 bill.settle()  # before the client can ask for more
@@ -68,16 +87,33 @@ class Gate:
 
 
 class _Bill:
-    """The tokens of one request, charged once, whether its client stayed to the end or not."""
+    """The tokens of one request, charged once, whether its client stayed to the end or not. A body that was refused
+    costs what it would have as a prompt."""
 
     def __init__(self, quota: Quota) -> None:
-        self.quota, self.charged = quota, 0
+        self.quota, self.charged, self.refused = quota, 0, False
 
     def settle(self) -> None:
         if (request := visit.current()) is not None:
             tokens = request.prompt_tokens + request.sampled_tokens
+            if self.refused:
+                tokens = max(tokens, request.body_bytes // BYTES_PER_TOKEN)
             self.quota.charge(tokens - self.charged)
             self.charged = tokens
+
+
+def _name(host: bytes) -> str:
+    """Without the port."""
+    text = host.decode("latin-1").lower().strip()
+    return text[1 : text.find("]")] if text.startswith("[") else text.partition(":")[0]
+
+
+def _foreign() -> JSONResponse:
+    return Problem(
+        421,
+        "foreign_host",
+        "this server answers requests to localhost only; for other names configure keys, or say open_access=true",
+    ).response()
 
 
 def _unknown() -> JSONResponse:

@@ -25,14 +25,18 @@ SCHEME = b"bearer "
 
 
 class KeyRing:
-    """Who may come in. Without any key everybody may."""
+    """Who may come in: those with a key, or anyone where the ring is `open`. A ring that had keys is not opened by
+    having none left."""
 
-    def __init__(self, keys: tuple[ApiKey, ...]) -> None:
+    def __init__(self, keys: tuple[ApiKey, ...], *, is_open: bool = False) -> None:
         self.quotas: dict[str, Quota] = {}
-        self.replace(keys)
+        self.open = is_open
+        self.replace(keys, is_open=is_open)
 
-    def replace(self, keys: tuple[ApiKey, ...]) -> None:
-        """New keys and gone ones, at once; a quota that stays the same goes on counting."""
+    def replace(self, keys: tuple[ApiKey, ...], *, is_open: bool = False, asked_for: bool = False) -> None:
+        """New keys and gone ones, at once; a quota that stays the same goes on counting. `asked_for`: open access
+        is, in so many words."""
+        self.open = not keys and is_open and (self.open or asked_for)
         kept = {
             key.name: self.quotas[key.name]
             for key in keys
@@ -40,10 +44,6 @@ class KeyRing:
         }
         self.quotas = {key.name: kept.get(key.name) or Quota(key) for key in keys}
         self._keys = [(bytes.fromhex(key.sha256), key.name, self.quotas[key.name]) for key in keys]
-
-    @property
-    def open(self) -> bool:
-        return not self._keys
 
     def find(self, headers: list[tuple[bytes, bytes]]) -> tuple[str, Quota] | None:
         """Whose request this is; None for a wrong key, none at all, or several."""

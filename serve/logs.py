@@ -23,7 +23,7 @@ GATHER_S = 0.25
 def tell(message: str) -> None:
     """To the person at the terminal, if one is there: a broken stderr must not stop a server."""
     with suppress(OSError):
-        console.print(message)
+        console.print(message, markup=False, emoji=False)
 
 
 class Sink:

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
+from serve import visit
 from serve.answers import (
     BatchResponse,
     BatchResult,
@@ -132,6 +133,8 @@ async def _item(service: Service, index: int, given: dict[str, Any]) -> BatchRes
             raise RequestError("an item of a batch cannot be a stream", param="stream")
         return BatchResult(index=index, status=200, body=await _turns(service, request))
     except ValidationError as error:
+        if (whole := visit.current()) is not None:
+            whole.asks_for(1)  # as a good one
         failure: Exception = RequestValidationError(error.errors())
     except Exception as error:
         if not isinstance(error, (UsersimError, RequestError)):

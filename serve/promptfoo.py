@@ -5,7 +5,7 @@ Point it here with PROMPTFOO_REMOTE_GENERATION_URL. The history is flipped, and 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
@@ -15,7 +15,7 @@ from serve.dialects import flipped
 from serve.dialects.reading import STOP, Ending
 from serve.dialects.wrappers import unwrap
 from serve.errors import RequestError
-from serve.schemas import MAX_MESSAGES, SamplingFields, Text
+from serve.schemas import MAX_MESSAGES, FirstOnly, SamplingFields, Text
 from serve.service import Service, usage
 from serve.strict import StrictRoute
 from usersim.sampling import as_profile
@@ -33,7 +33,7 @@ class PromptfooRequest(BaseModel):
 
     task: str = Field(max_length=64)
     instructions: Text | None = None
-    history: list[PromptfooMessage] = Field(default=[], max_length=MAX_MESSAGES)
+    history: Annotated[list[PromptfooMessage], FirstOnly()] = Field(default=[], max_length=MAX_MESSAGES)
 
 
 class TokenUsage(BaseModel):

@@ -63,6 +63,11 @@ class Quota:
             self.requests.take(1)
         return wait_s
 
+    def count(self, requests: int) -> None:
+        """Further requests, that came as one."""
+        if self.requests:
+            self.requests.take(requests)
+
     def charge(self, tokens: int) -> None:
         if self.tokens:
             self.tokens.take(tokens)

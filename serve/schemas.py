@@ -8,19 +8,62 @@ from pydantic import (
     AliasChoices,
     BaseModel,
     ConfigDict,
+    Discriminator,
+    FailFast,
     Field,
     StringConstraints,
+    Tag,
     WithJsonSchema,
     model_validator,
 )
 
 from usersim.sampling import EndPolicy, as_profile
-from usersim.types import Goal, Persona, Turn, UserProfile
+from usersim.types import Facet, Goal, Persona, Turn, UserProfile
 
 MAX_MESSAGES, MAX_CHARACTERS, MAX_N, MAX_BATCH, MAX_TOP_LOGPROBS = 512, 65_536, 16, 64, 20
 Text = Annotated[str, StringConstraints(max_length=MAX_CHARACTERS)]
-Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63, strict=True)]
 Label = Annotated[str, StringConstraints(max_length=512)]
+AS_TEXT, AS_OBJECT, AS_PARTS = "as text", "as an object", "as parts"
+"""Forms of one field; complaints leave them out."""
+
+
+class FirstOnly(FailFast):
+    """The first bad element refuses a list. In a union, for which metadata has to be hashable."""
+
+    __hash__ = object.__hash__
+
+
+class AskedGoal(Goal):
+    """A `Goal`, of which the first bad facet is refused without a look at the others."""
+
+    facets: Annotated[tuple[Facet, ...], FirstOnly()] = ()
+
+
+def form_of(value: Any) -> str | None:
+    """Which form of a union a value has; None for no such form."""
+    forms = {str: AS_TEXT, dict: AS_OBJECT, list: AS_PARTS}
+    return next(
+        (form for kind, form in forms.items() if isinstance(value, kind)),
+        AS_OBJECT if isinstance(value, BaseModel) else None,
+    )
+
+
+def either(what: str) -> Discriminator:
+    """`what` is said where a value has none of the forms."""
+    return Discriminator(form_of, custom_error_type="form", custom_error_message=what)
+
+
+GoalField = Annotated[
+    Annotated[Text, Tag(AS_TEXT)] | Annotated[AskedGoal, Tag(AS_OBJECT)],
+    either("Input should be a sentence, or an object with summary and facets"),
+]
+PersonaField = Annotated[
+    Annotated[Text, Tag(AS_TEXT)] | Annotated[Persona, Tag(AS_OBJECT)],
+    either("Input should be a sentence, or an object with description and style"),
+]
+WHAT_GOAL = "what the user wants: a sentence, or a Goal with facets; never shown to the assistant"
+WHAT_PERSONA = "who is talking and how: a sentence, or a Persona with a measured style"
 
 
 class Message(BaseModel):
@@ -38,11 +81,18 @@ class Message(BaseModel):
 class SamplingFields(BaseModel):
     """Left out: the server's default."""
 
-    n: int | None = Field(default=None, ge=1, le=MAX_N, description="default: 1")
-    seed: Seed | None = None
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=0, le=1_000_000, description="0: off")
+    n: int | None = Field(default=None, ge=1, le=MAX_N, strict=True, description="default: 1")
+    seed: Seed | None = Field(
+        default=None, description="the same seed and the same prompt give the same turn; answers tell seeds"
+    )
+    common_noise: bool | None = Field(
+        default=None,
+        strict=True,
+        description="true: one seed draws the same noise whatever the prompt (common random numbers)",
+    )
+    temperature: float | None = Field(default=None, ge=0, le=2, strict=True)
+    top_p: float | None = Field(default=None, gt=0, le=1, strict=True)
+    top_k: int | None = Field(default=None, ge=0, le=1_000_000, strict=True, description="0: off")
     end_of_conversation: EndPolicy | None = Field(
         default=None, description="mode sample|never|threshold|greedy, threshold, min_user_turns"
     )
@@ -54,17 +104,17 @@ class Situation(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: str | None = Field(default=None, max_length=512, description="default: the model served")
-    goal: Text | Goal | None = Field(
+    goal: GoalField | None = Field(
         default=None,
         validation_alias=AliasChoices("goal", "intent", "scenario", "instruction"),
-        description="what the user wants: a sentence, or a Goal with facets; never shown to the assistant",
+        description=WHAT_GOAL,
     )
-    persona: Text | Persona | None = Field(
+    persona: PersonaField | None = Field(
         default=None,
         validation_alias=AliasChoices("persona", "profile"),
-        description="who is talking and how: a sentence, or a Persona with a measured style",
+        description=WHAT_PERSONA,
     )
-    messages: list[Message] = Field(
+    messages: Annotated[list[Message], FirstOnly()] = Field(
         default=[], max_length=MAX_MESSAGES, description="alternating; empty, or ending with the assistant"
     )
     conversation_id: str | None = Field(
@@ -98,7 +148,9 @@ class Situation(BaseModel):
 class StreamOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    include_usage: bool = Field(default=False, description="a last chunk with `usage` and no choices")
+    include_usage: bool = Field(
+        default=False, strict=True, description="a last chunk with `usage` and no choices"
+    )
 
 
 class UserTurnRequest(Situation, SamplingFields):
@@ -114,16 +166,19 @@ class UserTurnRequest(Situation, SamplingFields):
         },
     )
 
-    max_tokens: int | None = Field(default=None, ge=1, le=4096)
-    logprobs: bool = Field(default=False, description="every sampled token with its log-probability")
+    max_tokens: int | None = Field(default=None, ge=1, le=4096, strict=True)
+    logprobs: bool = Field(
+        default=False, strict=True, description="every sampled token with its log-probability"
+    )
     top_logprobs: int = Field(
         default=0,
         ge=0,
         le=MAX_TOP_LOGPROBS,
+        strict=True,
         description="needs logprobs: so many likeliest tokens beside each",
     )
-    return_token_ids: bool = False
-    stream: bool = Field(default=False, description="server-sent events; one turn, not n")
+    return_token_ids: bool = Field(default=False, strict=True)
+    stream: bool = Field(default=False, strict=True, description="server-sent events; one turn, not n")
     stream_options: StreamOptions | None = None
 
     @model_validator(mode="after")
@@ -155,6 +210,7 @@ class BatchRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     # Read one by one, so that a bad one fails alone.
-    items: list[
-        Annotated[dict[str, Any], WithJsonSchema({"$ref": "#/components/schemas/UserTurnRequest"})]
+    items: Annotated[
+        list[Annotated[dict[str, Any], WithJsonSchema({"$ref": "#/components/schemas/UserTurnRequest"})]],
+        FirstOnly(),
     ] = Field(min_length=1, max_length=MAX_BATCH)

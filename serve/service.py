@@ -64,6 +64,8 @@ class Service:
         logprobs: int | None = None,
     ) -> list[UserTurn]:
         """The asked-for samples; what the request leaves open is the server's default."""
+        if (request := visit.current()) is not None:
+            request.asks_for(asked.n or 1)
         try:
             turns = await self.user.sample(
                 profile,
@@ -74,6 +76,7 @@ class Service:
                 end=self._end(asked.end_of_conversation),
                 affinity=affinity,
                 logprobs=logprobs,
+                common_noise=asked.common_noise,
             )
         except GuardError as error:
             for reason, count in error.reasons.items():
@@ -101,6 +104,7 @@ class Service:
             end=self._end(asked.end_of_conversation),
             affinity=affinity,
             logprobs=logprobs,
+            common_noise=asked.common_noise,
         )
         async with aclosing(events):
             async for event in events:

@@ -12,9 +12,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
+from serve.bounds import TooManyError, check_size
+
 
 def parse(body: bytes) -> Any:
-    """Raises json.JSONDecodeError, or HTTPException 400 for what Python's parser would let through."""
+    """Raises json.JSONDecodeError, or HTTPException 400 for what Python's parser would let through, and for lists and
+    objects beyond every use."""
     try:
         value = json.loads(
             body.decode("utf-8"),
@@ -24,12 +27,15 @@ def parse(body: bytes) -> Any:
         )
         if b"\\u" in body:  # UTF-8 itself has no lone surrogates, an escape may be one
             json.dumps(value, ensure_ascii=False).encode("utf-8")
+        check_size(value)
     except json.JSONDecodeError:
         raise
     except UnicodeDecodeError:
         raise HTTPException(400, "the body is not UTF-8") from None
     except UnicodeEncodeError:
         raise HTTPException(400, "the body holds a lone surrogate, which is not text") from None
+    except TooManyError as error:
+        raise HTTPException(400, str(error)) from None
     except (ValueError, RecursionError) as error:
         raise HTTPException(400, f"the body is not acceptable JSON ({error})") from None
     return value

@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from serve.quota import Quota
 
 Outcome = Literal["ok", "refused", "failed", "cancelled"]
 
@@ -21,6 +24,11 @@ class Visit:
     began: float = field(default_factory=time.monotonic)
     key: str | None = None
     """The name of the client's key."""
+    quota: Quota | None = None
+    """Of that key."""
+    body_bytes: int = 0
+    turns: int = 0
+    """Asked for."""
     models: list[str] = field(default_factory=list)
     """The engines' names for what was asked for, where a name of ours stands for one of theirs."""
     engine: str | None = None
@@ -37,6 +45,12 @@ class Visit:
 
     def left_s(self) -> float:
         return self.deadline - time.monotonic()
+
+    def asks_for(self, turns: int) -> None:
+        """Every turn counts for the quota as a request; the first was counted at the gate."""
+        if self.quota is not None:
+            self.quota.count(turns if self.turns else turns - 1)
+        self.turns += turns
 
 
 # Not in `Visit`: every item of a batch has its own, and each runs in a task of its own.

@@ -12,11 +12,12 @@ CUT = "cut"
 
 
 class Tries:
-    """What came of the attempts at `n` turns, by their index."""
+    """What came of the attempts at `n` turns, by their index. `lenient`: the first stands where none passes."""
 
-    def __init__(self, n: int) -> None:
-        self.n = n
+    def __init__(self, n: int, *, lenient: bool = False) -> None:
+        self.n, self.lenient = n, lenient
         self.accepted: dict[int, UserTurn] = {}
+        self.first: dict[int, UserTurn] = {}
         self.cut: dict[int, UserTurn] = {}
         """The first one of each that was only cut."""
         self.rejected: dict[int, list[str]] = {index: [] for index in range(n)}
@@ -35,6 +36,7 @@ class Tries:
             self.accepted[index] = said
             return
         self.rejected[index].append(why)
+        self.first.setdefault(index, said)
         if why == CUT:
             self.cut.setdefault(index, said)
 
@@ -43,6 +45,8 @@ class Tries:
         for index in self.cut.keys() - self.accepted.keys():
             self.accepted[index] = self.cut[index]
             self.rejected[index].remove(CUT)
+        if self.lenient:
+            self.accepted = self.first | self.accepted
 
     def turns(self, attempts: int, *, prompt_tokens: int) -> list[UserTurn]:
         """All `n`, each with what was refused before it. Raises GuardError where one is missing."""

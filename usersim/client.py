@@ -43,6 +43,8 @@ class RemoteUser:
         max_retries: int = 2,
     ) -> None:
         self.url, self.model, self.name = url, model, model
+        self.common_noise = False
+        """As `UserLM.common_noise`."""
         self.max_retries = max_retries
         self._connections = Connections(url, timeout_s=timeout_s)
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
@@ -145,6 +147,8 @@ class RemoteUser:
         affinity: str | None,
     ) -> dict[str, Any]:
         drawn = sampling.model_dump(exclude_unset=True) if sampling else {}
+        if self.common_noise:
+            drawn["common_noise"] = True
         return situation(self.model, profile, turns, end, affinity) | {"seed": seed} | drawn
 
     def _result(self, result: dict[str, Any]) -> UserTurn | UsersimError:

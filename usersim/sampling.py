@@ -30,8 +30,8 @@ class EndPolicy(Record):
     """sample: as drawn. never: the end is banned. threshold: ends when P(end) ≥ threshold.
     greedy: ends when the end is the most likely first token. In the last two P(end) alone decides, and the words
     are drawn with the end banned."""
-    threshold: float = Field(default=0.5, ge=0, le=1)
-    min_user_turns: int = Field(default=1, ge=0)
+    threshold: float = Field(default=0.5, ge=0, le=1, strict=True)
+    min_user_turns: int = Field(default=1, ge=0, strict=True)
     """The end is banned until the history holds this many user turns."""
 
 

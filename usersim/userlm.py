@@ -12,10 +12,14 @@ from typing import Any, Literal
 
 from usersim.attempts import CUT, Tries
 from usersim.guards import Guards, rejection
+from usersim.noise import nth_seed, sampler_seed
 from usersim.render import Renderer
 from usersim.sampling import Draw, EndPolicy, Leaving, Sampled, SampledPiece, Sampler, Sampling, TurnPiece
 from usersim.token_text import DetailedTurn, TextStream, trace
 from usersim.types import Goal, Turn, UserProfile, UserTurn
+
+COLD = 1e-5
+"""Samplers take the likeliest token below this temperature."""
 
 
 class UserLM:
@@ -30,8 +34,12 @@ class UserLM:
         end: EndPolicy | None = None,
         guards: Guards | None = None,
         name: str = "userlm",
+        common_noise: bool = False,
     ) -> None:
         self.renderer, self.sampler, self.name = renderer, sampler, name
+        self.common_noise = common_noise
+        """One seed draws the same noise whatever the prompt (common random numbers), for comparing pair by pair. The
+        caller then keeps the seeds of turns apart: `n` of them are `seed + i`."""
         self.sampling = sampling or Sampling()
         self.end = end or EndPolicy()
         self.guards = guards or Guards()
@@ -53,33 +61,38 @@ class UserLM:
         end: EndPolicy | None = None,
         affinity: str | None = None,
         logprobs: int | None = None,
+        common_noise: bool | None = None,
     ) -> list[UserTurn]:
-        """`n` independent next turns, in order of their seeds (`seed + i`); one prefill for all of them.
+        """`n` independent next turns; one prefill for all of them.
 
-        The same seed gives the same turn on the local backend. With vLLM a turn also depends, through rounding,
-        on what else is in the engine's batch. `logprobs` makes them `DetailedTurn`s, with that many of the
-        likeliest tokens at every position. Raises RenderError (history), BackendError (engine), GuardError
-        (every attempt at one rejected).
+        The same seed and the same prompt give the same turn on the local backend; with vLLM a turn also depends,
+        through rounding, on what else is in the engine's batch. A turn's `seed` gives it again, alone. At
+        temperature 0 all `n` are one; what the guards refuse of it is drawn warm, from the same noise every time.
+        `logprobs` makes them `DetailedTurn`s, with that many of the likeliest tokens at every position.
+        Raises RenderError (history), BackendError (engine), GuardError (every attempt at one rejected).
         """
         end = end or self.end
+        common = self.common_noise if common_noise is None else common_noise
         asked = self._asked(profile, turns, sampling, end, affinity, logprobs)
-        whole = self._wants_whole(sampling)
-        # At temperature 0 another would be the same.
-        attempts = self.guards.attempts if asked.sampling.temperature else 1
-        tries = Tries(n)
-        for attempt in range(attempts):
+        whole, cold = self._wants_whole(sampling), asked.sampling.temperature < COLD
+        tries = Tries(1 if cold else n, lenient=cold)
+        given = 0 if cold and seed is None else seed
+        base = None if given is None else sampler_seed(given, asked.prompt_ids, common=common)
+        for attempt in range(self.guards.attempts):
             if not (missing := tries.missing):
                 break
-            # Fresh seeds for every attempt, and the same ones whenever the call is repeated.
-            base = None if seed is None else seed + attempt * 1_000_003
-            drawn = await self.sampler.sample(replace(asked, n=len(missing), seed=base))
+            # Fresh noise for every attempt, and the same whenever the call is repeated.
+            shift = attempt * 1_000_003
+            fresh = replace(asked, n=len(missing), seed=None if base is None else base + shift)
+            drawn = await self.sampler.sample(self._warm(fresh) if cold and attempt else fresh)
             for place, (index, sampled) in enumerate(zip(missing, drawn, strict=True)):
-                own = None if base is None else base + place
+                own = seed if cold or seed is None else nth_seed(seed, shift + place, common=common)
                 said = self._read(sampled, end, turns, own, detailed=logprobs is not None)
                 tries.add(index, said, self._refusal(said, profile.goal, turns, whole))
         tries.settle()
         self.rejections.update(tries.reasons)
-        return tries.turns(attempts, prompt_tokens=len(asked.prompt_ids))
+        said_turns = tries.turns(self.guards.attempts, prompt_tokens=len(asked.prompt_ids))
+        return said_turns * n if cold else said_turns
 
     async def stream(
         self,
@@ -91,6 +104,7 @@ class UserLM:
         end: EndPolicy | None = None,
         affinity: str | None = None,
         logprobs: bool = False,
+        common_noise: bool | None = None,
     ) -> AsyncGenerator[TurnPiece | UserTurn, None]:
         """One turn as it is said: `TurnPiece`s, then the whole as a `UserTurn`. A user who leaves says nothing.
 
@@ -98,7 +112,10 @@ class UserLM:
         have refused. Close it early (`contextlib.aclosing`) to stop the engine.
         """
         end = end or self.end
-        asked = replace(self._asked(profile, turns, sampling, end, affinity), seed=seed)
+        common = self.common_noise if common_noise is None else common_noise
+        asked = self._asked(profile, turns, sampling, end, affinity)
+        if seed is not None:
+            asked = replace(asked, seed=sampler_seed(seed, asked.prompt_ids, common=common))
         shown, ids, logps = TextStream(self.renderer), list[int](), list[float]()
         async with aclosing(self.sampler.stream(asked)) as pieces:
             async for piece in pieces:
@@ -166,6 +183,11 @@ class UserLM:
             top_logprobs=top_logprobs or 0,
             rank_watched=end.mode == "greedy",
         )
+
+    def _warm(self, asked: Draw) -> Draw:
+        usual = self.sampling.temperature
+        warm = asked.sampling.model_copy(update={"temperature": usual if usual >= COLD else 1.0})
+        return replace(asked, sampling=warm)
 
     def _wants_whole(self, sampling: Sampling | None) -> bool:
         """Whoever asks for fewer tokens than the user's own sampling wants a piece."""

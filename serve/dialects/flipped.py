@@ -1,7 +1,8 @@
 """Chats with a system message: tau-bench, tau2, LangWatch scenario, openevals, inspect and whoever does likewise.
 
 Flipped: the agent under test speaks as `user`, and last; the simulated user speaks as `assistant`. Native: the
-roles are true, and the agent speaks last as `assistant`. Traffic with tools is left out: a person does not see it.
+roles are true, and the agent speaks last as `assistant`. Traffic with tools is left out, but for what is said beside
+it: a person does not see it.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ def read_native(messages: Sequence[ChatMessage]) -> Reading:
     turns = [
         Turn(role="user" if message.role == "user" else "assistant", text=message.text) for message in spoken
     ]
-    return _reading(unwrap(system), alternating(turns, roles=["assistant"]))
+    return _reading(unwrap(system), alternating(turns))
 
 
 def history(spoken: Sequence[ChatMessage], *, thinks_aloud: bool = False) -> list[Turn]:
-    """Flipped messages as turns; an agent that sent several in a row said them in one turn."""
+    """Flipped messages as turns; several in a row of one side are one turn."""
     if spoken and spoken[-1].role == "assistant":
         raise RequestError(
             "roles are flipped here: the agent speaks as `user`, and speaks last; "
@@ -58,7 +59,7 @@ def history(spoken: Sequence[ChatMessage], *, thinks_aloud: bool = False) -> lis
         else Turn(role="assistant", text=message.text)
         for message in spoken
     ]
-    return alternating(turns, roles=["assistant"])
+    return alternating(turns)
 
 
 def is_native(messages: Sequence[ChatMessage]) -> bool:
@@ -73,7 +74,7 @@ def is_native(messages: Sequence[ChatMessage]) -> bool:
 
 def is_opening(system: str) -> bool:
     """Whether a lone system message asks for a user's first words, by what it looks like."""
-    return unwrap(system).known or names_an_end(system)
+    return unwrap(system).known or names_an_end(system, surely=True)
 
 
 def _split(messages: Sequence[ChatMessage]) -> tuple[str, list[ChatMessage]]:

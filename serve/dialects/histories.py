@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from usersim.types import Role, Turn
-
-BOTH: Collection[Role] = ("user", "assistant")
+from usersim.types import Turn
 
 
 def from_transcript(text: str, speaker: re.Pattern[str]) -> list[Turn]:
@@ -28,11 +26,11 @@ def from_items(items: Any) -> list[Turn]:
     return alternating(_turn(item["role"], str(item["content"])) for item in items)
 
 
-def alternating(turns: Iterable[Turn], *, roles: Collection[Role] = BOTH) -> list[Turn]:
-    """Neighbours of one of `roles` become one turn: somebody wrote twice."""
+def alternating(turns: Iterable[Turn]) -> list[Turn]:
+    """Neighbours of one role become one turn."""
     joined: list[Turn] = []
     for turn in turns:
-        if joined and joined[-1].role == turn.role and turn.role in roles:
+        if joined and joined[-1].role == turn.role:
             joined[-1] = Turn(role=turn.role, text=f"{joined[-1].text}\n\n{turn.text}")
         else:
             joined.append(turn)

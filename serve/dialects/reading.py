@@ -12,6 +12,18 @@ from usersim.types import Facet, Goal, Turn, UserProfile, UserTurn
 STOP = "###STOP###"
 MARKER = re.compile(r"###[A-Z][A-Z_-]*###|\[\[[A-Z][A-Z _-]*\]\]|<\|[A-Z][A-Z_-]*\|>")
 NAMED = re.compile(r'Use "([^"\n]{1,80})" as your response when')
+SENTENCE = re.compile(r"[^.!?\n]+[.!?\n]*")
+ENDING = re.compile(
+    r"\b(?:ends?|ending|finish|finished|done|over|completed?|leave|stop|terminate|satisfied|goodbye|nothing else)\b",
+    re.IGNORECASE,
+)
+ASKED_FOR = re.compile(
+    r"\b(?i:say|write|reply|respond|answer|output|type|send|use|emit|return|generate|print)"
+    r"(?i:\s{1,3}(?:only|just|with|exactly|the|word|words|token|phrase|message|a|back)){0,4}\s{0,3}:?\s{0,3}[\"'`*“\u2018]{0,3}"
+    r"(\[[A-Z][A-Z _-]{1,40}\]|\{[A-Z][A-Z _-]{1,40}\}|</[A-Za-z][\w-]{1,40}>|<[A-Z][A-Z_-]{1,40}>"
+    r"|(?!JSON\b|YAML\b|HTML\b|TRUE\b|FALSE\b|NONE\b|NULL\b|ONLY\b|VALID\b)[A-Z][A-Z_-]{3,40}\b)"
+)
+"""Other forms of a word for the end: only where a sentence about ending asks for it."""
 NOTHING = "…"
 
 
@@ -43,7 +55,7 @@ class Ending:
         """Read from the client's instructions: the marker that they name as the response to give; else
         `default`, where it is among those found or several are; else the one found."""
         named = [name for name in NAMED.findall(rules) if name.strip()]
-        found = MARKER.findall(rules)
+        found = MARKER.findall(rules) or _asked_for(rules)
         marker = named[-1] if named else default
         if not named and found and default not in found:
             marker = found[0]
@@ -59,11 +71,28 @@ class Ending:
         while any(marker in cleaned for marker in self.markers):
             for marker in self.markers:
                 cleaned = cleaned.replace(marker, "")
-        return (text if cleaned == text else cleaned.strip()) or NOTHING
+        said = text if cleaned == text else cleaned.strip()
+        return said if said.strip() else NOTHING
 
 
-def names_an_end(text: str) -> bool:
-    return bool(MARKER.search(text) or NAMED.search(text))
+def _asked_for(rules: str) -> list[str]:
+    sentences = (sentence[0] for sentence in SENTENCE.finditer(rules))
+    return [word for sentence in sentences if ENDING.search(sentence) for word in ASKED_FOR.findall(sentence)]
+
+
+def names_an_end(text: str, *, surely: bool = False) -> bool:
+    """`surely`: in a form that stands for nothing else."""
+    return bool(MARKER.search(text) or NAMED.search(text) or (not surely and _asked_for(text)))
+
+
+def without_end(text: str) -> str:
+    """`text` less the sentences that ask for a word at the end: instructions for an actor, and no wish of a person.
+    Less that word alone where nothing else stands in it."""
+    sentences = [sentence[0] for sentence in SENTENCE.finditer(text)]
+    wishes = [each for each in sentences if not (ENDING.search(each) and names_an_end(each))]
+    if len(wishes) == len(sentences):
+        return text
+    return "".join(wishes).strip() or MARKER.sub("", text).strip()
 
 
 def as_goal(summary: str, details: Iterable[str] = ()) -> Goal | None:

@@ -1,7 +1,7 @@
 """The user's own part of the prompts that clients wrap around it: what the person wants, and who they are.
 
 A User LM was trained on goals, not on rules for actors, so only what the client marks as the person's is given
-to it. Text without such marks is the goal as a whole.
+to it. Text without such marks is the goal as a whole, but for the sentence that says how to end.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import textwrap
 from dataclasses import dataclass
 
 from serve.dialects.histories import between
-from serve.dialects.reading import as_goal, names_an_end
+from serve.dialects.reading import as_goal, names_an_end, without_end
 from usersim.types import Goal
 
 TAU = re.compile(
@@ -49,14 +49,17 @@ def unwrap(system: str) -> Unwrapped:
         rules = rules[: described.start] + rules[described.end :]
     langwatch = LANGWATCH in rules
     known = langwatch or rules.lstrip().startswith(TAU2)
+    if scenario and not known and not names_an_end(rules):
+        goal, persona_told = _scenario(without_end(scenario.text))
+        persona = persona or persona_told
     return Unwrapped(
-        goal=goal if scenario else as_goal(rules),
+        goal=goal if scenario else as_goal(without_end(rules)),
         persona=persona,
         # A prompt of somebody's own may name the end within its scenario; these clients do not.
         rules=rules if known or names_an_end(rules) else system,
         known=known,
-        # LangWatch's own judge or turn limit ends a run: a marker would reach the agent as somebody's words.
-        has_end=not langwatch or names_an_end(rules),
+        # A word that the client does not know would reach the agent as the user's.
+        has_end=names_an_end(rules) or (not known and names_an_end(system)),
     )
 
 

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from serve.app import create_app
 from serve.config import ServeConfig
+from serve.protocol import bounded
 from usersim.render import Renderer, RenderSettings
 from usersim.userlm import UserLM
 
@@ -65,8 +66,10 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.contextmanager
-def serving(app: Any) -> Iterator[str]:
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on"))
+def serving(app: Any, config: ServeConfig | None = None) -> Iterator[str]:
+    config = config or ServeConfig()
+    http = bounded(config.max_head_bytes, config.limits.head_s)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on", http=http, ws="none"))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -94,7 +97,7 @@ def front(renderer: Renderer) -> Iterator[Callable[..., str]]:
                 guards=config.guards,
                 name="bytes",
             )
-            return stack.enter_context(serving(create_app(config, user)))
+            return stack.enter_context(serving(create_app(config, user), config))
 
         yield start
 

@@ -19,7 +19,13 @@ SAID = list(b"hello")  # as ids they are some text or other
 TURN_END, END = 257, 258
 hung = {"begun": 0, "abandoned": 0, "events": 0}
 seen: list[dict[str, object]] = []
-state = {"fault": sys.argv[2] if len(sys.argv) > 2 else "none", "times": -1, "running": 0, "most": 0}
+state = {
+    "fault": sys.argv[2] if len(sys.argv) > 2 else "none",
+    "times": -1,
+    "running": 0,
+    "most": 0,
+    "probes": 0,
+}
 lock = threading.Lock()
 
 
@@ -43,7 +49,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/hung":
             return self.answer(hung)
         if self.path == "/seen":
-            return self.answer({"pid": os.getpid(), "requests": seen, "most": state["most"]})
+            return self.answer(
+                {"pid": os.getpid(), "requests": seen, **{name: state[name] for name in ("most", "probes")}}
+            )
         return self.answer({})
 
     def do_POST(self) -> None:
@@ -62,11 +70,12 @@ class Handler(BaseHTTPRequestHandler):
             self.complete(body, fault_of_this_request())
         finally:
             state["running"] -= 1
+            state["probes"] += body["max_tokens"] == 1  # answered
 
     def complete(self, body: dict, fault: str) -> None:
         probe = body["max_tokens"] == 1
         if fault == "slow-probes" or (fault == "500-slow-probes" and probe):
-            time.sleep(30 if probe else 2)
+            time.sleep(300 if probe else 2)
         if fault == "hang" or (fault == "hang-turns" and not probe):
             return self.hang()
         if fault in ("500", "500-slow-probes"):

@@ -36,7 +36,9 @@ class Together(ScriptedSampler):
 
 
 def test_all_items_are_under_way_at_once_and_their_order_is_kept(front, http, renderer) -> None:
-    answer = send(http, front(Together(64)), [{**GOOD, "seed": seed} for seed in range(64)]).json()
+    answer = send(
+        http, front(Together(64)), [{**GOOD, "seed": seed, "common_noise": True} for seed in range(64)]
+    ).json()
     assert answer["object"] == "user.turn.batch"
     assert [result["index"] for result in answer["results"]] == list(range(64))
     assert [result["status"] for result in answer["results"]] == [200] * 64
@@ -73,7 +75,9 @@ def test_an_engine_that_fails_for_one_item_fails_that_item(front, http, words) -
             return await super().sample(asked)
 
     url = front(Failing(words("a train")))
-    results = send(http, url, [{**GOOD, "seed": seed} for seed in range(3)]).json()["results"]
+    results = send(http, url, [{**GOOD, "seed": seed, "common_noise": True} for seed in range(3)]).json()[
+        "results"
+    ]
     assert [result["status"] for result in results] == [200, 503, 500]
     assert [result["error"] and result["error"]["code"] for result in results] == [
         None,

@@ -100,7 +100,11 @@ def test_what_is_said_reaches_the_client_whole_but_for_words_that_would_end_its_
 
 
 @pytest.mark.parametrize(
-    "piece", ["<scenario>\n", "<persona>\n", "\n\n", 'Use "', "###A", "[[A", '"\nPrevious Conversation:\n[']
+    "piece",
+    [
+        *("<scenario>\n", "<persona>\n", "\n\n", 'Use "', "###A", "[[A", '"\nPrevious Conversation:\n['),
+        *("say ", "reply with only the word ", "say [A", "done say {A", "end. ", "say " + " " * 40),
+    ],
 )
 @pytest.mark.parametrize(
     "dialect", ["flipped", "auto", "collabllm", "deepeval", "azure", "lost-in-conversation"]
@@ -113,9 +117,17 @@ def test_a_prompt_that_repeats_itself_is_read_in_a_moment(piece, dialect):
         "azure": "You should behave as a user who is planning to accomplish this task:",
         "lost-in-conversation": "You are simulating a user of an interactive LLM system\nthe conversation so far:\n",
     }
-    text = heads.get(dialect, "") + piece * (60_000 // len(piece))
-    messages = single(text, "system")
-    began = time.process_time()
-    with contextlib.suppress(RequestError):
-        read(dialect, messages)
-    assert time.process_time() - began < 1
+
+    def seconds(characters):
+        messages = single(heads.get(dialect, "") + piece * (characters // len(piece)), "system")
+        best = 1e9
+        for _ in range(3):
+            began = time.process_time()
+            with contextlib.suppress(RequestError):
+                read(dialect, messages)
+            best = min(best, time.process_time() - began)
+        return best
+
+    # Four times the text: four times the work, and sixteen where it goes back and forth. Little work proves enough.
+    whole = seconds(60_000)
+    assert whole < 0.25 or whole < 10 * seconds(15_000)

@@ -149,6 +149,34 @@ def test_every_answer_carries_a_request_id(front, http: httpx2.Client) -> None:
         assert len(made.headers["x-request-id"]) == 32
 
 
+def test_a_base_url_without_v1_is_told_where_things_are(front, http: httpx2.Client) -> None:
+    url = front(ScriptedSampler())
+    missed = http.post(f"{url}/chat/completions", json={}).json()["error"]
+    assert missed["message"] == (
+        "nothing is here; it is at /v1/chat/completions: an OpenAI client's base URL ends in /v1"
+    )
+    assert "GET /" in http.get(f"{url}/nowhere").json()["error"]["message"]
+    assert "/v1/user/turns" in http.get(url).json()["turns"]
+
+
+def test_head_is_get_without_a_body(front, http: httpx2.Client) -> None:
+    url = front(ScriptedSampler())
+    for path in ("/", "/health", "/ready", "/version", "/v1/models", "/docs", "/playground"):
+        response = http.head(url + path)
+        assert (response.status_code, response.content) == (200, b""), path
+        assert int(response.headers["content-length"]) > 0
+    assert http.head(f"{url}/v1/user/turns").status_code == 405
+
+
+def test_the_document_has_an_example_of_a_chat_that_works(front, http: httpx2.Client, words) -> None:
+    url = front(ScriptedSampler(words("hi"), words("hi")))
+    schemas = http.get(f"{url}/openapi.json").json()["components"]["schemas"]
+    assert http.post(f"{url}/v1/chat/completions", json=schemas["ChatRequest"]["example"]).status_code == 200
+    assert http.post(f"{url}/v1/user/turns", json=schemas["UserTurnRequest"]["example"]).status_code == 200
+    for name in ("goal", "persona"):
+        assert "beyond OpenAI" in schemas["ChatRequest"]["properties"][name]["description"]
+
+
 def test_what_nobody_expected_is_an_envelope_and_names_the_request(front, http: httpx2.Client) -> None:
     url = front(ScriptedSampler())  # out of lines: IndexError
     response = http.post(f"{url}/v1/user/turns", json={}, headers={"X-Request-ID": "r1"})
@@ -206,7 +234,7 @@ def test_a_client_that_hangs_up_frees_the_engine(front, fake_engine, http: httpx
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as client:
         client.sendall(
-            b"POST /v1/user/turns HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /v1/user/turns HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Content-Length: 2\r\n\r\n{}"
         )
         wait_until(lambda: http.get(f"{engine}/hung").json()["begun"] == 1)

@@ -73,7 +73,7 @@ def send(url: str, head: str, body: bytes = b"") -> socket.socket:
     """A client that a test can leave at any moment."""
     host, port = url.removeprefix("http://").split(":")
     client = socket.create_connection((host, int(port)))
-    client.sendall(f"{head}\r\nHost: x\r\nContent-Type: application/json\r\n".encode() + body)
+    client.sendall(f"{head}\r\nHost: localhost\r\nContent-Type: application/json\r\n".encode() + body)
     return client
 
 

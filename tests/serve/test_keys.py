@@ -98,8 +98,95 @@ def test_a_changed_ring_takes_new_keys_and_drops_old_ones_but_goes_on_counting()
     assert ring.quotas["alice"].admit() > 0  # the third in this minute, whatever the key
     ring.replace((key("new", requests_per_minute=3),))
     assert ring.quotas["alice"].admit() == 0
-    ring.replace(())
+    ring.replace((), is_open=True)
+    assert not ring.open, "having no key left opens nothing"
+    ring.replace((), is_open=True, asked_for=True)
     assert ring.open
+    ring.replace((key(),), is_open=True, asked_for=True)
+    assert not ring.open
+
+
+def test_an_open_ring_stays_open_until_there_is_a_key() -> None:
+    ring = KeyRing((), is_open=True)
+    ring.replace((), is_open=True)
+    assert ring.open
+    ring.replace((), is_open=False)  # a `keys_file` was named, and is empty
+    assert not ring.open
+
+
+@pytest.mark.parametrize(
+    "empty", [{"keys_file": "{}/keys.toml"}, {"host": "0.0.0.0"}], ids=["an empty file", "another host"]
+)
+def test_an_empty_configuration_opens_nothing(front, http, tmp_path: Path, empty: dict[str, str]) -> None:
+    (tmp_path / "keys.toml").write_text("keys = []\n", encoding="utf-8")
+    url = front(ScriptedSampler(), **{name: value.format(tmp_path) for name, value in empty.items()})
+    assert ask(http, url).status_code == ask(http, url, None).status_code == 401
+
+
+def test_open_access_is_for_everybody_under_every_name(front, http, words) -> None:
+    url = front(ScriptedSampler(words("hi")), host="0.0.0.0", open_access=True)
+    answer = http.post(f"{url}/v1/user/turns", json={}, headers={"Host": "example.org"})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("LOCALHOST:8000", 200),
+        ("127.0.0.1:1", 200),
+        ("[::1]:8000", 200),
+        ("user.localhost", 200),
+        ("rebound.example:8000", 421),
+        ("localhost.example", 421),
+        ("127.0.0.1.example", 421),
+        ("[2001:db8::1]", 421),
+        ("", 421),
+    ],
+)
+def test_a_keyless_server_of_ones_own_machine_answers_to_no_other_name(front, http, host, status) -> None:
+    url = front(ScriptedSampler())
+    for path in ("/v1/models", "/health", "/playground"):
+        assert http.get(url + path, headers={"Host": host}).status_code == status
+
+
+def test_with_keys_a_proxy_may_pass_its_name_on(front, http, words) -> None:
+    url = front(ScriptedSampler(words("hi")), keys=(key(),))
+    headers = {"Host": "example.org", "Authorization": f"Bearer {SECRET}"}
+    assert http.post(f"{url}/v1/user/turns", json={}, headers=headers).status_code == 200
+
+
+def remaining(answer: httpx2.Response, kind: str) -> int:
+    return int(answer.headers[f"x-ratelimit-remaining-{kind}"])
+
+
+def test_a_batch_counts_as_its_items_and_n_as_n(front, http, words, monkeypatch) -> None:
+    url = front(ScriptedSampler(*[words("hi")] * 4), keys=(key(requests_per_minute=600),))
+    headers = {"Authorization": f"Bearer {SECRET}"}
+    taken: list[float] = []
+    monkeypatch.setattr(Bucket, "take", lambda _, amount: taken.append(amount))
+    items = [{}, {"n": 3}, {"n": "bad"}]
+    answer = http.post(f"{url}/v1/user/turns/batch", json={"items": items}, headers=headers)
+    assert [result["status"] for result in answer.json()["results"]] == [200, 200, 400]
+    assert sum(taken) == 1 + 3 + 1
+
+
+def test_a_large_batch_uses_the_minute_up(front, http, words) -> None:
+    url = front(ScriptedSampler(*[words("hi")] * 64), keys=(key(requests_per_minute=60),))
+    headers = {"Authorization": f"Bearer {SECRET}"}
+    answer = http.post(f"{url}/v1/user/turns/batch", json={"items": [{"n": 16}] * 4}, headers=headers)
+    assert answer.status_code == 200
+    assert remaining(answer, "requests") == 0
+    assert ask(http, url).status_code == 429
+
+
+def test_a_refused_body_costs_what_it_would_have_as_a_prompt(front, http) -> None:
+    url = front(ScriptedSampler(), keys=(key(tokens_per_minute=20_000),))
+    headers = {"Authorization": f"Bearer {SECRET}"}
+    bad = {"goal": ["x" * 100_000]}
+    first, second = (http.post(f"{url}/v1/user/turns", json=bad, headers=headers) for _ in range(2))
+    assert (first.status_code, remaining(first, "tokens")) == (400, 0)  # 25,000 of 20,000
+    assert second.status_code == 429
 
 
 def test_more_requests_than_the_quota_are_told_when_to_come_back(front, http, words) -> None:

@@ -16,12 +16,20 @@ from typing import Any
 
 import httpx2
 import pytest
+from pydantic import ValidationError
 
-from serve.__main__ import _reload_on_sighup, main, warn_of_open_doors
+from serve.__main__ import _bind, _reload_on_sighup, _serve, main, refuse_open_doors
+from serve.app import create_app
 from serve.config import ApiKey, ServeConfig
 from serve.keys import KeyRing
+from serve.logs import tell
 from usersim.cli import run_main
 from usersim.config import load_config
+from usersim.errors import ConfigError
+from usersim.model import SHIPPED_ADAPTER, file_hash
+from usersim.render import Renderer
+from usersim.testing import ScriptedSampler
+from usersim.userlm import UserLM
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,6 +104,8 @@ def test_a_taken_port_is_one_line_and_starts_no_engine(
         (["engine.cores=[9999]", "--dry-run"], "9999"),
         (["--port", "99999"], "65535"),
         (["--model", "nowhere", "--port", "0"], "nowhere"),
+        (["--model", "nowhere", "--dry-run"], "nowhere"),
+        (["--host", "0.0.0.0", "--port", "0"], "open_access=true"),
         (["--engine-url", "http://127.0.0.1:9", "--port", "0"], "127.0.0.1:9"),
     ],
 )
@@ -138,7 +148,7 @@ def test_sighup_reads_keys_and_aliases_anew_and_keeps_them_when_it_cannot(
 ) -> None:
     config = tmp_path / "serve.toml"
     config.write_text('[models]\ncoach = "v1"\n', encoding="utf-8")
-    state = SimpleNamespace(keys=KeyRing(()), service=SimpleNamespace(models={}))
+    state = SimpleNamespace(keys=KeyRing((), is_open=True), service=SimpleNamespace(models={}))
     before = signal.getsignal(signal.SIGHUP)
     try:
         app: Any = SimpleNamespace(state=state)
@@ -156,22 +166,90 @@ def test_sighup_reads_keys_and_aliases_anew_and_keeps_them_when_it_cannot(
         signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.parametrize(
-    ("host", "keys", "warned"),
-    [
-        ("127.0.0.1", (), False),
-        ("::1", (), False),
-        ("localhost", (), False),
-        ("0.0.0.0", (), True),
-        ("192.0.2.1", (), True),
-        ("0.0.0.0", (KEY,), False),
-    ],
-)
-def test_a_door_that_is_open_to_others_is_warned_of(
-    host: str, keys: tuple[ApiKey, ...], warned: bool, caplog: pytest.LogCaptureFixture
+def test_sighup_that_takes_the_last_key_away_lets_nobody_in(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    warn_of_open_doors(ServeConfig(host=host, keys=keys))
-    assert ("anybody may ask" in caplog.text) is warned
+    config, keys = tmp_path / "serve.toml", tmp_path / "keys.toml"
+    config.write_text(f'keys_file = "{keys}"\n', encoding="utf-8")
+    state = SimpleNamespace(keys=KeyRing((KEY,)), service=SimpleNamespace(models={}))
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        app: Any = SimpleNamespace(state=state)
+        _reload_on_sighup(app, lambda: load_config(ServeConfig, config), ())
+        keys.write_text("keys = []\n", encoding="utf-8")
+        hang_up()
+        assert (state.keys.open, state.keys.quotas) == (False, {})
+        assert "nobody gets in" in caplog.text
+        config.write_text(
+            "port = 8001\n", encoding="utf-8"
+        )  # loopback without keys: open at a start, not here
+        hang_up()
+        assert not state.keys.open
+        config.write_text("open_access = true\n", encoding="utf-8")
+        hang_up()
+        assert state.keys.open
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "example.org"])
+def test_a_door_that_is_open_to_others_has_to_be_asked_for(host: str) -> None:
+    with pytest.raises(ConfigError, match="open_access=true"):
+        refuse_open_doors(ServeConfig(host=host))
+    refuse_open_doors(ServeConfig(host=host, keys=(KEY,)))
+    refuse_open_doors(ServeConfig(host=host, open_access=True))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_ones_own_machine_needs_no_key(host: str) -> None:
+    refuse_open_doors(ServeConfig(host=host))
+
+
+def test_keys_and_open_access_contradict_each_other() -> None:
+    with pytest.raises(ValidationError, match="open_access"):
+        ServeConfig(keys=(KEY,), open_access=True)
+
+
+def test_an_empty_keys_file_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "keys.toml"
+    path.write_text("keys = []\n", encoding="utf-8")
+    refuse_open_doors(ServeConfig(keys_file=str(path)))
+    assert "nobody gets in" in caplog.text
+
+
+def test_a_port_that_another_process_took_meanwhile_is_said_so(model_folder: Path) -> None:
+    listener = _bind("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    rival = socket.socket()
+    rival.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    rival.bind(("127.0.0.1", port))
+    rival.listen()
+    user = UserLM(Renderer.from_pretrained(model_folder), ScriptedSampler())
+    config = ServeConfig(port=port)
+    with rival, listener, pytest.raises(ConfigError, match=f"{port}: another process began to listen"):
+        _serve(create_app(config, user), listener, config)
+
+
+def test_dry_run_names_the_folder_that_the_start_will_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("USERSIM_HOME", str(tmp_path))
+    digest = file_hash(SHIPPED_ADAPTER / "adapter_model.safetensors")[:12]
+    for model in ([], ["--model", "userlm-135m"], ["--model", str(SHIPPED_ADAPTER)]):
+        assert main([*model, "--engine-url", "http://one", "--dry-run"]) == 0
+        assert capsys.readouterr().out.startswith(
+            f"model   {tmp_path}/userlm-135m-{digest} (built at start)\n"
+        )
+    run_dir = tmp_path / "run"
+    (run_dir / "model").mkdir(parents=True)
+    (run_dir / "model" / "config.json").write_text("{}", encoding="utf-8")
+    assert main(["--model", str(run_dir), "--engine-url", "http://one", "--dry-run"]) == 0
+    assert capsys.readouterr().out.startswith(f"model   {run_dir}/model")
+
+
+def test_an_engine_with_markup_in_its_name_is_told_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    tell("engine a[/INST]b [bold]: ready :smile:")
+    assert capsys.readouterr().err == "engine a[/INST]b [bold]: ready :smile:\n"
 
 
 def test_the_example_config_is_one(capsys: pytest.CaptureFixture[str]) -> None:

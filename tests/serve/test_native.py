@@ -1,4 +1,5 @@
 import asyncio
+import re
 from collections.abc import Callable
 
 import httpx2
@@ -7,6 +8,7 @@ import pytest
 import usersim
 from usersim import Facet, Goal, Persona, Style, Turn, UserProfile
 from usersim.errors import GuardError, RenderError
+from usersim.noise import sampler_seed
 from usersim.render import Renderer
 from usersim.sampling import EndPolicy, Sampling, as_profile
 from usersim.testing import ScriptedSampler
@@ -15,6 +17,7 @@ from usersim.userlm import UserLM
 END = 258
 HISTORY = [Turn(role="user", text="hi"), Turn(role="assistant", text="Hello! What can I do?")]
 GOAL = Goal(summary="plan a cheap trip", facets=(Facet(text="by train"), Facet(text="two people", turn=2)))
+CHAT = [{"role": "system", "content": "Buy shoes."}, {"role": "user", "content": "Hi! How can I help you?"}]
 PERSONA = Persona(description="student", style=Style(words_per_turn=6, lowercase_starts=1.0))
 
 
@@ -66,7 +69,7 @@ def test_connect_reaches_the_model_with_the_same_tokens_as_load(front, renderer:
 
     asyncio.run(both())
     assert over_http.prompts == direct.prompts
-    assert over_http.seeds == direct.seeds == [3]
+    assert over_http.seeds == direct.seeds == [sampler_seed(3, direct.prompts[0], common=False)]
 
 
 @pytest.mark.parametrize("name", ["goal", "intent", "scenario", "instruction"])
@@ -76,14 +79,94 @@ def test_other_peoples_words_for_the_goal_are_accepted(front, http, words, rende
     assert sampler.prompts == [renderer.prompt(as_profile("plan a trip"), [])]
 
 
-def test_n_alternatives_come_in_the_order_of_their_seeds(front, http, words):
-    url = front(ScriptedSampler(words("one"), words("two"), words("three")))
-    choices = ask(http, url, n=3, seed=10).json()["choices"]
-    assert [(c["index"], c["message"]["content"], c["seed"]) for c in choices] == [
-        (0, "one", 10),
-        (1, "two", 11),
-        (2, "three", 12),
+@pytest.mark.parametrize("seed", [10, -1, 0, 2**63 - 1, -(2**63)])
+def test_every_seed_of_an_answer_gives_its_turn_again(front, http, words, seed):
+    sampler = ScriptedSampler(words("one"), words("two"), words("three"), *[words("again")] * 3)
+    url = front(sampler)
+    choices = ask(http, url, n=3, seed=seed).json()["choices"]
+    assert [(c["index"], c["message"]["content"]) for c in choices] == [(0, "one"), (1, "two"), (2, "three")]
+    assert choices[0]["seed"] == seed
+    for choice in choices:
+        assert ask(http, url, seed=choice["seed"]).status_code == 200
+    assert all(0 <= choice["seed"] < 2**53 for choice in choices[1:]), "every client's JSON reads them"
+    drawn_from = sampler.seeds[0]
+    assert sampler.seeds == [drawn_from, drawn_from, drawn_from + 1, drawn_from + 2]
+
+
+def test_common_noise_is_asked_for_and_is_the_seed_itself(front, http, words):
+    sampler = ScriptedSampler(*[words("one"), words("two")] * 2)
+    url = front(sampler)
+    seeds = [
+        [c["seed"] for c in ask(http, url, goal=goal, n=2, seed=10, common_noise=True).json()["choices"]]
+        for goal in ("plan a trip", "fix a bike")
     ]
+    assert sampler.seeds == [10, 10]
+    assert seeds == [[10, 11], [10, 11]]
+
+
+def test_a_client_of_the_endpoint_draws_common_noise_too(front, words):
+    sampler = ScriptedSampler(words("a train"))
+    user = usersim.connect(front(sampler))
+    user.common_noise = True
+
+    async def sampled() -> None:
+        await user(UserProfile(), HISTORY, seed=7)
+        await user.aclose()
+
+    asyncio.run(sampled())
+    assert sampler.seeds == [7]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("n", True),
+        ("n", "1"),
+        ("seed", True),
+        ("temperature", True),
+        ("max_tokens", "9"),
+        ("stream", 1),
+        ("top_k", 1.5),
+    ],
+)
+def test_a_number_is_a_number(front, http, field, value):
+    for route, more in (
+        ("/v1/user/turns", {}),
+        ("/v1/chat/completions", {"model": "userlm", "messages": CHAT}),
+    ):
+        response = http.post(front(ScriptedSampler()) + route, json={field: value} | more)
+        assert (response.status_code, response.json()["error"]["param"]) == (400, field)
+
+
+@pytest.mark.parametrize("policy", [{"threshold": True}, {"threshold": "0.5"}, {"min_user_turns": False}])
+def test_so_it_is_in_an_end_policy(front, http, policy):
+    error = ask(http, front(ScriptedSampler()), end_of_conversation=policy).json()["error"]
+    assert error["param"] == f"end_of_conversation.{next(iter(policy))}"
+
+
+@pytest.mark.parametrize(
+    ("goal", "param"),
+    [
+        (7, "goal"),
+        ({"summary": 7}, "goal.summary"),
+        ({}, "goal.summary"),
+        ({"summary": "x", "facets": ["by train"]}, "goal.facets.0"),
+        ({"summary": "x", "facts": []}, "goal.facts"),
+    ],
+)
+def test_complaints_name_the_clients_fields_only(front, http, goal, param):
+    error = ask(http, front(ScriptedSampler()), goal=goal).json()["error"]
+    assert error["param"] == param
+    assert error["message"].startswith(f"{param}: ")
+    assert not {"constrained", "instance", "AskedGoal", "Facet"} & set(re.findall(r"\w+", error["message"]))
+
+
+def test_at_temperature_0_n_turns_are_one(front, http, words):
+    sampler = ScriptedSampler(words("a train"))
+    choices = ask(http, front(sampler), n=3, temperature=0).json()["choices"]
+    assert [choice["message"]["content"] for choice in choices] == ["a train"] * 3
+    assert [choice["index"] for choice in choices] == [0, 1, 2]
+    assert [asked.n for asked in sampler.asked] == [1]
 
 
 def test_the_end_is_a_field_and_the_text_is_empty(front, http):
@@ -148,7 +231,7 @@ def test_every_field_of_a_request_reaches_the_model(front, http, words):
     assert ask(http, front(sampler), **body, **other).status_code == 200
     (asked,) = sampler.asked
     assert asked.sampling == Sampling(temperature=0.5, top_p=0.8, top_k=40, max_tokens=9)
-    assert (asked.seed, asked.affinity) == (3, "c-1")
+    assert (asked.seed, asked.affinity) == (sampler_seed(3, asked.prompt_ids, common=False), "c-1")
 
 
 def test_logprobs_name_every_token_and_add_up(front, http, renderer: Renderer):

@@ -17,6 +17,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from usersim.noise import sampler_seed
 from usersim.sampling import Draw, Sampled, SampledPiece
 from usersim.testing import ScriptedSampler
 
@@ -293,7 +294,8 @@ def test_what_the_visitor_sets_is_what_is_asked_and_copied(
 
     curl, python = asyncio.run(visit())
     (asked,) = sampler.asked
-    assert (asked.seed, asked.sampling.temperature, asked.sampling.top_k) == (7, 0.5, 30)
+    assert asked.seed == sampler_seed(7, asked.prompt_ids, common=False)
+    assert (asked.sampling.temperature, asked.sampling.top_k) == (0.5, 30)
     commands = [[sys.executable, "-c", python]]
     if shutil.which("curl"):
         commands.append(["bash", "-c", curl])

@@ -246,7 +246,7 @@ def test_a_reader_who_leaves_stops_the_engine_and_counts_as_cancelled(front, htt
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as client:
         client.sendall(
-            b"POST /v1/user/turns HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /v1/user/turns HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b'Content-Length: 16\r\n\r\n{"stream": true}'
         )
         read = b""

@@ -36,11 +36,13 @@ def test_the_same_seed_gives_the_same_turn_and_another_another(user: UserLM) -> 
     assert first.text != other.text
 
 
-def test_sample_i_of_n_is_the_sample_of_seed_plus_i(user: UserLM) -> None:
+def test_the_seed_of_a_turn_among_n_gives_it_again_alone(user: UserLM) -> None:
     many = asyncio.run(user.sample(as_profile("g"), [], n=3, seed=10))
-    single = asyncio.run(user.sample(as_profile("g"), [], n=1, seed=12))
+    single = asyncio.run(user.sample(as_profile("g"), [], n=1, seed=many[2].seed))
     assert many[2].text == single[0].text
     assert many[2].logprob == pytest.approx(single[0].logprob, abs=1e-3)
+    neighbour = asyncio.run(user.sample(as_profile("g"), [], n=1, seed=11))
+    assert neighbour[0].text not in {turn.text for turn in many}
 
 
 def test_end_probability_is_the_models_own_and_raw(tiny_userlm: Path, user: UserLM) -> None:

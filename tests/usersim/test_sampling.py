@@ -182,11 +182,30 @@ def test_whoever_asks_for_fewer_tokens_gets_a_piece() -> None:
         assert (turn.text, turn.finish, turn.rejected) == ("so I was…", "length", ())
 
 
-def test_at_temperature_zero_nothing_is_drawn_twice() -> None:
-    user, scripted = said("")
-    with pytest.raises(GuardError, match="in 1 attempts"):
-        ask(user, sampling=Sampling(temperature=0))
-    assert len(scripted.prompts) == 1
+def test_what_the_guards_refuse_at_temperature_zero_is_drawn_warm() -> None:
+    user, scripted = said("", "rome")
+    turn = ask(user, sampling=Sampling(temperature=0, top_p=0.5))[0]
+    assert (turn.text, turn.rejected, turn.seed) == ("rome", ("empty",), None)
+    assert [asked.sampling.temperature for asked in scripted.asked] == [0, 1.0]
+    assert scripted.asked[1].sampling.top_p == 0.5
+    again, same = said("", "rome")
+    ask(again, sampling=Sampling(temperature=0))
+    assert scripted.seeds == same.seeds, "the same request gets the same turn"
+
+
+def test_at_temperature_zero_the_likeliest_turn_stands_where_no_other_passes() -> None:
+    user, _ = said("book me a table", "", "Book me a table!", guards=Guards(attempts=3))
+    turns = ask(user, sampling=Sampling(temperature=0), n=2)
+    assert [turn.text for turn in turns] == ["book me a table"] * 2
+    assert turns[0].rejected == ("repeat", "empty", "repeat")
+
+
+def test_a_turn_drawn_anew_has_a_seed_that_gives_it_at_once() -> None:
+    user, scripted = said("", "rome", "rome")
+    turn = ask(user, seed=5)[0]
+    assert (turn.text, turn.rejected) == ("rome", ("empty",))
+    ask(user, seed=turn.seed)
+    assert scripted.seeds[1] == scripted.seeds[2] != scripted.seeds[0]
 
 
 def test_an_end_decided_by_its_probability_has_its_log_probability() -> None:

@@ -1,0 +1,36 @@
+"""How much a body may hold: a value that no schema wants is refused before a schema looks at it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+MAX_LIST, MAX_OBJECT, MAX_NESTED = 512, 128, 50_000
+"""Elements of any list, names of any object, and lists and objects in all: a full batch of long chats has 33,000."""
+
+
+class TooManyError(ValueError):
+    """More than any request needs."""
+
+
+def check_size(value: Any) -> None:
+    """Raises TooManyError that says where the first list or object that is too long stands.
+
+    Validation costs microseconds and a kilobyte for every element that does not fit: a body of two megabytes holds
+    a million of them.
+    """
+    seen = 0
+    waiting: list[tuple[tuple[str | int, ...], Any]] = [((), value)]
+    while waiting:
+        path, value = waiting.pop()
+        if not isinstance(value, (list, dict)):
+            continue
+        kind, most = ("a list", MAX_LIST) if isinstance(value, list) else ("an object", MAX_OBJECT)
+        if len(value) > most:
+            where = ".".join(map(str, path))[:80] or "the body"
+            raise TooManyError(f"{where}: {kind} of {len(value)}; at most {most} are taken")
+        inner = value.items() if isinstance(value, dict) else enumerate(value)
+        nested = [((*path, key), each) for key, each in inner if isinstance(each, (list, dict))]
+        waiting += nested
+        seen += len(nested)
+        if seen > MAX_NESTED:
+            raise TooManyError(f"the body: more than {MAX_NESTED} lists and objects")
