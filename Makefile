@@ -66,11 +66,14 @@ format: setup  ## let ruff rewrite what it can
 types: setup  ## mypy --strict
 	$(BIN)/mypy --strict $(CODE)
 
-data: setup  ## the installed ShareGPT chats as conversations, in data/sharegpt
+data: setup  ## the installed ShareGPT chats as conversations, with goals, in data/sharegpt
 	$(BIN)/usersim prep sharegpt --out data/sharegpt $(ARGS)
 
-train: setup $(BEFORE)  ## the shipped User LM again: configs/train/userlm-135m.toml (needs its data)
+train: setup $(BEFORE) data/userlm/train.jsonl  ## a User LM as the shipped one, hours on two cores: configs/train/userlm-135m.toml
 	$(BIN)/usersim train configs/train/userlm-135m.toml $(ARGS)
+
+data/userlm/train.jsonl: | setup
+	$(BIN)/usersim prep configs/data/userlm.toml
 
 # The shipped adapter was trained on from the one before it, which the history keeps.
 $(BEFORE):

@@ -28,6 +28,7 @@ from collab_train.tasks import get_task
 from collab_train.windows import CANDIDATES
 from usersim.api import run as run_async
 from usersim.backends.chat import ChatSettings
+from usersim.cli import tell_goals
 from usersim.errors import BackendError, ConfigError
 from usersim.records import write_json, write_records
 from usersim.runs import SAMPLES, RunDir
@@ -87,7 +88,10 @@ def choose_contexts(config: MRConfig) -> list[Context]:
 
 def _all_contexts(config: MRConfig) -> list[Context]:
     if config.contexts:
-        return read_contexts(config.contexts)
+        contexts = read_contexts(config.contexts)
+        with_goal = sum(context.profile.goal is not None for context in contexts)
+        tell_goals(config.contexts, len(contexts), with_goal=with_goal)
+        return contexts
     return get_task(config.task, config.task_path).contexts()
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from data_prep.annotated import goals_for
 from data_prep.clean import stages_of
 from data_prep.datasheet import table
 from data_prep.duplicates import NEAR_DUPLICATE, TEMPLATE_COUNT
-from data_prep.goals import read_goals
 from data_prep.inspect import inspect
 from data_prep.pipeline import open_sources, prepare
 from data_prep.progress import progress
@@ -46,7 +46,14 @@ def parser() -> argparse.ArgumentParser:
     add("source", metavar="SOURCE", nargs="+")
     add("--out", type=Path, metavar="DIR")
     add("--limit", type=int, metavar="N", help="read the first N chats of each source")
-    add("--goals", type=Path, action="append", metavar="FILE", help="annotations; repeatable")
+    add(
+        "--goals",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help="annotations; repeatable; before shipped ones",
+    )
+    add("--no-shipped-goals", action="store_true", help="leave out the goals that come with the package")
     add(
         "--held-out", action="append", metavar="SOURCE", help="marked test only: what is too close to it goes"
     )
@@ -141,6 +148,8 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
     values = {name: getattr(args, name) for name in (*same, "personas", "strict", "engine", "workers")}
     if args.test_only:
         values["split_fractions"] = (0.0, 0.0, 1.0)
+    if args.no_shipped_goals:
+        values["shipped_goals"] = False
     if args.user_max_chars is not None:
         values["bounds"] = {"user_chars": args.user_max_chars}
     duplicates = {
@@ -162,7 +171,7 @@ def plan(settings: Settings) -> dict[str, Any]:
         "held_out": list(settings.held_out),
         "limit": settings.limit,
         "steps": [*stages_of(settings), "duplicates", "held out"],
-        "goals": len(read_goals(settings.goals).by_id),
+        "goals": len(goals_for(settings).by_id),
         "split_fractions": [list(fractions) for fractions in settings.fractions()],
         "seed": settings.seed,
         "writes": [

@@ -150,10 +150,14 @@ def _personas(run: Run) -> dict[str, Any] | None:
     if run.settings.personas == "none":
         run.goals.replace_personas(dict.fromkeys(written, ""))
         return {"left_out": len(written)}
+    raw = {id_: text for id_, text in written.items() if id_ not in run.goals.masked}
+    before = {"masked_before": len(written) - len(raw)} if len(raw) < len(written) else {}
+    if not raw:
+        return before
     run.notice("masking personas", 0)
-    masked = mask_personas(written, seed=run.settings.seed)
+    masked = mask_personas(raw, seed=run.settings.seed)
     run.goals.replace_personas(masked.personas)
-    return masked.model_dump(mode="json", exclude={"personas"})
+    return masked.model_dump(mode="json", exclude={"personas"}) | before
 
 
 def _write(

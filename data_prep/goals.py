@@ -56,6 +56,8 @@ class Goals:
     """The annotation of an id, and who wrote it."""
     personas: dict[str, str] = field(default_factory=dict)
     """Free-text persona of an id; may be replaced before joining, so that it does not give the goal away."""
+    masked: set[str] = field(default_factory=set)
+    """Ids whose persona was masked before: it does not give the goal away."""
     counts: Counter[str] = field(default_factory=Counter)
     by_provenance: Counter[str] = field(default_factory=Counter)
     """Of the goals joined."""
@@ -64,14 +66,16 @@ class Goals:
     overlaps: array[float] = field(default_factory=lambda: array("f"))
     """Share of each joined summary that is the person's own wording."""
 
-    def add(self, annotation: Annotation, provenance: str) -> None:
-        """The first annotation of an id counts."""
+    def add(self, annotation: Annotation, provenance: str, *, masked: bool = False) -> None:
+        """The first annotation of an id counts. `masked`: its persona does not give the goal away."""
         if annotation.id in self.by_id:
             self.counts["repeated_ids"] += 1
             return
         self.by_id[annotation.id] = (annotation, annotation.provenance or provenance)
         if annotation.persona:
             self.personas[annotation.id] = annotation.persona
+        if masked:
+            self.masked.add(annotation.id)
 
     def see(self, id_: str) -> None:
         if id_ in self.by_id:

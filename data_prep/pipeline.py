@@ -9,11 +9,11 @@ from itertools import islice
 from typing import Any
 
 from data_prep import engines
+from data_prep.annotated import goals_for
 from data_prep.chats import RawChat, Source
 from data_prep.clean import Batch, Cleaned, clean
 from data_prep.datasheet import versions
 from data_prep.finish import finish
-from data_prep.goals import read_goals
 from data_prep.run import Notice, Run, quiet
 from data_prep.settings import Settings
 from data_prep.shards import NAME, Shards, only_run
@@ -24,7 +24,7 @@ from usersim.errors import DataError
 def prepare(settings: Settings, notice: Notice = quiet, *, text: bool = True) -> dict[str, Any]:
     """Writes splits, datasheet.json and datasheet.html into `settings.out`; returns the datasheet."""
     started = time.monotonic()
-    run = Run(settings, notice, read_goals(settings.goals), open_sources(settings))
+    run = Run(settings, notice, goals_for(settings), open_sources(settings))
     with only_run(settings.out):
         try:
             shards = Shards(settings.out, _made_with(settings))

@@ -49,6 +49,8 @@ class Settings(Config):
     sources: tuple[SourceSettings, ...] = Field(min_length=1)
     out: Path
     goals: tuple[Path, ...] = ()
+    shipped_goals: bool = True
+    """Goals that come with the package are joined to the chats they are of, where `goals` has none for them."""
     held_out: tuple[str, ...] = ()
     """Sources marked test only: a train or dev conversation that shares an opening or is a near-duplicate goes."""
     limit: int | None = Field(default=None, ge=1)

@@ -17,9 +17,9 @@ from eval.compare_record import Comparison
 from eval.compare_runs import compare_runs, read_run
 from eval.plots import p_value
 from eval.report import FileFacts
-from eval.run_command import add_protocol_arguments, config_of, progress_bar, read_some
+from eval.run_command import add_protocol_arguments, config_of, progress_bar
 from eval.settings import EvalConfig
-from usersim.cli import console, emit_json
+from usersim.cli import console, emit_json, load_conversations
 from usersim.errors import ConfigError
 from usersim.model import file_hash
 
@@ -58,9 +58,9 @@ def _from_files(args: argparse.Namespace) -> Comparison:
     name, other = name or path.stem, other or other_path.stem
     if name == other:
         raise ConfigError(f"both simulators are called {name}: write NAME=FILE")
-    config, human = config_of(args), read_some(args.human)
-    first = Side(name, read_some(path), _facts(path))
-    second = Side(other, read_some(other_path), _facts(other_path))
+    config, human = config_of(args), load_conversations(args.human)
+    first = Side(name, load_conversations(path), _facts(path))
+    second = Side(other, load_conversations(other_path), _facts(other_path))
     with progress_bar(steps(2, config)) as progress:
         return compare_paired(human, _facts(args.human), first, second, config, progress=progress)
 

@@ -25,12 +25,10 @@ from eval.prepare import Prepared, prepare
 from eval.report import FileFacts, Report
 from eval.settings import EVERY, QUICK, EvalConfig
 from eval.terminal import report_table
-from usersim.cli import console, emit_json
+from usersim.cli import console, emit_json, load_conversations
 from usersim.config import load_config
-from usersim.errors import ConfigError, DataError
+from usersim.errors import ConfigError
 from usersim.model import file_hash
-from usersim.records import read_conversations
-from usersim.types import Conversation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,8 +75,8 @@ def run(args: argparse.Namespace) -> int:
     files = dict(map(name_and_file, args.simulated))
     if len(files) < len(args.simulated):
         raise ConfigError("--simulated: every simulator needs a name of its own")
-    human = read_some(args.human)
-    simulated = {name: read_some(path) for name, path in files.items()}
+    human = load_conversations(args.human)
+    simulated = {name: load_conversations(path) for name, path in files.items()}
     if args.dry_run:
         _plan(prepare(human, simulated, config), config, args)
         return 0
@@ -126,13 +124,6 @@ def name_and_file(text: str, option: str = "--simulated") -> tuple[str, Path]:
     if not equals or not name or not path:
         raise ConfigError(f"{option} {text!r}: write NAME=FILE")
     return name, Path(path)
-
-
-def read_some(path: Path) -> list[Conversation]:
-    conversations = read_conversations(path)
-    if not conversations:
-        raise DataError(f"{path}: no conversations")
-    return conversations
 
 
 def _missing(report: Report) -> list[str]:

@@ -36,6 +36,7 @@ STAMP = VENV / "setup.json"
 LOG = VENV / "setup.log"
 LOCK: tuple[str, ...] = ("-c", "requirements/lock.txt")
 CPU_LOCK: tuple[str, ...] = ("-c", "requirements/lock-cpu.txt")
+ACTIVATION = "for the command `usersim`: `. .venv/bin/activate` (fish: `source .venv/bin/activate.fish`)"
 EXTRAS = "local,prep,ray,train,serve,eval,collab,dev"
 
 
@@ -66,8 +67,10 @@ def main() -> int:
             return 0
         if is_done(engine):
             say(f"nothing to do: .venv is up to date (engine: {engine})")
-            return 0
-        set_up(engine, steps)
+        else:
+            set_up(engine, steps)
+        if os.environ.get("VIRTUAL_ENV") != str(VENV):
+            say(ACTIVATION)
     except SetupError as error:
         sys.stderr.write(f"setup: {error}\n")
         return 2

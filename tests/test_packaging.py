@@ -134,6 +134,21 @@ def test_setup_names_the_first_thing_pip_complained_of() -> None:
     assert complaint("") == "it said nothing"
 
 
+def test_setup_ends_by_saying_how_to_reach_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = setup_script()
+    monkeypatch.setattr(module, "is_done", lambda engine: True)
+    monkeypatch.setattr(sys, "argv", ["setup.py"])
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+    assert module.main() == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"setup: {module.ACTIVATION}"
+    assert "`. .venv/bin/activate` (fish: `source .venv/bin/activate.fish`)" in module.ACTIVATION
+    monkeypatch.setenv("VIRTUAL_ENV", str(module.VENV))
+    assert module.main() == 0
+    assert module.ACTIVATION not in capsys.readouterr().out
+
+
 def test_half_installed_packages_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packages = tmp_path / "lib" / "python3.11" / "site-packages"
     for name in ("whole-1.dist-info", "half-1.dist-info", "~eftover"):

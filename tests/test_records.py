@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from usersim.cli import load_conversations
 from usersim.errors import DataError
 from usersim.records import (
     atomic_writer,
@@ -104,3 +105,16 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         write_json(file, {"x": float("nan")})
     assert json.loads(file.read_text(encoding="utf-8")) == {"é": 1}
     assert [entry.name for entry in file.parent.iterdir()] == ["out.json"]
+
+
+def test_loaded_conversations_are_counted_with_and_without_a_goal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "c.jsonl"
+    without = conversation("none").model_copy(update={"profile": UserProfile(persona=PROFILE.persona)})
+    write_records(file, [conversation("a"), without, conversation("b")])
+    assert [one.id for one in load_conversations(file)] == ["a", "none", "b"]
+    assert capsys.readouterr().err == f"{file}: 3 conversations, 2 with a goal\n"
+    file.write_text("")
+    with pytest.raises(DataError, match="no conversations"):
+        load_conversations(file)

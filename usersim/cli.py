@@ -8,13 +8,15 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from rich.console import Console
 
-from usersim.errors import UsersimError
-from usersim.records import explain, write_json
+from usersim.errors import DataError, UsersimError
+from usersim.records import explain, read_conversations, write_json
+from usersim.types import Conversation
 
 # No markup and no emoji codes: what is printed holds other people's text, and `[/x]` in it would be an error.
 console = Console(stderr=True, highlight=False, markup=False, emoji=False)
@@ -69,6 +71,26 @@ def _shown(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def tell_goals(where: str | Path, conversations: int, *, with_goal: int) -> None:
+    """How many conversations there are and how many have a goal, in one line on stderr."""
+    line = f"{where}: {conversations:,} conversations, {with_goal:,} with a goal"
+    console.print(line, style="dim", soft_wrap=True)
+
+
+def load_conversations(path: str | Path) -> list[Conversation]:
+    """The conversations of a file, after a line on how many have a goal.
+
+    Raises:
+        DataError: there is none, or a line is no conversation.
+    """
+    conversations = read_conversations(path)
+    if not conversations:
+        raise DataError(f"{path}: no conversations")
+    with_goal = sum(conversation.profile.goal is not None for conversation in conversations)
+    tell_goals(path, len(conversations), with_goal=with_goal)
+    return conversations
 
 
 def emit_json(value: Any, *, stdout: bool, path: str | None) -> None:

@@ -20,6 +20,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import torch
 from datasets import Dataset, concatenate_datasets  # type: ignore[import-untyped]
 
+from usersim.cli import tell_goals
 from usersim.conditioning import thin
 from usersim.errors import DataError
 from usersim.records import read_records
@@ -86,6 +87,7 @@ def load_corpus(
                 continue
             with_goal += conversation.profile.goal is not None
             kept.append(conversation)
+    tell_goals(", ".join(paths), len(kept) + left_out, with_goal=with_goal)
     if not kept:
         raise DataError(f"no conversations to train on in {', '.join(paths)}")
     return Corpus(kept, with_goal, left_out)

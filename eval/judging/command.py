@@ -19,13 +19,13 @@ from eval.judging.questions import PROMPTS, TASKS, Item, Task
 from eval.judging.report import JudgeReport, tables
 from eval.judging.scores import act_rows, pair_rates, rules_against_judge, score_rows, unanswered
 from eval.prepare import check_origin
-from usersim.cli import console, emit_json
+from usersim.cli import console, emit_json, load_conversations
 from usersim.endpoint import Sampling
 from usersim.errors import BackendError, ConfigError, DataError
 from usersim.judge import Judge
 from usersim.model import file_hash
 from usersim.prompted import prompt_hash
-from usersim.records import atomic_writer, read_conversations, write_json
+from usersim.records import atomic_writer, write_json
 from usersim.types import Conversation
 
 TRUSTED_LABELS = 200
@@ -112,7 +112,7 @@ def _files(args: argparse.Namespace) -> dict[str, Path]:
 
 
 def _read(name: str, path: Path) -> list[Conversation]:
-    read = read_conversations(path)
+    read = load_conversations(path)
     check_origin(name, read, "human" if name == HUMAN else "simulated")
     kept = [c for c in read if any(turn.role == "user" and turn.text.strip() for turn in c.turns)]
     if not kept:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +16,9 @@ from eval.estimates import rng_for
 from eval.features import user_texts
 from eval.prepare import check_origin
 from eval.report import FileFacts, versions
-from usersim.cli import console, emit_json
+from usersim.cli import console, emit_json, load_conversations
 from usersim.errors import ConfigError, DataError
 from usersim.model import file_hash
-from usersim.records import read_conversations
 from usersim.types import Conversation
 
 if TYPE_CHECKING:
@@ -84,11 +83,12 @@ class People:
 def run(args: argparse.Namespace) -> int:
     if args.limit < 1 or args.bootstrap < 20:
         raise ConfigError("--limit must be at least 1 and --bootstrap at least 20")
-    test, excluded = read_people(args.human, args.limit, args.seed)
-    dev = read_people(args.dev, args.dev_limit, args.seed)[0] if args.dev else []
+    human = load_conversations(args.human)
+    test, excluded = choose_people(args.human, human, args.limit, args.seed)
+    heard = load_conversations(args.dev) if args.dev else []
+    dev = choose_people(args.dev, heard, args.dev_limit, args.seed)[0] if args.dev else []
     most = max(args.draws, args.control)
-    speaking = read_people(args.human, most, args.seed)[0] if most else []
-    heard = read_conversations(args.dev) if args.dev else []
+    speaking = choose_people(args.human, human, most, args.seed)[0] if most else []
     people = People(test, speaking, dev, heard, dict(excluded))
     _announce(args, people)
     if args.dry_run:
@@ -114,9 +114,10 @@ def _announce(args: argparse.Namespace, people: People) -> None:
     )
 
 
-def read_people(path: Path, limit: int, seed: int) -> tuple[list[Conversation], Counter[str]]:
+def choose_people(
+    path: Path, given: Sequence[Conversation], limit: int, seed: int
+) -> tuple[list[Conversation], Counter[str]]:
     """Those that can be scored, a seeded draw of `limit`; where any has a goal, only those that have one."""
-    given = read_conversations(path)
     check_origin(str(path), given, "human")
     excluded: Counter[str] = Counter()
     with_turns = [c for c in given if any(text.strip() for text in user_texts(c))]

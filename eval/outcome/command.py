@@ -20,10 +20,10 @@ from eval.outcome.planted import judge_user
 from eval.outcome.scores import read_scores
 from eval.outcome.sections import calibration_sections, effort_sections, planted_sections, rank_sections
 from eval.outcome.served import MATCHERS
-from usersim.cli import console, emit_json
+from usersim.cli import console, emit_json, load_conversations
 from usersim.errors import ConfigError
 from usersim.model import file_hash
-from usersim.records import read_conversations, write_records
+from usersim.records import write_records
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,7 +107,7 @@ def _effort(args: argparse.Namespace) -> int:
         name, equals, path = entry.partition("=")
         if not equals or not name or name in found:
             raise ConfigError(f"--conversations {entry!r}: write NAME=FILE, every name once")
-        read = read_conversations(path)
+        read = load_conversations(path)
         found[name] = trajectories(read, MATCHERS[args.matcher], judged)
         if len(found[name]) < len(read):
             notes.append(

@@ -11,6 +11,7 @@ from pathlib import Path
 from usersim.api import connect, load, run
 from usersim.backends.chat import ChatSettings
 from usersim.backends.endpoint_chat import EndpointChat
+from usersim.cli import tell_goals
 from usersim.commands.options import assistant_from
 from usersim.dialogue import Assistant
 from usersim.errors import BackendError, ConfigError, DataError
@@ -78,6 +79,7 @@ def _prompted_chat(where: str) -> EndpointChat:
 def faceted_cases(path: str | Path, limit: int | None) -> tuple[list[Case], int]:
     """(cases whose goal has facets, how many had none). Raises DataError where none has, or ids repeat."""
     cases = read_cases(path)
+    tell_goals(path, len(cases), with_goal=sum(case.profile.goal is not None for case in cases))
     kept = [case for case in cases if case.profile.goal and case.profile.goal.facets]
     if not kept:
         raise DataError(f"{path}: no goal has facets, and what an assistant serves is counted in facets")

@@ -11,8 +11,8 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from eval.prepare import check_origin
-from eval.usi.command import facts, read, typed
-from usersim.cli import console, emit_json
+from eval.usi.command import facts, typed
+from usersim.cli import console, emit_json, load_conversations
 from usersim.errors import ConfigError
 from usersim.records import atomic_writer, write_json
 
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.n < 12 or args.wrong < 2 or any(not 0 <= t <= 2 for t in args.temperatures):
         raise ConfigError("--n must be at least 12, --wrong at least 2, temperatures from 0 to 2")
-    human = read(args.human)
+    human = load_conversations(args.human)
     check_origin(str(args.human), human, "human")
     from eval.model.scored import weights_hash
     from eval.probe.contexts import contexts

@@ -13,10 +13,9 @@ from eval.run_command import (
     file_facts,
     name_and_file,
     progress_bar,
-    read_some,
 )
 from eval.selftest.table import terminal, write_selftest
-from usersim.cli import console, emit_json
+from usersim.cli import console, emit_json, load_conversations
 from usersim.errors import ConfigError
 
 
@@ -50,9 +49,9 @@ def run(args: argparse.Namespace) -> int:
     files = dict(name_and_file(text, "--base") for text in args.base)
     if len(files) < len(args.base):
         raise ConfigError("--base: every model needs a name of its own")
-    human = read_some(args.human)
-    base = {name: read_some(path) for name, path in files.items()}
-    other = read_some(args.other_domain) if args.other_domain else []
+    human = load_conversations(args.human)
+    base = {name: load_conversations(path) for name, path in files.items()}
+    other = load_conversations(args.other_domain) if args.other_domain else []
     controls = 3 + 2 * len(base) + bool(other)
     with progress_bar(steps(controls, config)) as progress:
         report = self_test(human, base=base, other_domain=other, config=config, n=args.n, progress=progress)

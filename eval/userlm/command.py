@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from eval.prepare import check_origin
-from eval.usi.command import facts, named_files, read, typed
-from usersim.cli import console, emit_json
+from eval.usi.command import facts, named_files, typed
+from usersim.cli import console, emit_json, load_conversations
 from usersim.errors import ConfigError
 from usersim.records import atomic_writer, write_json
 from usersim.types import Conversation
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--places and --max-n must be at least 10, --bootstrap at least 20")
     files = named_files(args.simulated)
     human, dev = _people(args.human), _people(args.dev) if args.dev else []
-    simulated = {name: read(path) for name, path in files.items()}
+    simulated = {name: load_conversations(path) for name, path in files.items()}
     for name, conversations in simulated.items():
         check_origin(name, conversations, "simulated")
     report = _measure(args, human, dev, simulated).model_copy(
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _people(path: Path) -> list[Conversation]:
-    conversations = read(path)
+    conversations = load_conversations(path)
     check_origin(str(path), conversations, "human")
     return conversations
 

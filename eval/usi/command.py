@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eval.report import FileFacts
-from usersim.cli import console, emit_json
-from usersim.errors import ConfigError, DataError
+from usersim.cli import console, emit_json, load_conversations
+from usersim.errors import ConfigError
 from usersim.model import file_hash
-from usersim.records import atomic_writer, read_conversations, write_json
-from usersim.types import Conversation
+from usersim.records import atomic_writer, write_json
 
 if TYPE_CHECKING:
     from eval.usi.compare import Outcomes
@@ -44,8 +43,8 @@ def run(args: argparse.Namespace) -> int:
 
     _check(args)
     files = named_files(args.simulated)
-    batches = [read(path) for path in args.human]
-    simulated = {name: read(path) for name, path in files.items()}
+    batches = [load_conversations(path) for path in args.human]
+    simulated = {name: load_conversations(path) for name, path in files.items()}
     names = ("seed", "bootstrap", "floor_repeats", "min_n")
     config = EvalConfig.model_validate({name: getattr(args, name) for name in names})
     with console.status("people against people, then each simulator"):
@@ -98,13 +97,6 @@ def named_files(given: list[str]) -> dict[str, Path]:
             raise ConfigError(f"--simulated {entry!r}: every simulator needs a name of its own, not `human`")
         files[name] = Path(path)
     return files
-
-
-def read(path: Path) -> list[Conversation]:
-    conversations = read_conversations(path)
-    if not conversations:
-        raise DataError(f"{path}: no conversations")
-    return conversations
 
 
 def facts(path: Path) -> FileFacts:

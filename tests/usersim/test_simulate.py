@@ -171,6 +171,31 @@ def test_dry_runs_and_bad_input_cost_nothing(tmp_path: Path, capsys: pytest.Capt
     assert main(["nonsense"]) == 2
 
 
+def test_only_conversations_with_a_goal_are_simulated_and_their_number_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    goals = tmp_path / "test.jsonl"
+    lines = [
+        {"id": f"c{i}", "origin": "human", "source": "s", "turns": [{"role": "user", "text": "hi"}]}
+        | ({"profile": {"goal": {"summary": f"goal {i}"}}} if i % 2 else {})
+        for i in range(6)
+    ]
+    goals.write_text("\n".join(map(json.dumps, lines)))
+    argv = ["--goals", str(goals), "--assistant", "local", "--out", str(tmp_path / "o.jsonl"), "--dry-run"]
+    assert run_main(simulate_command.main, [*argv, "--limit", "2"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["conversations"] == 2
+    assert told.err == f"{goals}: 6 conversations, 3 with a goal\n"
+    asked = simulate_command._cases(simulate_command._parser().parse_args(argv))
+    assert [(case.id, case.index) for case in asked] == [("c1", 1), ("c3", 3), ("c5", 5)]
+
+    goals.write_text("\n".join(json.dumps(line) for line in lines[::2]))
+    assert run_main(simulate_command.main, argv) == 2
+    first, error = capsys.readouterr().err.removesuffix("\n").split("\n")[-2:]
+    assert first == f"{goals}: 3 conversations, 0 with a goal"
+    assert error.startswith(f"usersim: {goals}: no conversation has a goal for the user to pursue; ")
+
+
 def test_sample_prints_one_json_document(tiny_userlm: Path, capsys: pytest.CaptureFixture[str]) -> None:
     persona = '{"style": {"words_per_turn": 5}}'
     status = main(

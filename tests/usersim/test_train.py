@@ -127,8 +127,11 @@ def test_simulated_text_is_never_trained_on(data: Path, tmp_path: Path) -> None:
         load_corpus([str(tmp_path / "fake.jsonl")], keep_without_goal=1.0, seed=0)
 
 
-def test_conversations_without_goal_can_be_thinned_out(data: Path) -> None:
+def test_conversations_without_goal_can_be_thinned_out(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     corpus = load_corpus([str(data / "train.jsonl")], keep_without_goal=0.0, seed=0)
+    assert capsys.readouterr().err == f"{data / 'train.jsonl'}: 24 conversations, 12 with a goal\n"
     assert (len(corpus.conversations), corpus.without_goal_left_out) == (12, 12)
 
 

@@ -19,11 +19,11 @@ from usersim import __version__
 from usersim.api import run
 from usersim.backends.chat import ChatSettings
 from usersim.backends.endpoint_chat import EndpointChat
-from usersim.cli import console, emit_json
+from usersim.cli import console, emit_json, tell_goals
 from usersim.client import RemoteUser
 from usersim.commands.options import user_from
 from usersim.dialogue import Assistant
-from usersim.errors import BackendError, ConfigError
+from usersim.errors import BackendError, ConfigError, DataError
 from usersim.locks import locked
 from usersim.model import file_hash
 from usersim.policies import POLICIES, with_policy
@@ -84,7 +84,14 @@ def _run(args: argparse.Namespace, argv: list[str], cases: list[Case], settings:
 
 def _cases(args: argparse.Namespace) -> list[Case]:
     whole = read_cases(args.goals)
-    cases = repeated(whole[: args.limit], args.repeat, of=len(whole))
+    with_goal = [case for case in whole if case.profile.goal]
+    tell_goals(args.goals, len(whole), with_goal=len(with_goal))
+    if not with_goal:
+        raise DataError(
+            f"{args.goals}: no conversation has a goal for the user to pursue; `usersim data goals` writes goals, and "
+            "`usersim prep … --goals FILE` joins them"
+        )
+    cases = repeated(with_goal[: args.limit], args.repeat, of=len(whole))
     if len({case.id for case in cases}) < len(cases):
         raise ConfigError(f"{args.goals}: ids repeat; every case needs its own")
     return cases
