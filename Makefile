@@ -52,8 +52,8 @@ test-soak: setup  ## half an hour under load while an engine is killed every two
 	.venv-router/bin/python -m pip install -q vllm-router==0.1.17
 	touch $@
 
-demo: setup  ## a simulated user talks to an assistant through the real endpoint
-	$(OFFLINE) $(BIN)/python scripts/demo.py $(ARGS)
+demo: setup  ## the User LM beside people and a prompted model; ASSISTANT=URL for your own
+	$(OFFLINE) TQDM_DISABLE=1 $(BIN)/python -m scripts.demo $(if $(ASSISTANT),--assistant '$(ASSISTANT)') $(ARGS)
 
 lint: setup  ## ruff check and ruff format --check
 	$(BIN)/ruff check .

@@ -1,12 +1,16 @@
-"""`make demo`: a simulated user, trained on real people, talks to an assistant through the real endpoint.
+"""`make demo`: one hidden goal, opened by people, by a prompted model and by the User LM; then what comes of it.
 
-Starts two real vLLM engines (the User LM behind `usersim serve`, and the assistant), one core each where there
-are two, lets them talk, scores two replies by multiturn-aware reward, compares 50 simulated conversations with
-held-out human ones, and stops everything it started.
+    make demo
+    make demo ASSISTANT=http://127.0.0.1:8001/v1#my-model     # any OpenAI-compatible endpoint; key in OPENAI_API_KEY
+
+The User LM speaks through the real endpoint (`usersim serve`, vLLM behind it), which starts in the background; the
+base model plays the prompted user, and the assistant where none is named, in this process. Everything that was
+started is stopped at the end, on errors and on Ctrl-C.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import os
@@ -16,140 +20,281 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx2
+from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.panel import Panel
-from rich.progress import Progress
 from rich.table import Table
 
-from collab_train.contexts import Context
-from collab_train.rollout import RolloutConfig, multiturn_rewards
-from eval.battery import run_battery
-from eval.settings import EvalConfig
-from eval.terminal import report_table
+from collab_train.results import Future
+from collab_train.speakers import InTurns, load_assistant
+from scripts import demo_story as plot
+from scripts.demo_picture import CAVEAT, RESULTS, Story, read_measured, spoken, write
 from usersim.api import connect
 from usersim.backends.chat import ChatSettings, HttpChat
-from usersim.cli import console, run_main
-from usersim.client import RemoteUser
-from usersim.dialogue import converse
-from usersim.errors import BackendError
-from usersim.model import build_base, build_userlm, home
-from usersim.records import read_conversations
-from usersim.simulate import read_cases, simulate
-from usersim.types import Conversation, Facet, Goal, Persona, Style, Turn, UserProfile, UserTurn
+from usersim.backends.endpoint_chat import EndpointChat
+from usersim.cli import run_main
+from usersim.dialogue import Assistant
+from usersim.errors import BackendError, ConfigError, EmptyReplyError
+from usersim.model import BASE_NAME, build_base, build_userlm
+from usersim.prompted import PLAIN, PromptedUser
+from usersim.sampling import User
+from usersim.types import Conversation, Turn, UserTurn
 
-GOALS = Path(__file__).resolve().parent.parent / "configs" / "demo" / "goals.jsonl"
-PROFILE = UserProfile(
-    goal=Goal(
-        summary="get a simple dinner idea for friends coming over tonight",
-        facets=(
-            Facet(text="one guest is vegetarian"),
-            Facet(text="under 30 minutes"),
-            Facet(text="no oven"),
-        ),
-    ),
-    persona=Persona(
-        description="busy, impatient home cook; short lower-case messages",
-        style=Style(words_per_turn=8, lowercase_starts=1.0, politeness=0.0),
-    ),
-)
-CANDIDATES = (
-    "Happy to help! Does anybody have dietary needs, how much time do you have, and which equipment can you use?",
-    "You could roast a whole chicken in the oven with potatoes; it takes about two hours.",
-)
-SERVED = (
-    ("vegetarian", "veggie", "meatless", "tofu", "chickpea", "lentil"),
-    ("minutes",),
-    ("stove", "pan", "skillet"),
-)
-"""What shows that a facet was served in the end, for the rule-based reward."""
-TURNS, SIMULATED = 4, 50
+OUT = Path("runs") / "demo"
+EVERY_S = 10.0
+"""Between two lines that say that something is still going on."""
+console = Console(highlight=False)
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Who plays, made when first needed."""
+
+    people: Callable[[], tuple[list[Conversation], list[Conversation]]]
+    """(the test split, all held-out people)."""
+    embed: plot.Embed
+    prompted: Callable[[], User]
+    userlm: Callable[[], Awaitable[Any]]
+    """Waits until it can speak."""
+    assistant: Callable[[], Assistant]
+    assistant_name: str
+
+
+class Clock:
+    """Seconds by phase; a phase that comes back adds up."""
+
+    def __init__(self) -> None:
+        self._began, self.spent = time.monotonic(), dict[str, float]()
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.spent[name] = self.spent.get(name, 0.0) + time.monotonic() - began
+
+    @property
+    def total_s(self) -> float:
+        return time.monotonic() - self._began
+
+    def line(self) -> str:
+        phases = ", ".join(f"{name} {seconds:.0f}" for name, seconds in self.spent.items())
+        return f"done in {self.total_s:.0f} s: {phases}"
 
 
 def main(argv: list[str]) -> int:
     # Ctrl-C and SIGTERM unwind alike, so that the `with` below stops every process.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    began = time.monotonic()
-    step("1/6", "materialising the models (a one-time dequantisation and merge)")
-    build_base()
-    console.print(f"      User LM: {build_userlm().name}")
-    step("2/6", "held-out human conversations (ShareGPT test split; prepared once)")
-    humans = human_conversations()
-    with servers() as (user_url, assistant_url):
-        asyncio.run(show(user_url, assistant_url, humans))
-    step("6/6", f"everything stopped; {time.monotonic() - began:.0f} s in all")
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__.split("\n", 1)[0])
+    parser.add_argument(
+        "--assistant", metavar="URL[#MODEL]", help="your own assistant (default: the base model)"
+    )
+    parser.add_argument(
+        "--assistant-tokens",
+        type=int,
+        default=plot.ASSISTANT_TOKENS,
+        help="longest reply of your own assistant",
+    )
+    parser.add_argument("--out", type=Path, default=OUT, help="folder of the page and the picture")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings for `usersim serve`")
+    args = parser.parse_intermixed_args(argv)
+    clock = Clock()
+    asyncio.run(play(args.assistant or None, args.assistant_tokens, args.settings, args.out, clock))
+    console.print(f"[bold]{clock.line()}[/]")
     return 0
 
 
-def step(number: str, text: str) -> None:
-    console.print(f"[bold cyan]{number}[/] {escape(text)}", markup=True)
+async def play(
+    assistant: str | None, max_tokens: int, settings: Sequence[str], out: Path, clock: Clock
+) -> None:
+    chat = None if assistant is None else visitors_assistant(assistant, max_tokens)
+    try:
+        if chat is not None:
+            with clock.phase("assistant"):
+                await answers(chat)
+        step("0  What it needs")
+        tell_line("the models: dequantised and merged the first time, then kept")
+        with clock.phase("models"):
+            build_base()
+            model = build_userlm().name
+        tell_line(f"{model} is there after {clock.total_s:.0f} s")
+        with (
+            tempfile.TemporaryDirectory(prefix="usersim-demo-") as logs,
+            Endpoint(Path(logs), settings) as endpoint,
+        ):
+            tell_line("the endpoint starts in the background: usersim serve, with vLLM behind it")
+            base = BaseModel()
+            cast = Cast(
+                people=held_out_people,
+                embed=embed,
+                prompted=base.prompted,
+                userlm=endpoint.user,
+                assistant=base.assistant if chat is None else lambda: chat,
+                assistant_name=assistant or f"{BASE_NAME}, in this process",
+            )
+            story = await tell(cast, clock)
+            await endpoint.aclose()
+            show_picture(story, out, clock)
+            with clock.phase("stop"):
+                endpoint.stop()
+    finally:
+        if chat is not None:
+            await chat.aclose()
 
 
-def human_conversations() -> list[Conversation]:
-    data = home() / "demo-data"
-    if not (data / "test.jsonl").is_file():
-        command = [sys.executable, "-m", "data_prep", "sharegpt", "--out", str(data), "--goals", str(GOALS)]
-        subprocess.run(command, check=True)
-    return read_conversations(data / "test.jsonl")
+# The visitor's assistant.
 
 
-@contextlib.contextmanager
-def servers() -> Iterator[tuple[str, str]]:
-    """The endpoint and the assistant's engine: (URL, URL). Both are gone when the block is left."""
+def visitors_assistant(where: str, max_tokens: int = plot.ASSISTANT_TOKENS) -> EndpointChat:
+    """Raises ConfigError for what is no URL."""
+    url, _, model = where.partition("#")
+    example = "say ASSISTANT=http://HOST:PORT/v1#MODEL"
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(f"ASSISTANT={where}: it begins with http:// or https://; {example}")
+    try:
+        has_host = bool(httpx2.URL(url).host)
+    except (httpx2.InvalidURL, ValueError) as error:
+        raise ConfigError(f"ASSISTANT={where}: not a URL ({error}); {example}") from error
+    if not has_host:
+        raise ConfigError(f"ASSISTANT={where}: it names no host; {example}")
+    settings = ChatSettings(max_tokens=max_tokens)
+    return EndpointChat(url, model=model or None, api_key=os.environ.get("OPENAI_API_KEY"), settings=settings)
+
+
+async def answers(chat: HttpChat) -> None:
+    """Asks it once, before anything slow. Raises ConfigError where it cannot be used."""
+    try:
+        await chat([Turn(role="user", text="Hello")], seed=plot.SEED)
+    except EmptyReplyError as error:
+        raise ConfigError(
+            f"ASSISTANT={chat.url} said nothing within {chat.settings.max_tokens} tokens; if it thinks first, "
+            "allow more: ARGS='--assistant-tokens 512'"
+        ) from error
+    except BackendError as error:
+        raise ConfigError(f"ASSISTANT does not answer: {error}") from error
+    except (KeyError, IndexError, TypeError) as error:
+        raise ConfigError(f"ASSISTANT={chat.url}: it lists no models; name one, URL#MODEL") from error
+
+
+# Those who play in this process.
+
+
+def held_out_people() -> tuple[list[Conversation], list[Conversation]]:
+    from data_prep.annotated import annotated
+
+    test = annotated("test")
+    return test, [*test, *annotated("dev")]
+
+
+def embed(texts: Sequence[str]) -> Any:
+    from usersim.embed import embed as embed_with_minilm
+
+    return embed_with_minilm(texts)
+
+
+class BaseModel:
+    """SmolLM2-135M-Instruct in this process: the prompted user and the assistant take turns with it."""
+
+    def __init__(self) -> None:
+        self._loaded: tuple[Any, Any] | None = None
+        self._in_turns = InTurns(rows=4 * plot.FUTURES)
+
+    def prompted(self) -> User:
+        sampling = plot.SAMPLING
+        settings = ChatSettings(
+            temperature=sampling.temperature, top_p=sampling.top_p, max_tokens=plot.PROMPTED_TOKENS
+        )
+        return PromptedUser(self._chat(settings), prompt=PLAIN)
+
+    def assistant(self) -> Assistant:
+        chat: Assistant = self._chat(ChatSettings(max_tokens=plot.ASSISTANT_TOKENS))
+        return chat
+
+    def _chat(self, settings: ChatSettings) -> Any:
+        import torch
+
+        from usersim.backends.local_chat import LocalChat
+
+        if self._loaded is None:
+            torch.set_num_threads(len(halves()[0]))
+            self._loaded = load_assistant("local", trainable=False)
+        model, tokenizer = self._loaded
+        return self._in_turns(LocalChat(model.eval(), tokenizer, settings=settings))
+
+
+def halves() -> tuple[list[int], list[int]]:
+    """Cores for this process and for the engine: two that compute on the same ones spin against each other."""
     cores = sorted(os.sched_getaffinity(0))
-    # Two engines that share a core spin against each other; half the cores each is twice as fast.
     half = max(1, len(cores) // 2)
-    mine, theirs = cores[:half], cores[half:] or cores
-    user_port, assistant_port = free_port(), free_port()
-    step("3/6", "starting two vLLM engines: the User LM behind the endpoint, and the assistant")
-    serve = ["usersim", "serve", "--port", str(user_port), "engine.eager=true", f"engine.cores={mine}"]
-    engine = ["serve.engine", "--model", "smollm2-135m-instruct", "--port", str(assistant_port)]
-    engine += ["--cores", ",".join(map(str, theirs)), "eager=true"]
-    with tempfile.TemporaryDirectory(prefix="usersim-demo-") as logs:
-        user = Server("endpoint", serve, f"http://127.0.0.1:{user_port}/ready", Path(logs))
-        assistant = Server("assistant", engine, f"http://127.0.0.1:{assistant_port}/health", Path(logs))
-        try:
-            for server in (user, assistant):
-                server.start()
-            for server in (user, assistant):
-                server.wait()
-            yield f"http://127.0.0.1:{user_port}", f"http://127.0.0.1:{assistant_port}"
-        finally:
-            for server in (user, assistant):
-                server.interrupt()
-            for server in (user, assistant):
-                server.stop()
+    return cores[:half], cores[half:] or cores
 
 
-class Server:
-    """`python -m …` in the background, its output in a file."""
+# The endpoint.
 
-    def __init__(self, name: str, module: list[str], ready: str, logs: Path) -> None:
-        self.name, self.module, self.ready = name, module, ready
-        self.log = logs / f"{name}.log"
+
+class Endpoint:
+    """`usersim serve` in the background, its output in a file. Leaving the block ends its processes."""
+
+    def __init__(self, logs: Path, settings: Sequence[str]) -> None:
+        self.port = free_port()
+        self.log = logs / "endpoint.log"
+        self.settings = settings
         self.process: subprocess.Popen[bytes] | None = None
+        self._began = time.monotonic()
+        self._user: Any = None
 
-    def start(self) -> None:
+    def __enter__(self) -> Endpoint:
+        command = [sys.executable, "-m", "usersim", "serve", "--port", str(self.port), "engine.eager=true"]
+        command += [f"engine.cores={halves()[1]}", "engine.kv_cache_gib=1"]
+        # It keeps nothing that a kill could harm: Ctrl-C while it starts should not wait for it.
+        command += ["engine.stop_timeout_s=2", *self.settings]
         with self.log.open("wb") as log:
-            command = [sys.executable, "-m", *self.module]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        return self
 
-    def wait(self, timeout_s: float = 300) -> None:
-        assert self.process is not None
-        began = time.monotonic()
-        while time.monotonic() - began < timeout_s:
-            if self.process.poll() is not None:
-                break
-            with contextlib.suppress(httpx2.HTTPError):
-                if httpx2.get(self.ready, timeout=5, trust_env=False).status_code == 200:
-                    console.print(f"      {self.name} ready after {time.monotonic() - began:.0f} s more")
-                    return
-            time.sleep(0.5)
-        tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
-        raise BackendError(f"{self.name} did not start; its last lines:\n{tail}")
+    def __exit__(self, *_: object) -> None:
+        if self.process is not None and self.process.poll() is None:
+            tell_line("stopping what was started")
+        self.interrupt()
+        self.stop()
+
+    async def user(self) -> Any:
+        """Once it answers. Raises BackendError with its last lines where it does not come up."""
+        url = f"http://127.0.0.1:{self.port}"
+        told = time.monotonic()
+        async with httpx2.AsyncClient(timeout=5, trust_env=False) as client:
+            while True:
+                if self.process is None or self.process.poll() is not None or self.age_s > 300:
+                    tail = "\n".join(self._lines()[-15:])
+                    raise BackendError(f"the endpoint did not start; its last lines:\n{tail}")
+                with contextlib.suppress(httpx2.HTTPError):
+                    if (await client.get(f"{url}/ready")).status_code == 200:
+                        break
+                if time.monotonic() - told > EVERY_S:
+                    told = time.monotonic()
+                    tell_line(f"the endpoint is {self.age_s:.0f} s old; {self._stage()}")
+                await asyncio.sleep(0.25)
+        tell_line(f"the endpoint answers at {url}, {self.age_s:.0f} s after its start")
+        self._user = connect(url)
+        return self._user
+
+    @property
+    def age_s(self) -> float:
+        return time.monotonic() - self._began
+
+    async def aclose(self) -> None:
+        """Closes the connections and asks the server to stop, without waiting for it."""
+        if self._user is not None:
+            await self._user.aclose()
+        self.interrupt()
 
     def interrupt(self) -> None:
         if self.process is not None and self.process.poll() is None:
@@ -164,6 +309,13 @@ class Server:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
+    def _lines(self) -> list[str]:
+        return self.log.read_text(errors="replace").splitlines()
+
+    def _stage(self) -> str:
+        lines = [line for line in self._lines() if line.startswith("engine ")]
+        return lines[-1] if lines else "its process is starting"
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -171,82 +323,194 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def show(user_url: str, assistant_url: str, humans: list[Conversation]) -> None:
-    user = connect(user_url)
-    assistant = HttpChat(assistant_url, settings=ChatSettings(max_tokens=96))
-    brief = HttpChat(assistant_url, settings=ChatSettings(max_tokens=64))
-    try:
-        await talk(user, assistant)
-        await score(user, brief)
-        await compare(user, brief, humans)
-    finally:
-        await user.aclose()
-        await assistant.aclose()
-        await brief.aclose()
+# The story, as it is told.
 
 
-async def talk(user: RemoteUser, assistant: HttpChat) -> None:
-    step("4/6", "a conversation, as it unfolds")
-    goal, persona = PROFILE.goal, PROFILE.persona
+async def tell(cast: Cast, clock: Clock) -> Story:
+    step("1  One hidden goal, and what real people wrote for it")
+    tell_line("reading the ShareGPT wheel; the text is cleaned and scrubbed of personal data")
+    with clock.phase("people"):
+        test, people = cast.people()
+        person = plot.choose(test)
+        neighbours = plot.neighbours(person, people, cast.embed)
+    show_people(person, neighbours, len(people))
+
+    step("2  The same goal, opened by two simulated users")
+    profile = plot.profile_of(person)
+    tell_line(
+        f"both are told the goal and nothing else; temperature {plot.SAMPLING.temperature:g}, top_p "
+        f"{plot.SAMPLING.top_p:g}, seeds {plot.SEED} to {plot.SEED + plot.DRAWS - 1}, all draws shown;"
+        " what the endpoint's guards refuse is drawn again, and says so"
+    )
+    with clock.phase("base"):
+        prompted = await plot.openings(cast.prompted(), profile)
+    tell_line(f"{BASE_NAME}, prompted to play the user, has written its {plot.DRAWS}")
+    with clock.phase("engine"):
+        user = plot.Listening(await cast.userlm())
+    with clock.phase("openings"):
+        userlm = await plot.openings(user, profile)
+    show_openings(person, neighbours, prompted, userlm)
+
+    step("3  A conversation as it unfolds, from the User LM's first opening")
+    tell_line(f"the assistant is {cast.assistant_name}; it never sees the goal")
+    opening = plot.first_opening(userlm)
+    said = [opening]
+    show_turn(Turn(role="user", text=opening.text), opening)
+
+    def watch(turn: Turn | None, sampled: UserTurn | None) -> None:
+        said.extend([sampled] if sampled is not None else [])
+        show_turn(turn, sampled)
+
+    with clock.phase("conversation"):
+        assistant = cast.assistant()
+        talk = await plot.conversation(user, assistant, profile, opening, watch)
+    if talk.ended_by != "user":
+        tell_line(f"(stopped after {plot.TURNS} more turns of the user, who has not left)")
+
+    step("4  Two replies to that opening, and what comes of them")
+    tell_line(
+        f"{plot.FUTURES} futures of {plot.WINDOW} user turns after each, future j of both from the same seeds; reward: "
+        "the share of the goal's facets that the assistant served, less a price per token"
+    )
+    with clock.phase("rewards"):
+        comparison = await plot.compare(user, assistant, profile, opening, Count(2 * plot.FUTURES))
+    show_comparison(comparison)
+    return Story(
+        person=person,
+        neighbours=neighbours,
+        prompted=prompted,
+        userlm=userlm,
+        conversation=talk,
+        said=said,
+        comparison=comparison,
+        live_words=user.words(),
+        live_ends=user.end_probabilities(),
+        assistant=cast.assistant_name,
+    )
+
+
+def step(text: str) -> None:
+    console.print(f"\n[bold cyan]{escape(text)}[/]")
+
+
+def tell_line(text: str) -> None:
+    console.print(Padding(f"[dim]{escape(text)}[/]", (0, 0, 0, 3), expand=False))
+
+
+def line_of(speaker: str, style: str, text: str, note: str = "") -> None:
+    """What somebody said, beside a name; `text` and `note` are plain."""
+    grid = Table.grid(padding=(0, 0, 0, 3))
+    grid.add_column(width=9)
+    grid.add_column(ratio=1)
+    grid.add_row(
+        f"[{style}]{speaker}[/]", f"{escape(text)}   [dim]{escape(note)}[/]" if note else escape(text)
+    )
+    console.print(Padding(grid, (0, 0, 0, 3), expand=False))
+
+
+class Count:
+    """Says how many futures are done: every quarter, and when it takes long."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done, self.told = total, 0, time.monotonic()
+
+    def __call__(self, future: Future) -> None:
+        self.done += 1
+        if self.done % max(1, self.total // 4) == 0 or time.monotonic() - self.told > EVERY_S:
+            self.told = time.monotonic()
+            tell_line(f"{self.done} of {self.total} futures")
+
+
+def show_people(person: Conversation, neighbours: Sequence[plot.Neighbour], read: int) -> None:
+    goal = person.profile.goal
     assert goal is not None
-    assert persona is not None
-    hidden = f"wants to {goal.summary}\n" + "\n".join(f"  - {facet.text}" for facet in goal.facets)
-    console.print(Panel(f"{hidden}\n{persona.description}", title="hidden from the assistant"))
-
-    def watch(turn: Turn | None, said: UserTurn | None) -> None:
-        if turn is None and said is not None:
-            console.print(
-                f"[bold green]user[/]      [dim](leaves)   P(end) {said.end_probability:.2f}[/]", markup=True
-            )
-        elif turn is not None and said is not None:
-            console.print(
-                f"[bold green]user[/]      {escape(turn.text)}   [dim]P(end) {said.end_probability:.2f}[/]",
-                markup=True,
-            )
-        elif turn is not None:
-            console.print(f"[bold blue]assistant[/] [blue]{escape(turn.text)}[/]", markup=True)
-
-    await converse(user, assistant, PROFILE, max_user_turns=TURNS, seed=7, watch=watch)
+    lines = [f"[bold]wants to {escape(goal.summary)}[/]"]
+    lines += [f"  - {escape(facet.text)}" for facet in goal.facets]
+    console.print(Panel("\n".join(lines), title="the goal, hidden from every assistant", width=console.width))
+    tell_line(plot.RULE)
+    tell_line(
+        f"opened by the person who had it, and by people with the goals nearest to it, of {read} held-out people:"
+    )
+    line_of("person", "bold", plot.opening(person), "whose goal this is")
+    for other in neighbours:
+        wish = other.conversation.profile.goal
+        note = f"wanted to {wish.summary if wish else '?'} (cosine {other.similarity:.2f})"
+        line_of("person", "bold", plot.opening(other.conversation), note)
 
 
-async def score(user: RemoteUser, assistant: HttpChat) -> None:
-    step("5/6", "multiturn-aware reward of two replies: the mean reward of simulated futures after each")
-    opening = Turn(role="user", text="need a dinner idea for tonight, friends coming")
-    context = Context(id="dinner", turns=(opening,), profile=PROFILE, candidates=CANDIDATES, phrases=SERVED)
-    config = RolloutConfig(w=2, n=6, seed=1)
-    result = (await multiturn_rewards([context], user, assistant, config))[0]
-    table = Table("reply", "MR", "95 % interval", "futures")
-    for made in result.candidates:
-        interval = "" if made.interval is None else f"{made.interval[0]:+.2f} … {made.interval[1]:+.2f}"
-        mean = "none" if made.mr is None else f"{made.mr:+.3f}"
-        table.add_row(made.text, mean, interval, str(made.n))
+def show_openings(
+    person: Conversation,
+    neighbours: Sequence[plot.Neighbour],
+    prompted: Sequence[UserTurn | None],
+    userlm: Sequence[UserTurn | None],
+) -> None:
+    people = [plot.opening(person), *(plot.opening(other.conversation) for other in neighbours)]
+    table = Table(show_lines=True, width=console.width)
+    for head in ("real people", "the base, prompted", "the User LM"):
+        table.add_column(head, ratio=1)
+    for row in range(plot.DRAWS):
+        human = people[row] if row < len(people) else ""
+        table.add_row(cell(human), *(cell(spoken(turn), turn) for turn in (prompted[row], userlm[row])))
     console.print(table)
 
 
-async def compare(user: RemoteUser, assistant: HttpChat, humans: list[Conversation]) -> None:
-    cases = read_cases(GOALS)[:SIMULATED]
-    console.print(
-        f"[bold cyan]   +[/] {len(cases)} simulated conversations beside {len(humans)} held-out human ones"
-    )
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("simulating", total=len(cases))
-        outcome = await simulate(
-            user,
-            assistant,
-            cases,
-            max_user_turns=TURNS,
-            seed=0,
-            source="userlm-135m",
-            done=lambda made: progress.advance(task),
+def cell(text: str, turn: UserTurn | None = None) -> str:
+    """A table's cell: the first words, how many there are, and whether the guards asked for another attempt."""
+    parts = text.split()
+    if not parts:
+        return ""
+    short = text if len(parts) <= plot.MOST_WORDS else f"{' '.join(parts[: plot.MOST_WORDS])} […]"
+    notes = [f"{len(parts)} words", plot.refusals(turn) if turn else ""]
+    return f"{escape(short)}\n[dim]{'; '.join(filter(None, notes))}[/]"
+
+
+def show_turn(turn: Turn | None, said: UserTurn | None) -> None:
+    notes = [] if said is None else [f"P(end) {said.end_probability:.2f}", plot.refusals(said)]
+    note = "; ".join(filter(None, notes))
+    if turn is None:
+        line_of("user", "bold green", "(leaves)", note)
+    else:
+        line_of(turn.role, "bold green" if turn.role == "user" else "bold blue", turn.text, note)
+
+
+def show_comparison(found: plot.Comparison) -> None:
+    table = Table(width=console.width)
+    table.add_column("reply", ratio=1)
+    for head in ("reward", "95 % interval", "futures"):
+        table.add_column(head, justify="right")
+    for name, made in zip(("helps", "dodges"), found.result.candidates, strict=True):
+        table.add_row(
+            f"[bold]{name}[/]: {escape(made.text)}", mean(made.mr), bounds(made.interval), str(made.n)
         )
-    if outcome.failed:
-        console.print(f"      failed and left out: {dict(outcome.failed)} ({outcome.first_error})")
-    config = EvalConfig(
-        metrics=("marginals",), bootstrap=200, floor_repeats=60, turn_cap=TURNS, examples=0, min_n=30
+    table.add_section()
+    table.add_row(
+        "[bold]helps - dodges[/], paired by future",
+        mean(found.mean),
+        bounds(found.interval),
+        str(len(found.differences)),
     )
-    report = run_battery(humans, {"userlm-135m": outcome.conversations}, config)
-    console.print(report_table(report))
-    console.print("      [dim]n is small: nothing here says that the two are alike.[/]", markup=True)
+    console.print(table)
+    console.print(f"   [bold]{escape(found.verdict())}[/]")
+
+
+def mean(value: float | None) -> str:
+    return "none" if value is None else f"{value:+.3f}"
+
+
+def bounds(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:+.2f} … {interval[1]:+.2f}"
+
+
+def show_picture(story: Story, out: Path, clock: Clock) -> None:
+    step("5  This run beside what was measured")
+    with clock.phase("picture"):
+        html, png = write(story, read_measured(), out)
+    tell_line(
+        f"measured: {RESULTS.relative_to(Path.cwd()) if RESULTS.is_relative_to(Path.cwd()) else RESULTS}, n on the page"
+    )
+    tell_line(CAVEAT)
+    console.print(f"   page     {html.resolve()}", soft_wrap=True)
+    console.print(f"   picture  {png.resolve()}", soft_wrap=True)
 
 
 if __name__ == "__main__":
