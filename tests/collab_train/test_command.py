@@ -220,5 +220,5 @@ def test_local_models_decode_together_and_in_turns_unless_it_must_be_exact(
     batched = [isinstance(speaker.sampler, BatchedSampler) for speaker in (user, assistant)]
     assert batched == [not exact, not exact]
     if not exact:
-        assert user.sampler._turn is assistant.sampler._turn
+        assert user.sampler._turns is assistant.sampler._turns
         assert user.sampler.rows == 7
