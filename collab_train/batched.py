@@ -59,7 +59,7 @@ class BatchedSampler(LocalSampler):
         super().__init__(model)
         self.rows = rows
         if beside is not None:
-            self._turn = beside._turn
+            self._turns = beside._turns
         self._waiting: list[tuple[Draw, asyncio.Future[list[Sampled]]]] = []
         self._worker: asyncio.Task[None] | None = None
 

@@ -97,6 +97,6 @@ def _awaited(function: Callable[P, T | Awaitable[T]]) -> Callable[P, Awaitable[T
         value = (
             call(*args, **kwargs) if _is_async(function) else await asyncio.to_thread(call, *args, **kwargs)
         )
-        return await value if inspect.isawaitable(value) else cast(T, value)
+        return await value if inspect.isawaitable(value) else value
 
     return awaited

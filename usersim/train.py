@@ -55,6 +55,7 @@ def train(config: TrainConfig, *, export: bool = False) -> Path:
     With `export` nothing is trained: the last checkpoint of an unfinished run becomes its result.
     """
     check(config)
+    _check_start(config)
     # An export may read beside a run that is at work; two runs would write over each other.
     writes = os.environ.get("RANK", "0") == "0" and not export
     with locked(config.out) if writes else nullcontext():
@@ -221,6 +222,12 @@ def _trainable(config: TrainConfig, base: UserBase) -> Any:
     )
 
 
+def _check_start(config: TrainConfig) -> None:
+    """Before anything is loaded or written."""
+    if config.start is not None:
+        read_settings(start_folder(config.start))
+
+
 def _started(start: str, base: UserBase) -> Any:
     folder = start_folder(start)
     trained = read_settings(folder)
@@ -272,6 +279,7 @@ def _arguments(config: TrainConfig) -> SFTConfig:
 def dry_run(config: TrainConfig) -> dict[str, Any]:
     """The plan, from the data and the base as they are; raises what the run itself would before its first step."""
     check(config)
+    _check_start(config)
     _arguments(config)
     _refuse_unknown(Path(config.out))
     refuse_difference(config.out, config)

@@ -130,8 +130,6 @@ def check(config: TrainConfig) -> None:
             f"start={config.start} is an adapter and needs method=lora; "
             "a full fine-tune goes on from a folder given as base=…"
         )
-    if config.start is not None:
-        start_folder(config.start)
     if processes() == 1 and torch.cuda.device_count() > 1:
         raise ConfigError(
             f"{torch.cuda.device_count()} GPUs are visible to one process; "

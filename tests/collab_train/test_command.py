@@ -69,7 +69,7 @@ def test_dry_run_prints_the_plan_and_makes_nothing(
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["mr", "wn=3"], "wn: Extra inputs"),
+        (["mr", "wn=3"], "override 'wn=3': unknown key 'wn'"),
         (["mr", "w=-1"], "w: Input should be greater"),
         (["mr", "task=nosuch"], "task: there is no task 'nosuch'"),
         (["mr", 'ids=["x-99"]'], "ids: there is no context x-99"),
@@ -219,5 +219,5 @@ def test_local_models_decode_together_and_in_turns_unless_it_must_be_exact(
     batched = [isinstance(speaker.sampler, BatchedSampler) for speaker in (user, assistant)]
     assert batched == [not exact, not exact]
     if not exact:
-        assert user.sampler._turn is assistant.sampler._turn
+        assert user.sampler._turns is assistant.sampler._turns
         assert user.sampler.rows == 7

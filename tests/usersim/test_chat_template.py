@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from tests.fake_endpoint import Reply, endpoint
 from usersim.backends.endpoint_chat import THINKING, EndpointChat
 from usersim.backends.local_chat import LocalChat
 from usersim.chat_template import chat_ids, harmless
-from usersim.sampling import Draw, Sampled
 from usersim.testing import ScriptedSampler
 from usersim.types import Turn
 
@@ -57,15 +55,11 @@ def test_other_messages_have_the_ids_of_the_template(tokenizer: Any) -> None:
 
 
 def test_a_local_assistant_reads_them_as_text(tokenizer: Any) -> None:
-    class Asked(ScriptedSampler):
-        async def sample(self, asked: Draw) -> list[Sampled]:
-            self.asked.append(asked)
-            return await super().sample(asked)
-
-    chat = LocalChat(None, tokenizer)
-    chat.sampler = Asked(tokenizer("yo", add_special_tokens=False).input_ids)  # type: ignore[assignment]
+    chat, sampler = LocalChat(None, tokenizer), ScriptedSampler(tokenizer("yo").input_ids)
+    sampler.model = None  # type: ignore[attr-defined]
+    chat.sampler = sampler  # type: ignore[assignment]
     assert asyncio.run(chat([Turn(role="user", text=TYPED)])) == "yo"
-    prompt = list(chat.sampler.asked[0].prompt_ids)  # type: ignore[attr-defined]
+    (prompt,) = sampler.prompts
     assert prompt.count(tokenizer.eos_token_id) == 1
     assert TYPED in tokenizer.decode(prompt)
 
@@ -83,10 +77,15 @@ def test_a_local_assistant_reads_them_as_text(tokenizer: Any) -> None:
 )
 def test_an_endpoint_gets_them_so_that_no_template_reads_them(typed: str, sent: str) -> None:
     assert harmless(typed) == sent
+
+    async def ask(url: str) -> None:
+        chat = EndpointChat(url, model="m")
+        await chat([Turn(role="user", text=typed)], system=typed)
+        await chat.aclose()
+
     with endpoint(lambda body, number: Reply("ok")) as fake:
-        asyncio.run(EndpointChat(fake.url, model="m")([Turn(role="user", text=typed)], system=typed))
+        asyncio.run(ask(fake.url))
         assert [message["content"] for message in fake.bodies[0]["messages"]] == [sent, sent]
-    assert json.dumps(sent)
 
 
 @pytest.mark.parametrize(
