@@ -3,10 +3,10 @@
     python benchmarks/engine.py --json-out engine.json      # about four minutes on two cores
     python benchmarks/engine.py --quick eager=true          # settings of the engine as key=value
 
-Bound of a decoding step: max(2 * parameters * batch / FLOP per s, bytes of weights / bandwidth). FLOP/s is the best rate of
-the model's own layer shapes at a large batch, bandwidth that of reading an array of 1 GiB, both in the engine's precision
-on the engine's cores and measured just before. The load is the User LM's: chats as it is prompted with them, the default
-top_p, P(end) with every request. Prompts are read by the engine before the clock starts.
+Bound of a decoding step: max(2 * parameters * batch / FLOP per s, bytes of weights / bandwidth). FLOP per s is the
+best rate of the model's own layer shapes at a large batch, bandwidth that of reading an array of 1 GiB, both in the
+engine's precision on the engine's cores and measured just before. The load is the User LM's: chats as it is prompted
+with them, the default top_p, P(end) with every request. The engine has read the prompts before the clock starts.
 """
 
 from __future__ import annotations
