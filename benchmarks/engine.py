@@ -55,6 +55,9 @@ def main(argv: list[str]) -> int:
         "--tokens", type=int, default=64, help="tokens decoded for each request (default: 64)"
     )
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds at each batch size (default: 5)")
+    parser.add_argument(
+        "--requests", type=int, nargs="+", default=BATCHES, help="batch sizes (default: 1 8 32 64)"
+    )
     parser.add_argument("--quick", action="store_true", help="32 tokens, 2 rounds")
     parser.add_argument("--json-out", metavar="FILE")
     args = parser.parse_intermixed_args(argv)
@@ -69,7 +72,9 @@ def main(argv: list[str]) -> int:
         command = engine_command(path, settings, listen=stack.enter_context(private_socket()))
         engine = stack.enter_context(Engine.of(command, settings, progress=lambda line: console.print(line)))
         started_s = engine.start()
-        rows = asyncio.run(measure_rates(command.url, renderer, machine, tokens=tokens, repeats=repeats))
+        rows = asyncio.run(
+            measure_rates(command.url, renderer, machine, args.requests, tokens=tokens, repeats=repeats)
+        )
     figures = {
         "engine_start_s": round(started_s, 1),
         "machine": machine,
@@ -134,12 +139,12 @@ def _fastest_s(call: Any, *, budget_s: float = 1.0) -> float:
 
 
 async def measure_rates(
-    url: str, renderer: Renderer, machine: dict[str, Any], *, tokens: int, repeats: int
+    url: str, renderer: Renderer, machine: dict[str, Any], batches: list[int], *, tokens: int, repeats: int
 ) -> list[dict[str, Any]]:
     sampler = HttpSampler(url)
     rows = []
     try:
-        for batch in BATCHES:
+        for batch in batches:
             compute_s = 2 * machine["parameters"] * batch / (machine["gflops"] * 1e9)
             read_s = machine["weight_bytes"] / (machine["bandwidth_gb_s"] * 1e9)
             bound = batch / max(compute_s, read_s)
@@ -169,12 +174,17 @@ async def measure_rates(
 
 
 async def _rate(sampler: HttpSampler, renderer: Renderer, batch: int, *, tokens: int, first: int) -> float:
-    """Tokens a second that `batch` requests of `tokens` tokens get, whose prompts are cached."""
-    draws = [_request(renderer, first + index, tokens) for index in range(batch)]
-    await asyncio.gather(*(sampler.sample(_request(renderer, first + index, 1)) for index in range(batch)))
-    began = time.perf_counter()
-    answers = await asyncio.gather(*(sampler.sample(draw) for draw in draws))
-    return sum(len(one.token_ids) for (one,) in answers) / (time.perf_counter() - began)
+    """Tokens a second of `batch` requests after their first token, their prompts being cached."""
+
+    async def seconds(count: int) -> float:
+        requests = [_request(renderer, first + index, count) for index in range(batch)]
+        began = time.perf_counter()
+        await asyncio.gather(*map(sampler.sample, requests))
+        return time.perf_counter() - began
+
+    await seconds(1)  # reads the prompts
+    one_s = await seconds(1)  # reads what does not fill a block of the cache again
+    return batch * (tokens - 1) / (await seconds(tokens) - one_s)
 
 
 def _request(renderer: Renderer, index: int, tokens: int) -> Draw:
