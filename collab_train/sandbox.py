@@ -139,9 +139,17 @@ class _Job:
             "readable": _readable(),
             "unittest": self.by_classes,
             "imports": _imported(self.code, self.tests),
+            "test_imports": _import_statements(self.tests),
         }
         parts = [json.dumps(part).encode() for part in (setting, self.code, self.tests)]
         return b"".join(len(part).to_bytes(8, "little") + part for part in parts)
+
+
+def _import_statements(tests: str) -> list[str]:
+    """All that the code's process learns of the tests."""
+    return [
+        ast.unparse(node) for node in ast.parse(tests).body if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
 
 
 def _imported(*sources: str) -> list[str]:

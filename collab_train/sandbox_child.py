@@ -50,7 +50,7 @@ def main() -> None:
     code = read_json()
     code_pid = start(
         setting,
-        lambda: sandbox_code.serve(ends[1], code),
+        lambda: sandbox_code.serve(ends[1], code, setting["test_imports"]),
         closes=(ends[0], report_end),
         says=judge_report,
     )

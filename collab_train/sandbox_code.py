@@ -5,6 +5,7 @@ Neither the tests nor what they expect are in it. Runs on its own, without the p
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import os
@@ -18,17 +19,23 @@ from sandbox_link import (  # type: ignore[import-not-found]
     Unpickler,
     has_name,
     is_value,
+    random_state,
+    set_random_state,
 )
 
 MUTABLE = ("list", "dict", "set", "bytearray", "deque", "defaultdict", "OrderedDict", "Counter", "ndarray")
 TABLES = ("DataFrame", "Series")
 
 
-def serve(descriptor: int, code: str) -> None:
+def serve(descriptor: int, code: str, imports: list[str]) -> None:
+    """Runs `code` after `imports`, those of the tests, which some solutions count on; then answers the judge."""
     module = types.ModuleType("solution")
     sys.modules["solution"] = module
     end = CodeEnd(descriptor, module)
     sys.stdout, sys.stderr = end.out, end.err
+    for statement in imports:
+        with contextlib.suppress(Exception):
+            exec(statement, module.__dict__)
     end.load(code)
     end.serve()
 
@@ -84,15 +91,17 @@ class CodeEnd(Link):  # type: ignore[misc]
     def _call(
         self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], ambient: dict[str, Any]
     ) -> Any:
-        """(result, the arguments that the call changed, by place or name)."""
+        """(result, changed arguments by place or name, which of them the result is, random states that moved)."""
         self._adopt(ambient)
+        random = random_state()
         given = {**dict(enumerate(args)), **kwargs}
         mutable = {key: value for key, value in given.items() if type(value).__name__ in (*MUTABLE, *TABLES)}
         before = self._packed(mutable, strict=True) if mutable else b""
         result = function(*args, **kwargs)
         changed = mutable if mutable and self._packed(mutable, strict=True) != before else {}
         same = next((key for key, value in mutable.items() if value is result), None)
-        return (None if same is not None else result), changed, same
+        drawn = {name: state for name, state in random_state().items() if state != random.get(name)}
+        return (None if same is not None else result), changed, same, drawn
 
     def _adopt(self, ambient: dict[str, Any]) -> None:
         """The state that functions read besides their arguments, as it is in the judge."""
@@ -101,14 +110,7 @@ class CodeEnd(Link):  # type: ignore[misc]
         if "environment" in ambient:
             os.environ.clear()
             os.environ.update(ambient["environment"])
-        if "random" in ambient:
-            import random
-
-            random.setstate(ambient["random"])
-        if "numpy" in ambient:
-            import numpy
-
-            numpy.random.set_state(ambient["numpy"])
+        set_random_state(ambient)
 
     def _patch(self, module: str, path: str, attribute: str, new: Any) -> None:
         owner: Any = importlib.import_module(module)

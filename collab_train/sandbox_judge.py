@@ -11,7 +11,6 @@ import contextlib
 import importlib
 import io
 import os
-import pickle
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -27,6 +26,8 @@ from sandbox_link import (  # type: ignore[import-not-found]
     Remote,
     has_name,
     is_value,
+    random_state,
+    set_random_state,
 )
 
 ALIASES = {"np": "numpy", "pd": "pandas", "plt": "matplotlib.pyplot", "sns": "seaborn", "sp": "scipy"}
@@ -51,7 +52,7 @@ class JudgeEnd(Link):  # type: ignore[misc]
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor)
-        self._sent: dict[str, bytes] = {}
+        self._sent: dict[str, Any] = {}
 
     def sends(self, value: Any, strict: bool) -> bool:
         if has_name(value):
@@ -61,6 +62,11 @@ class JudgeEnd(Link):  # type: ignore[misc]
         return not isinstance(
             value, (io.IOBase, types.MethodType, types.GeneratorType, *HIDDEN)
         ) and not _is_mock(value)
+
+    def export(self, value: Any) -> int:
+        if isinstance(value, HIDDEN):
+            raise TypeError(f"{type(value).__name__} does not leave its process")
+        return int(super().export(value))
 
     def find(self, module: str, name: str) -> Any:
         if not is_value(module, name):
@@ -76,22 +82,19 @@ class JudgeEnd(Link):  # type: ignore[misc]
                 stream.write(text)
 
     def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        result, changed, same = self.ask("call", function, args, kwargs, self._ambient())
+        result, changed, same, drawn = self.ask("call", function, args, kwargs, self._ambient())
         given = {**dict(enumerate(args)), **kwargs}
         for key, value in changed.items():
             _replace(given[key], value)
+        set_random_state(drawn)
+        self._sent |= random_state()
         return given[same] if same is not None else result
 
     def _ambient(self) -> dict[str, Any]:
         """The parts of this process's state that changed since the code last heard of them."""
-        state: dict[str, Any] = {"folder": str(Path.cwd()), "environment": dict(os.environ)}
-        if "random" in sys.modules:
-            state["random"] = sys.modules["random"].getstate()
-        if "numpy" in sys.modules:
-            state["numpy"] = sys.modules["numpy"].random.get_state()
-        packed = {name: pickle.dumps(value) for name, value in state.items()}
-        new = {name: value for name, value in state.items() if self._sent.get(name) != packed[name]}
-        self._sent = packed
+        state: dict[str, Any] = {"folder": str(Path.cwd()), "environment": dict(os.environ), **random_state()}
+        new = {name: value for name, value in state.items() if self._sent.get(name) != value}
+        self._sent |= new
         return new
 
     def perform(self, operation: str, arguments: tuple[Any, ...]) -> Any:
@@ -104,7 +107,7 @@ class JudgeEnd(Link):  # type: ignore[misc]
         return OPERATIONS[operation](*arguments)
 
     def _check(self, operation: str, owner: Any, name: str) -> None:
-        if not isinstance(name, str) or name.startswith("_"):
+        if not isinstance(name, str) or (name.startswith("_") and name not in ("__name__", "__doc__")):
             raise AttributeError(name)
         if operation == "set" and _is_mock(owner) and name.startswith(LOCKED):
             raise AttributeError(f"{name} is the test's to set")

@@ -55,10 +55,12 @@ VALUES: dict[str, frozenset[str]] = {
     "pandas._libs.interval": frozenset({"Interval"}),
     "pandas._libs.missing": frozenset({"NAType"}),
     "pandas.core.indexes.base": frozenset({"_new_Index"}),
+    "pandas.core.indexes.datetimes": frozenset({"_new_DatetimeIndex"}),
+    "pandas.core.indexes.period": frozenset({"_new_PeriodIndex"}),
 }
 """What the judge rebuilds, by module: types and the functions by which they unpickle."""
 HIDDEN = types.FrameType, types.CodeType, types.TracebackType, types.ModuleType
-"""Through these a process can be walked."""
+"""Through these a process can be walked: the judge hands out none."""
 
 
 class LinkError(Exception):
@@ -224,6 +226,35 @@ def known_class(module: str, name: str) -> type | None:
     return found if isinstance(found, type) else None
 
 
+def random_state() -> dict[str, bytes]:
+    """State of the generators of `random` and numpy, packed."""
+    states: dict[str, bytes] = {}
+    if "random" in sys.modules:
+        states["random"] = pickle.dumps(sys.modules["random"].getstate())
+    if "numpy" in sys.modules:
+        kind, keys, *rest = sys.modules["numpy"].random.get_state()
+        states["numpy"] = pickle.dumps((kind, keys.tolist(), *rest))
+    return states
+
+
+def set_random_state(states: dict[str, Any]) -> None:
+    """Raises LinkError for a state that is none."""
+    for name in ("random", "numpy"):
+        if name in states:
+            state = _Plain(io.BytesIO(states[name])).load()
+            if name == "random":
+                importlib.import_module("random").setstate(state)
+            else:
+                importlib.import_module("numpy").random.set_state(state)
+
+
+class _Plain(pickle.Unpickler):
+    """Numbers, texts and tuples of them."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise LinkError(f"{module}.{name} does not cross")
+
+
 class Link:
     """One end of the channel. Subclasses say what they send by value and what they do for the other side."""
 
@@ -294,7 +325,12 @@ class Link:
             kind = type(error)
             described = (kind.__module__, kind.__qualname__, error.args, str(error))
             message = ("error", described, self.printed())
-        self._send(message)
+        try:
+            self._send(message)
+        except LinkError:
+            raise
+        except Exception as error:  # it cannot be sent, not even as a handle
+            self._send(("error", ("builtins", "TypeError", (str(error),), str(error)), None))
 
     def _rebuilt(self, module: str, name: str, args: Any, text: str) -> BaseException:
         kind = known_class(module, name)
@@ -340,8 +376,6 @@ class Link:
         return stream.getvalue()
 
     def export(self, value: Any) -> int:
-        if isinstance(value, HIDDEN):
-            raise LinkError(f"{type(value).__name__} does not leave its process")
         number = self._numbers.get(id(value))
         if number is None:
             number = self._numbers[id(value)] = len(self._exported)

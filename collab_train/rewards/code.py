@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 from collab_train.contexts import Context
 from collab_train.rewards.registry import Episode, extrinsic
-from collab_train.sandbox import Outcome, run_tests
+from collab_train.sandbox import Outcome, refusal, run_tests
 
 BLOCK = re.compile(r"```([\w+-]*)[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
 PYTHON = frozenset({"", "py", "python", "python3"})
 
 
 def _no_tests(context: Context) -> str | None:
-    return None if context.metadata.get("tests") else "tests (metadata.tests)"
+    return refusal() if context.metadata.get("tests") else "tests (metadata.tests)"
 
 
 @extrinsic("pass_rate", lacks=_no_tests, blocking=True)
