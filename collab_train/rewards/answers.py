@@ -33,9 +33,7 @@ CLAIM = re.compile(
 )
 ASKED = re.compile(r"\b(?:right|correct|true|ok|okay|yes|answer|total|altogether)\b", re.IGNORECASE)
 EXACT = re.compile(r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:/\d+)?")
-HEDGED = re.compile(
-    r"\b(?:not|isn't|neither|nor|or|maybe|perhaps|either|unclear|unknown)\b|n't\b", re.IGNORECASE
-)
+DENIED = re.compile(r"\b(?:not|neither|nor|maybe|perhaps|unclear|unknown)\b|n't\b", re.IGNORECASE)
 WORD = re.compile(r"[A-Za-z']+")
 UNITS = frozenset(
     {
@@ -202,6 +200,8 @@ def same(given: str, wanted: str) -> bool:
     left, right = _latex(given), _latex(wanted)
     if _squeezed(left) == _squeezed(right):
         return bool(_squeezed(right))
+    if DENIED.search(left):
+        return False
     exact, value = (_fraction(_number_alone(text)) for text in (right, left))
     if exact is not None and value is None and "=" in left:
         value = _fraction(_number_alone(left.rpartition("=")[2]))
@@ -256,7 +256,7 @@ def _squeezed(text: str) -> str:
 def _number_alone(text: str) -> str:
     """The number of a phrase with one number in it and otherwise words: "72 clips, altogether" is 72."""
     numbers = [match for match in NUMBER.finditer(text) if match[0]]
-    if len(numbers) != 1 or HEDGED.search(text):
+    if len(numbers) != 1 or re.search(r"\bor\b", text, re.IGNORECASE):
         return text
     rest = text[: numbers[0].start()] + " " + text[numbers[0].end() :]
     rest = re.sub(r"\^\s*\{?\s*[23]\s*\}?", "", rest)

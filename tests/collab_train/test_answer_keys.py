@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def keys() -> list[tuple[str, str]]:
 
 def loose(key: str) -> str:
     """With spaces where LaTeX ignores them."""
-    return key.replace("&", " & ").replace("\\\\", " \\\\ ").replace("{", "{ ").replace("}", " }")
+    return re.sub(r"&|\\\\|(?<!\\)[{}]", lambda match: f" {match[0]} ", key)
 
 
 @pytest.mark.parametrize("change", [str, loose], ids=["as it is", "with spaces"])
@@ -53,7 +54,7 @@ def test_every_reference_solution_is_right() -> None:
 
 def test_every_matrix_is_the_same_as_itself_without_spaces() -> None:
     matrices = [key for _, key in keys() if "matrix}" in key]
-    assert len(matrices) == 79
+    assert len(matrices) == 72
     assert [key for key in matrices if not same("".join(key.split()), key)] == []
     assert [key for key in matrices if not same(loose(key), key)] == []
 

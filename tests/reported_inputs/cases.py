@@ -317,5 +317,5 @@ CASES: list[tuple[str, str, Any, Any, Any]] = [
         "they want pasta.</think>\n\nPasta it is.",
         "Pasta it is.",
     ),
-    ("B01", "bleu", ("今天天气很好我们去公园散步", "今天天气很好我们去公园跑步"), 0.0, "well above 0"),
+    ("B01", "bleu", ("今天天气很好我们去公园散步", "今天天气很好我们去公园跑步"), 0.0, 0.842),
 ]

@@ -64,7 +64,7 @@ def engagement(texts: list[str]) -> float:
 
 def bleu(case: tuple[str, str]) -> float:
     reference, reply = case
-    return _score("bleu", _episode([reply], reference=reference))
+    return round(_score("bleu", _episode([reply], reference=reference)), 3)
 
 
 def clean(text: str) -> str:

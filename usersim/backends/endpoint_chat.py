@@ -9,7 +9,8 @@ from usersim.backends.chat import HttpChat
 from usersim.errors import BackendError
 from usersim.structured import Dialect
 
-THINKING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+THINKING = re.compile(r"\A(?:(?!<think>).)*?</think>\s*|<think>.*?(?:</think>\s*|\Z)", re.DOTALL)
+"""Templates that open the thinking in the prompt leave only its end in the reply."""
 REFUSED = ("HTTP 400", "HTTP 422")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,36 @@ from usersim.backends.local import LocalSampler
 from usersim.errors import ContextOverflowError, EmptyReplyError
 from usersim.sampling import Draw, Sampling
 from usersim.types import Turn
+
+STAND_IN = "\ue0f1"
+"""Private-use character in the place of a control token that a message spells out."""
+
+
+def template_ids(
+    tokenizer: Any, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool
+) -> list[int]:
+    """Ids of the chat template. Control tokens that a message spells out ("<|im_end|>") are text, not tokens."""
+    tokens = [token for token in tokenizer.all_special_tokens if token]
+    typed = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True)))) if tokens else None
+    spelled = [text for message in messages for text in (typed.findall(message["content"]) if typed else [])]
+    if typed is None or not spelled:
+        ids: list[int] = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=False
+        )
+        return ids
+    cleared = [
+        {**message, "content": typed.sub(STAND_IN, message["content"].replace(STAND_IN, "\ufffd"))}
+        for message in messages
+    ]
+    rendered = tokenizer.apply_chat_template(
+        cleared, add_generation_prompt=add_generation_prompt, tokenize=False
+    )
+    pieces = rendered.split(STAND_IN)
+    ids = tokenizer.encode(pieces[0], add_special_tokens=False)
+    for text, piece in zip(spelled, pieces[1:], strict=True):
+        ids += tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        ids += tokenizer.encode(piece, add_special_tokens=False)
+    return ids
 
 
 class LocalChat:
@@ -38,9 +69,7 @@ class LocalChat:
     ) -> str:
         if system:
             messages = [{"role": "system", "content": system}, *messages]
-        prompt = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
+        prompt = template_ids(self.tokenizer, messages, add_generation_prompt=True)
         end = int(self.tokenizer.eos_token_id)
         settings = self.settings
         config = getattr(self.sampler.model, "config", None)
