@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,31 +36,41 @@ class RunDir:
         self._append(SAMPLES, record.model_dump_json(exclude_defaults=True))
 
     def metrics(self) -> list[dict[str, Any]]:
-        file = self.path / METRICS
-        return [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.is_file() else []
+        """What was logged; a line that a kill cut off is left out."""
+        lines = _lines(self.path / METRICS)
+        return [json.loads(line) for line in lines if _is_wanted(line, lambda value: isinstance(value, dict))]
 
     def keep(self, name: str, wanted: Callable[[Any], bool]) -> None:
         """Rewrites a file without the lines that are not wanted or were cut off by a kill, in one step."""
         file = self.path / name
         if file.is_file():
-            kept = [line for line in file.read_text("utf-8").splitlines() if _is_wanted(line, wanted)]
+            kept = [line for line in _lines(file) if _is_wanted(line, wanted)]
             with atomic_writer(file) as stream:
                 stream.writelines(f"{line}\n" for line in kept)
 
     def _append(self, name: str, line: str) -> None:
         try:
-            with (self.path / name).open("a", encoding="utf-8") as stream:
-                stream.write(line + "\n")
+            with (self.path / name).open("ab+") as stream:
+                end = stream.seek(0, os.SEEK_END)
+                stream.seek(max(0, end - 1))
+                torn = end and stream.read(1) != b"\n"  # the next line must not join one that a kill cut off
+                stream.write(("\n" if torn else "").encode() + line.encode() + b"\n")
         except OSError as error:
             raise BackendError(
                 f"{self.path / name} cannot be written ({error.strerror}); make room and run the same command again"
             ) from error
 
 
+def _lines(file: Path) -> list[str]:
+    """Not splitlines(): texts hold U+2028, which ends no line of JSON Lines. A cut character is no reason to stop."""
+    content = file.read_bytes().decode("utf-8", "replace") if file.is_file() else ""
+    return [line for line in content.split("\n") if line]
+
+
 def _is_wanted(line: str, wanted: Callable[[Any], bool]) -> bool:
     try:
         return wanted(json.loads(line))
-    except ValueError:
+    except (ValueError, TypeError, KeyError):
         return False
 
 
@@ -75,7 +86,12 @@ def _refuse_difference(existing: Path, config: Config) -> None:
 
 def _completed(existing: Path, config: Config) -> dict[str, Any]:
     """What was resolved then; a field added since has its default, which is how the run went."""
-    before: dict[str, Any] = json.loads(existing.read_text(encoding="utf-8"))
+    try:
+        before: dict[str, Any] = json.loads(existing.read_bytes())
+    except ValueError as error:
+        raise ConfigError(
+            f"{existing} is damaged; choose another out=…, or delete it to start over there"
+        ) from error
     try:
         return type(config).model_validate(before).model_dump(mode="json")
     except ValidationError:

@@ -13,12 +13,14 @@ def test_a_fence_inside_of_a_text_does_not_end_the_block() -> None:
 
 
 def test_a_block_brings_the_blocks_that_it_needs() -> None:
-    reply = "```python\ndef half(x): return x / 2\n```\n```python\nunused = 1\n```\n```python\ndef f(x): return half(x)\n```"
+    blocks = "def half(x): return x / 2\n", "unused = 1\n", "def f(x): return half(x)\n"
+    reply = "\n".join(f"```python\n{block}```" for block in blocks)
     assert last_code([reply], "f") == "def half(x): return x / 2\n\ndef f(x): return half(x)\n"
 
 
 def test_an_earlier_version_of_the_same_function_stays_out() -> None:
-    reply = "```python\ndef f(x): return 1\n```\nBetter:\n```python\ndef f(x): return 2\n```\n```python\nprint(f(1))\n```"
+    blocks = "def f(x): return 1\n", "def f(x): return 2\n", "print(f(1))\n"
+    reply = "\n".join(f"```python\n{block}```" for block in blocks)
     assert last_code([reply], "f") == "def f(x): return 2\n"
 
 
