@@ -232,7 +232,7 @@ def _latex(text: str) -> str:
     )
     text = re.sub(r"_\{(\w)\}", r"_\1", text)
     text = re.sub(r"^\s*[a-zA-Z]\s*(?:=|\\in(?![a-z]))\s*", "", text)
-    text = re.sub(r"(?<=\d)\{,\}\s*(?=\d{3})", "", text)
+    text = re.sub(r"(?<=\d)\s*\{\s*,\s*\}\s*(?=\d{3})", "", text)
     if text.lstrip()[:1] not in ("(", "[", "\\", "{"):
         text = (
             re.sub(r"(?<=\d),\s?(?=\d{3}(?!\d))", "", text) if re.fullmatch(THOUSANDS, text.strip()) else text
