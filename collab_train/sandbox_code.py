@@ -45,7 +45,8 @@ class CodeEnd(Link):  # type: ignore[misc]
 
     def __init__(self, descriptor: int, module: types.ModuleType) -> None:
         super().__init__(descriptor)
-        self.module, self.failure = module, None
+        self.module = module
+        self.failure: BaseException | None = None
         self.out, self.err = io.StringIO(), io.StringIO()
         self._patched: list[tuple[Any, str, bool, Any]] = []
 
@@ -58,7 +59,7 @@ class CodeEnd(Link):  # type: ignore[misc]
 
     def sends(self, value: Any, strict: bool) -> bool:
         kind = value if has_name(value) else type(value)
-        return is_value(kind.__module__ or "", kind.__qualname__)
+        return bool(is_value(kind.__module__ or "", kind.__qualname__))
 
     def find(self, module: str, name: str) -> Any:
         found: Any = importlib.import_module(module)
@@ -94,7 +95,7 @@ class CodeEnd(Link):  # type: ignore[misc]
         """(result, changed arguments by place or name, which of them the result is, random states that moved)."""
         self._adopt(ambient)
         random = random_state()
-        given = {**dict(enumerate(args)), **kwargs}
+        given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
         mutable = {key: value for key, value in given.items() if type(value).__name__ in (*MUTABLE, *TABLES)}
         before = self._packed(mutable, strict=True) if mutable else b""
         result = function(*args, **kwargs)
@@ -131,9 +132,9 @@ class CodeEnd(Link):  # type: ignore[misc]
 def _described(value: Any) -> tuple[str, Any]:
     """How the judge gets a global: what is installed it takes from its own packages."""
     if isinstance(value, types.ModuleType):
-        return "module", value.__name__
+        return "module", (value.__name__, "")
     if has_name(value):
-        found: Any = sys.modules.get(value.__module__ or "")
-        if value.__module__ != "solution" and getattr(found, value.__qualname__, None) is value:
-            return "installed", (value.__module__, value.__qualname__)
+        module, name = str(value.__module__), str(value.__qualname__)
+        if module != "solution" and getattr(sys.modules.get(module), name, None) is value:
+            return "installed", (module, name)
     return "own", value

@@ -83,7 +83,7 @@ class JudgeEnd(Link):  # type: ignore[misc]
 
     def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result, changed, same, drawn = self.ask("call", function, args, kwargs, self._ambient())
-        given = {**dict(enumerate(args)), **kwargs}
+        given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
         for key, value in changed.items():
             _replace(given[key], value)
         set_random_state(drawn)
@@ -98,7 +98,9 @@ class JudgeEnd(Link):  # type: ignore[misc]
         return new
 
     def perform(self, operation: str, arguments: tuple[Any, ...]) -> Any:
-        """What the code asks of an object that a test gave it."""
+        """What the code asks of an object that a test gave it, and of no other: methods of tables evaluate texts."""
+        if not arguments or not self.has_exported(arguments[0]):
+            raise LinkError("no test gave that to the code")
         if operation == "call":
             function, args, kwargs = arguments
             return function(*args, **kwargs)
@@ -169,13 +171,13 @@ def _bind(end: JudgeEnd, tree: ast.Module, scope: dict[str, Any]) -> None:
     used = {node.id for node in nodes if isinstance(node, ast.Name)} & set(end.ask("names"))
     for name in sorted(used - set(dir(builtins))):
         if name in dotted and (name in ALIASES or name in sys.stdlib_module_names):
-            kind, value = "module", ALIASES.get(name, name)
+            kind, value = "module", (ALIASES.get(name, name), "")
         else:
             kind, value = end.ask("global", name)
         if kind == "own":
             scope[name] = value
             continue
-        module, attribute = (value, "") if kind == "module" else value
+        module, attribute = value
         with contextlib.suppress(ImportError, AttributeError):
             found = importlib.import_module(module)
             scope[name] = getattr(found, attribute) if attribute else found
@@ -185,18 +187,20 @@ def _forward_patches(end: JudgeEnd) -> None:
     """`unittest.mock.patch` of a module or of a class in one holds in the code's process as well."""
     from unittest import mock
 
-    patch: Any = mock._patch  # type: ignore[attr-defined]
+    patch: Any = mock._patch
     enter, leave = patch.__enter__, patch.__exit__
 
     def entered(self: Any) -> Any:
         result = enter(self)
         owner = self.target
-        where = (owner.__name__, "") if isinstance(owner, types.ModuleType) else None
-        if where is None and isinstance(owner, type) and _is_importable(owner):
-            where = owner.__module__, owner.__qualname__
-        self.is_forwarded = where is not None and where[0] != "sys" and not isinstance(owner, Remote)
+        module = path = ""
+        if isinstance(owner, types.ModuleType):
+            module = owner.__name__
+        elif isinstance(owner, type) and _is_importable(owner):
+            module, path = owner.__module__, owner.__qualname__
+        self.is_forwarded = module not in ("", "sys") and type(owner) is not Remote
         if self.is_forwarded:
-            end.ask("patch", *where, self.attribute, getattr(owner, self.attribute))
+            end.ask("patch", module, path, self.attribute, getattr(owner, self.attribute))
         return result
 
     def left(self: Any, *details: Any) -> Any:

@@ -24,6 +24,8 @@ from typing import Any, ClassVar
 
 LONGEST = 256 * 1024 * 1024
 """Bytes of one message."""
+PurePython: Any = pickle._Unpickler
+"""Its steps can be overridden, those of `pickle.Unpickler` cannot."""
 TRANSPORT = os.read, os.write
 """Taken before a test can patch them."""
 VALUES: dict[str, frozenset[str]] = {
@@ -102,7 +104,7 @@ def _is_data_type(known: Any) -> bool:
         managers: Any = sys.modules.get("pandas.core.internals.managers")
         bases += [pandas.DataFrame, pandas.Series, pandas.Index, pandas.offsets.BaseOffset]
         bases += [pandas.api.extensions.ExtensionArray, pandas.api.extensions.ExtensionDtype]
-        bases += [managers.BaseBlockManager, pandas.Flags, sys.modules["pandas._libs.internals"].Block]  # type: ignore[attr-defined]
+        bases += [managers.BaseBlockManager, pandas.Flags, sys.modules["pandas._libs.internals"].Block]
     return issubclass(known, tuple(bases))
 
 
@@ -130,7 +132,7 @@ class Remote:
         object.__setattr__(self, "_remote_number", number)
         object.__setattr__(self, "_remote_class", claim)
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> Any:
         return known_class(*self._remote_class) or Remote
 
@@ -382,6 +384,9 @@ class Link:
             self._exported[number] = value  # kept alive, so that its id stays its own
         return number
 
+    def has_exported(self, value: Any) -> bool:
+        return id(value) in self._numbers
+
     def exported(self, number: int) -> Any:
         return self._exported[number]
 
@@ -427,10 +432,10 @@ class Unpickler(_Finding, pickle.Unpickler):
         self.link = link
 
 
-class CarefulUnpickler(_Finding, pickle._Unpickler):  # type: ignore[misc,name-defined]
+class CarefulUnpickler(_Finding, PurePython):  # type: ignore[misc]
     """For the judge. An object's state holds data only: no method of it can be replaced by one of the code's."""
 
-    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+    dispatch: ClassVar = dict(PurePython.dispatch)
 
     def __init__(self, link: Link, stream: io.BytesIO) -> None:
         super().__init__(stream)

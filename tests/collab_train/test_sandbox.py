@@ -354,6 +354,19 @@ def test_the_verdict_cannot_be_forged(code: str) -> None:
     )
 
 
+def test_only_what_a_test_hands_over_can_be_asked_of_the_judge() -> None:
+    code = (
+        "def f(g):\n"
+        "    tried = [('get', [1], 'append'), ('get', g, '__globals__'), ('call', print, (), {}), ('len', 'abc')]\n"
+        "    worked = []\n"
+        "    for request in tried:\n"
+        "        try: worked.append(g._remote_link.ask(*request))\n"
+        "        except Exception: pass\n"
+        "    return g(4), worked\n"
+    )
+    assert run(code, "assert f(lambda x: 2 * x) == (8, [])").share == 1
+
+
 def test_arguments_that_code_changes_mocks_prints_and_seeds_cross() -> None:
     code = (
         "import os, random, pathlib\nimport numpy as np\n"
