@@ -6,9 +6,11 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+from collab_train.lock import exclusive
 from usersim.cli import console, emit_json, run_main
 from usersim.config import load_config
 from usersim.runs import RunDir
@@ -16,6 +18,11 @@ from usersim.runs import RunDir
 
 def main(argv: list[str]) -> int:
     args = _parser().parse_args(argv)
+    if getattr(args, "config", None) and "=" in args.config and not Path(args.config).exists():
+        args.overrides, args.config = (
+            [args.config, *args.overrides],
+            None,
+        )  # defaults, and departures from them
     commands: dict[str, Callable[[argparse.Namespace], Any]] = {
         "mr": _mr,
         "pairs": _pairs,
@@ -42,7 +49,8 @@ def _mr(args: argparse.Namespace) -> Any:
     contexts = choose_contexts(config)
     if args.dry_run:
         return _show(args, plan(config, contexts))
-    scored = run_mr(config, contexts, RunDir(config.out, config))
+    with exclusive(config.out):
+        scored = run_mr(config, contexts, RunDir(config.out, config))
     summary = summarise(scored)
     if not args.json:
         for context, result in zip(scored.contexts, scored.results, strict=True):
@@ -60,7 +68,9 @@ def _pairs(args: argparse.Namespace) -> Any:
     contexts = choose_contexts(config)
     if args.dry_run:
         return _show(args, plan(config, contexts))
-    return _show(args, run_pairs(config, contexts, RunDir(config.out, config.scoring)))
+    with exclusive(config.out):
+        summary = run_pairs(config, contexts, RunDir(config.out, config.scoring))
+    return _show(args, summary)
 
 
 def _sft(args: argparse.Namespace) -> Any:
@@ -68,7 +78,11 @@ def _sft(args: argparse.Namespace) -> Any:
 
     config = load_config(SFT, args.config, args.overrides)
     dialogues = read_dialogues(config)
-    return _show(args, plan(config, dialogues) if args.dry_run else sft(config, dialogues))
+    if args.dry_run:
+        return _show(args, plan(config, dialogues))
+    with exclusive(config.out):
+        summary = sft(config, dialogues)
+    return _show(args, summary)
 
 
 def _dpo(args: argparse.Namespace) -> Any:
@@ -77,7 +91,11 @@ def _dpo(args: argparse.Namespace) -> Any:
 
     config = load_config(DPO, args.config, args.overrides)
     pairs = read_pairs(config)
-    return _show(args, plan(config, pairs) if args.dry_run else dpo(config, pairs))
+    if args.dry_run:
+        return _show(args, plan(config, pairs))
+    with exclusive(config.out):
+        summary = dpo(config, pairs)
+    return _show(args, summary)
 
 
 def _online_dpo(args: argparse.Namespace) -> Any:
@@ -111,7 +129,11 @@ def _online(args: argparse.Namespace, config: Any, train: Callable[[Any, Any], d
     from collab_train.online import plan, read_online
 
     contexts = read_online(config)
-    return _show(args, plan(config, contexts) if args.dry_run else train(config, contexts))
+    if args.dry_run:
+        return _show(args, plan(config, contexts))
+    with exclusive(config.out):
+        summary = train(config, contexts)
+    return _show(args, summary)
 
 
 def _bench(args: argparse.Namespace) -> Any:
@@ -129,9 +151,22 @@ def _merge(args: argparse.Namespace) -> Any:
 def _show(args: argparse.Namespace, values: dict[str, Any]) -> dict[str, Any]:
     """Prints `values` for people unless the one JSON document is all that is wanted."""
     if not args.json:
-        for key, value in values.items():
+        for key, value in _flat(values):
             console.print(f"  {key:26} {value}", markup=False)
     return values
+
+
+def _flat(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Tables within tables as dotted keys, lists in words."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{above}{key}.") if value else [(f"{above}{key}", "-")]
+        elif isinstance(value, list | tuple):
+            yield f"{above}{key}", ", ".join(map(str, value)) or "-"
+        elif isinstance(value, float):
+            yield f"{above}{key}", f"{value:.6g}"
+        else:
+            yield f"{above}{key}", "-" if value is None else str(value)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -149,7 +184,9 @@ def _parser() -> argparse.ArgumentParser:
     ):
         keys = f"the keys of its config: usersim keys collab {name}"
         command = commands.add_parser(name, help=text, description=text, epilog=keys)
-        command.add_argument("config", help="a TOML file; see configs/collab/")
+        command.add_argument(
+            "config", nargs="?", help="a TOML file; see configs/collab/ (default: the defaults)"
+        )
         command.add_argument("overrides", nargs="*", metavar="key=value")
         command.add_argument("--dry-run", action="store_true", help="print the plan and stop")
         command.add_argument("--json", action="store_true", help="one JSON document on stdout")

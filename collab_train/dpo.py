@@ -17,10 +17,8 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from collab_train import offline
-from collab_train.offline import PairFiles, PairTuning, on_pairs
-from collab_train.train_report import Bars
+from collab_train.offline import PairFiles, PairTuning, on_pairs, prompt_length
 from collab_train.tuning import arguments, tune
-from usersim.runs import RunDir
 
 
 class DPO(PairTuning):
@@ -34,15 +32,19 @@ def plan(config: DPO, pairs: PairFiles) -> dict[str, Any]:
 
 
 def dpo(config: DPO, pairs: PairFiles) -> dict[str, Any]:
-    rows = [pair.model_dump(include={"prompt", "chosen", "rejected"}) for pair in pairs.train]
+    def rows(tokenizer: Any) -> list[tuple[dict[str, Any], int]]:
+        return [
+            (pair.model_dump(include={"prompt", "chosen", "rejected"}), prompt_length(tokenizer, pair.prompt))
+            for pair in pairs.train
+        ]
 
-    def trainer(model: Any, tokenizer: Any, lora: LoraConfig | None, run: RunDir, bars: Bars) -> Any:
+    def build(model: Any, tokenizer: Any, lora: LoraConfig | None, kept: list[dict[str, Any]]) -> Any:
         return DPOTrainer(
             model=model,
             args=DPOConfig(**arguments(config), max_length=config.max_length, beta=config.beta),
-            train_dataset=Dataset.from_list(rows),
+            train_dataset=Dataset.from_list(kept),
             processing_class=tokenizer,
             peft_config=lora,
         )
 
-    return tune(config, on_pairs(config, pairs, trainer))
+    return tune(config, on_pairs(config, pairs, rows, build))

@@ -1,14 +1,14 @@
-"""Code of an assistant against the tests of a task, in a process that cannot harm the machine.
+"""Code of an assistant against the tests of a task, in processes that cannot harm the machine.
 
-What holds everywhere: a process group of its own, killed as a whole; limits on wall time, CPU, memory, files and their
-sizes; a temporary directory of its own; an empty environment; no output kept. What the kernel adds where it can
-(`protections`): a file system of which only Python and its packages are readable and only the temporary directory is
-writable (Landlock), no sockets, no further processes, no signals to others (seccomp). Where it cannot, rules inside
-Python refuse the same; they stop accidents, not an attacker. Started by root, the code runs as nobody, if nobody may
-read the Python that runs it.
+The tests run in a process of their own, the judge, and call the code in another through a narrow channel
+(`sandbox_link`). The code's process holds neither the tests nor what they expect; what passes is what the judge says.
 
-A test counts when the harness itself reports it: printing "passed", or leaving early with status 0, passes nothing.
-Code that redefines what its tests compare with can still cheat; no sandbox sees that.
+What holds everywhere: limits on wall time, CPU, memory, threads, files and their sizes; a temporary directory of their
+own; an empty environment; no output kept. What the kernel adds (`protections`): a file system of which only Python and
+its packages are readable and only the temporary directory is writable (Landlock), and of the system calls only those on
+a list (seccomp): no sockets, no further processes, no signals to others, no shared memory, no modes, owners or times of
+files. Where the kernel cannot, code is not run, unless USERSIM_SANDBOX=unprotected says so: rules inside Python then
+stop accidents, not an attacker. Started by root, the code runs as nobody, if nobody may read the Python that runs it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import ast
 import contextlib
 import json
 import os
-import secrets
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,9 @@ CHILD = Path(__file__).with_name("sandbox_child.py")
 GRACE_S = 20.0
 """Beyond the wall limit, for the start of Python on a busy machine."""
 LONGEST_CODE = 200_000
+UNPROTECTED = "USERSIM_SANDBOX", "unprotected"
+"""Environment variable and its value by which the operator runs code where the kernel does not protect."""
+SHARED = "numpy", "pandas", "matplotlib.pyplot", "scipy", "sklearn"
 
 
 class SandboxError(UsersimError):
@@ -63,22 +66,25 @@ class Outcome(Record):
 
 
 def run_tests(code: str, tests: str, limits: Limits | None = None) -> Outcome:
-    """Runs `tests` after `code` in one module. Blocks; call it in a thread.
+    """Runs `tests` against the functions and classes that `code` defines. Blocks; call it in a thread.
 
     `tests` holds unittest classes (each method is a test, as in BigCodeBench), or else statements, of which each
-    `assert` and each call is a test (as in MBPP and HumanEval).
+    `assert` and each call is a test (as in MBPP and HumanEval). Code that fails, misbehaves or ends the sandbox passes
+    nothing; it never raises.
+
+    Raises:
+        SandboxError: the tests hold no test, or this machine cannot protect itself (`refusal`).
     """
     limits, expected = limits or Limits(), names_of(tests)
     if not expected:
         raise SandboxError("the tests hold no test: neither unittest methods nor assert statements")
+    if reason := refusal():
+        raise SandboxError(reason)
     if len(code) > LONGEST_CODE:
         return Outcome(passed=(), expected=expected, stopped="the code is too long")
-    nonce = secrets.token_hex(16)
-    spec = _job(code, tests, nonce, limits) | {"unittest": "." in expected[0]}
-    with tempfile.TemporaryDirectory(prefix="usersim-sandbox-", ignore_cleanup_errors=True) as folder:
-        answer = _child(spec, folder, limits.wall_s + GRACE_S)
-    lines = [line.removeprefix(nonce + " ") for line in answer["lines"] if line.startswith(nonce + " ")]
-    return Outcome(passed=tuple(lines), expected=expected, stopped=answer["stopped"])
+    job = _Job(code, tests, limits, by_classes="." in expected[0])
+    answer = _run(job, limits.wall_s + GRACE_S)
+    return Outcome(passed=tuple(answer["passed"]), expected=expected, stopped=answer["stopped"])
 
 
 def names_of(tests: str) -> tuple[str, ...]:
@@ -104,24 +110,66 @@ def names_of(tests: str) -> tuple[str, ...]:
 @cache
 def protections() -> dict[str, str]:
     """What keeps code from files, from the network and from starting processes on this machine."""
-    with tempfile.TemporaryDirectory(prefix="usersim-sandbox-") as folder:
-        first: str = _child(_job("", "", "", Limits()), folder, 60.0)["lines"][0]
-    found: dict[str, str] = json.loads(first.removeprefix("protections "))
-    return found
+    kept: dict[str, str] = _run(_Job("", "", Limits(), by_classes=False), 60.0)["protections"]
+    return kept
 
 
-def _job(code: str, tests: str, nonce: str, limits: Limits) -> dict[str, Any]:
-    return {
-        "code": code,
-        "tests": tests,
-        "nonce": nonce,
-        "limits": limits.model_dump(),
-        "readable": _readable(),
-        "unittest": False,
-    }
+def refusal() -> str | None:
+    """Why code is not run on this machine, or None."""
+    weak = sorted(what for what, by in protections().items() if by == "rules in Python")
+    if not weak or os.environ.get(UNPROTECTED[0]) == UNPROTECTED[1]:
+        return None
+    return (
+        f"this kernel does not protect {' and '.join(weak)} from code of a model (it needs Landlock, Linux 5.13, and "
+        f"seccomp); run it in a virtual machine of its own, or set {'='.join(UNPROTECTED)} to run it all the same"
+    )
 
 
-def _child(spec: dict[str, Any], folder: str, timeout_s: float) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Job:
+    code: str
+    tests: str
+    limits: Limits
+    by_classes: bool
+
+    def parts(self) -> bytes:
+        """Setting, code and tests, each behind its length."""
+        setting = {
+            "limits": self.limits.model_dump(),
+            "readable": _readable(),
+            "unittest": self.by_classes,
+            "imports": _imported(self.code, self.tests),
+            "test_imports": _import_statements(self.tests),
+        }
+        parts = [json.dumps(part).encode() for part in (setting, self.code, self.tests)]
+        return b"".join(len(part).to_bytes(8, "little") + part for part in parts)
+
+
+def _import_statements(tests: str) -> list[str]:
+    """All that the code's process learns of the tests."""
+    return [
+        ast.unparse(node) for node in ast.parse(tests).body if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+
+
+def _imported(*sources: str) -> list[str]:
+    """Packages that code and tests both may use and that take long to import: loaded once, before the two part."""
+    names = set[str]()
+    for source in sources:
+        with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+            for node in ast.walk(ast.parse(source)):
+                if isinstance(node, ast.Import):
+                    names |= {alias.name for alias in node.names}
+                elif isinstance(node, ast.ImportFrom):
+                    names.add(node.module or "")
+    roots = {name.partition(".")[0] for name in names}
+    shared = [name for name in SHARED if name.partition(".")[0] in roots]
+    return shared + (["unittest.mock"] if any("mock" in name for name in names) else [])
+
+
+def _run(job: _Job, timeout_s: float) -> dict[str, Any]:
+    """What the sandbox's own process answers: `protections`, `passed` and `stopped`."""
+    folder = tempfile.mkdtemp(prefix="usersim-sandbox-")
     environment = {
         **{name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ},
         **dict.fromkeys(("HOME", "TMPDIR", "MPLCONFIGDIR", "XDG_CACHE_HOME"), folder),
@@ -137,23 +185,63 @@ def _child(spec: dict[str, Any], folder: str, timeout_s: float) -> dict[str, Any
         env=environment,
         start_new_session=True,
     )
+    complaints = b""
     try:
-        out, said = process.communicate(json.dumps(spec).encode(), timeout=timeout_s)
-        answer: dict[str, Any] = json.loads(out)
-        return answer
+        out, complaints = process.communicate(job.parts(), timeout=timeout_s)
     except subprocess.TimeoutExpired as error:
-        raise SandboxError(f"the sandbox gave no answer within {timeout_s:g} s") from error
-    except ValueError as error:
-        last = said.decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
-        raise SandboxError(f"the sandbox did not start: {last[0]}") from error
+        out = error.stdout or b""
     finally:
-        _kill(process)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        remove_tree(folder)
+    lines = out.decode(errors="replace").split("\n")
+    if len(lines) < 2:  # not even locked in: none of the code has run
+        last = (
+            complaints.decode(errors="replace").strip().split("\n")[-1] or f"no word within {timeout_s:g} s"
+        )
+        raise SandboxError(f"the sandbox did not start: {last}")
+    # Whatever ends the sandbox from here on is the doing of the code.
+    result: dict[str, Any] = (
+        json.loads(lines[1]) if len(lines) > 2 else {"passed": [], "stopped": "the sandbox was ended"}
+    )
+    return {**result, "protections": json.loads(lines[0])}
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+def remove_tree(folder: str) -> None:
+    """Removes a directory however deep it is: `shutil.rmtree` recurses, and long paths cannot be named.
+
+    Whatever lies in a folder of it is moved up, until all are empty.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+    with contextlib.suppress(OSError):
+        root = os.open(folder, flags)
+        try:
+            number = 0
+            while names := os.listdir(root):  # noqa: PTH208 - by descriptor
+                for name in names:
+                    number += _lift(root, name, number, flags)
+        finally:
+            os.close(root)
+        Path(folder).rmdir()
+
+
+def _lift(root: int, name: str, number: int, flags: int) -> int:
+    """Removes one entry of `root`, moving what is in it up into `root`. Returns how many names that took."""
+    try:
+        os.unlink(name, dir_fd=root)
+        return 0
+    except (IsADirectoryError, PermissionError):
+        os.chmod(name, 0o700, dir_fd=root)
+    inner = os.open(name, flags, dir_fd=root)
+    try:
+        children = os.listdir(inner)  # noqa: PTH208 - by descriptor
+        for offset, child in enumerate(children):
+            os.rename(child, f".lifted-{number + offset}", src_dir_fd=inner, dst_dir_fd=root)
+    finally:
+        os.close(inner)
+    os.rmdir(name, dir_fd=root)
+    return len(children)
 
 
 def _readable() -> Sequence[str]:

@@ -1,68 +1,133 @@
-"""The sandbox's own process: locks a child in, watches it, reports. Runs on its own, without the package.
+"""The sandbox's own process: starts the code and its judge, locked in, watches both, reports. Runs without the package.
 
-Reads the job as JSON on stdin, answers on stdout. The outer process keeps its hands off the code: it forks, and kills
-the inner one as soon as a limit is passed. The inner one is locked in (`lock`), then runs code and tests.
+The code's process and the judge's are forked here and locked in (`lock`). The code's is forked before the tests are
+read: they are nowhere in its memory. It can only answer the judge (`sandbox_link`), and what passes is what the judge
+says. This process keeps its hands off both, and kills them as soon as one passes a limit.
+
+On stdin: setting, code and tests, each as its length and JSON. On stdout: one line of JSON when both are locked in, one
+with the result.
 """
 
 from __future__ import annotations
 
-import ast
 import contextlib
+import importlib
 import json
 import os
 import resource
+import select
 import signal
+import socket
 import sys
 import time
-import types
-import unittest
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import sandbox_code  # type: ignore[import-not-found]
+import sandbox_judge  # type: ignore[import-not-found]
 import sandbox_kernel as kernel  # type: ignore[import-not-found]
 
 sys.path.pop(0)  # this folder: code under test must not import the files next to this one
 
 MB = 1024 * 1024
-POLL_S = 0.03
-LOOKS_AT_FILES_S = 0.2
+POLL_S = 0.01
+LOOKS_AT_FILES_S = 0.1
+DEEPEST = 64
+"""Levels of folders."""
+MOST_THREADS = 64
 
 
 def main() -> None:
-    job = json.loads(sys.stdin.buffer.read())
-    kernel.become_nobody(job["readable"])
-    read_end, write_end = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(read_end)
-        inner(job, write_end)
-    os.close(write_end)
-    stopped, lines = watch(pid, read_end, job["limits"])
-    json.dump({"stopped": stopped, "lines": lines}, sys.stdout)
+    setting = read_json()
+    kernel.become_nobody(setting["readable"])
+    kernel.stay_watchable()
+    for name in setting["imports"]:
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+    ends = [end.detach() for end in socket.socketpair()]
+    report_end, judge_report = os.pipe()
+    code = read_json()
+    code_pid = start(
+        setting,
+        lambda: sandbox_code.serve(ends[1], code, setting["test_imports"]),
+        closes=(ends[0], report_end),
+        says=judge_report,
+    )
+    os.close(ends[1])
+    tests = read_json()
+
+    def report(name: str) -> None:
+        os.write(judge_report, f"{name}\n".encode())
+
+    judge_pid = start(
+        setting,
+        lambda: sandbox_judge.run(ends[0], tests, setting["unittest"], report),
+        closes=(report_end,),
+        says=None,
+    )
+    os.close(ends[0])
+    os.close(judge_report)
+    protections = read_line(report_end)
+    os.write(1, f"{protections}\n".encode())
+    stopped, lines = watch(code_pid, judge_pid, report_end, setting["limits"])
+    os.write(1, f"{json.dumps({'stopped': stopped, 'passed': lines})}\n".encode())
+
+
+def read_json() -> Any:
+    """The next part of stdin and not a byte more: what follows is not the code's to know."""
+    size = int.from_bytes(read_exactly(8), "little")
+    return json.loads(read_exactly(size))
+
+
+def read_exactly(size: int) -> bytes:
+    content = b""
+    while len(content) < size:
+        piece = os.read(0, size - len(content))
+        if not piece:
+            raise EOFError("the job is cut off")
+        content += piece
+    return content
+
+
+def read_line(descriptor: int) -> str:
+    line = b""
+    while not line.endswith(b"\n"):
+        piece = os.read(descriptor, 1)
+        if not piece:
+            raise EOFError("the code's process did not start")
+        line += piece
+    return line.decode().strip()
 
 
 # The outer process: watches.
 
 
-def watch(pid: int, read_end: int, limits: dict[str, float]) -> tuple[str | None, list[str]]:
-    os.set_blocking(read_end, False)
+def watch(code: int, judge: int, report_end: int, limits: dict[str, float]) -> tuple[str | None, list[str]]:
+    os.set_blocking(report_end, False)
     began, looked, said, stopped = time.monotonic(), 0.0, bytearray(), None
-    while True:
-        said += read(read_end)
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            by_signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-            stopped = "CPU time" if by_signal == signal.SIGXCPU else None
-            break
+    running, statuses = {code, judge}, dict[int, int]()
+    while judge in running and stopped is None:
+        piece = read(report_end)
+        said += piece
+        if not piece:
+            time.sleep(0.001)  # at its end the pipe is always ready
+        for pid in list(running):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                running.discard(pid)
+                statuses[pid] = status
         look = time.monotonic() - looked > LOOKS_AT_FILES_S
         looked = time.monotonic() if look else looked
-        if stopped := exceeded(pid, limits, time.monotonic() - began, look, len(said)):
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            break
-        time.sleep(POLL_S)
-    return stopped, (said + read(read_end)).decode(errors="replace").splitlines()
+        stopped = exceeded(running, limits, time.monotonic() - began, look)
+        if judge in running:
+            select.select([report_end], [], [], POLL_S)
+    for pid in running:
+        os.kill(pid, signal.SIGKILL)
+        _, statuses[pid] = os.waitpid(pid, 0)
+    if any(os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU for status in statuses.values()):
+        stopped = stopped or "CPU time"
+    return stopped, (said + read(report_end)).decode(errors="replace").split("\n")[:-1]
 
 
 def read(read_end: int) -> bytes:
@@ -71,14 +136,15 @@ def read(read_end: int) -> bytes:
     return b""
 
 
-def exceeded(pid: int, limits: dict[str, float], seconds: float, look: bool, said: int) -> str | None:
+def exceeded(pids: set[int], limits: dict[str, float], seconds: float, look: bool) -> str | None:
     if seconds > limits["wall_s"]:
         return "time"
-    if said > MB:
-        return "too much said to the harness"
-    if resident(pid) > limits["memory_mb"] * MB:
-        return "memory"
-    return "disk" if look and too_many_files(limits) else None
+    for pid in pids:
+        if resident(pid) > limits["memory_mb"] * MB:
+            return "memory"
+        if threads(pid) > MOST_THREADS:
+            return "threads"
+    return "disk" if look and too_many_files(pids, limits) else None
 
 
 def resident(pid: int) -> int:
@@ -88,31 +154,66 @@ def resident(pid: int) -> int:
         return 0
 
 
-def too_many_files(limits: dict[str, float]) -> bool:
-    size = count = 0
-    for folder, _, names in os.walk("."):
-        count += 1
-        for name in names:
-            with contextlib.suppress(OSError):
-                size += (Path(folder) / name).lstat().st_blocks * 512
-            count += 1
-            if count > limits["files"]:
-                return True
+def threads(pid: int) -> int:
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[17])
+    return 0
+
+
+def too_many_files(pids: set[int], limits: dict[str, float]) -> bool:
+    """Of the working directory, and those that are open still but have no name there any more."""
+    count = 0
+    size = sum(unlinked(pid) for pid in pids)
+    folders = [(".", 0)]
+    while folders:
+        folder, depth = folders.pop()
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                count += 1
+                if count > limits["files"] or depth > DEEPEST:
+                    return True
+                with contextlib.suppress(OSError):
+                    size += entry.stat(follow_symlinks=False).st_blocks * 512
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append((entry.path, depth + 1))
     return size > limits["disk_mb"] * MB
 
 
-# The inner process: locked in, runs the code.
+def unlinked(pid: int) -> int:
+    """Bytes of files without a name that the process holds open or mapped."""
+    sizes: dict[int, int] = {}
+    for table in ("fd", "map_files"):
+        with contextlib.suppress(OSError):
+            for file in Path(f"/proc/{pid}/{table}").iterdir():
+                with contextlib.suppress(OSError):
+                    about = file.stat()
+                    if about.st_nlink == 0:
+                        sizes[about.st_ino] = about.st_blocks * 512
+    return sum(sizes.values())
 
 
-def inner(job: dict[str, Any], write_end: int) -> None:
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):
-        os.dup2(nothing, number)
-    set_limits(job["limits"])
-    kept = lock(job["readable"])
-    os.write(write_end, f"protections {json.dumps(kept)}\n".encode())
+# The inner processes: locked in.
+
+
+def start(
+    setting: dict[str, Any], work: Callable[[], None], *, closes: tuple[int, ...], says: int | None
+) -> int:
+    """Forks a process that does `work`, locked in; says how on descriptor `says`."""
+    pid = os.fork()
+    if pid:
+        return pid
     try:
-        run(job, write_end)
+        for descriptor in closes:
+            os.close(descriptor)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for number in (0, 1, 2):
+            os.dup2(nothing, number)
+        set_limits(setting["limits"])
+        kept = lock(setting["readable"])
+        if says is not None:
+            os.write(says, f"{json.dumps(kept)}\n".encode())
+            os.close(says)
+        work()
     finally:
         os._exit(0)
 
@@ -180,49 +281,6 @@ def refuse(readable: list[str], *, files: bool, calls: bool) -> None:
             raise PermissionError(f"{event} is not allowed there")
 
     sys.addaudithook(hook)
-
-
-def run(job: dict[str, Any], write_end: int) -> None:
-    module = types.ModuleType("solution")
-    sys.modules["solution"] = module
-    nonce = job["nonce"]
-
-    def report(name: str) -> None:
-        os.write(write_end, f"{nonce} {name}\n".encode())
-
-    exec(compile(job["code"], "solution.py", "exec"), module.__dict__)
-    tree = ast.parse(job["tests"])
-    if job["unittest"]:
-        exec(compile(tree, "tests.py", "exec"), module.__dict__)
-        run_classes(
-            [node.name for node in tree.body if isinstance(node, ast.ClassDef)], module.__dict__, report
-        )
-    else:
-        run_statements(tree.body, module.__dict__, report)
-
-
-def run_classes(names: list[str], scope: dict[str, Any], report: Callable[[str], None]) -> None:
-    for name in names:
-        if not issubclass(scope[name], unittest.TestCase):
-            continue
-        for method in unittest.TestLoader().getTestCaseNames(scope[name]):
-            result = unittest.TestResult()
-            unittest.TestSuite([scope[name](method)]).run(result)
-            if result.wasSuccessful() and result.testsRun and not result.skipped:
-                report(f"{name}.{method}")
-
-
-def run_statements(body: list[ast.stmt], scope: dict[str, Any], report: Callable[[str], None]) -> None:
-    for node in body:
-        counts = isinstance(node, ast.Assert) or (
-            isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
-        )
-        try:
-            exec(compile(ast.Module([node], []), "tests.py", "exec"), scope)
-        except BaseException:  # SystemExit as well: leaving early passes nothing
-            continue
-        if counts:
-            report(f"line {node.lineno}")
 
 
 if __name__ == "__main__":

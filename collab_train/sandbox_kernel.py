@@ -1,21 +1,27 @@
 """What a Linux kernel does for the sandbox without any privilege, through ctypes: Landlock and seccomp.
 
-Landlock (landlock(7), kernel 5.13 on) decides which files may be opened. A seccomp filter (seccomp(2)) refuses the
-system calls that make sockets or processes, signal others, look into them or leave for another namespace: what code
-cannot start needs no killing.
+Landlock (landlock(7), kernel 5.13 on) decides which files may be opened. A seccomp filter (seccomp(2)) allows the
+system calls of `sandbox_calls` and refuses every other one, those of later kernels too: what code cannot start needs no
+killing.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import signal
 import sys
 from pathlib import Path
 
+try:
+    import sandbox_calls as calls  # type: ignore[import-not-found]  # beside this file, where it runs on its own
+except ImportError:
+    from collab_train import sandbox_calls as calls
+
 NOBODY = 65534
-SET_DEATH_SIGNAL, SET_SECCOMP, NO_NEW_PRIVILEGES = 1, 22, 38
+SET_DEATH_SIGNAL, SET_DUMPABLE, SET_SECCOMP, NO_NEW_PRIVILEGES = 1, 4, 22, 38
 FILTER = 2
 CAPABILITIES_VERSION = 0x20080522
 
@@ -26,44 +32,13 @@ EXECUTE, WRITE, READ, LIST, TRUNCATE = 1, 2, 4, 8, 1 << 14
 
 LOAD, EQUALS, AT_LEAST, HAS_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 """Classic BPF: load a word of the call's description, conditional jumps, return."""
-ALLOW, NOT_PERMITTED, NO_SUCH_CALL = 0x7FFF0000, 0x00050001, 0x00050026
-NUMBER, ARCHITECTURE, FIRST_ARGUMENT = 0, 4, 16
-"""Offsets in `struct seccomp_data`."""
+ALLOW, ERROR = 0x7FFF0000, 0x00050000
+"""Results of a filter; an errno is added to `ERROR`, and 0 there means success without the call."""
+NUMBER, ARCHITECTURE, FIRST_ARGUMENT, SECOND_ARGUMENT = 0, 4, 16, 24
+"""Offsets in `struct seccomp_data`, of the low halves of arguments: all that are looked at are ints."""
 OF_A_THREAD = 0x10000
 FOREIGN_TABLE = 0x40000000
-CALLS: dict[str, tuple[int, dict[str, int]]] = {
-    "x86_64": (
-        0xC000003E,
-        {
-            **{"socket": 41, "clone": 56, "fork": 57, "vfork": 58, "execve": 59, "kill": 62, "ptrace": 101},
-            **{
-                "tkill": 200,
-                "tgkill": 234,
-                "execveat": 322,
-                "rt_sigqueueinfo": 129,
-                "rt_tgsigqueueinfo": 297,
-            },
-            **{"process_vm_readv": 310, "process_vm_writev": 311, "unshare": 272, "setns": 308},
-            **{"perf_event_open": 298, "bpf": 321, "userfaultfd": 323, "keyctl": 250},
-        },
-    ),
-    "aarch64": (
-        0xC00000B7,
-        {
-            **{"socket": 198, "clone": 220, "execve": 221, "kill": 129, "ptrace": 117},
-            **{
-                "tkill": 130,
-                "tgkill": 131,
-                "execveat": 281,
-                "rt_sigqueueinfo": 138,
-                "rt_tgsigqueueinfo": 240,
-            },
-            **{"process_vm_readv": 270, "process_vm_writev": 271, "unshare": 97, "setns": 268},
-            **{"perf_event_open": 241, "bpf": 280, "userfaultfd": 282, "keyctl": 219},
-        },
-    ),
-}
-EVERYWHERE = {"pidfd_send_signal": 424, "io_uring_setup": 425, "clone3": 435, "pidfd_getfd": 438}
+CLONE3 = 435
 
 
 def become_nobody(readable: list[str]) -> None:
@@ -124,17 +99,23 @@ def _allow(libc: ctypes.CDLL, rules: int, path: str, rights: int) -> None:
 
 
 def seccomp() -> bool:
-    """No sockets, no new processes (threads are allowed), no signals to others, no capabilities. False: not here."""
+    """Only the calls of `sandbox_calls`, no capabilities, and death with the parent. False: not here."""
     machine = platform.machine()
-    if not sys.platform.startswith("linux") or machine not in CALLS:
+    if not sys.platform.startswith("linux") or machine not in calls.MACHINES:
         return False
     libc = ctypes.CDLL(None, use_errno=True)
     _drop_capabilities(libc)
     libc.prctl(SET_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
     libc.prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0)
-    steps = [_Instruction(*step) for step in _program(*CALLS[machine], os.getpid())]
+    steps = [_Instruction(*step) for step in _program(machine, os.getpid())]
     program = (_Instruction * len(steps))(*steps)
     return bool(libc.prctl(SET_SECCOMP, FILTER, ctypes.byref(_Program(len(steps), program)), 0, 0) == 0)
+
+
+def stay_watchable() -> None:
+    """Lets the watcher read /proc of its children after it gave up root, which makes a process undumpable."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None, use_errno=True).prctl(SET_DUMPABLE, 1, 0, 0, 0)
 
 
 def _drop_capabilities(libc: ctypes.CDLL) -> None:
@@ -162,25 +143,48 @@ class _Program(ctypes.Structure):
         super().__init__(length, ctypes.cast(instructions, ctypes.POINTER(_Instruction)))
 
 
-def _program(architecture: int, numbers: dict[str, int], own: int) -> list[tuple[int, int, int, int]]:
-    numbers = {**numbers, **EVERYWHERE}
+def conditions(own: int) -> dict[str, tuple[int, int, frozenset[int]]]:
+    """Call → (offset of an argument, comparison, its values): threads, signals to itself, harmless questions."""
+    own_limits = frozenset({0, own})
+    return {
+        "clone": (FIRST_ARGUMENT, HAS_BIT, frozenset({OF_A_THREAD})),
+        "kill": (FIRST_ARGUMENT, EQUALS, frozenset({own})),
+        "tgkill": (FIRST_ARGUMENT, EQUALS, frozenset({own})),
+        "prlimit64": (FIRST_ARGUMENT, EQUALS, own_limits),
+        "sched_setaffinity": (FIRST_ARGUMENT, EQUALS, own_limits),
+        # Names of threads and of memory. Not the death signal, which ends it with its parent.
+        "prctl": (FIRST_ARGUMENT, EQUALS, frozenset({15, 16, 0x53564D41})),
+        # Descriptors, their flags, locks, pipe sizes. Not owners and leases, by which the kernel signals others.
+        "fcntl": (SECOND_ARGUMENT, EQUALS, frozenset({0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030, 1031, 1032})),
+        # Is it a terminal and how wide, how much is there to read, close-on-exec, non-blocking.
+        "ioctl": (SECOND_ARGUMENT, EQUALS, frozenset({0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451})),
+        "socketpair": (FIRST_ARGUMENT, EQUALS, frozenset({1})),
+    }
+
+
+def _program(machine: str, own: int) -> list[tuple[int, int, int, int]]:
+    """The filter as (what, jump if so, jump if not, operand). Default deny: its last step refuses."""
+
+    def answer(number: int, result: int) -> list[tuple[int, int, int, int]]:
+        return [(EQUALS, 0, 1, number), (RETURN, 0, 0, result)]
+
     steps = [
-        *((LOAD, 0, 0, ARCHITECTURE), (EQUALS, 1, 0, architecture), (RETURN, 0, 0, NOT_PERMITTED)),
-        *((LOAD, 0, 0, NUMBER), (AT_LEAST, 0, 1, FOREIGN_TABLE), (RETURN, 0, 0, NOT_PERMITTED)),
+        *((LOAD, 0, 0, ARCHITECTURE), (EQUALS, 1, 0, calls.MACHINES[machine])),
+        *((RETURN, 0, 0, ERROR + errno.EPERM), (LOAD, 0, 0, NUMBER)),
+        *((AT_LEAST, 0, 1, FOREIGN_TABLE), (RETURN, 0, 0, ERROR + errno.EPERM)),
         # The C library then uses clone, whose flags a filter can see.
-        *((EQUALS, 0, 1, numbers.pop("clone3")), (RETURN, 0, 0, NO_SUCH_CALL)),
+        *answer(CLONE3, ERROR + errno.ENOSYS),
     ]
-    allowed_if = {"clone": (HAS_BIT, OF_A_THREAD), "kill": (EQUALS, own), "tgkill": (EQUALS, own)}
-    for name, number in numbers.items():
-        if name in allowed_if:
-            test, value = allowed_if[name]
-            steps += [
-                (EQUALS, 0, 4, number),
-                (LOAD, 0, 0, FIRST_ARGUMENT),
-                (test, 0, 1, value),
-                (RETURN, 0, 0, ALLOW),
-            ]
-        else:
-            steps += [(EQUALS, 0, 1, number)]
-        steps += [(RETURN, 0, 0, NOT_PERMITTED)]
-    return [*steps, (RETURN, 0, 0, ALLOW)]
+    for table, result in (
+        (calls.ALLOWED, ALLOW),
+        (calls.PRETENDED, ERROR),
+        (calls.UNSUPPORTED, ERROR + errno.ENOTSUP),
+    ):
+        for number in table[machine].values():
+            steps += answer(number, result)
+    for name, (argument, comparison, values) in conditions(own).items():
+        steps += [(EQUALS, 0, 2 + 2 * len(values), calls.CONDITIONAL[machine][name]), (LOAD, 0, 0, argument)]
+        for value in sorted(values):
+            steps += [(comparison, 0, 1, value), (RETURN, 0, 0, ALLOW)]
+        steps += [(RETURN, 0, 0, ERROR + errno.EPERM)]
+    return [*steps, (RETURN, 0, 0, ERROR + errno.EPERM)]

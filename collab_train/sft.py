@@ -17,12 +17,10 @@ from trl.trainer.sft_trainer import SFTTrainer
 from collab_train import offline
 from collab_train.collect import Message, Path
 from collab_train.offline import PairFiles, PairTuning, on_pairs, read_heldout, read_pairs
-from collab_train.supervised import labelled
-from collab_train.train_report import Bars
+from collab_train.supervised import IGNORED, labelled
 from collab_train.tuning import arguments, check, tune
 from usersim.errors import ConfigError
 from usersim.records import read_records
-from usersim.runs import RunDir
 
 
 class SFT(PairTuning):
@@ -60,17 +58,25 @@ def plan(config: SFT, dialogues: Dialogues) -> dict[str, Any]:
 
 
 def sft(config: SFT, dialogues: Dialogues) -> dict[str, Any]:
-    def trainer(model: Any, tokenizer: Any, lora: LoraConfig | None, run: RunDir, bars: Bars) -> Any:
-        rows = [
+    def rows(tokenizer: Any) -> list[tuple[dict[str, list[int]], int]]:
+        labels = [
             labelled(tokenizer, messages, start)
             for messages, start in zip(dialogues.messages, dialogues.starts, strict=True)
         ]
+        return [(row, _before(row["labels"])) for row in labels]
+
+    def build(model: Any, tokenizer: Any, lora: LoraConfig | None, kept: list[dict[str, list[int]]]) -> Any:
         return SFTTrainer(
             model=model,
             args=SFTConfig(**arguments(config), max_length=config.max_length),
-            train_dataset=Dataset.from_list(rows),
+            train_dataset=Dataset.from_list(kept),
             processing_class=tokenizer,
             peft_config=lora,
         )
 
-    return tune(config, on_pairs(config, dialogues.pairs, trainer))
+    return tune(config, on_pairs(config, dialogues.pairs, rows, build))
+
+
+def _before(labels: Sequence[int]) -> int:
+    """Tokens before the first supervised one."""
+    return next((at for at, label in enumerate(labels) if label != IGNORED), len(labels))

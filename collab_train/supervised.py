@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from collab_train.collect import Message
+from usersim.chat_template import chat_ids
 from usersim.errors import DataError
 
 IGNORED = -100
@@ -40,10 +41,9 @@ def _end_of_turn(ids: Sequence[int], opened: int, end: int) -> int:
 
 
 def template_ids(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> list[int]:
-    ids: list[int] = tokenizer.apply_chat_template(
+    """`chat_ids` of a preference pair's messages."""
+    return chat_ids(
+        tokenizer,
         [message.model_dump() for message in messages],
         add_generation_prompt=add_generation_prompt,
-        tokenize=True,
-        return_dict=False,
     )
-    return ids

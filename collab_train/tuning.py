@@ -21,7 +21,7 @@ from collab_train.speakers import base_of, load_assistant
 from collab_train.train_report import Bars, Rows, TrainLog
 from usersim.allocator import keep_pages
 from usersim.config import Config
-from usersim.errors import ConfigError
+from usersim.errors import ConfigError, UsersimError
 from usersim.precision import precision
 from usersim.records import write_json
 from usersim.runs import RunDir
@@ -102,13 +102,19 @@ def tune(config: Tuning, course: Course) -> dict[str, Any]:
         keep_pages()
         project_replies_only()
     started = time.monotonic()
+    is_new = not (Path(config.out) / "config.json").exists()
     run, bars = RunDir(config.out, config), Bars()
     checkpoints = run.path / "checkpoints"
     drop_incomplete(checkpoints)
     # In bf16: frozen weights in bf16, adapters in fp32, autocast. In fp32: no autocast.
     model, tokenizer = load_assistant(config.assistant, trainable=True)
     lora = None if isinstance(model, PeftModel) else _lora(config)
-    trainer = course.trainer(model, tokenizer, lora, run, bars)
+    try:
+        trainer = course.trainer(model, tokenizer, lora, run, bars)
+    except UsersimError:
+        if is_new:
+            (run.path / "config.json").unlink(missing_ok=True)  # it would refuse the corrected command
+        raise
     trainer.remove_callback(PrinterCallback)  # it prints to stdout
     trainer.add_callback(TrainLog(run, config, bars, course.rows))
     before = _before(run, course, trainer, tokenizer)
@@ -179,7 +185,12 @@ def _before(run: RunDir, course: Course, trainer: Any, tokenizer: Any) -> dict[s
     """Measured once: a resumed run no longer has the weights it started from."""
     path = run.path / "before.json"
     if path.is_file():
-        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigError(
+                f"{path} is damaged, and with it what the run is compared to; choose another out=…"
+            ) from error
         return kept
     measured = course.measure(trainer.model, tokenizer)
     trainer.accelerator.wait_for_everyone()  # so that all have found it missing, or none

@@ -92,7 +92,12 @@ def _differing(folder: Path, config: Config) -> list[str]:
 
 def _completed(existing: Path, config: Config) -> dict[str, Any]:
     """What was resolved then; a field added since has its default, which is how the run went."""
-    before: dict[str, Any] = json.loads(existing.read_text(encoding="utf-8"))
+    try:
+        before: dict[str, Any] = json.loads(existing.read_bytes())
+    except ValueError as error:
+        raise ConfigError(
+            f"{existing} is damaged; choose another out=…, or delete it to start over there"
+        ) from error
     try:
         return type(config).model_validate(before).model_dump(mode="json")
     except ValidationError:

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             for key, value in planned.items():
                 console.print(f"  {key:26} {value}", markup=False)
         return planned
-    words = ["usersim", "collab", "bench", args.config, *args.overrides]
+    words = ["usersim", "collab", "bench", *([args.config] if args.config else []), *args.overrides]
     command = shlex.join([*words, *(["--only", *args.only] if args.only else [])])
     report = bench(config, parts, command=command)
     if not args.json:

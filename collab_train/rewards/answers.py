@@ -1,9 +1,9 @@
 r"""The final answer in a text, and whether two answers are the same mathematics.
 
-Found, from the strongest form on: the last \boxed{…}, "#### …", "the answer is …", the last number. The same: equal
-after normalising LaTeX, equal as exact fractions, equal part by part (tuples, intervals, sets), or equal by sympy in
-a process of its own (`collab_train.rewards.algebra`). Units, degrees, dollar and percent signs are dropped on both
-sides, as the answer keys of GSM8K and MATH do.
+Extracted, from the strongest form on: the last \boxed{…}, "#### …", "the answer is …", the last number. The same: equal
+after normalising LaTeX, equal as exact fractions, or equal by `math-verify` in a process of its own
+(`collab_train.rewards.algebra`). Units, degrees, dollar and percent signs are dropped on both sides, as the answer keys
+of GSM8K and MATH do. A hedge ("16 or 17", "not 18") is the same as no number.
 """
 
 from __future__ import annotations
@@ -14,131 +14,285 @@ from functools import cache
 
 from collab_train.rewards.algebra import equal
 
+BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(\w+))")
 PHRASE = re.compile(
     r"(?:answer|result)\s*(?:is|:|=)\s*:?\s*([^\n]+?)(?=\.\s|\.?\s*$|\n)", re.IGNORECASE | re.MULTILINE
 )
-HASHES = re.compile(r"####\s*([^\n]+)")
-NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:\s*/\s*\d+)?")
-CLAIM = re.compile(
-    r"\b(?:i (?:got|get)|is it)\s+(?:about\s+)?\$?(-?\d[\d,]*(?:\.\d+)?(?:/\d+)?)", re.IGNORECASE
+HASHES = re.compile(r"^[ \t]*####(?!#)[ \t]*([^\n]+)", re.MULTILINE)
+HEADING = re.compile(r"(?:\d+\s*[.):]\s*)?\**[A-Za-z]{2}|\d+\s*[.)]\s*$")
+"""What "####" is followed by in Markdown: "Step 1", "2. Add"."""
+MATHEMATICAL = re.compile(r"[\d\\π√∞]|^\W*[A-Za-z](?:\W|$)")
+"""Holds a figure or a symbol, or begins with a single letter ("(B)", "x + y"): an answer rather than a remark."""
+RUN_ON = re.compile(r"^\W*(?:question|problem|q|user|human|student)\s*\d*\s*:", re.IGNORECASE | re.MULTILINE)
+NUMBER = re.compile(
+    r"-?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:(?<=\d)|(?<!\d)(?=\.\d))(?:\.\d+)?(?:\s*/\s*\d+)?"
 )
-EXACT = re.compile(r"-?\d+(?:\.\d+)?(?:/\d+)?")
+CLAIM = re.compile(
+    r"\b(?:i (?:got|get)|is it)\s+(?:about\s+)?\$?(-?\d[\d,]*(?:\.\d+)?(?:/\d+)?)(?P<more>[^\n.!?]*)(?P<end>[.!?\n]|$)",
+    re.IGNORECASE,
+)
+ASKED = re.compile(r"\b(?:right|correct|true|ok|okay|yes|answer|total|altogether)\b", re.IGNORECASE)
+EXACT = re.compile(r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:/\d+)?")
+DENIED = re.compile(r"\b(?:not|neither|nor|maybe|perhaps|unclear|unknown)\b|n't\b", re.IGNORECASE)
+WORD = re.compile(r"[A-Za-z']+")
+UNITS = frozenset(
+    {
+        "a",
+        "an",
+        "in",
+        "is",
+        "of",
+        "to",
+        "at",
+        "he",
+        "it",
+        "we",
+        "so",
+        "by",
+        "my",
+        "be",
+        "as",
+        "on",
+        "if",
+        "per",
+    }
+    | {
+        "m",
+        "s",
+        "h",
+        "g",
+        "l",
+        "kg",
+        "mg",
+        "km",
+        "cm",
+        "mm",
+        "ft",
+        "yd",
+        "mi",
+        "hr",
+        "hrs",
+        "lb",
+        "lbs",
+        "oz",
+    }
+    | {
+        "sq",
+        "ml",
+        "mph",
+        "kmh",
+        "kph",
+        "am",
+        "pm",
+        "the",
+        "she",
+        "cubed",
+        "squared",
+        "usd",
+        "dollars",
+        "cents",
+    }
+)
+"""Short words that may stand beside a number; of longer ones, all with a vowel."""
+MATHEMATICS = frozenset(
+    {
+        "pi",
+        "sqrt",
+        "sin",
+        "cos",
+        "tan",
+        "cot",
+        "sec",
+        "csc",
+        "log",
+        "ln",
+        "exp",
+        "infinity",
+        "inf",
+        "frac",
+        "times",
+    }
+)
+GLUED = re.compile(r"\d(?!(?:kg|km|cm|mm|mph|ft|am|pm|m|g|s|h)\b)[A-Za-z]|[A-Za-z]\d")
+"""A figure beside a letter, as in "3x", where it is not a unit."""
+SIGNS = str.maketrans(
+    {
+        "\u2212": "-",
+        "\u2013": "-",
+        "\u00d7": "\\times ",
+        "·": "\\cdot ",
+        "π": "\\pi ",
+        "∞": "\\infty ",
+        "≤": "\\le ",
+        "≥": "\\ge ",
+    }
+)
 LONGEST = 200
 """Characters of an answer that are compared as mathematics."""
 
 
 def stated(text: str) -> str | None:
     """The answer that `text` marks as one, or None."""
+    return marked(text) or remarked(text)
+
+
+def marked(text: str) -> str | None:
+    """The answer in a box, behind "####", or in "the answer is …" with a figure or a symbol in it."""
     if (boxed := _boxed(text)) is not None:
         return boxed
-    found = HASHES.findall(text) or PHRASE.findall(text)
-    return found[-1].strip(" *`") if found else None
+    hashes = [line.strip(" *`") for line in HASHES.findall(text) if not HEADING.match(line.strip())]
+    phrases = [phrase for phrase in PHRASE.findall(text) if MATHEMATICAL.search(phrase)]
+    answers = hashes or phrases
+    return answers[-1].strip(" *`") if answers else None
+
+
+def remarked(text: str) -> str | None:
+    """What follows "the answer is" in words: a name, or "unclear"."""
+    phrases = PHRASE.findall(text)
+    return phrases[-1].strip(" *`") if phrases else None
+
+
+def own_part(text: str) -> str:
+    """`text` up to where it goes on in the name of somebody else, once an answer is marked: "Question: Tom has …"."""
+    for match in RUN_ON.finditer(text):
+        if stated(text[: match.start()]) is not None:
+            return text[: match.start()]
+    return text
 
 
 def claimed(text: str) -> str | None:
-    """An answer that a user gives away: marked, or "I got 12", "is it 12?"."""
-    found = CLAIM.findall(text)
-    return stated(text) or (found[-1] if found else None)
+    """An answer that a user gives away: marked, or "I got 12", "is it 12?".
+
+    "i get 18 eggs a day" tells of the problem, unless it is asked back: "i get 18 eggs, right?".
+    """
+    claims = [
+        match[1]
+        for match in CLAIM.finditer(text)
+        if not WORD.search(match["more"]) or match["end"] == "?" or ASKED.search(match["more"])
+    ]
+    return stated(text) or (claims[-1] if claims else None)
 
 
 def last_number(text: str) -> str | None:
-    found = NUMBER.findall(text)
-    return found[-1] if found else None
+    numbers = [number for number in NUMBER.findall(text) if number]
+    return numbers[-1] if numbers else None
 
 
 def _boxed(text: str) -> str | None:
-    start = text.rfind("\\boxed{")
-    if start < 0:
-        return None
-    depth, begin = 0, start + len("\\boxed")
-    for at in range(begin, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[at], 0)
-        if depth == 0:
-            return text[begin + 1 : at].strip()
+    """The content of the last box that has one."""
+    for match in reversed(list(BOX.finditer(text))):
+        if match[1]:
+            return match[1]
+        depth, begin = 1, match.end()
+        for at in range(begin, len(text)):
+            depth += {"{": 1, "}": -1}.get(text[at], 0)
+            if depth == 0:
+                if content := text[begin:at].strip():
+                    return content
+                break
     return None
 
 
 @cache
 def same(given: str, wanted: str) -> bool:
-    """Whether `given` is the answer `wanted`. A numeric key is also met by a phrase that ends in its number."""
-    left, right = _normal(given), _normal(wanted)
-    if left == right:
-        return bool(right)
-    parts, others = _parts(left), _parts(right)
-    if len(parts) > 1 or len(others) > 1:
-        return _same_parts(left, right, parts, others)
-    exact = _fraction(right)
-    if exact is not None:
-        value = _fraction(left)
-        if value is None and re.search(r"[a-z]{2}|=", left) and "\\" not in left:
-            value = _fraction(_normal(last_number(given.rpartition("=")[2]) or ""))
-        if value is not None:
-            return value == exact
-    if max(len(left), len(right)) > LONGEST:
+    """Whether `given` is the answer `wanted`. A numeric key is also met by a phrase with its number and no other."""
+    given, wanted = (_boxed(text) or text for text in (given, wanted))
+    left, right = _latex(given), _latex(wanted)
+    if _squeezed(left) == _squeezed(right):
+        return bool(_squeezed(right))
+    if DENIED.search(left):
         return False
-    return equal(_plain(left), _plain(right))
-
-
-def _same_parts(left: str, right: str, parts: list[str], others: list[str]) -> bool:
-    if len(parts) != len(others):
+    exact, value = (_fraction(_number_alone(text)) for text in (right, left))
+    if exact is not None and value is None and "=" in left:
+        value = _fraction(_number_alone(left.rpartition("=")[2]))
+    if exact is not None and value is not None:
+        return value == exact
+    if max(len(left), len(right)) > LONGEST or _is_words(left) or _is_words(right) or not (left and right):
         return False
-    opens = left[0] + right[0]
-    if opens[0] in "([" or opens[1] in "([":  # a point or an interval: order and brackets count
-        ends = (left[0], left[-1]) == (right[0], right[-1])
-        return ends and all(same(a, b) for a, b in zip(parts, others, strict=True))
-    left_over = list(others)
-    for part in parts:
-        met = next((other for other in left_over if same(part, other)), None)
-        if met is None:
-            return False
-        left_over.remove(met)
-    return True
+    return equal(_number_alone(left), _number_alone(right))
 
 
-def _normal(text: str) -> str:
-    """One spelling for one answer; no spaces."""
-    text = re.sub(r"\\(?:left|right|displaystyle|[!,;: ])", "", text.strip().strip("."))
-    text = re.sub(r"\\[()\[\]]|\\?\$|\\?%|\^\{?\\circ\}?|\\degree\b|[*`]{2}", "", text)
-    text = re.sub(r"\\[dt]frac", r"\\frac", text)
-    text = re.sub(r"\\(?:text|mbox|mathrm|textbf)\{([^{}]*)\}", r" \1", text)
+def _latex(text: str) -> str:
+    """One spelling of signs, spaces, fractions and roots; words as they are."""
+    text = re.sub(
+        r"(?<!\\)\\(?:(?:left|right|displaystyle|limits)(?![A-Za-z])|[!,;:])", "", text.strip().rstrip(".")
+    )
+    text = re.sub(r"(?<!\\)\\[()\[\] ]|\\?\$|\\?%|\^\s*\{?\s*\\circ\s*\}?|\\degree\b|°|[*`]{2}|~", " ", text)
+    text = re.sub(r"\\[dtc]frac", r"\\frac", text.translate(SIGNS))
+    text = re.sub(r"\\(?:text|mbox|mathrm|textbf|textrm|mathbf)\s*\{([^{}]*)\}", r" \1 ", text)
+    text = re.sub(r"√\s*(\w+|\([^()]*\))|(?<!\\)\bsqrt\s*(\([^()]*\))", lambda m: _root(m[1] or m[2]), text)
+    text = re.sub(r"\\sqrt\s*(\w)(?![{\[])", r"\\sqrt{\1}", text)
     text = re.sub(r"\\frac\s*(\w)\s*(\w)(?!\w*})", r"\\frac{\1}{\2}", text)
-    text = re.sub(r"\\sqrt\s*(\w)", r"\\sqrt{\1}", text)
-    text = text.replace("\\{", "{").replace("\\}", "}").replace("−", "-")  # noqa: RUF001 - people type the minus sign
-    text = re.sub(r"^\s*[a-zA-Z]\s*(?:=|\\in)\s*", "", text).strip()
-    text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text) if text[:1] not in "([{" else text
-    text = re.sub(r"(?<=[\d)}])\s+[a-zA-Z]{2}[a-zA-Z /]*(?:\^\{?\d\}?)?$", "", text)  # units
+    text = re.sub(r"\\frac\s*(\w)\s*\{", r"\\frac{\1}{", text)
+    text = (
+        re.sub(r"(?<!\\)\bpi\b", r"\\pi ", text)
+        .replace("**", "^")
+        .replace("\\geq", "\\ge")
+        .replace("\\leq", "\\le")
+    )
+    text = re.sub(r"_\{(\w)\}", r"_\1", text)
+    text = re.sub(r"^\s*[a-zA-Z]\s*(?:=|\\in(?![a-z]))\s*", "", text)
+    text = re.sub(r"(?<=\d)\s*\{\s*,\s*\}\s*(?=\d{3})", "", text)
+    if text.lstrip()[:1] not in ("(", "[", "\\", "{"):
+        text = (
+            re.sub(r"(?<=\d),\s?(?=\d{3}(?!\d))", "", text) if re.fullmatch(THOUSANDS, text.strip()) else text
+        )
+        text = re.sub(r"(?<![\d,])(\d{1,3}),(\d{3})(?![\d,])", r"\1\2", text)
+    text = re.sub(r"^\s*(-?)\s*(\d+)\s+(\d+)\s*/\s*(\d+)(?=\s|$)", r"\1\2\\frac{\3}{\4}", text)
+    return " ".join(text.split())
+
+
+THOUSANDS = r"-?\d{1,3}(?:,\s?\d{3})+(?:\.\d+)?\D*"
+
+
+def _root(inside: str) -> str:
+    return "\\sqrt{" + inside.removeprefix("(").removesuffix(")") + "}"
+
+
+def _squeezed(text: str) -> str:
     return "".join(text.split()).lower()
 
 
-def _parts(text: str) -> list[str]:
-    """What stands between the commas of the outermost level, without the brackets around them."""
-    inner = text[1:-1] if text[:1] in "([{" and text[-1:] in ")]}" else text
-    parts, depth, begin = [], 0, 0
-    for at, character in enumerate(inner):
-        depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(character, 0)
-        if character == "," and depth == 0:
-            parts.append(inner[begin:at])
-            begin = at + 1
-    return [*parts, inner[begin:]]
+def _number_alone(text: str) -> str:
+    """The number of a phrase with one number in it and otherwise words: "72 clips, altogether" is 72."""
+    numbers = [match for match in NUMBER.finditer(text) if match[0]]
+    if len(numbers) != 1 or re.search(r"\bor\b", text, re.IGNORECASE):
+        return text
+    rest = text[: numbers[0].start()] + " " + text[numbers[0].end() :]
+    rest = re.sub(r"\^\s*\{?\s*[23]\s*\}?", "", rest)
+    words = WORD.findall(rest)
+    is_prose = re.fullmatch(r"[A-Za-z'\s,.:;!?/()&-]*", rest) is not None
+
+    if not words or not is_prose or GLUED.search(text) or not all(map(_is_word, words)):
+        return text
+    return str(numbers[0][0]).replace(",", "")
+
+
+def _is_word(word: str) -> bool:
+    if word.lower() in MATHEMATICS:
+        return False
+    return (
+        word in UNITS
+        or word.lower() in UNITS
+        or (len(word) > 2 and re.search(r"[aeiou]", word.lower()) is not None)
+    )
+
+
+def _is_words(text: str) -> bool:
+    """Whether it is a text, which only the same text equals: letters of words commute for a computer algebra system."""
+    plain = re.sub(r"\\[A-Za-z]+", " ", text)
+    return not re.search(r"\d", plain) and any(
+        len(word) > 2 and word.lower() not in MATHEMATICS for word in WORD.findall(plain)
+    )
 
 
 def _fraction(text: str) -> Fraction | None:
-    plain = re.sub(r"^(-?)\\frac\{(\d+)\}\{(\d+)\}$", r"\1\2/\3", text)
+    plain = "".join(text.split())
+    if mixed := re.fullmatch(r"(-?)(\d+)\\frac\{(\d+)\}\{(\d+)\}", plain):
+        sign, whole, above, below = mixed.groups()
+        plain = f"{sign}{int(whole) * int(below) + int(above)}/{below}" if len(plain) <= LONGEST else ""
+    plain = re.sub(r"^(-?)\\frac\{(-?\d+)\}\{(\d+)\}$", r"\1\2/\3", plain).replace("--", "")
     try:
         return Fraction(plain) if EXACT.fullmatch(plain) and len(plain) <= LONGEST else None
     except (ValueError, ZeroDivisionError):
         return None
-
-
-def _plain(text: str) -> str:
-    """LaTeX as sympy reads it: fractions, roots, powers."""
-    text = re.sub(r"(\d)(?=\\frac\{\d+\}\{\d+\})", r"\1+", text)  # 3\frac{1}{2} is a mixed number
-    before = None
-    while before != text:
-        before = text
-        text = re.sub(r"\\frac\{([^{}]*)\}\{([^{}]*)\}", r"((\1)/(\2))", text)
-        text = re.sub(r"\\sqrt\[(\w+)\]\{([^{}]*)\}", r"((\2)**(1/(\1)))", text)
-        text = re.sub(r"\\sqrt\{([^{}]*)\}", r"sqrt(\1)", text)
-        text = re.sub(r"\^\{([^{}]*)\}", r"**(\1)", text)
-    text = re.sub(r"\\(?:cdot|times)", "*", text).replace("^", "**").replace("\\infty", "oo")
-    return text.replace("\\", "").replace("{", "(").replace("}", ")")

@@ -8,6 +8,8 @@ By rules, each thing the user does in the window has a value, and the reward is 
     0.25  says the same again: at least four fifths of the words were in an earlier turn of theirs
     0     complains or corrects ("no, I said ..."), or leaves a question unanswered
 
+"no" after a question is an answer: what counts is the rest of the turn.
+
 English, as are the lists behind it (`usersim.moves`). A window in which the user does nothing (w = 0) has no value:
 the future is left out.
 """
@@ -29,9 +31,12 @@ SATISFIED = re.compile(
     r"|(?:that|this|it)(?:'s| is)? (?:works|helps|helped|good|great|all i (?:need|wanted))|that's it|exactly what)\b"
 )
 UNSATISFIED = re.compile(
-    r"\b(?:no thanks|useless|not helpful|doesn't help|didn't help|waste of time|forget it|never ?mind|i give up"
+    r"\b(?:no thanks|thanks (?:a lot )?for nothing|useless|not helpful|doesn't help|didn't help|waste of time"
+    r"|forget it|never ?mind|i give up"
     r"|too (?:long|vague|generic|complicated)|(?:already|just) (?:said|told|asked))\b"
 )
+NO = re.compile(r"\W*(?:no|nope|nah|none|not really|not at all|nothing)\b[\s,.!-]*", re.IGNORECASE)
+"""What answers a question and objects to a statement."""
 SAME_AGAIN = 0.8
 THANKED, WENT_ON, LEFT, REPEATED, OBJECTED = 1.0, 0.75, 0.5, 0.25, 0.0
 
@@ -60,6 +65,8 @@ def _objects(text: str) -> bool:
 
 def _value(turns: Sequence[Turn], at: int) -> float:
     text = turns[at].text
+    if at and turns[at - 1].text.rstrip(" *_\"')").endswith("?"):
+        text = NO.sub("", text, count=1) if NO.match(text) else text
     if _objects(text):
         return OBJECTED
     earlier = [turn.text for turn in turns[:at] if turn.role == "user"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from collab_train.rewards.answers import claimed, last_number, same, stated
+from collab_train.rewards.answers import claimed, last_number, marked, own_part, remarked, same
 from collab_train.rewards.registry import Episode, extrinsic
 from usersim.types import Turn
 
@@ -17,8 +17,9 @@ from usersim.types import Turn
 def accuracy(episode: Episode) -> float:
     """1 if the assistant's last answer in the conversation is `metadata.answer`, else 0.
 
-    Only what the assistant says counts; "You're welcome!" takes nothing back. An answer that the user gave away
-    first ("I got 12, is that right?") earns nothing.
+    Only what the assistant says counts; "You're welcome!" takes nothing back, and of a reply that writes on as somebody
+    else ("Question: …") only what comes before. An answer that the user gave away first ("I got 12, is that right?")
+    earns nothing; a number of the problem ("i get 18 eggs a day") is no answer.
     """
     wanted, turns = episode.context.metadata["answer"], episode.conversation.turns
     given = _answer([turn.text for turn in turns if turn.role == "assistant"])
@@ -29,10 +30,10 @@ def accuracy(episode: Episode) -> float:
 
 def _answer(replies: Sequence[str]) -> str | None:
     """The last one that is marked as an answer; the last number where none is."""
-    for find in (stated, last_number):
+    for find in (marked, remarked, last_number):
         for text in reversed(replies):
-            if (found := find(text)) is not None:
-                return found
+            if (answer := find(own_part(text))) is not None:
+                return answer
     return None
 
 
@@ -43,6 +44,6 @@ def _leaked(turns: Sequence[Turn], wanted: str) -> bool:
             claim = claimed(turn.text)
             if claim is not None and same(claim, wanted):
                 return True
-        elif (found := stated(turn.text) or last_number(turn.text)) is not None and same(found, wanted):
+        elif (answer := _answer([turn.text])) is not None and same(answer, wanted):
             return False
     return False

@@ -5,10 +5,16 @@ Each takes the best assistant turn of the window, not the last: a document may b
 
 from __future__ import annotations
 
+import re
+
 from collab_train.contexts import Context
 from collab_train.rewards.registry import Episode, extrinsic
 from usersim.style import words
 
+UNSPACED = re.compile(
+    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[\U00020000-\U0003ffff]"
+)
+"""Thai, Lao, Burmese, Khmer, Japanese and Chinese."""
 LONGEST = 2000
 """Words of a text that ROUGE looks at: its time grows with the square."""
 
@@ -19,18 +25,22 @@ def _no_reference(context: Context) -> str | None:
 
 @extrinsic("bleu", lacks=_no_reference)
 def bleu(episode: Episode) -> float:
-    """Word-level sentence BLEU in [0, 1] (sacrebleu, 13a)."""
+    """Word-level sentence BLEU in [0, 1] (sacrebleu, 13a); scripts without spaces count by character."""
     from sacrebleu import sentence_bleu
 
-    reference = [episode.context.reference or ""]
-    return max(sentence_bleu(text, reference).score for text in episode.replies) / 100
+    reference = [_spaced(episode.context.reference or "")]
+    return max(sentence_bleu(_spaced(text), reference).score for text in episode.replies) / 100
+
+
+def _spaced(text: str) -> str:
+    return UNSPACED.sub(r" \g<0> ", text)
 
 
 @extrinsic("rouge", lacks=_no_reference, blocking=True)
 def rouge(episode: Episode) -> float:
     """ROUGE-L in [0, 1]: F1 of the longest common subsequence of lower-case words (Lin 2004, eqs. 2-4, β = 1)."""
-    wanted = _words(episode.context.reference or "")
-    return max(_rouge_l(_words(text), wanted) for text in episode.replies)
+    wanted = _words(_spaced(episode.context.reference or ""))
+    return max(_rouge_l(_words(_spaced(text)), wanted) for text in episode.replies)
 
 
 def _words(text: str) -> list[str]:

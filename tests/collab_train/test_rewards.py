@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -135,6 +136,45 @@ def test_bleu_is_of_words_and_takes_the_best_assistant_turn() -> None:
     assert bleu(episode(reference, "thanks", "You're welcome!", reference=reference)) == pytest.approx(1.0)
     # Same letters in other words: character BLEU would be well above zero.
     assert bleu(episode("orbital ghosts leeward", reference=reference)) < 0.05
+
+
+def test_bleu_of_scripts_without_spaces_is_of_characters() -> None:
+    # 13 characters, the 12th another: 12/13, 10/12, 9/11 and 8/10 of the n-grams; no brevity penalty.
+    reference = "\u4eca\u5929\u5929\u6c14\u5f88\u597d\u6211\u4eec\u53bb\u516c\u56ed\u6563\u6b65"
+    reply = reference.replace("\u6563", "\u8dd1")
+    by_hand = (12 / 13 * 10 / 12 * 9 / 11 * 8 / 10) ** 0.25
+    assert EXTRINSIC["bleu"].score(episode(reply, reference=reference)) == pytest.approx(by_hand, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("texts", "value"),
+    [
+        (("Any allergies?", "no"), 0.75),
+        (("Any allergies?", "nope, none"), 0.75),
+        (("Anything else?", "no thanks"), 1.0),
+        (("By train?", "no, i said by bus, not by train"), 0.0),
+        (("Go by train.", "no"), 0.0),
+        (("Go by train.", "no thanks"), 0.0),
+        (("Go by train.", "thanks for nothing"), 0.0),
+    ],
+)
+def test_no_answers_a_question_and_objects_to_a_statement(texts: tuple[str, ...], value: float) -> None:
+    assert EXTRINSIC["engagement"].score(episode(*texts)) == value
+
+
+def test_answers_between_others_denied_or_in_words() -> None:
+    assert not same("16 or 17 or 18", "18")
+    assert not same("16, 17 and 18", "18")
+    assert not same("not 18", "18")
+    assert not same("not 0", "0")
+    assert not same("Tuesyad", "Tuesday")
+    assert same("\\text{Tuesday}", "tuesday")
+
+
+def test_answers_are_compared_in_threads() -> None:
+    pairs = [(f"(x+{n})^2", f"x^2+{2 * n}x+{n * n}") for n in range(1, 9)]
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(lambda pair: same(*pair), pairs))
 
 
 def test_what_a_reward_needs_is_checked_before_anything_is_spent() -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import socket
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from collab_train import sandbox
 from collab_train.contexts import Context
-from collab_train.rewards import EXTRINSIC, Episode
+from collab_train.rewards import EXTRINSIC, Episode, check
 from collab_train.rewards.code import last_code
 from collab_train.sandbox import Limits, Outcome, SandboxError, names_of, protections, run_tests
-from collab_train.sandbox_kernel import CALLS
+from usersim.errors import DataError
 from usersim.types import Conversation, Turn
 
 TESTS = """
@@ -24,7 +27,7 @@ class TestCases(unittest.TestCase):
     def test_two(self): self.assertEqual(f(2), 4)
 """
 GOOD = "def f(x): return 2 * x\n"
-LIMITS = Limits(wall_s=30.0, cpu_s=20, memory_mb=256, disk_mb=20, files=100)
+LIMITS = Limits(wall_s=600.0, cpu_s=20, memory_mb=256, disk_mb=20, files=100)
 
 
 def run(code: str, tests: str = TESTS, limits: dict[str, float] | None = None) -> Outcome:
@@ -71,7 +74,7 @@ def test_leaving_early_saying_passed_and_forking_pass_nothing(code: str) -> None
     ("code", "limits", "stopped"),
     [
         ("while True: pass", {"cpu_s": 1}, "CPU time"),
-        ("import time\ntime.sleep(60)", {"wall_s": 0.5}, "time"),
+        ("import time\ntime.sleep(10**6)", {"wall_s": 0.5}, "time"),
         ("import itertools\nfor i in itertools.count(): open(f'{i}', 'w').close()", {}, "disk"),
         ("x = b'x' * (3 * 10**8)\nimport time\ntime.sleep(60)", {}, "memory"),
     ],
@@ -126,19 +129,292 @@ def test_what_code_may_and_what_it_may_not(tmp_path: Path, monkeypatch: pytest.M
     assert not (tmp_path / "secret2").exists()
 
 
-def test_other_ways_to_signal_and_to_look_into_processes_are_refused_by_the_kernel() -> None:
-    if protections()["network and processes"] != "seccomp":
-        pytest.skip("this kernel has no seccomp for us")
-    _, numbers = CALLS[platform.machine()]
-    names = ("rt_sigqueueinfo", "rt_tgsigqueueinfo", "process_vm_readv", "process_vm_writev", "unshare")
-    methods = "".join(
-        f"    def test_{name}(self):\n"
-        f"        self.assertEqual(LIBC.syscall({numbers[name]}, 0, 0, 0, 0, 0, 0), -1)\n"
-        "        self.assertEqual(ctypes.get_errno(), errno.EPERM)\n"
-        for name in names
+REFUSED = (
+    *(
+        "prlimit_other",
+        "memfd_create",
+        "shmget",
+        "shmat",
+        "msgget",
+        "semget",
+        "add_key",
+        "keyctl",
+        "mq_open",
+        "socket",
+    ),
+    *(
+        "connect",
+        "sendmsg",
+        "fork",
+        "execve",
+        "ptrace",
+        "process_vm_readv",
+        "process_vm_writev",
+        "rt_sigqueueinfo",
+    ),
+    *(
+        "rt_tgsigqueueinfo",
+        "tkill",
+        "pidfd_open",
+        "pidfd_send_signal",
+        "unshare",
+        "setns",
+        "mount",
+        "io_uring_setup",
+    ),
+    *(
+        "userfaultfd",
+        "perf_event_open",
+        "bpf",
+        "setsid",
+        "setpgid",
+        "setpriority",
+        "inotify_init1",
+        "a_later_one",
+    ),
+)
+NUMBERS = {
+    **{
+        "socket": (41, 198),
+        "connect": (42, 203),
+        "sendmsg": (46, 211),
+        "fork": (57, 220),
+        "execve": (59, 221),
+    },
+    **{
+        "memfd_create": (319, 279),
+        "shmget": (29, 194),
+        "shmat": (30, 196),
+        "msgget": (68, 186),
+        "semget": (64, 190),
+    },
+    **{"add_key": (248, 217), "keyctl": (250, 219), "mq_open": (240, 180), "prlimit_other": (302, 261)},
+    **{
+        "ptrace": (101, 117),
+        "process_vm_readv": (310, 270),
+        "process_vm_writev": (311, 271),
+        "tkill": (200, 130),
+    },
+    **{"rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240), "pidfd_open": (434, 434)},
+    **{"pidfd_send_signal": (424, 424), "unshare": (272, 97), "setns": (308, 268), "mount": (165, 40)},
+    **{
+        "io_uring_setup": (425, 425),
+        "userfaultfd": (323, 282),
+        "perf_event_open": (298, 241),
+        "bpf": (321, 280),
+    },
+    **{"setsid": (112, 157), "setpgid": (109, 154), "setpriority": (141, 140), "inotify_init1": (294, 26)},
+    **{"a_later_one": (500, 500)},
+}
+
+
+def needs_kernel() -> None:
+    if "rules in Python" in protections().values():
+        pytest.skip("this kernel has no Landlock or no seccomp for us")
+
+
+def probe(body: str, limits: dict[str, float] | None = None) -> Any:
+    """What `probe()` of the sandboxed code returns, told by which number its test passes for."""
+    code = (
+        f"import ctypes, errno, os, resource, signal, fcntl\nLIBC = ctypes.CDLL(None, use_errno=True)\n{body}"
     )
-    head = "import ctypes, errno, unittest\nLIBC = ctypes.CDLL(None, use_errno=True)\n"
-    assert run("pass", f"{head}class T(unittest.TestCase):\n{methods}").share == 1
+    return run(code, "assert probe() == []", limits)
+
+
+def test_system_calls_are_refused_by_default() -> None:
+    needs_kernel()
+    column = ("x86_64", "aarch64").index(platform.machine())
+    numbers = {name: NUMBERS[name][column] for name in REFUSED}
+    body = (
+        f"NUMBERS = {numbers!r}\n"
+        "def refused(name):\n"
+        "    ctypes.set_errno(0)\n"
+        "    return LIBC.syscall(NUMBERS[name], 1, 0, 0, 0, 0, 0) == -1 and ctypes.get_errno() == errno.EPERM\n"
+        "def probe(): return [name for name in NUMBERS if not refused(name)]\n"
+    )
+    assert probe(body).share == 1
+
+
+def test_other_processes_and_files_of_others_stay_as_they_are(tmp_path: Path) -> None:
+    needs_kernel()
+    kept = tmp_path / "kept"
+    kept.write_text("x")
+    kept.chmod(0o644)
+    os.utime(kept, (1, 1))
+    tmp_path.chmod(0o755)
+    body = (
+        f"PATH, PID = {str(kept)!r}, {os.getpid()}\n"
+        "def tried(what, *arguments, **options):\n"
+        "    try: what(*arguments, **options)\n"
+        "    except OSError: pass\n"
+        "def probe():\n"
+        "    tried(resource.prlimit, PID, resource.RLIMIT_NOFILE, (5, 5))\n"
+        "    tried(os.chmod, PATH, 0o777)\n"
+        "    tried(os.utime, PATH, (5, 5))\n"
+        "    tried(os.setxattr, PATH, 'user.x', b'y')\n"
+        "    tried(fcntl.fcntl, 0, fcntl.F_SETOWN, PID)\n"
+        "    return []\n"
+    )
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert probe(body).share == 1
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == before
+    assert (kept.stat().st_mode & 0o777, kept.stat().st_mtime, os.listxattr(kept)) == (0o644, 1.0, [])
+
+
+@pytest.mark.parametrize(
+    ("code", "stopped"),
+    [
+        (
+            "import os\nheld = []\nfor i in range(100):\n"
+            "    f = open('x', 'wb'); os.unlink('x'); f.write(b'x' * 10**6); f.flush(); held.append(f)\n"
+            "import time\ntime.sleep(60)",
+            "disk",
+        ),
+        (
+            "import threading, time\nthreading.stack_size(65536)\n"
+            "for _ in range(3000): threading.Thread(target=time.sleep, args=(60,)).start()\ntime.sleep(60)",
+            "threads",
+        ),
+        ("import os, time\nfor _ in range(1500): os.mkdir('d'); os.chdir('d')\ntime.sleep(60)", "disk"),
+    ],
+    ids=["files without a name", "threads", "nested directories"],
+)
+def test_what_hides_from_the_limits_is_found(code: str, stopped: str) -> None:
+    needs_kernel()
+    outcome = run(code)
+    assert (outcome.stopped, outcome.passed) == (stopped, ())
+
+
+def test_1500_nested_directories_are_removed_and_pass_nothing() -> None:
+    before = set(Path(tempfile.gettempdir()).glob("usersim-sandbox-*"))
+    code = "import os\nfor _ in range(1500): os.mkdir('d'); os.chdir('d')\nopen('f', 'w')\nos._exit(0)"
+    assert run(code).share == 0
+    assert set(Path(tempfile.gettempdir()).glob("usersim-sandbox-*")) <= before
+
+
+FORGERIES = {
+    "walks the frames for the harness": (
+        "import sys\n"
+        "def f(x):\n"
+        "    frame, names = sys._getframe(), []\n"
+        "    while frame: names += [*frame.f_locals, *frame.f_globals]; frame = frame.f_back\n"
+        "    report = [n for n in names if n in ('report', 'tests', 'nonce', 'expected')]\n"
+        "    return 2 * x if report else None\n"
+    ),
+    "looks for the tests in its memory": (
+        "import gc\n"
+        "def f(x): return 2 * x if any(isinstance(o, str) and 'assert f(1)' in o for o in gc.get_objects()) else None\n"
+    ),
+    "patches what tests compare with": (
+        "import unittest, builtins\n"
+        "for name in dir(unittest.TestCase):\n"
+        "    if name.startswith('assert'): setattr(unittest.TestCase, name, lambda *a, **k: None)\n"
+        "builtins.AssertionError = ZeroDivisionError\n"
+        "def f(x): return None\n"
+    ),
+    "returns what equals everything": (
+        "class Any(int):\n"
+        "    def __eq__(self, other): return True\n"
+        "    def __ne__(self, other): return False\n"
+        "    __hash__ = int.__hash__\n"
+        "def f(x): return Any()\n"
+    ),
+    "raises what ends a test quietly": "import unittest\ndef f(x): raise unittest.case._ShouldStop()\n",
+    "skips": "import unittest\ndef f(x): raise unittest.SkipTest()\n",
+    "writes to every descriptor": (
+        "import os\nfor fd in range(3, 250):\n"
+        "    for line in (b'line 1\\n', b'line 2\\n', b'TestCases.test_one\\n', b'TestCases.test_two\\n'):\n"
+        "        try: os.write(fd, line)\n        except OSError: pass\n"
+        "def f(x): return None\n"
+    ),
+    "defines the names that tests use": (
+        "def len(x): return 2\nimport math\nmath.isclose = lambda *a: True\ndef f(x): return None\n"
+    ),
+    "answers with a message that runs code": (
+        "import os, pickle, struct\n"
+        "class Evil:\n"
+        "    def __reduce__(self): return os.system, ('true',)\n"
+        "def f(x):\n"
+        "    content = pickle.dumps(('value', Evil(), None))\n"
+        "    for fd in range(3, 20):\n"
+        "        try: os.write(fd, struct.pack('<Q', len(content)) + content)\n        except OSError: pass\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("code", FORGERIES.values(), ids=FORGERIES)
+def test_the_verdict_cannot_be_forged(code: str) -> None:
+    assert run(code).passed == ()
+    assert (
+        run(
+            code,
+            "import math\nassert f(1) == 2 and math.isclose(f(1), 2)\nassert len([f(2)]) == 1 and f(2) == 4",
+        ).passed
+        == ()
+    )
+
+
+def test_only_what_a_test_hands_over_can_be_asked_of_the_judge() -> None:
+    code = (
+        "def f(g):\n"
+        "    tried = [('get', [1], 'append'), ('get', g, '__globals__'), ('call', print, (), {}), ('len', 'abc')]\n"
+        "    worked = []\n"
+        "    for request in tried:\n"
+        "        try: worked.append(g._remote_link.ask(*request))\n"
+        "        except Exception: pass\n"
+        "    return g(4), worked\n"
+    )
+    assert run(code, "assert f(lambda x: 2 * x) == (8, [])").share == 1
+
+
+def test_arguments_that_code_changes_mocks_prints_and_seeds_cross() -> None:
+    code = (
+        "import os, random, pathlib\nimport numpy as np\n"
+        "def grow(xs): xs.append(1)\n"
+        "def lists(): return os.listdir('nowhere')\n"
+        "def draws(): return random.random(), float(np.random.rand())\n"
+        "def shouts(): print('hi')\n"
+        "def calls(g): return g(2) + 1\n"
+        "def numbers(): yield from (1, 2)\n"
+        "class Box:\n    def __init__(self, x): self.x = x\n    def double(self): return Box(2 * self.x)\n"
+        "def fails(): raise KeyError('k')\n"
+    )
+    tests = (
+        "import contextlib, io, random, unittest\nfrom unittest.mock import patch\nimport numpy as np\n"
+        "class T(unittest.TestCase):\n"
+        "    def test_argument(self):\n        xs = []\n        grow(xs)\n        self.assertEqual(xs, [1])\n"
+        "    @patch('os.listdir', return_value=['a'])\n"
+        "    def test_mock(self, listdir):\n        self.assertEqual(lists(), ['a'])\n"
+        "        listdir.assert_called_once_with('nowhere')\n"
+        "    def test_seed(self):\n"
+        "        random.seed(1); np.random.seed(1); a = draws(); b = draws(); random.seed(1); np.random.seed(1)\n"
+        "        self.assertEqual(a, (random.random(), float(np.random.rand())))\n        self.assertNotEqual(a, b)\n"
+        "    def test_print(self):\n        with contextlib.redirect_stdout(io.StringIO()) as out: shouts()\n"
+        "        self.assertEqual(out.getvalue(), 'hi\\n')\n"
+        "    def test_callback(self): self.assertEqual(calls(lambda x: 10 * x), 21)\n"
+        "    def test_generator(self): self.assertEqual(list(numbers()), [1, 2])\n"
+        "    def test_object(self): self.assertEqual(Box(2).double().x, 4)\n"
+        "    def test_error(self):\n        with self.assertRaises(KeyError): fails()\n"
+    )
+    outcome = run(code, tests)
+    assert set(outcome.expected) - set(outcome.passed) == set()
+
+
+def test_code_is_refused_where_the_kernel_does_not_protect(monkeypatch: pytest.MonkeyPatch) -> None:
+    weak = {"files": "rules in Python", "network and processes": "seccomp"}
+    monkeypatch.setattr(sandbox, "protections", lambda: weak)
+    monkeypatch.delenv("USERSIM_SANDBOX", raising=False)
+    with pytest.raises(SandboxError, match=r"does not protect files .* USERSIM_SANDBOX=unprotected"):
+        run(GOOD)
+    context = Context(id="c", turns=(Turn(role="user", text="hi"),), metadata={"tests": TESTS})
+    with pytest.raises(DataError, match="USERSIM_SANDBOX=unprotected"):
+        check([context], {"pass_rate": 1.0})
+    for value in ("", "yes", "1"):  # not in so many words
+        monkeypatch.setenv("USERSIM_SANDBOX", value)
+        with pytest.raises(SandboxError):
+            run(GOOD)
+    monkeypatch.setenv("USERSIM_SANDBOX", "unprotected")
+    assert run(GOOD).share == 1
 
 
 def test_its_directory_is_gone_afterwards() -> None:

@@ -18,13 +18,14 @@ from trl.trainer import utils as trl_utils
 
 from collab_train.collect import Message
 from collab_train.collect import Path as BestPath
+from collab_train.offline import fitting
 from collab_train.online import Online, plan, read_online
 from collab_train.sft import SFT, read_dialogues
 from collab_train.supervised import IGNORED, labelled
 from collab_train.train_report import Bars, TrainLog
 from collab_train.tuning import Tuning, project_replies_only
 from usersim.__main__ import main
-from usersim.errors import DataError
+from usersim.errors import ConfigError, DataError
 from usersim.records import write_records
 from usersim.runs import RunDir
 
@@ -193,3 +194,21 @@ def test_prompts_stay_out_of_the_output_layer_and_nothing_else_changes(
     torch.testing.assert_close(after, before)
     torch.testing.assert_close(gradient_after, gradient_before)
     assert before.count_nonzero() == 4
+
+
+def test_rows_whose_reply_is_cut_away_are_counted_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    config = SFT(max_length=64)
+    assert fitting(config, [("a", 10), ("b", 64), ("c", 63), ("d", 500)]) == ["a", "c"]
+    assert "max_length=64 cuts the whole reply of 2 of 4 rows away" in caplog.text
+    with pytest.raises(ConfigError, match="each of the 2 rows away; the shortest prompt takes 64 tokens"):
+        fitting(config, [("b", 64), ("d", 500)])
+
+
+def test_control_tokens_that_a_person_types_stay_text(tiny_base: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+    typed = (says("user", "what is <|im_end|> for"), says("assistant", "<|im_end|> ends a turn."))
+    row = labelled(tokenizer, typed, 1)
+    assert row["input_ids"].count(tokenizer.eos_token_id) == 2
+    assert [label for label in row["labels"] if label == tokenizer.eos_token_id] == [tokenizer.eos_token_id]
+    words = tokenizer.decode(row["input_ids"])
+    assert words.count("<|im_end|>") == 4

@@ -1,0 +1,140 @@
+"""The process that runs the code under test: holds the module `solution` and answers what the judge asks of it.
+
+Neither the tests nor what they expect are in it. Runs on its own, without the package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import os
+import sys
+import types
+from typing import Any
+
+from sandbox_link import (  # type: ignore[import-not-found]
+    OPERATIONS,
+    Link,
+    Unpickler,
+    has_name,
+    is_value,
+    random_state,
+    set_random_state,
+)
+
+MUTABLE = ("list", "dict", "set", "bytearray", "deque", "defaultdict", "OrderedDict", "Counter", "ndarray")
+TABLES = ("DataFrame", "Series")
+
+
+def serve(descriptor: int, code: str, imports: list[str]) -> None:
+    """Runs `code` after `imports`, those of the tests, which some solutions count on; then answers the judge."""
+    module = types.ModuleType("solution")
+    sys.modules["solution"] = module
+    end = CodeEnd(descriptor, module)
+    sys.stdout, sys.stderr = end.out, end.err
+    for statement in imports:
+        with contextlib.suppress(Exception):
+            exec(statement, module.__dict__)
+    end.load(code)
+    end.serve()
+
+
+class CodeEnd(Link):  # type: ignore[misc]
+    unpickler = Unpickler
+
+    def __init__(self, descriptor: int, module: types.ModuleType) -> None:
+        super().__init__(descriptor)
+        self.module = module
+        self.failure: BaseException | None = None
+        self.out, self.err = io.StringIO(), io.StringIO()
+        self._patched: list[tuple[Any, str, bool, Any]] = []
+
+    def load(self, code: str) -> None:
+        try:
+            exec(compile(code, "solution.py", "exec"), self.module.__dict__)
+        except BaseException as error:
+            self.failure = error
+        self.printed()
+
+    def sends(self, value: Any, strict: bool) -> bool:
+        kind = value if has_name(value) else type(value)
+        return bool(is_value(kind.__module__ or "", kind.__qualname__))
+
+    def find(self, module: str, name: str) -> Any:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+        return found
+
+    def printed(self) -> tuple[str, str]:
+        texts = self.out.getvalue(), self.err.getvalue()
+        for stream in (self.out, self.err):
+            stream.seek(0)
+            stream.truncate()
+        return texts
+
+    def perform(self, operation: str, arguments: tuple[Any, ...]) -> Any:
+        if operation == "names":
+            if self.failure is not None:
+                raise self.failure
+            return [name for name in self.module.__dict__ if not name.startswith("__")]
+        if operation == "global":
+            return _described(self.module.__dict__[arguments[0]])
+        if operation == "call":
+            return self._call(*arguments)
+        if operation == "patch":
+            return self._patch(*arguments)
+        if operation == "unpatch":
+            return self._unpatch()
+        return OPERATIONS[operation](*arguments)
+
+    def _call(
+        self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], ambient: dict[str, Any]
+    ) -> Any:
+        """(result, changed arguments by place or name, which of them the result is, random states that moved)."""
+        self._adopt(ambient)
+        random = random_state()
+        given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
+        mutable = {key: value for key, value in given.items() if type(value).__name__ in (*MUTABLE, *TABLES)}
+        before = self._packed(mutable, strict=True) if mutable else b""
+        result = function(*args, **kwargs)
+        changed = mutable if mutable and self._packed(mutable, strict=True) != before else {}
+        same = next((key for key, value in mutable.items() if value is result), None)
+        drawn = {name: state for name, state in random_state().items() if state != random.get(name)}
+        return (None if same is not None else result), changed, same, drawn
+
+    def _adopt(self, ambient: dict[str, Any]) -> None:
+        """The state that functions read besides their arguments, as it is in the judge."""
+        if "folder" in ambient:
+            os.chdir(ambient["folder"])
+        if "environment" in ambient:
+            os.environ.clear()
+            os.environ.update(ambient["environment"])
+        set_random_state(ambient)
+
+    def _patch(self, module: str, path: str, attribute: str, new: Any) -> None:
+        owner: Any = importlib.import_module(module)
+        for part in path.split(".") if path else ():
+            owner = getattr(owner, part)
+        own = attribute in vars(owner)
+        self._patched.append((owner, attribute, own, getattr(owner, attribute, None)))
+        setattr(owner, attribute, new)
+
+    def _unpatch(self) -> None:
+        owner, attribute, own, value = self._patched.pop()
+        if own:
+            setattr(owner, attribute, value)
+        else:
+            delattr(owner, attribute)
+
+
+def _described(value: Any) -> tuple[str, Any]:
+    """How the judge gets a global: what is installed it takes from its own packages."""
+    if isinstance(value, types.ModuleType):
+        return "module", (value.__name__, "")
+    if has_name(value):
+        module, name = str(value.__module__), str(value.__qualname__)
+        if module != "solution" and getattr(sys.modules.get(module), name, None) is value:
+            return "installed", (module, name)
+    return "own", value

@@ -1,0 +1,255 @@
+"""The process that runs the tests and says which pass. It calls the code in its own process, through `sandbox_link`.
+
+Runs on its own, without the package.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import contextlib
+import importlib
+import io
+import os
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from sandbox_link import (  # type: ignore[import-not-found]
+    HIDDEN,
+    OPERATIONS,
+    CarefulUnpickler,
+    Link,
+    LinkError,
+    Remote,
+    has_name,
+    is_value,
+    random_state,
+    set_random_state,
+)
+
+ALIASES = {"np": "numpy", "pd": "pandas", "plt": "matplotlib.pyplot", "sns": "seaborn", "sp": "scipy"}
+"""Names that tests use for modules, whoever imported them."""
+LOCKED = (
+    "assert",
+    "mock_",
+    "call",
+    "method_calls",
+    "return_value",
+    "side_effect",
+    "reset_mock",
+    "attach_mock",
+)
+"""Attributes of a mock, or beginnings of them, that only the test may set."""
+
+
+class JudgeEnd(Link):  # type: ignore[misc]
+    """The judge's end. What it holds can be reached only as far as a test handed it over, and without underscores."""
+
+    unpickler = CarefulUnpickler
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor)
+        self._sent: dict[str, Any] = {}
+
+    def sends(self, value: Any, strict: bool) -> bool:
+        if has_name(value):
+            return _is_importable(value)
+        if strict or type(value).__module__ == "tests":
+            return bool(is_value(type(value).__module__, type(value).__qualname__))
+        return not isinstance(
+            value, (io.IOBase, types.MethodType, types.GeneratorType, *HIDDEN)
+        ) and not _is_mock(value)
+
+    def export(self, value: Any) -> int:
+        if isinstance(value, HIDDEN):
+            raise TypeError(f"{type(value).__name__} does not leave its process")
+        return int(super().export(value))
+
+    def find(self, module: str, name: str) -> Any:
+        if not is_value(module, name):
+            raise LinkError(f"{module}.{name} does not cross")
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+        return found
+
+    def show(self, printed: Any) -> None:
+        for stream, text in zip((sys.stdout, sys.stderr), printed or (), strict=False):
+            if isinstance(text, str) and text:
+                stream.write(text)
+
+    def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result, changed, same, drawn = self.ask("call", function, args, kwargs, self._ambient())
+        given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
+        for key, value in changed.items():
+            _replace(given[key], value)
+        set_random_state(drawn)
+        self._sent |= random_state()
+        return given[same] if same is not None else result
+
+    def _ambient(self) -> dict[str, Any]:
+        """The parts of this process's state that changed since the code last heard of them."""
+        state: dict[str, Any] = {"folder": str(Path.cwd()), "environment": dict(os.environ), **random_state()}
+        new = {name: value for name, value in state.items() if self._sent.get(name) != value}
+        self._sent |= new
+        return new
+
+    def perform(self, operation: str, arguments: tuple[Any, ...]) -> Any:
+        """What the code asks of an object that a test gave it, and of no other: methods of tables evaluate texts."""
+        if not arguments or not self.has_exported(arguments[0]):
+            raise LinkError("no test gave that to the code")
+        if operation == "call":
+            function, args, kwargs = arguments
+            return function(*args, **kwargs)
+        if operation in ("get", "set"):
+            self._check(operation, *arguments[:2])
+        return OPERATIONS[operation](*arguments)
+
+    def _check(self, operation: str, owner: Any, name: str) -> None:
+        if not isinstance(name, str) or (name.startswith("_") and name not in ("__name__", "__doc__")):
+            raise AttributeError(name)
+        if operation == "set" and _is_mock(owner) and name.startswith(LOCKED):
+            raise AttributeError(f"{name} is the test's to set")
+
+
+def _is_importable(value: Any) -> bool:
+    found: Any = sys.modules.get(value.__module__ or "")
+    if found is None or value.__module__ in ("tests", "__main__"):
+        return False
+    for part in value.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is value
+
+
+def _is_mock(value: Any) -> bool:
+    mock = sys.modules.get("unittest.mock")
+    return mock is not None and isinstance(value, mock.NonCallableMock)
+
+
+def _replace(old: Any, new: Any) -> None:
+    """Gives a mutable argument the content that the call left in it."""
+    if type(old) is not type(new):
+        return
+    if isinstance(old, dict | set):
+        old.clear()
+        old.update(new)
+    elif isinstance(old, list | bytearray):
+        old[:] = new
+    elif hasattr(old, "_mgr"):
+        object.__setattr__(old, "_mgr", new._mgr)
+    elif hasattr(old, "extendleft"):
+        old.clear()
+        old.extend(new)
+    elif getattr(old, "shape", None) == getattr(new, "shape", 0):
+        old[...] = new
+
+
+def run(descriptor: int, tests: str, by_classes: bool, report: Callable[[str], None]) -> None:
+    """Reports the name of each test that passes."""
+    end = JudgeEnd(descriptor)
+    module = types.ModuleType("tests")
+    sys.modules["tests"] = module
+    tree = ast.parse(tests)
+    _bind(end, tree, module.__dict__)
+    if "mock" in tests:
+        _forward_patches(end)
+    if by_classes:
+        exec(compile(tree, "tests.py", "exec"), module.__dict__)
+        classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+        run_classes(classes, module.__dict__, report)
+    else:
+        run_statements(tree.body, module.__dict__, report)
+
+
+def _bind(end: JudgeEnd, tree: ast.Module, scope: dict[str, Any]) -> None:
+    """Names of the code that the tests use. Modules, what is installed and built-in names are the judge's own."""
+    nodes = list(ast.walk(tree))
+    dotted = {n.value.id for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)}
+    used = {node.id for node in nodes if isinstance(node, ast.Name)} & set(end.ask("names"))
+    for name in sorted(used - set(dir(builtins))):
+        if name in dotted and (name in ALIASES or name in sys.stdlib_module_names):
+            kind, value = "module", (ALIASES.get(name, name), "")
+        else:
+            kind, value = end.ask("global", name)
+        if kind == "own":
+            scope[name] = value
+            continue
+        module, attribute = value
+        with contextlib.suppress(ImportError, AttributeError):
+            found = importlib.import_module(module)
+            scope[name] = getattr(found, attribute) if attribute else found
+
+
+def _forward_patches(end: JudgeEnd) -> None:
+    """`unittest.mock.patch` of a module or of a class in one holds in the code's process as well."""
+    from unittest import mock
+
+    patch: Any = mock._patch
+    enter, leave = patch.__enter__, patch.__exit__
+
+    def entered(self: Any) -> Any:
+        result = enter(self)
+        owner = self.target
+        module = path = ""
+        if isinstance(owner, types.ModuleType):
+            module = owner.__name__
+        elif isinstance(owner, type) and _is_importable(owner):
+            module, path = owner.__module__, owner.__qualname__
+        self.is_forwarded = module not in ("", "sys") and type(owner) is not Remote
+        if self.is_forwarded:
+            end.ask("patch", module, path, self.attribute, getattr(owner, self.attribute))
+        return result
+
+    def left(self: Any, *details: Any) -> Any:
+        if getattr(self, "is_forwarded", False):
+            with contextlib.suppress(LinkError):
+                end.ask("unpatch")
+        return leave(self, *details)
+
+    patch.__enter__, patch.__exit__ = entered, left
+
+
+def run_classes(names: list[str], scope: dict[str, Any], report: Callable[[str], None]) -> None:
+    import unittest
+
+    class Passed(unittest.TestResult):
+        passed = False
+
+        def addSuccess(self, test: Any) -> None:
+            self.passed = True
+
+    for name in names:
+        if not issubclass(scope[name], unittest.TestCase):
+            continue
+        for method in unittest.TestLoader().getTestCaseNames(scope[name]):
+            result = Passed()
+            with _own_streams():
+                unittest.TestSuite([scope[name](method)]).run(result)
+            if result.passed and result.wasSuccessful():
+                report(f"{name}.{method}")
+
+
+def run_statements(body: list[ast.stmt], scope: dict[str, Any], report: Callable[[str], None]) -> None:
+    for node in body:
+        counts = isinstance(node, ast.Assert) or (
+            isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+        )
+        try:
+            with _own_streams():
+                exec(compile(ast.Module([node], []), "tests.py", "exec"), scope)
+        except BaseException:  # SystemExit as well: leaving early passes nothing
+            continue
+        if counts:
+            report(f"line {node.lineno}")
+
+
+@contextlib.contextmanager
+def _own_streams() -> Iterator[None]:
+    streams = sys.stdout, sys.stderr
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams
