@@ -25,10 +25,12 @@ ROLES: dict[str, RawRole] = {
     "bing": "assistant",
     "bard": "assistant",
     "model": "assistant",
+    "ai": "assistant",
+    "bot": "assistant",
     "tool": "tool",
     "function": "tool",
 }
-"""Every spelling of a role that the corpora use."""
+"""Every spelling of a role that the corpora use, in small letters."""
 
 EXAMPLES_KEPT = 20
 
@@ -62,6 +64,8 @@ class RawChat(Record):
     flags: tuple[str, ...] = ()
     """What the corpus says about the text: `toxic`, `redacted` …; metadata, filtered by a switch."""
     ended_by: EndedBy = "unknown"
+    from_page: bool = False
+    """Copied from a web page, or typed into one: what `artefacts` looks for may be in it."""
 
     @property
     def user_texts(self) -> tuple[str, ...]:

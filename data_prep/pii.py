@@ -11,11 +11,11 @@ import re
 import unicodedata
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from typing import NamedTuple
 
 from data_prep.chats import RawChat, RawTurn
-from data_prep.pii_places import CORES, kinds_in, windows
+from data_prep.pii_places import CORES, kinds_in, names_somebody, windows
 from data_prep.pii_rules import RULES, Span
 
 PLACEHOLDERS = {kind: kind for kind in CORES} | {
@@ -75,11 +75,11 @@ def _common(odd: re.Match[str]) -> str:
     return " " if character.isspace() else "-"
 
 
-def find(text: str, *, everywhere: bool = False) -> list[Found]:
+def find(text: str, *, among: Set[str] | None = None, everywhere: bool = False) -> list[Found]:
     """In the order of the text, without overlaps. `everywhere`: the library reads all of it; slow, for tests."""
     as_form = plain(text)
     text = as_form.text
-    kinds = CORES if everywhere else kinds_in(text)
+    kinds = CORES if everywhere else kinds_in(text, among)
     found = []
     for kind in CORES:
         if kind in kinds:
@@ -118,10 +118,10 @@ def _weight(found: Found) -> tuple[int, int]:
     return KINDS.index(found.kind), found.start - found.end
 
 
-def scrub_text(text: str, found: Counter[str]) -> str:
+def scrub_text(text: str, found: Counter[str], among: Set[str] | None = None) -> str:
     """The same text where there is nothing to replace."""
     # Again: a word such as "call" may stand nearer once something long between is a placeholder.
-    while spans := find(text):
+    while spans := find(text, among=among):
         pieces, done = [], 0
         for kind, start, end in spans:
             pieces += [text[done:start], f"[{kind}]"]
@@ -133,17 +133,21 @@ def scrub_text(text: str, found: Counter[str]) -> str:
 
 def scrub(chat: RawChat, found: Counter[str]) -> RawChat:
     """Both sides and the system prompt: assistants repeat what they were told."""
-    texts = [turn.text for turn in chat.turns]
+    own = "\n".join([*chat.user_texts, chat.system or ""])
+    texts = "\n".join(turn.text for turn in chat.turns if turn.role != "user")
     # One look at the whole chat spares most of them a look at every turn.
-    if not kinds_in(plain("\n".join([*texts, chat.system or ""])).text):
+    kinds = kinds_in(plain(own).text) | kinds_in(plain(texts).text, frozenset())
+    if names_somebody(texts):
+        kinds.add("NAME")
+    if not kinds:
         return chat
-    turns = tuple(_scrub_turn(turn, found) for turn in chat.turns)
-    system = chat.system and scrub_text(chat.system, found)
+    turns = tuple(_scrub_turn(turn, found, kinds) for turn in chat.turns)
+    system = chat.system and scrub_text(chat.system, found, kinds)
     if system == chat.system and all(new is old for new, old in zip(turns, chat.turns, strict=True)):
         return chat
     return chat.model_copy(update={"turns": turns, "system": system})
 
 
-def _scrub_turn(turn: RawTurn, found: Counter[str]) -> RawTurn:
-    text = scrub_text(turn.text, found)
+def _scrub_turn(turn: RawTurn, found: Counter[str], kinds: Set[str]) -> RawTurn:
+    text = scrub_text(turn.text, found, kinds)
     return turn if text is turn.text else turn.model_copy(update={"text": text})

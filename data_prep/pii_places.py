@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from functools import lru_cache
 
 from data_prep.pii_rules import BINARY, DATE, PHONE_FORM, SECRET, SOCIAL, TO_CALL, Span, near, within_word
@@ -38,7 +38,7 @@ WALLET = re.compile(r"(?<![A-Za-z0-9])(?:bc1|[13])[A-Za-z0-9]{25,62}(?![A-Za-z0-
 ETHER = re.compile(r"0x[0-9a-fA-F]{40}")
 MAC = re.compile(r"[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}")
 AT = re.compile(r"(?i)[\[(]at[\])]|&#64;|%40| at ")
-SPELLED = ("[at]", "(at)", "&#64;", "%40", " dot ")
+SPELLED = ("[at]", "(at)", "&#64;", "%40", " dot ", "[AT]", "(AT)", " DOT ")
 HOMES = ("/home/", "/Users/", ":\\Users\\", ":\\\\Users\\", ":/Users/", ":\\users\\")
 INTRODUCTIONS = (
     "ame is ", "ame's ", "ame: ", "Dear ", "I'm ", "I am ", "im ", "Im ", "his is ", "all me ", "From: ", "To: ", "Cc: ",
@@ -84,35 +84,45 @@ _IPV6 = re.compile(r":(?:(?<=[0-9A-Fa-f]:):|[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{1,4}:[0
 _HEX = bytes(104 if chr(code) in string.hexdigits else 58 if chr(code) in ":-" else 32 for code in range(256))
 
 
-def kinds_in(text: str) -> set[str]:
-    """The kinds that may occur; the others certainly do not."""
+def kinds_in(text: str, among: Set[str] | None = None) -> set[str]:
+    """The kinds that may occur; the others certainly do not. Of those in SEARCHED, `among` says which are worth it."""
     kinds: set[str] = set()
     latin = text.encode("latin-1", "replace")
     digits = latin.translate(_ZEROS, _BETWEEN)
     if b"0000000" in digits:
         kinds |= {"PHONE", "ABROAD", "CARD", "SSN", "IBAN"}
-    if (b"000000" in digits or "PAN" in text or "iscale" in text) and _any(_labels(text)):
-        kinds.add("ID")
     if b"a" * 20 in latin.translate(_TOKENS):
         kinds |= {"KEY", "SECRET", "WALLET"} | ({"ETHER"} if "0x" in text else set())
-    if b"hh:hh:hh:hh:hh:hh" in latin.translate(_HEX):
-        kinds.add("MAC")
     if "PRIVATE KEY" in text or "PuTTY-User-Key-File-" in text:
         kinds.add("PEM")
     if "@" in text:
         kinds |= {"EMAIL", "LOGIN"} if "://" in text else {"EMAIL"}
-    lower = text.lower()
-    if _any(_occurrences(lower, SPELLED)):
-        kinds.add("SPELLED")
     if _IPV4.search(text) or _IPV6.search(text):
         kinds.add("IP")
+    if among is not None:
+        return kinds | (SEARCHED & among)
+    if b"hh:hh:hh:hh:hh:hh" in latin.translate(_HEX):
+        kinds.add("MAC")
+    if (b"000000" in digits or "PAN" in text or "iscale" in text) and _any(_labels(text)):
+        kinds.add("ID")
+    if _any(_spelled(text)):
+        kinds.add("SPELLED")
     if _any(_handles(text)):
         kinds.add("HANDLE")
-    if _any(_occurrences(text, HOMES)):
+    if ("/home/" in text or "sers" in text) and _any(_homes(text)):
         kinds.add("HOME")
     if _any(_names(text)):
         kinds.add("NAME")
     return kinds
+
+
+SEARCHED = frozenset(("MAC", "ID", "SPELLED", "HANDLE", "HOME", "NAME"))
+"""A look whether they may occur takes as long as the search. An assistant has them from the person, or invents them."""
+
+
+def names_somebody(text: str) -> bool:
+    """A letter or an introduction, which an assistant may write from what it was told."""
+    return "ame is " in text or "ame's " in text or "Dear " in text or CALLED_OFF.search(text) is not None
 
 
 def _any(places: Iterator[Span]) -> bool:
@@ -140,6 +150,10 @@ def _names(text: str) -> Iterator[Span]:
         signed = SIGNED.match(text, end)
         if signed:
             yield signed.span()
+
+
+def _spelled(text: str) -> Iterator[Span]:
+    return _occurrences(text, SPELLED)
 
 
 def _homes(text: str) -> Iterator[Span]:

@@ -125,13 +125,14 @@ PEM = {
 }
 SECRETS = {"random string": r"(?<![\w+/.~-])[\w+/.~-]{20,200}={0,2}(?<!\.)(?![\w+/=~-])"}
 LOGINS = {"link": r"(?<=://)[^\s/:@]{1,64}:[^\s/@]{1,128}(?=@)"}
-AT = r"(?: ?(?:\[at\]|\(at\)) ?|&#64;|%40)"
-DOT = r"(?:\.| ?[\[(]dot[\])] ?| dot )"
+AT = r"(?: ?(?:\[(?:at|AT)\]|\((?:at|AT)\)) ?|&#64;|%40)"
+DOT = r"(?:\.| ?[\[(](?:dot|DOT)[\])] ?| (?:dot|DOT) )"
 EMAILS = {
-    "spelled": rf"(?i)(?<![\w.+-])[\w.+-]{{1,64}}{AT}[\w-]{{1,63}}(?:{DOT}[\w-]{{2,63}}){{1,4}}",
-    "in words": r"(?i)(?<![\w.+-])(?:[\w.+-]{1,64}(?: dot [\w-]{1,64}){1,3}|[\w.+-]{0,64}[\d_.][\w.+-]{0,64}) at [\w-]{2,63}"
+    "spelled": rf"(?<![\w.+-])[\w.+-]{{1,64}}{AT}[\w-]{{1,63}}(?:{DOT}[\w-]{{2,63}}){{1,4}}",
+    "in words": r"(?<![\w.+-])(?:[\w.+-]{1,64}(?: (?:dot|DOT) [\w-]{1,64}){1,3}|[\w.+-]{0,64}[\d_.][\w.+-]{0,64}) (?:at|AT)"
+    r" [\w-]{2,63}(?: (?:dot|DOT) [\w-]{2,20}){1,3}",
+    "after mail": r"(?<=\b[Ee]?-?[Mm]ail(?: address)?(?: is|:|['\u2019]s| me)? )[\w.+-]{1,64} at [\w-]{2,63}"
     r"(?: dot [\w-]{2,20}){1,3}",
-    "after mail": r"(?i)(?<=\be?-?mail(?: address)?(?: is|:|['\u2019]s| me)? )[\w.+-]{1,64} at [\w-]{2,63}(?: dot [\w-]{2,20}){1,3}",
 }
 CARDS = {
     "gaps": r"(?<!\d)[2-6]\d{3}[- .]{0,2}\d{4}[- .]{0,2}\d{4}[- .]{0,2}\d{4}(?!\d)",
@@ -154,8 +155,8 @@ class SpelledEmail(PatternRecognizer):
     """`name [at] example [dot] org` of a domain that there may be."""
 
     def validate_result(self, pattern_text: str) -> bool:
-        domain = regex.split(rf"(?i){AT}| at ", pattern_text)[-1]
-        return bool(_suffixes(regex.sub(f"(?i){DOT}", ".", domain)).fqdn)
+        domain = regex.split(rf"{AT}| (?:at|AT) ", pattern_text)[-1]
+        return bool(_suffixes(regex.sub(DOT, ".", domain)).fqdn)
 
 
 class AnyCaseIban(IbanRecognizer):

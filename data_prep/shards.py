@@ -26,7 +26,7 @@ from usersim.errors import ConfigError
 from usersim.records import atomic_writer, write_json
 
 NAME = ".prep"
-FORMAT = 1
+FORMAT = 2
 """Raise it when cleaning changes what it makes of the same chats."""
 
 

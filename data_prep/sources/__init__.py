@@ -9,6 +9,7 @@ from pathlib import Path
 from data_prep.chats import RawChat, Source, SourceReport
 from data_prep.sources.arena import ARENA
 from data_prep.sources.corpus import Corpus
+from data_prep.sources.exports import CHATGPT, CLAUDE
 from data_prep.sources.in3 import IN3
 from data_prep.sources.lmsys import LMSYS
 from data_prep.sources.messages import MESSAGES, Ends
@@ -25,6 +26,8 @@ CORPORA = {
     corpus.kind: corpus
     # The most particular layout first: the first that recognises a row has it.
     for corpus in (
+        CHATGPT,
+        CLAUDE,
         ARENA,
         PRISM,
         OASST,
@@ -133,7 +136,10 @@ def _checked(chats: Iterator[RawChat], corpus: Corpus, report: SourceReport, end
     found = False
     for chat in chats:
         found = True
-        yield chat.model_copy(update={"ended_by": "cut"}) if ends == "cut" else chat
+        update: dict[str, object] = {"ended_by": "cut"} if ends == "cut" else {}
+        if corpus.from_pages:
+            update["from_page"] = True
+        yield chat.model_copy(update=update) if update else chat
     if not found:
         raise _nothing(report, corpus.unit)
 
