@@ -42,6 +42,15 @@ def well_formed(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
+def writable(value: Any) -> Any:
+    """JSON whose strings are all Unicode text: a file name may hold bytes that are none."""
+    if isinstance(value, str):
+        return well_formed(value)
+    if isinstance(value, dict):
+        return {writable(key): writable(one) for key, one in value.items()}
+    return [writable(one) for one in value] if isinstance(value, list | tuple) else value
+
+
 Text = Annotated[str, BeforeValidator(well_formed)]
 
 

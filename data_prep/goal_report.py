@@ -73,7 +73,7 @@ def report(
     scored = {"goal model": score(made, test)}
     for name, write in systems.items():
         scored[name] = score(write(test), test)
-        console.print(f"[dim]{name}: scored on {len(test)} conversations[/]")
+        console.print(f"{name}: scored on {len(test)} conversations", style="dim", markup=False)
     parts = {"all": list(range(len(test)))}
     for index, one in enumerate(test):
         parts.setdefault(one.source, []).append(index)
@@ -163,7 +163,7 @@ def main(argv: list[str]) -> int:
     write_json(args.out.with_suffix(".json"), result)
     with atomic_writer(args.out.with_suffix(".tables.md")) as stream:
         stream.write(as_markdown(result))
-    console.print(f"written: {args.out.with_suffix('.json')}")
+    console.print(f"written: {args.out.with_suffix('.json')}", markup=False)
     return 0
 
 

@@ -189,7 +189,7 @@ def main(argv: list[str]) -> int:
     config = load_config(GoalTraining, args.config, args.overrides)
     if config.batch % config.micro_batch:
         raise ConfigError(f"batch={config.batch} is not a multiple of micro_batch={config.micro_batch}")
-    console.print(f"the goal model is in {train(config)}")
+    console.print(f"the goal model is in {train(config)}", markup=False)
     return 0
 
 

