@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Set
 from typing import NamedTuple
 
 from data_prep.chats import RawChat, RawTurn
-from data_prep.pii_places import CORES, kinds_in, names_somebody, windows
+from data_prep.pii_places import CORES, kinds_in, names_somebody, searched_in, windows
 from data_prep.pii_rules import RULES, Span
 
 PLACEHOLDERS = {kind: kind for kind in CORES} | {
@@ -36,6 +36,7 @@ ODD = re.compile(
     r"\u0f20-\u0f29\u1040-\u1049\u17e0-\u17e9]"
 )
 """Spaces, dashes, letters and digits of another width or script."""
+EITHER = re.compile(f"[{UNSEEN.pattern[1:-1]}{ODD.pattern[1:-1]}]")
 
 
 class Found(NamedTuple):
@@ -58,7 +59,7 @@ class Plain(NamedTuple):
 
 
 def plain(text: str) -> Plain:
-    if text.isascii():
+    if text.isascii() or not EITHER.search(text):
         return Plain(text, ())
     unseen = [match.start() for match in UNSEEN.finditer(text)]
     if unseen:
@@ -76,10 +77,14 @@ def _common(odd: re.Match[str]) -> str:
 
 
 def find(text: str, *, among: Set[str] | None = None, everywhere: bool = False) -> list[Found]:
-    """In the order of the text, without overlaps. `everywhere`: the library reads all of it; slow, for tests."""
+    """In the order of the text, without overlaps. `among`: those of SEARCHED that are worth a search; None: find out.
+
+    `everywhere`: the library reads all of it; slow, for tests.
+    """
     as_form = plain(text)
     text = as_form.text
-    kinds = CORES if everywhere else kinds_in(text, among)
+    searched = searched_in(text) if among is None else among
+    kinds = CORES if everywhere else kinds_in(text) | searched
     found = []
     for kind in CORES:
         if kind in kinds:
@@ -131,23 +136,28 @@ def scrub_text(text: str, found: Counter[str], among: Set[str] | None = None) ->
     return text
 
 
+FRONT = 4000
+"""Characters of a user turn that are looked at for names, handles and numbers of papers: what comes after is a document."""
+
+
 def scrub(chat: RawChat, found: Counter[str]) -> RawChat:
     """Both sides and the system prompt: assistants repeat what they were told."""
-    own = "\n".join([*chat.user_texts, chat.system or ""])
-    texts = "\n".join(turn.text for turn in chat.turns if turn.role != "user")
+    asked = "\n".join([*(text[:FRONT] for text in chat.user_texts), chat.system or ""])
     # One look at the whole chat spares most of them a look at every turn.
-    kinds = kinds_in(plain(own).text) | kinds_in(plain(texts).text, frozenset())
-    if names_somebody(texts):
-        kinds.add("NAME")
-    if not kinds:
-        return chat
-    turns = tuple(_scrub_turn(turn, found, kinds) for turn in chat.turns)
-    system = chat.system and scrub_text(chat.system, found, kinds)
+    told = searched_in(plain(asked).text)
+    common = kinds_in("\n".join(turn.text for turn in chat.turns))
+    turns = tuple(_scrub_turn(turn, found, common, told) for turn in chat.turns)
+    system = chat.system and scrub_text(chat.system, found, told)
     if system == chat.system and all(new is old for new, old in zip(turns, chat.turns, strict=True)):
         return chat
     return chat.model_copy(update={"turns": turns, "system": system})
 
 
-def _scrub_turn(turn: RawTurn, found: Counter[str], kinds: Set[str]) -> RawTurn:
-    text = scrub_text(turn.text, found, kinds)
+def _scrub_turn(turn: RawTurn, found: Counter[str], kinds: Set[str], told: Set[str]) -> RawTurn:
+    if turn.role != "user":
+        # What an assistant says of people by itself is invented, but for letters and introductions.
+        told = told - {"NAME"} | ({"NAME"} if names_somebody(turn.text) else set())
+    if not kinds and not told:
+        return turn
+    text = scrub_text(turn.text, found, told)
     return turn if text is turn.text else turn.model_copy(update={"text": text})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 
 from data_prep.pii_rules import BINARY, DATE, PHONE_FORM, SECRET, SOCIAL, TO_CALL, Span, near, within_word
@@ -38,19 +38,21 @@ WALLET = re.compile(r"(?<![A-Za-z0-9])(?:bc1|[13])[A-Za-z0-9]{25,62}(?![A-Za-z0-
 ETHER = re.compile(r"0x[0-9a-fA-F]{40}")
 MAC = re.compile(r"[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}")
 AT = re.compile(r"(?i)[\[(]at[\])]|&#64;|%40| at ")
-SPELLED = ("[at]", "(at)", "&#64;", "%40", " dot ", "[AT]", "(AT)", " DOT ")
+SPELLED = ("[at]", "(at)", "&#64;", "%40", " dot ", " DOT ")
 HOMES = ("/home/", "/Users/", ":\\Users\\", ":\\\\Users\\", ":/Users/", ":\\users\\")
 INTRODUCTIONS = (
-    "ame is ", "ame's ", "ame: ", "Dear ", "I'm ", "I am ", "im ", "Im ", "his is ", "all me ", "From: ", "To: ", "Cc: ",
-    "me llamo ", "Me llamo ", "nombre es ", "appelle ", "Name ist ", "chiamo ",
+    "ame is ", "ame's ", "ame: ", "Dear ", "I'm ", "I am ", "im ", "his is ", "all me ", "From: ", "To: ", "llamo ", "nombre es ",
+    "appelle ",
 )  # fmt: skip
 """What a name with a capital may follow."""
 INTRODUCTIONS_BEYOND_ASCII = (
     "ame\u2019s ", "I\u2019m ", "hei\u00dfe ", "nome \u00e9 ", "azywam si\u0119 ", "\u0437\u043e\u0432\u0443\u0442 ",
 )  # fmt: skip
-CLOSINGS = ("egards", "incerely", "aithfully", "ishes", "ruly")
+FORMAL = ("egards", "incerely", "ishes")
+"""Closings that stand without a comma too."""
+CLOSINGS = (*FORMAL, "aithfully", "ruly", "Best", "hanks", "hank you", "heers", "Love")
 SIGNED = re.compile(r"[.]?[ \t]{0,3}\n{1,2}[ \t]{0,3}(?=[^\W\d_a-z])")
-CALLED_OFF = re.compile(r"[,!][ \t]{0,3}\n{1,2}[ \t]{0,3}(?=[^\W\d_a-z])")
+CAPITAL = re.compile(r"\n?[ \t]{0,3}[^\W\d_a-z]")
 LABELS = (
     "passport", "licen", "pasaporte", "reisepass", "ausweis", "insurance", "national id", "identity card", "id card",
     "fiscale", "aadha", "pesel", "tunnus", "personnummer", "fødselsnummer", "burgerservice", "social", "tax ", "steuer", "nhs",
@@ -71,12 +73,24 @@ SITE = re.compile(
     r"(?i)insta|twitter|tik ?tok|telegram|snap|discord|facebook|youtube|twitch|reddit|mastodon|bluesky|threads|linkedin|wechat"
     r"|skype|steam|kik|\big\b|\bfb\b"
 )
-PROFILES = ("linkedin.com/in/", "facebook.com/", "fb.com/", "instagram.com/", "twitter.com/", "snapchat.com/", "x.com/",
-    "t.me/", "tiktok.com/@", "youtube.com/@", "reddit.com/u")  # fmt: skip
-OF_ME = ("my insta", "my twitter", "my tik", "my snap", "my telegram", "my discord", "my ig", "discord")
+PROFILES = (
+    "linkedin.com/in/", "facebook.com/", "fb.com/", "instagram.com/", "twitter.com/", "snapchat.com/", "x.com/", "t.me/",
+    "tiktok.com/@", "youtube.com/@", "reddit.com/u",
+)  # fmt: skip
+OF_ME = (
+    "y insta",
+    "y Insta",
+    "y twitter",
+    "y Twitter",
+    "y snap",
+    "y Snap",
+    "y telegram",
+    "y Telegram",
+    "iscord",
+)
 
 _ZEROS = bytes.maketrans(string.digits.encode(), b"0" * 10)
-_BETWEEN = b" .()/+-"
+_BETWEEN = b" .()/+-\xa0\xad?"  # "?" is what an odd space or dash becomes
 _KEY_CHARACTERS = frozenset(f"{string.ascii_letters}{string.digits}_+/=.~-".encode())
 _TOKENS = bytes(97 if code in _KEY_CHARACTERS else 32 for code in range(256))
 _IPV4 = re.compile(r"\.\d{1,3}\.\d{1,3}\.\d")
@@ -84,12 +98,11 @@ _IPV6 = re.compile(r":(?:(?<=[0-9A-Fa-f]:):|[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{1,4}:[0
 _HEX = bytes(104 if chr(code) in string.hexdigits else 58 if chr(code) in ":-" else 32 for code in range(256))
 
 
-def kinds_in(text: str, among: Set[str] | None = None) -> set[str]:
-    """The kinds that may occur; the others certainly do not. Of those in SEARCHED, `among` says which are worth it."""
+def kinds_in(text: str) -> set[str]:
+    """The kinds that may occur, but for those in SEARCHED; the others certainly do not."""
     kinds: set[str] = set()
     latin = text.encode("latin-1", "replace")
-    digits = latin.translate(_ZEROS, _BETWEEN)
-    if b"0000000" in digits:
+    if b"0000000" in latin.translate(_ZEROS, _BETWEEN):
         kinds |= {"PHONE", "ABROAD", "CARD", "SSN", "IBAN"}
     if b"a" * 20 in latin.translate(_TOKENS):
         kinds |= {"KEY", "SECRET", "WALLET"} | ({"ETHER"} if "0x" in text else set())
@@ -99,11 +112,22 @@ def kinds_in(text: str, among: Set[str] | None = None) -> set[str]:
         kinds |= {"EMAIL", "LOGIN"} if "://" in text else {"EMAIL"}
     if _IPV4.search(text) or _IPV6.search(text):
         kinds.add("IP")
-    if among is not None:
-        return kinds | (SEARCHED & among)
+    return kinds
+
+
+SEARCHED = frozenset(("MAC", "ID", "SPELLED", "HANDLE", "HOME", "NAME"))
+"""A look whether they may occur takes as long as the search. An assistant has them from the person, or invents them."""
+
+
+def searched_in(text: str) -> set[str]:
+    """Those of SEARCHED that may occur."""
+    kinds: set[str] = set()
+    latin = text.encode("latin-1", "replace")
     if b"hh:hh:hh:hh:hh:hh" in latin.translate(_HEX):
         kinds.add("MAC")
-    if (b"000000" in digits or "PAN" in text or "iscale" in text) and _any(_labels(text)):
+    # Most numbers are long, those of Italy and of Indian taxes are mixed with letters.
+    is_long = b"000000" in latin.translate(_ZEROS, _BETWEEN)
+    if (is_long or "PAN" in text or "iscale" in text) and _any(_labels(text)):
         kinds.add("ID")
     if _any(_spelled(text)):
         kinds.add("SPELLED")
@@ -116,13 +140,9 @@ def kinds_in(text: str, among: Set[str] | None = None) -> set[str]:
     return kinds
 
 
-SEARCHED = frozenset(("MAC", "ID", "SPELLED", "HANDLE", "HOME", "NAME"))
-"""A look whether they may occur takes as long as the search. An assistant has them from the person, or invents them."""
-
-
 def names_somebody(text: str) -> bool:
     """A letter or an introduction, which an assistant may write from what it was told."""
-    return "ame is " in text or "ame's " in text or "Dear " in text or CALLED_OFF.search(text) is not None
+    return "ame is " in text or "ame's " in text or "Dear " in text or _any(_signed(text))
 
 
 def _any(places: Iterator[Span]) -> bool:
@@ -144,12 +164,18 @@ def _names(text: str) -> Iterator[Span]:
     for start, end in _occurrences(text, pieces):
         if text[end : end + 1].isupper() or text[end : end + 1] == '"':
             yield start, end
-    for match in CALLED_OFF.finditer(text):
-        yield match.span()
-    for _, end in _occurrences(text, CLOSINGS):
+    yield from _signed(text)
+    for _, end in _occurrences(text, FORMAL):
         signed = SIGNED.match(text, end)
         if signed:
             yield signed.span()
+
+
+def _signed(text: str) -> Iterator[Span]:
+    """Where a line with a capital follows one that ends in "Regards," and the like."""
+    for start, end in _occurrences(text, (",\n", "!\n", ", \n")):
+        if text.endswith(CLOSINGS, 0, start) and CAPITAL.match(text, end):
+            yield start, end
 
 
 def _spelled(text: str) -> Iterator[Span]:
@@ -176,12 +202,12 @@ def _handles(text: str) -> Iterator[Span]:
     for start, end in _occurrences(text, "@"):
         if SITE.search(text, max(0, start - 40), start):
             yield start, end
-    if ".com/" not in text and "t.me/" not in text and "my " not in text and "iscord" not in text:
-        return
-    lower = text.lower()
-    if len(lower) == len(text):
-        yield from _occurrences(lower, PROFILES)
-        yield from _occurrences(lower, OF_ME)
+    if "y " in text or "iscord" in text:
+        yield from _occurrences(text, OF_ME)
+    if ".com/" in text or "t.me/" in text:
+        lower = text.lower()
+        if len(lower) == len(text):
+            yield from _occurrences(lower, PROFILES)
 
 
 def _all(*patterns: re.Pattern[str]) -> Callable[[str], Iterator[Span]]:
@@ -248,13 +274,11 @@ def _tokens(text: str) -> Iterator[Span]:
 
 
 def _keys(text: str) -> Iterator[Span]:
+    may_be_led = "Basic " in text or "AKIA" in text or "ASIA" in text
     for start, end in _tokens(text):
         telegram = text[start - 1 : start] == ":" and text[start - 2 : start - 1].isdigit()
-        if (
-            telegram
-            or KEY_FORM.search(text, start, end)
-            or KEY_BEFORE.search(text[max(0, start - 64) : start])
-        ):
+        is_led = may_be_led and KEY_BEFORE.search(text[max(0, start - 64) : start])
+        if telegram or is_led or KEY_FORM.search(text, start, end):
             yield start, end
 
 

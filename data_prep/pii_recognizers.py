@@ -12,7 +12,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 import regex  # type: ignore[import-untyped]
-from presidio_analyzer import LocalRecognizer, Pattern, PatternRecognizer
+from presidio_analyzer import LocalRecognizer, Pattern
 from presidio_analyzer.predefined_recognizers import (
     CreditCardRecognizer,
     CryptoRecognizer,
@@ -41,17 +41,17 @@ RELATIVE = (
 )
 NAMES = {
     "introduction": rf"(?<=\b(?:(?:[Mm]y|[Hh]is|[Hh]er|{RELATIVE}['\u2019]s) (?:full |first |last |real )?name(?: is|['\u2019]s) "
-    r"|[Mm]e llamo |[Mm]i nombre es |[Jj]e m['\u2019]appelle |[Ii]ch hei(?:ß|ss)e |[Mm]ein Name ist |[Mm]i chiamo "
-    rf"|[Mm]eu nome é |[Ii]k heet |[Jj]ag heter |[Nn]azywam się |[Мм]еня зовут )){WORD}(?: {WORD}){{0,2}}",
-    "I am": rf"(?<=(?<!\w)(?:I['\u2019]m|I am|[Ii]m) ){WORD}(?: {WORD}){{0,2}}"
+    r"|[Mm]e llamo |[Mm]i nombre es |[Jj]e m['\u2019]appelle |[Ii]ch heiße "
+    rf"|[Mm]eu nome é |[Nn]azywam się |[Мм]еня зовут )){WORD}(?: {WORD}){{0,2}}",
+    "I am": rf"(?<=(?<!\w)(?:I['\u2019]m|I am|im) ){WORD}(?: {WORD}){{0,2}}"
     r"(?=,? and (?:I\b|my\b)|,? from \p{Lu}|, (?:an?|the|can|could|please|I|your|from)\b|[.!]?[ \t]*(?:\n|$))",
     "this is": rf"(?<=(?<!\w)[Tt]his is ){WORD}(?: {WORD}){{0,2}}(?=,? (?:from|speaking|calling|at|with)\b)",
     "call me": rf"(?<=(?<!\w)[Cc]all me ){WORD}(?= {WORD}|[.,!]|[ \t]*(?:\n|$))(?: {WORD})?",
-    "signature": rf"(?<=(?:(?:[Rr]egards|[Ss]incerely|[Ff]aithfully|[Tt]ruly|[Ww]ishes)[,.!]?|(?:Best|[Tt]hanks|[Tt]hank you"
-    r"|[Cc]heers|Love)[,!])[ \t]{0,3}\n{1,2}[ \t]{0,3}"
+    "signature": rf"(?<=(?:(?:[Rr]egards|[Ss]incerely|[Ff]aithfully|[Tt]ruly|[Ww]ishes)[,.!]?[ \t]{{0,3}}|(?:Best|[Tt]hanks|[Tt]hank you"
+    r"|[Cc]heers|Love)(?:[,!]|, ))\n{1,2}[ \t]{0,3}"
     rf"(?:{TITLE}\.? )?)(?!{TITLE}\b)(?:\p{{Lu}}\. ?)?{WORD}(?: (?:{WORD}|\p{{Lu}}\.?)){{0,3}}(?=[ \t,.]{{0,4}}(?:\n|$))",
     "address": rf"(?<=\bDear (?:{TITLE}\.? )?)(?!{TITLE}\b){WORD}(?: {WORD}){{0,2}}(?=[ \t]?(?:[,:;!-]|\n|$))",
-    "header": rf"(?<=(?:^|\n)[ \t>*]{{0,4}}(?:From|To|Cc|Reply-To): ?\"?){WORD}(?: (?:{WORD}|\p{{Lu}}\.?)){{0,3}}(?=\"? ?[<\[(])",
+    "header": rf"(?<=(?:^|\n)[ \t>*]{{0,4}}(?:From|To): ?\"?){WORD}(?: (?:{WORD}|\p{{Lu}}\.?)){{0,3}}(?=\"? ?[<\[(])",
     "field": rf"(?<=(?:^|\n)[ \t>*-]{{0,4}}(?:Full [Nn]ame|Surname|First [Nn]ame|Last [Nn]ame)[ \t]?:[ \t]?){WORD}(?: (?:{WORD}|\p{{Lu}}\.?)){{0,3}}"
     r"(?=[ \t,.]{0,4}(?:\n|$))",
     "record": rf"(?<=(?:^|\n)[ \t>*-]{{0,4}}Name[ \t]?:[ \t]?){WORD}(?: (?:{WORD}|\p{{Lu}}\.?)){{0,3}}"
@@ -134,6 +134,7 @@ EMAILS = {
     "after mail": r"(?<=\b[Ee]?-?[Mm]ail(?: address)?(?: is|:|['\u2019]s| me)? )[\w.+-]{1,64} at [\w-]{2,63}"
     r"(?: dot [\w-]{2,20}){1,3}",
 }
+ETHERS = {"address": r"(?<![\w])0x[0-9a-fA-F]{40}(?!\w)"}
 CARDS = {
     "gaps": r"(?<!\d)[2-6]\d{3}[- .]{0,2}\d{4}[- .]{0,2}\d{4}[- .]{0,2}\d{4}(?!\d)",
     "Mastercard 2": r"\b2[2-7]\d\d[- .]?\d{4}[- .]?\d{4}[- .]?\d{4}\b",
@@ -151,23 +152,10 @@ class OfflineEmail(EmailRecognizer):
         return bool(_suffixes(pattern_text.rpartition("@")[2]).fqdn)
 
 
-class SpelledEmail(PatternRecognizer):
-    """`name [at] example [dot] org` of a domain that there may be."""
-
-    def validate_result(self, pattern_text: str) -> bool:
-        domain = regex.split(rf"{AT}| (?:at|AT) ", pattern_text)[-1]
-        return bool(_suffixes(regex.sub(DOT, ".", domain)).fqdn)
-
-
 class AnyCaseIban(IbanRecognizer):
     def analyze(self, text: str, *args: Any, **kwargs: Any) -> Any:
         """Small letters stand for the capitals that the form has."""
         return super().analyze(text.translate(CAPITALS), *args, **kwargs)
-
-
-def _own(kind: str, patterns: dict[str, str]) -> PatternRecognizer:
-    """Case counts, and $ is the end of the text."""
-    return PatternRecognizer(kind, patterns=_patterns(patterns), global_regex_flags=int(regex.DOTALL))
 
 
 def _patterns(named: dict[str, str]) -> list[Pattern]:
@@ -179,26 +167,43 @@ def recognizers() -> dict[str, LocalRecognizer]:
     dashes = [("-", ""), (" ", ""), (".", "")]
     cards = [*CreditCardRecognizer.PATTERNS, *_patterns(CARDS)]
     return {
-        "PEM": _own("PEM", PEM),
-        "KEY": _own("KEY", KEYS),
-        "SECRET": _own("SECRET", SECRETS),
-        "LOGIN": _own("LOGIN", LOGINS),
         "EMAIL": OfflineEmail(),
         "IBAN": AnyCaseIban(),
         "CARD": CreditCardRecognizer(patterns=cards, replacement_pairs=dashes),
         "WALLET": CryptoRecognizer(),
-        "ETHER": _own("ETHER", {"address": r"(?<![\w])0x[0-9a-fA-F]{40}(?!\w)"}),
         "MAC": MacAddressRecognizer(patterns=MacAddressRecognizer.PATTERNS[:1]),
-        "SPELLED": SpelledEmail("SPELLED", patterns=_patterns(EMAILS), global_regex_flags=int(regex.DOTALL)),
-        "ID": _own("ID", IDS),
-        "HANDLE": _own("HANDLE", HANDLES),
-        "HOME": _own("HOME", HOMES),
         "IP": IpRecognizer(),
         "SSN": UsSsnRecognizer(),
         "PHONE": PhoneRecognizer(supported_regions=REGIONS),
         "ABROAD": PhoneRecognizer(supported_regions=REGIONS[:1]),
-        "NAME": _own("NAME", NAMES),
     }
+
+
+@cache
+def own_patterns() -> dict[str, tuple[Any, ...]]:
+    """Of the kinds that no recogniser has; case counts, and $ is the end of the text."""
+    kinds = {
+        "PEM": PEM,
+        "KEY": KEYS,
+        "SECRET": SECRETS,
+        "LOGIN": LOGINS,
+        "SPELLED": EMAILS,
+        "ETHER": ETHERS,
+        "ID": IDS,
+        "HANDLE": HANDLES,
+        "HOME": HOMES,
+        "NAME": NAMES,
+    }
+    return {
+        kind: tuple(regex.compile(one, regex.DOTALL) for one in named.values())
+        for kind, named in kinds.items()
+    }
+
+
+def is_address(spelled: str) -> bool:
+    """Whether `name [at] example [dot] org` names a domain that there may be."""
+    domain = regex.split(rf"{AT}| (?:at|AT) ", spelled)[-1]
+    return bool(_suffixes(regex.sub(DOT, ".", domain)).fqdn)
 
 
 SHORT = 1000
@@ -210,6 +215,9 @@ def read(kind: str, text: str) -> Iterable[Span]:
 
 
 def _read(kind: str, text: str) -> tuple[Span, ...]:
+    if own := own_patterns().get(kind):
+        spans = dict.fromkeys(match.span() for pattern in own for match in pattern.finditer(text))
+        return tuple(span for span in spans if kind != "SPELLED" or is_address(text[slice(*span)]))
     recognizer = recognizers()[kind]
     # None of these reads the artefacts of a language model.
     found = recognizer.analyze(text, recognizer.supported_entities, None)  # type: ignore[arg-type]
