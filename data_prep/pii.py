@@ -136,7 +136,7 @@ def scrub_text(text: str, found: Counter[str], among: Set[str] | None = None) ->
     return text
 
 
-FRONT = 4000
+FRONT = 2000
 """Characters of a user turn that are looked at for names, handles and numbers of papers: what comes after is a document."""
 
 

@@ -97,7 +97,10 @@ class Shards:
     def _read(self, number: int) -> Shard | None:
         stem = self.path / f"{number:06d}"
         counts = stem.with_suffix(".json")
-        return _from_json(counts, stem.with_suffix(".jsonl")) if counts.is_file() else None
+        try:
+            return _from_json(counts, stem.with_suffix(".jsonl"))
+        except (FileNotFoundError, ValueError):
+            return None
 
 
 def _to_json(shard: Shard) -> dict[str, Any]:
