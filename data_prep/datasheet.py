@@ -99,20 +99,22 @@ REMEDIES = {
 
 
 def warnings(sheet: dict[str, Any]) -> list[str]:
-    """What a person should know before the splits are used: files that broke off, steps that took most, a small test."""
+    """What to know before the splits are used: files that broke off, steps that took most, a small test."""
     found = []
     for source in (*sheet["sources"], *sheet["held_out"]):
         if stopped := source["stopped"]:
             more = f" (and {stopped['files'] - 1} more files)" if stopped["files"] > 1 else ""
             found.append(
-                f"{stopped['file']}: breaks off after {stopped['records']:,} records ({stopped['error']}){more}; what was read "
+                f"{stopped['file']}: breaks off after {stopped['records']:,} records "
+                f"({stopped['error']}){more}; what was read "
                 "before is kept, --strict makes it an error"
             )
         read = sum(source["counts"].get(unit, 0) for unit in ("rows", "chunks"))
         bad = sum(source["malformed"].values())
         if read >= FEW_CHATS and bad >= MUCH * read:
             found.append(
-                f"{source['name']}: {bad:,} of {read:,} records could not be read, mostly: {next(iter(source['malformed']))}"
+                f"{source['name']}: {bad:,} of {read:,} records could not be read, mostly: "
+                f"{next(iter(source['malformed']))}"
             )
     for step in sheet["steps"]:
         lost = step["in"] - step["kept"]
@@ -123,7 +125,8 @@ def warnings(sheet: dict[str, Any]) -> list[str]:
     test = sheet["splits"]["test"]["conversations"]
     if test < TO_MEASURE:
         found.append(
-            f"test.jsonl holds {test} conversations; `usersim eval run` needs {TO_MEASURE} people: --test-only puts all there"
+            f"test.jsonl holds {test} conversations; `usersim eval run` needs {TO_MEASURE} people: "
+            f"--test-only puts all there"
         )
     return found
 

@@ -137,7 +137,7 @@ def scrub_text(text: str, found: Counter[str], among: Set[str] | None = None) ->
 
 
 FRONT = 2000
-"""Characters of a user turn that are looked at for names, handles and numbers of papers: what comes after is a document."""
+"""Of a user turn, characters in which names, handles and the like make a chat worth a search; then all is searched."""
 
 
 def scrub(chat: RawChat, found: Counter[str]) -> RawChat:

@@ -41,7 +41,8 @@ AT = re.compile(r"(?i)[\[(]at[\])]|&#64;|%40| at ")
 SPELLED = ("[at]", "(at)", "&#64;", "%40", " dot ", " DOT ")
 HOMES = ("/home/", "/Users/", ":\\Users\\", ":\\\\Users\\", ":/Users/", ":\\users\\")
 INTRODUCTIONS = (
-    "ame is ", "ame's ", "ame: ", "Dear ", "I'm ", "I am ", "im ", "his is ", "all me ", "From: ", "To: ", "llamo ", "nombre es ",
+    "ame is ", "ame's ", "ame: ", "Dear ", "I'm ", "I am ", "im ", "his is ", "all me ",
+    "From: ", "To: ", "llamo ", "nombre es ",
     "appelle ",
 )  # fmt: skip
 """What a name with a capital may follow."""
@@ -55,7 +56,8 @@ SIGNED = re.compile(r"[.]?[ \t]{0,3}\n{1,2}[ \t]{0,3}(?=[^\W\d_a-z])")
 CAPITAL = re.compile(r"\n?[ \t]{0,3}[^\W\d_a-z]")
 LABELS = (
     "passport", "licen", "pasaporte", "reisepass", "ausweis", "insurance", "national id", "identity card", "id card",
-    "fiscale", "aadha", "pesel", "tunnus", "personnummer", "fødselsnummer", "burgerservice", "social", "tax ", "steuer", "nhs",
+    "fiscale", "aadha", "pesel", "tunnus", "personnummer", "fødselsnummer", "burgerservice",
+    "social", "tax ", "steuer", "nhs",
     "medicare", "imei", "cpf", "curp", "ssn", "itin", "sort code", "routing", "account n", "account #", "iban",
 )  # fmt: skip
 LABELS_BEYOND_ASCII = (
@@ -70,11 +72,13 @@ ACRONYMS = (
 TO_NUMBER = 60
 """Characters from the name of a number to its first digit, at most."""
 SITE = re.compile(
-    r"(?i)insta|twitter|tik ?tok|telegram|snap|discord|facebook|youtube|twitch|reddit|mastodon|bluesky|threads|linkedin|wechat"
+    r"(?i)insta|twitter|tik ?tok|telegram|snap|discord|facebook|youtube|twitch|reddit|mastodon|bluesky"
+    r"|threads|linkedin|wechat"
     r"|skype|steam|kik|\big\b|\bfb\b"
 )
 PROFILES = (
-    "linkedin.com/in/", "facebook.com/", "fb.com/", "instagram.com/", "twitter.com/", "snapchat.com/", "x.com/", "t.me/",
+    "linkedin.com/in/", "facebook.com/", "fb.com/", "instagram.com/", "twitter.com/", "snapchat.com/", "x.com/",
+    "t.me/",
     "tiktok.com/@", "youtube.com/@", "reddit.com/u",
 )  # fmt: skip
 OF_ME = (

@@ -40,22 +40,27 @@ RELATIVE = (
     r"|girlfriend|boyfriend|partner|fianc[ée]e?|neighbou?r|colleague|coworker|teacher|uncle|aunt|niece|nephew)"
 )
 NAMES = {
-    "introduction": rf"(?<=\b(?:(?:[Mm]y|[Hh]is|[Hh]er|{RELATIVE}['\u2019]s) (?:full |first |last |real )?name(?: is|['\u2019]s) "
+    "introduction": rf"(?<=\b(?:(?:[Mm]y|[Hh]is|[Hh]er|{RELATIVE}['\u2019]s) (?:full |first |last "
+    rf"|real )?name(?: is|['\u2019]s) "
     r"|[Mm]e llamo |[Mm]i nombre es |[Jj]e m['\u2019]appelle |[Ii]ch heiße "
     rf"|[Mm]eu nome é |[Nn]azywam się |[Мм]еня зовут )){WORD}(?: {WORD}){{0,2}}",
     "I am": rf"(?<=(?<!\w)(?:I['\u2019]m|I am|im) ){WORD}(?: {WORD}){{0,2}}"
     r"(?=,? and (?:I\b|my\b)|,? from \p{Lu}|, (?:an?|the|can|could|please|I|your|from)\b|[.!]?[ \t]*(?:\n|$))",
     "this is": rf"(?<=(?<!\w)[Tt]his is ){WORD}(?: {WORD}){{0,2}}(?=,? (?:from|speaking|calling|at|with)\b)",
     "call me": rf"(?<=(?<!\w)[Cc]all me ){WORD}(?= {WORD}|[.,!]|[ \t]*(?:\n|$))(?: {WORD})?",
-    "signature": rf"(?<=(?:(?:[Rr]egards|[Ss]incerely|[Ff]aithfully|[Tt]ruly|[Ww]ishes)[,.!]?[ \t]{{0,3}}|(?:Best|[Tt]hanks|[Tt]hank you"
+    "signature": rf"(?<=(?:(?:[Rr]egards|[Ss]incerely|[Ff]aithfully|[Tt]ruly|[Ww]ishes)[,.!]?[ \t]{{0,3}}"
+    rf"|(?:Best|[Tt]hanks|[Tt]hank you"
     r"|[Cc]heers|Love)(?:[,!]|, ))\n{1,2}[ \t]{0,3}"
-    rf"(?:{TITLE}\.? )?)(?!{TITLE}\b)(?:\p{{Lu}}\. ?)?{WORD}(?: (?:{WORD}|\p{{Lu}}\.?)){{0,3}}(?=[ \t,.]{{0,4}}(?:\n|$))",
+    rf"(?:{TITLE}\.? )?)(?!{TITLE}\b)(?:\p{{Lu}}\. ?)?{WORD}(?: (?:{WORD}"
+    rf"|\p{{Lu}}\.?)){{0,3}}(?=[ \t,.]{{0,4}}(?:\n|$))",
     "address": rf"(?<=\bDear (?:{TITLE}\.? )?)(?!{TITLE}\b){WORD}(?: {WORD}){{0,2}}(?=[ \t]?(?:[,:;!-]|\n|$))",
     "header": rf"(?<=(?:^|\n)[ \t>*]{{0,4}}(?:From|To): ?\"?){WORD}(?: (?:{WORD}|\p{{Lu}}\.?)){{0,3}}(?=\"? ?[<\[(])",
-    "field": rf"(?<=(?:^|\n)[ \t>*-]{{0,4}}(?:Full [Nn]ame|Surname|First [Nn]ame|Last [Nn]ame)[ \t]?:[ \t]?){WORD}(?: (?:{WORD}|\p{{Lu}}\.?)){{0,3}}"
+    "field": rf"(?<=(?:^|\n)[ \t>*-]{{0,4}}(?:Full [Nn]ame|Surname|First [Nn]ame"
+    rf"|Last [Nn]ame)[ \t]?:[ \t]?){WORD}(?: (?:{WORD}|\p{{Lu}}\.?)){{0,3}}"
     r"(?=[ \t,.]{0,4}(?:\n|$))",
     "record": rf"(?<=(?:^|\n)[ \t>*-]{{0,4}}Name[ \t]?:[ \t]?){WORD}(?: (?:{WORD}|\p{{Lu}}\.?)){{0,3}}"
-    r"(?=[ \t,.]{0,4}\n[ \t>*-]{0,4}(?:Age|Sex|Gender|Address|Phone|Tel|Mobile|E-?[Mm]ail|City|D\.?O\.?B|Date of [Bb]irth"
+    r"(?=[ \t,.]{0,4}\n[ \t>*-]{0,4}(?:Age|Sex|Gender|Address|Phone|Tel|Mobile|E-?[Mm]ail|City|D\.?O\.?B"
+    r"|Date of [Bb]irth"
     r"|Born|Birth|Nationality|Occupation|Job|Position|Title|Location)\b)",
 }
 """Where people name themselves or each other; everywhere else a name needs a language model."""
@@ -65,12 +70,14 @@ HOMES = {
     "Windows": r"(?<=\b[A-Za-z]:(?:\\{1,2}[Uu]sers\\{1,2}|/Users/))[^\\/:*?\"<>|\r\n\[\]]{2,40}(?=[\\/])",
 }
 SITES = (
-    r"(?:instagram|insta|ig|twitter|tik ?tok|telegram|snap ?chat|snap|discord|facebook|fb|youtube|twitch|reddit|mastodon"
+    r"(?:instagram|insta|ig|twitter|tik ?tok|telegram|snap ?chat|snap|discord|facebook|fb|youtube|twitch"
+    r"|reddit|mastodon"
     r"|bluesky|threads|linkedin|kik|wechat|skype|steam)"
 )
 HANDLES = {
     "after a site": rf"(?i)(?<=\b{SITES}\b[^@\n]{{0,24}}@)[a-z0-9_](?:[\w.]{{1,28}}\w)",
-    "of a person": rf"(?i)(?<=\b(?:my|his|her|our) {SITES}(?: (?:handle|account|username|user|name|id|tag))?(?: is|['\u2019]s|:) ?)"
+    "of a person": rf"(?i)(?<=\b(?:my|his|her|our) {SITES}(?: (?:handle|account|username|user|name|id"
+    rf"|tag))?(?: is|['\u2019]s|:) ?)"
     r"(?=[a-z._]*[\d._])[a-z0-9_][\w.]{1,28}\w",
     "Discord": r"(?i)(?<=\bdiscord\b[^\n#]{0,32}[ :(@])[\w.]{2,32}#\d{4}(?!\d)",
     "profile": r"(?i)(?<=\blinkedin\.com/in/)[\w%-]{3,100}"
@@ -78,16 +85,24 @@ HANDLES = {
     r"|(?<=\btiktok\.com/@|\byoutube\.com/@|\breddit\.com/u(?:ser)?/)[\w.-]{3,50}",
 }
 LABEL = (
-    r"(?i:\bpassports?|\bdriv(?:er|ing)(?:['\u2019]?s)? licen[cs]e|\bpasaporte|\breisepass|\bpersonalausweis|\bnational insurance"
-    r"|\bnational id(?:entity|entification)?|\bidentity card|\bid card|\bcodice fiscale|\baadha+r|\bpesel|\bhenkilötunnus"
-    r"|\bpersonnummer|\bfødselsnummer|주민등록번호|\bnuméro de sécurité sociale|\bsocial (?:security|insurance)|\bmy social"
-    r"|\btax (?:file|id|identification)|\bsteuer-?id(?:entifikationsnummer)?|\bnhs|\bmedicare|\bburgerservicenummer|\bimei"
+    r"(?i:\bpassports?|\bdriv(?:er|ing)(?:['\u2019]?s)? licen[cs]e|\bpasaporte|\breisepass"
+    r"|\bpersonalausweis|\bnational insurance"
+    r"|\bnational id(?:entity|entification)?|\bidentity card|\bid card|\bcodice fiscale|\baadha+r|\bpesel"
+    r"|\bhenkilötunnus"
+    r"|\bpersonnummer|\bfødselsnummer|주민등록번호|\bnuméro de sécurité sociale|\bsocial (?:security|insurance)"
+    r"|\bmy social"
+    r"|\btax (?:file|id|identification)|\bsteuer-?id(?:entifikationsnummer)?|\bnhs|\bmedicare"
+    r"|\bburgerservicenummer|\bimei"
     r"|\bcpf|\bcurp|\bssn|\bitin|身份证号?码?|マイナンバー|\bsort code|\brouting|\baccount (?:number|no\b|#)|\biban)"
     r"|\b(?:DNI|NIF|NIE|NI(?:NO?)?|NRIC|FIN|PAN|SIN|TFN|BSN|TIN|AHV|NIR|RFC|CNIC)"
 )
-FILLER = r"(?:['\u2019]s|[ \t]{0,2}(?:\b(?:card|number|num|no|nr|id|code|is|was|es|ist|est|è|just|it['\u2019]s|account)\b|[:=#.,-]))"
+FILLER = (
+    r"(?:['\u2019]s|[ \t]{0,2}(?:\b(?:card|number|num|no|nr|id|code|is|was|es|ist|est|è|just|it['\u2019]s|account)\b"
+    r"|[:=#.,-]))"
+)
 IDS = {
-    "after its name": rf"(?<=(?:{LABEL}){FILLER}{{0,5}}[ \t]{{0,2}}[\"']?)(?<![\w])(?=(?:[A-Z .\-/]*\d){{5}}|[A-Z]{{5}}\d{{4}})"
+    "after its name": rf"(?<=(?:{LABEL}){FILLER}{{0,5}}[ \t]{{0,2}}[\"']?)(?<![\w])"
+    rf"(?=(?:[A-Z .\-/]*\d){{5}}|[A-Z]{{5}}\d{{4}})"
     r"[A-Z\d](?:[ .\-/]?[A-Z\d]){5,23}(?![\w])"
 }
 """Numbers of papers and accounts, all of which look like other numbers, right behind what they are called."""
@@ -108,14 +123,16 @@ KEYS = {
     "Shopify, Square": r"\bshp(?:at|ca|pa|ss)_[0-9a-f]{32}\b|\bsq0(?:csp|atp)-[\w-]{22,}",
     "Groq, xAI, Replicate, Perplexity": r"\b(?:gsk_|xai-|r8_|pplx-)[A-Za-z0-9]{36,}",
     "Linear, Figma, Notion": r"\b(?:lin_api_|figd_|ntn_|secret_)[\w-]{36,}",
-    "Discord": r"\b[MNO][A-Za-z0-9_-]{23,27}\.[\w-]{6}\.[\w-]{27,40}|(?<=discord(?:app)?\.com/api/webhooks/)\d{17,20}/[\w-]{60,80}",
+    "Discord": r"\b[MNO][A-Za-z0-9_-]{23,27}\.[\w-]{6}\.[\w-]{27,40}"
+    r"|(?<=discord(?:app)?\.com/api/webhooks/)\d{17,20}/[\w-]{60,80}",
     "Mailgun, Mailchimp": r"\bkey-[0-9a-f]{32}\b|\b[0-9a-f]{32}-us\d{1,2}\b",
     "Vault, Terraform": r"\bhv[sbr]\.[\w-]{20,}|\b[A-Za-z0-9]{14}\.atlasv1\.[\w-]{60,}",
     "Supabase": r"\bsbp_[0-9a-f]{40}\b|\bsb_secret_[\w-]{20,}",
     "AWS secret": r"(?<=\b(?:AKIA|ASIA)[A-Z0-9]{16}[^A-Za-z0-9+/]{1,24})[A-Za-z0-9+/]{40}(?![A-Za-z0-9+/=])",
     "Basic": r"(?<=\bBasic )[A-Za-z0-9+/]{16,}={0,2}(?![\w+/=])",
     "Heroku, New Relic, Postman": r"\bHRKU-[\w-]{36,}|\bNRAK-[A-Z0-9]{27}\b|\bPMAK-[0-9a-f]{24}-[0-9a-f]{34}\b",
-    "Grafana, HubSpot, Sentry": r"\bgl(?:sa|c)_[\w-]{32,}|\bpat-[a-z]{2}\d-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\bsntrys_[\w+/=-]{40,}",
+    "Grafana, HubSpot, Sentry": r"\bgl(?:sa|c)_[\w-]{32,}"
+    r"|\bpat-[a-z]{2}\d-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\bsntrys_[\w+/=-]{40,}",
     "JSON web token": r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}",
 }
 PEM = {
@@ -129,7 +146,8 @@ AT = r"(?: ?(?:\[(?:at|AT)\]|\((?:at|AT)\)) ?|&#64;|%40)"
 DOT = r"(?:\.| ?[\[(](?:dot|DOT)[\])] ?| (?:dot|DOT) )"
 EMAILS = {
     "spelled": rf"(?<![\w.+-])[\w.+-]{{1,64}}{AT}[\w-]{{1,63}}(?:{DOT}[\w-]{{2,63}}){{1,4}}",
-    "in words": r"(?<![\w.+-])(?:[\w.+-]{1,64}(?: (?:dot|DOT) [\w-]{1,64}){1,3}|[\w.+-]{0,64}[\d_.][\w.+-]{0,64}) (?:at|AT)"
+    "in words": r"(?<![\w.+-])(?:[\w.+-]{1,64}(?: (?:dot|DOT) [\w-]{1,64}){1,3}"
+    r"|[\w.+-]{0,64}[\d_.][\w.+-]{0,64}) (?:at|AT)"
     r" [\w-]{2,63}(?: (?:dot|DOT) [\w-]{2,20}){1,3}",
     "after mail": r"(?<=\b[Ee]?-?[Mm]ail(?: address)?(?: is|:|['\u2019]s| me)? )[\w.+-]{1,64} at [\w-]{2,63}"
     r"(?: dot [\w-]{2,20}){1,3}",

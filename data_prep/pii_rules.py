@@ -20,7 +20,8 @@ BEFORE, AFTER = 48, 24
 TO_CALL = re.compile(
     r"(?i)(?<!\[)(?:phone|\btele?(?:fon\w*|f)?\b|\bmob(?:ile?)?\b|\bcell(?:phone|ular)?\b|\bcall(?:s|ing)?\b"
     r"(?! (?:last|stack|to\b))|whats\s?app|\bfax|\bcontact|\bdial|hotline|helpline|\bsms\b|\bring\b|\bph\b"
-    r"|\btext(?:ing)? (?:me|us|him|her|(?=[+(\d]))|reach (?:me|us|him|her|them|my)\b|\b(?:my|his|her|their|your|our)(?: new| old| work| home)? number"
+    r"|\btext(?:ing)? (?:me|us|him|her|(?=[+(\d]))|reach (?:me|us|him|her|them|my)\b|\b(?:my|his|her|their"
+    r"|your|our)(?: new| old| work| home)? number"
     r"|handy\b|rufnummer|tel[eé]fono|t[eé]l[eé]phone|\bt[eé]l\b|m[oó]vil|celular|telefone|cellulare|telefon"
     r"|телефон|тел\.|电话|電話|手机|手機|携帯|전화|फ़?ोन|मोबाइल|هاتف|اتصل|جوال|טלפון|\w@\w)"
 )
@@ -93,7 +94,8 @@ WORDS = re.compile(
 )
 """Three and more words of an identifier, `hmac_sha256_of_payload_v2`."""
 NO_PERSON = re.compile(
-    r"(?i)\W*(?:(?:your|my|the|current)?[ _-]?user[ _-]?(?:name)?\d{0,2}|you|your\w*|me|name|shared|public|default|all users|defaultapp\w*"
+    r"(?i)\W*(?:(?:your|my|the|current)?[ _-]?user[ _-]?(?:name)?\d{0,2}|you|your\w*|me|name|shared|public"
+    r"|default|all users|defaultapp\w*"
     r"|admin\w*|root|ubuntu|debian|centos|fedora|pi|vagrant|ec2-user|azureuser|runner|jovyan|node|app|apps|git|www|web|work"
     r"|test\w*|demo|dev|guest|home|index|about|login|products?|dashboard|profile|settings|main|src|lib|bin|opt|data|share"
     r"|%\w+%|x+|\w*example\w*|someone|person\w*|account\w*|project\w*|images?|contact|news|search|page\w*|assets|static)\W*"

@@ -241,7 +241,8 @@ def _copy_notes(reports: Sequence[SimulatorReport]) -> list[str]:
         copies = next(gate for gate in report.gates if gate.key == "near_copy")
         if copies.verdict == "different" and copies.simulated and copies.human:
             found.append(
-                f"{report.name}: {copies.simulated.value:.0%} of its conversations are near-copies of a human one (of people "
+                f"{report.name}: {copies.simulated.value:.0%} of its conversations are near-copies of a "
+                f"human one (of people "
                 f"{copies.human.value:.0%}); it repeats them, so nothing of it is called equivalent."
             )
     return found

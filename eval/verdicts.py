@@ -17,9 +17,9 @@ The headline does not use these: it is a max statistic over the shared splits (`
 dependence of the figures as it is and has more power.
 
 *Equivalence* is claimed like a difference: the whole excess interval must lie below a margin δ that was chosen
-beforehand. Everything else is inconclusive, which is not the same as equal. An AUC is tested on both sides: its interval
-must lie within ±δ, and one well below the floor is different too. Where a simulator repeats human conversations nearly
-word for word (`eval.metrics.copies`), no figure of it is called equivalent.
+beforehand. Everything else is inconclusive, which is not the same as equal. An AUC is tested on both sides: its
+interval must lie within ±δ, and one well below the floor is different too. Where a simulator repeats human
+conversations nearly word for word (`eval.metrics.copies`), no figure of it is called equivalent.
 """
 
 from __future__ import annotations

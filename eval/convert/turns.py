@@ -70,8 +70,8 @@ def conversation(
     """Turns in order: messages of tools and those without text left out, neighbours of one role joined by a blank line.
 
     A stop mark that begins or ends a user's message, or ends a line of it, ends the message there and
-    decides `ended_by`; what was said before the mark stays, what came later is dropped. A mark inside a sentence, a list or
-    code is what the user talks about. Without a mark the end is `ended_by`. Raises Excluded.
+    decides `ended_by`; what was said before the mark stays, what came later is dropped. A mark inside a sentence, a
+    list or code is what the user talks about. Without a mark the end is `ended_by`. Raises Excluded.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise Excluded("no messages")

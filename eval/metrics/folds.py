@@ -51,7 +51,7 @@ def task_of(conversation: Conversation) -> str:
 
 
 def matters(conversations: Sequence[Conversation]) -> list[str]:
-    """A name per conversation, shared by those of one task and by those whose user says the same, word for word or nearly.
+    """A name per conversation, shared by those of one task and by those whose user says the same, or nearly.
 
     Chains count: copies of one conversation under twenty tasks are one matter, with all that is of these tasks. So
     a simulator that repeats itself is never scored by a classifier that has read the same words.

@@ -1,7 +1,7 @@
 """How much of a list of inventions is found, and how much of ordinary text is wrongly found.
 
-`personal_data.jsonl` was written before the rules that it measures. `⟦…⟧` marks what is personal, kind `none` has nothing
-to find, and `¦` stands for nothing: it keeps key scanners from taking the file for a leak.
+`personal_data.jsonl` was written before the rules that it measures. `⟦…⟧` marks what is personal, kind `none` has
+nothing to find, and `¦` stands for nothing: it keeps key scanners from taking the file for a leak.
 """
 
 from __future__ import annotations
