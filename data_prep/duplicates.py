@@ -81,7 +81,9 @@ def judge(
         verdict.stats |= counts
     rows = verdict.kept
     near, too_near = _drop_near(verdict, parts, held_out, rows, rank, near_duplicate)
-    verdict.group[rows] = name_groups(*(columns[name][rows] for name in ("opening", "person", "front")), near)
+    verdict.group[rows] = name_groups(
+        columns["opening"][rows], columns["person"][rows], columns["front"][rows], near
+    )
     _settle(verdict)
     theirs = _columns(held_out)
     shared = {

@@ -55,7 +55,7 @@ def finish(run: Run, shards: Sequence[Shard], *, started: float, text: bool) -> 
     profiles = {name: Profile(seed=settings.seed, examples=EXAMPLES) for name in SPLITS}
     with ExitStack() as files:
         _write(run, own, verdict, placed, profiles, files)
-        sheet = {
+        counts = {
             "sources": [source.report.summary() for source in run.sources[: len(settings.sources)]],
             "held_out": [source.report.summary() for source in run.sources[len(settings.sources) :]],
             "steps": [*step_rows(own), *verdict_rows(verdict, placed)],
@@ -77,7 +77,7 @@ def finish(run: Run, shards: Sequence[Shard], *, started: float, text: bool) -> 
             "resumed_chats": run.resumed,
             "seconds": round(time.monotonic() - started, 1),
         }
-        sheet = writable(sheet | {"warnings": warnings(sheet)})
+        sheet: dict[str, Any] = writable(counts | {"warnings": warnings(counts)})
         examples = {name: profile.examples for name, profile in profiles.items()}
         write_datasheet(settings.out, sheet, examples, text=text)
     return sheet

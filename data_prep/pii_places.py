@@ -203,9 +203,10 @@ def _labels(text: str) -> Iterator[Span]:
 
 def _handles(text: str) -> Iterator[Span]:
     """A sign beside the name of a site, a profile, or an account that is called somebody's."""
-    for start, end in _occurrences(text, "@"):
-        if SITE.search(text, max(0, start - 40), start):
-            yield start, end
+    for match in SITE.finditer(text) if "@" in text else ():
+        at = text.find("@", match.end(), match.end() + 32)
+        if at >= 0:
+            yield match.start(), at
     if "y " in text or "iscord" in text:
         yield from _occurrences(text, OF_ME)
     if ".com/" in text or "t.me/" in text:

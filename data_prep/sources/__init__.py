@@ -26,9 +26,9 @@ CORPORA = {
     corpus.kind: corpus
     # The most particular layout first: the first that recognises a row has it.
     for corpus in (
+        ARENA,
         CHATGPT,
         CLAUDE,
-        ARENA,
         PRISM,
         OASST,
         SIMULATORARENA,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.sparse import coo_matrix  # type: ignore[import-untyped]
 from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
 from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[import-untyped]
 
@@ -17,13 +18,13 @@ from usersim.types import Conversation
 ALIKE = 0.8
 """Cosine of the words of two users, rare words counting more, from which on one is a near-copy of the other."""
 FEWEST_WORDS = 8
-"""Users of fewer words say the same by chance; word for word is looked at elsewhere."""
+"""Users of fewer different words say the same by chance; word for word is looked at elsewhere."""
 
 
 def alike(conversations: Sequence[Conversation]) -> tuple[np.ndarray, np.ndarray]:
     """(one, other): places of the pairs that are near-copies, in both orders, each with itself left out."""
     texts = [" ".join(user_texts(conversation)) for conversation in conversations]
-    long_enough = np.array([len(text.split()) >= FEWEST_WORDS for text in texts], dtype=bool)
+    long_enough = np.array([len(set(text.split())) >= FEWEST_WORDS for text in texts], dtype=bool)
     if long_enough.sum() < 2:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     places = np.flatnonzero(long_enough)
@@ -36,8 +37,6 @@ def alike(conversations: Sequence[Conversation]) -> tuple[np.ndarray, np.ndarray
 
 def clusters(conversations: Sequence[Conversation]) -> list[int]:
     """A number per conversation, shared by near-copies, also through others."""
-    from scipy.sparse import coo_matrix
-
     one, other = alike(conversations)
     shape = (len(conversations), len(conversations))
     graph = coo_matrix((np.ones(len(one)), (one, other)), shape=shape)

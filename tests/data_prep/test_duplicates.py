@@ -181,7 +181,12 @@ def test_what_is_close_to_a_test_only_chat_is_marked_and_counted() -> None:
     ]
     verdict = judged(chats, held_out)
     assert verdict.held_out.tolist() == [True, True, True, False]
-    assert verdict.stats["close_to_held_out"] == {"same opening": 1, "same person": 1, "near-duplicate": 1}
+    assert verdict.stats["close_to_held_out"] == {
+        "same opening": 1,
+        "same front": 0,
+        "same person": 1,
+        "near-duplicate": 1,
+    }
     assert reasons(verdict) == [None] * 4
 
 
@@ -237,7 +242,7 @@ def test_two_who_begin_with_the_same_200_characters_are_one_group_and_kept_from_
     front = essay("bread")[:150]
     first, other = (
         chat(f"{front}! {essay('bikes', 90)}"),
-        chat(front.upper(), f"bikes0, bikes1 bikes2 {essay('bikes')}"),
+        chat(front.upper(), f"{essay('bikes', 12)}, then"),
     )
     shorter = chat(essay("bread")[:120] + " and " + essay("cats", 90))
     verdict = judged([first, other, shorter], near_duplicate=None)

@@ -198,7 +198,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     assert plan["sources"] == [str(log)]
     assert plan["steps"][0] == "role repair"
     assert main([str(log), "--out", str(out), "--dry-run"]) == 0
-    assert "split_fractions: [[0.9, 0.05, 0.05]]" in capsys.readouterr().out
+    assert "train 90%, dev 5%, test 5%; seed 0" in capsys.readouterr().out
     assert not out.exists()
 
 
@@ -289,7 +289,8 @@ def test_an_output_that_is_a_file_and_a_source_that_is_missing(
 
 
 def test_names_that_are_no_text_and_names_that_look_like_markup(log: Path, tmp_path: Path) -> None:
-    odd = tmp_path / os.fsdecode(b"[/lo\xffg].jsonl")
+    odd = tmp_path / "[" / os.fsdecode(b"lo\xffg].jsonl")
+    odd.parent.mkdir()
     log.rename(odd)
     sheet = prep(odd, tmp_path / os.fsdecode(b"[/new]\xff"), "--held-out", str(odd), "--test-only")
     assert "lo\ufffdg" in sheet["sources"][0]["spec"]
