@@ -6,11 +6,12 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 
 from data_prep.annotated import goals_for
+from data_prep.chats import well_formed, writable
 from data_prep.clean import stages_of
 from data_prep.datasheet import table
 from data_prep.duplicates import NEAR_DUPLICATE, TEMPLATE_COUNT
@@ -19,7 +20,7 @@ from data_prep.pipeline import open_sources, prepare
 from data_prep.progress import progress
 from data_prep.settings import Settings
 from data_prep.sources import KINDS
-from data_prep.splits import parse_fractions
+from data_prep.splits import SPLITS, parse_fractions
 from usersim.cli import console, emit_json, run_main
 from usersim.config import read_toml
 from usersim.errors import ConfigError
@@ -59,7 +60,11 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--seed", type=int, help="of the splits; 0")
     add("--split-fractions", type=parse_fractions, metavar="TRAIN,DEV,TEST", help="0.9,0.05,0.05")
-    add("--test-only", action="store_true", help="everything goes to test.jsonl")
+    add(
+        "--test-only",
+        action="store_true",
+        help="everything goes to test.jsonl, to measure with; `eval run` needs 100 people",
+    )
     add("--frozen-test", metavar="FILE", help="ids, or an earlier test.jsonl: these are the test split")
     add("--language", choices=("en", "any"))
     add("--no-english-filter", dest="language", action="store_const", const="any")
@@ -111,14 +116,35 @@ def main(argv: list[str]) -> int:
         planned = plan(settings)
         emit_json(planned, stdout=args.json, path=args.json_out)
         if not args.json:
-            sys.stdout.write("".join(f"{key}: {value}\n" for key, value in planned.items()))
+            sys.stdout.write(_spoken(planned))
         return 0
     with progress() as notice:
         sheet = prepare(settings, notice, text=not args.no_text)
     console.print(table(sheet))
-    console.print(f"{settings.out}/: {', '.join(sorted(p.name for p in settings.out.iterdir()))}")
+    written = ", ".join(sorted(path.name for path in settings.out.iterdir()))
+    console.print(well_formed(f"{settings.out}/: {written}"))
+    for warning in sheet["warnings"]:
+        console.print(f"warning: {warning}", style="yellow")
     emit_json(sheet, stdout=args.json, path=args.json_out)
     return 0
+
+
+def _spoken(planned: dict[str, Any]) -> str:
+    """The plan for a person at a terminal."""
+    shares = " and ".join(
+        ", ".join(f"{name} {share:.0%}" for name, share in zip(SPLITS, fractions, strict=True) if share)
+        for fractions in planned["split_fractions"]
+    )
+    lines = {
+        "reads": ", ".join(planned["sources"])
+        + (f", the first {planned['limit']:,} chats of each" if planned["limit"] else ""),
+        "held out": ", ".join(planned["held_out"]),
+        "goals": f"{planned['goals']:,} annotations" if planned["goals"] else "",
+        "steps": ", ".join(planned["steps"]),
+        "splits": f"{shares}; seed {planned['seed']}",
+        "writes": ", ".join(planned["writes"]),
+    }
+    return "".join(f"{name:9} {said}\n" for name, said in lines.items() if said)
 
 
 def read_settings(args: argparse.Namespace) -> Settings:
@@ -166,7 +192,7 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
 def plan(settings: Settings) -> dict[str, Any]:
     """Checks that the sources are there and the goals parse; reads no chat and writes nothing."""
     opened = open_sources(settings)
-    return {
+    planned = {
         "sources": [source.report.spec for source in opened[: len(settings.sources)]],
         "held_out": list(settings.held_out),
         "limit": settings.limit,
@@ -179,6 +205,7 @@ def plan(settings: Settings) -> dict[str, Any]:
             for f in ("train.jsonl", "dev.jsonl", "test.jsonl", "datasheet.json", "datasheet.html")
         ],
     }
+    return cast(dict[str, Any], writable(planned))
 
 
 if __name__ == "__main__":

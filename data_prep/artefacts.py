@@ -1,7 +1,8 @@
 """What web pages and browser extensions left in the turns when they were typed or copied.
 
-Found by reading ShareGPT, Chatbot Arena and WildChat. Only traces of pages and tools go: code, markup and pasted
-documents are the person's own message and stay, and so does all markdown of assistants.
+Found by reading ShareGPT, Chatbot Arena and WildChat, and looked for in chats from pages only. Only traces of pages and
+tools go: code, markup, formulas and pasted documents are the person's own message and stay, and so does all markdown of
+assistants.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from collections import Counter
 from data_prep.chats import RawChat, RawTurn
 
 MARKS = re.compile(r"[\u200b\ufeff\u00ad]")
-ESCAPES = re.compile(r"\\([_*])")
+ESCAPES = re.compile(r"(?:(?<=[\w*])|(?<!\S))\\([_*])")
+"""Before a word or in it; behind a colon or a quote it is a path or a pattern."""
+VERBATIM = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]+`|\$\$.*?\$\$|\$[^$\n]+\$)", re.DOTALL)
+"""Code and formulas."""
 COPY_CODE = re.compile(r"^[ \t]*Copy code[ \t]*\n", re.MULTILINE)
 ASKED = re.compile(r"\n(?:Query|Prompt): ?(?=[^\n]*\S)")
 REPLY_IN = re.compile(r"\nReply in \S{1,20}\s*\Z")
@@ -42,6 +46,10 @@ ENDS: tuple[tuple[str, str, re.Pattern[str]], ...] = (
 """Name, a word that is in it, and the trace as the last thing of a turn; the lower ones come before the upper."""
 PAGER = re.compile(r"(?<![\d \t/*+=(^-])(?<!\d[.,])(?:(\d{1,2}) / (\d{1,2})|[ \t]{1,3}(\d{1,2}) / \3)\Z")
 """Glued to the last word or on a line of its own; after a space only the likes of "2 / 2", nobody's fraction."""
+ASKS_VALUE = re.compile(
+    r"(?i)(?:\b(?:of|is|equals?|by|simplify|solve|evaluate|calculate|compute|convert|add|value|fraction)|[:=+*/,-])\s*\Z"
+)
+"""A fraction on a line of its own may answer to this."""
 LAST = 400
 """Every trace at the end fits into this many characters."""
 SHARED_FROM = re.compile(r"\A\*This (?:chat )?conversation is shared from [^\n]*\*\Z")
@@ -61,15 +69,20 @@ def clean_any_text(text: str, found: Counter[str]) -> str:
     if not text.isascii():
         text = _count(MARKS, "", text, "zero-width mark", found)
     if "Copy code" in text:
-        text = _count(COPY_CODE, "", text, "copy-code button", found)
+        # The button stands in the first line of a block of code.
+        text, times = COPY_CODE.subn("", text)
+        if times:
+            found["copy-code button"] += 1
     return text
 
 
 def _count(pattern: re.Pattern[str], to: str, text: str, name: str, found: Counter[str]) -> str:
-    text, times = pattern.subn(to, text)
-    if times:
+    """Outside code and formulas."""
+    pieces = VERBATIM.split(text) if "`" in text or "$" in text else [text]
+    cleaned = "".join([piece if place % 2 else pattern.sub(to, piece) for place, piece in enumerate(pieces)])
+    if cleaned != text:
         found[name] += 1
-    return text
+    return cleaned
 
 
 def _own_question(text: str, found: Counter[str]) -> str:
@@ -92,13 +105,17 @@ def _without_ends(text: str, found: Counter[str]) -> str:
     pager = PAGER.search(last) if " / " in last else None
     # The pager of an edited message, "2 / 3"; a fraction such as "9 / 4" stays.
     if pager and (pager[3] or 1 <= int(pager[1]) <= int(pager[2])):
-        found["edit pager"] += 1
-        text = text[: pager.start() - len(last)].rstrip()
+        before = text[: pager.start() - len(last)].rstrip()
+        if not ASKS_VALUE.search(before[-40:]):
+            found["edit pager"] += 1
+            return before
     return text
 
 
 def clean_artefacts(chat: RawChat, found: Counter[str]) -> RawChat:
-    """`found` counts turns per kind of trace."""
+    """Of a chat from a page; `found` counts turns per kind of trace."""
+    if not chat.from_page:
+        return chat
     turns = tuple([_clean_turn(turn, found) for turn in chat.turns])
     system = chat.system
     if system is not None and SHARED_FROM.match(system.strip()):

@@ -25,10 +25,12 @@ ROLES: dict[str, RawRole] = {
     "bing": "assistant",
     "bard": "assistant",
     "model": "assistant",
+    "ai": "assistant",
+    "bot": "assistant",
     "tool": "tool",
     "function": "tool",
 }
-"""Every spelling of a role that the corpora use."""
+"""Every spelling of a role that the corpora use, in small letters."""
 
 EXAMPLES_KEPT = 20
 
@@ -38,6 +40,15 @@ def well_formed(text: str) -> str:
     if text.isascii():
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def writable(value: Any) -> Any:
+    """JSON whose strings are all Unicode text: a file name may hold bytes that are none."""
+    if isinstance(value, str):
+        return well_formed(value)
+    if isinstance(value, dict):
+        return {writable(key): writable(one) for key, one in value.items()}
+    return [writable(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 Text = Annotated[str, BeforeValidator(well_formed)]
@@ -62,6 +73,8 @@ class RawChat(Record):
     flags: tuple[str, ...] = ()
     """What the corpus says about the text: `toxic`, `redacted` …; metadata, filtered by a switch."""
     ended_by: EndedBy = "unknown"
+    from_page: bool = False
+    """Copied from a web page, or typed into one: what `artefacts` looks for may be in it."""
 
     @property
     def user_texts(self) -> tuple[str, ...]:

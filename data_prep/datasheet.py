@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from data_prep.clean import Step
@@ -85,15 +86,60 @@ def versions() -> dict[str, str]:
     return found
 
 
+MUCH, FEW_CHATS = 0.5, 20
+"""Share of the chats of a step whose loss is said aloud, where there are so many at least."""
+TO_MEASURE = 100
+"""People that `usersim eval run` compares with, at least."""
+REMEDIES = {
+    "template opening": "--template-count off keeps chats that begin alike",
+    "near-duplicate": "--near-duplicate off keeps them",
+    "not English": "--language any keeps every language",
+    "turns do not alternate": "two turns in a row by one side often mean a lost message",
+}
+
+
+def warnings(sheet: dict[str, Any]) -> list[str]:
+    """What to know before the splits are used: files that broke off, steps that took most, a small test."""
+    found = []
+    for source in (*sheet["sources"], *sheet["held_out"]):
+        if stopped := source["stopped"]:
+            more = f" (and {stopped['files'] - 1} more files)" if stopped["files"] > 1 else ""
+            found.append(
+                f"{stopped['file']}: breaks off after {stopped['records']:,} records "
+                f"({stopped['error']}){more}; what was read "
+                "before is kept, --strict makes it an error"
+            )
+        read = sum(source["counts"].get(unit, 0) for unit in ("rows", "chunks"))
+        bad = sum(source["malformed"].values())
+        if read >= FEW_CHATS and bad >= MUCH * read:
+            found.append(
+                f"{source['name']}: {bad:,} of {read:,} records could not be read, mostly: "
+                f"{next(iter(source['malformed']))}"
+            )
+    for step in sheet["steps"]:
+        lost = step["in"] - step["kept"]
+        if step["in"] >= FEW_CHATS and lost >= MUCH * step["in"]:
+            reason = next(iter(step["rejected"]))
+            remedy = f"; {REMEDIES[reason]}" if reason in REMEDIES else ""
+            found.append(f"{step['step']} dropped {lost:,} of {step['in']:,} chats, mostly: {reason}{remedy}")
+    test = sheet["splits"]["test"]["conversations"]
+    if test < TO_MEASURE:
+        found.append(
+            f"test.jsonl holds {test} conversations; `usersim eval run` needs {TO_MEASURE} people: "
+            f"--test-only puts all there"
+        )
+    return found
+
+
 def table(sheet: dict[str, Any]) -> Table:
     """The steps of a datasheet for a person at a terminal."""
-    names = " + ".join(source["name"] for source in sheet["sources"])
+    names = escape(" + ".join(source["name"] for source in sheet["sources"]))
     shown = Table(title=f"{names}: what was kept", title_justify="left")
     for heading in ("step", "in", "kept", "rejected, and why"):
         shown.add_column(heading, justify="right" if heading in ("in", "kept") else "left")
     for source in sheet["sources"]:
         if source["malformed"]:
-            shown.add_row(f"reading {source['name']}", "", "", _why(source["malformed"]))
+            shown.add_row(f"reading {escape(source['name'])}", "", "", _why(source["malformed"]))
     for step in sheet["steps"]:
         shown.add_row(step["step"], f"{step['in']:,}", f"{step['kept']:,}", _why(step["rejected"]))
     for name, found in sheet["changed"].items():
@@ -105,4 +151,4 @@ def table(sheet: dict[str, Any]) -> Table:
 
 
 def _why(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items()) or "0"
+    return escape(", ".join(f"{count:,} {reason}" for reason, count in counts.items()) or "0")

@@ -1,8 +1,8 @@
 """Which chats of a corpus repeat another, and which belong together: over the signatures of all, chats unread.
 
-Bytes a chat at the most: the columns 40, the verdict 26, and one after the other for templates 24 (and 128 MiB
+Bytes a chat at the most: the columns 48, the verdict 26, and one after the other for templates 24 (and 128 MiB
 of counters whatever the number of chats), for near-duplicates 512 of sketches and about 150 while a band is
-compared, for groups about 200. A test-only chat costs 552. A million chats were judged in 30 s and 816 MiB.
+compared, for groups about 200. A test-only chat costs 560. A million chats were judged in 30 s and 816 MiB.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TEMPLATE_COUNT = 10
 """Default: at 10 what goes are greetings and prompts passed around, of ShareGPT and Chatbot Arena 3 in 100."""
 NEAR_DUPLICATE = 0.62
 """Default: `benchmarks/prep.py` finds 0.98 of the planted near-duplicates, and 0.96 of what it finds is right."""
-COLUMNS = ("source", "id", "said", "opening", "person")
+COLUMNS = ("source", "id", "said", "opening", "front", "person")
 
 
 @dataclass
@@ -42,9 +42,9 @@ class Verdict:
     like: Ints
     """The chat that stays in its place; itself where it is kept."""
     group: Hashes
-    """Kept chats of one group share an opening, a person or near-duplicates, perhaps through others."""
+    """Kept chats of one group share an opening or its front, a person or near-duplicates, perhaps through others."""
     held_out: Bools
-    """Shares an opening, a person or near-duplicates with a test-only chat."""
+    """Shares an opening or its front, a person or near-duplicates with a test-only chat."""
     stats: dict[str, Any]
 
     @property
@@ -81,11 +81,14 @@ def judge(
         verdict.stats |= counts
     rows = verdict.kept
     near, too_near = _drop_near(verdict, parts, held_out, rows, rank, near_duplicate)
-    verdict.group[rows] = name_groups(columns["opening"][rows], columns["person"][rows], near)
+    verdict.group[rows] = name_groups(
+        columns["opening"][rows], columns["person"][rows], columns["front"][rows], near
+    )
     _settle(verdict)
     theirs = _columns(held_out)
     shared = {
         "same opening": np.isin(columns["opening"], theirs["opening"]),
+        "same front": np.isin(columns["front"], theirs["front"][theirs["front"] != 0]),
         "same person": np.isin(columns["person"], theirs["person"][theirs["person"] != 0]),
         "near-duplicate": too_near,
     }

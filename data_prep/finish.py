@@ -11,7 +11,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from data_prep.datasheet import changed, step_rows, verdict_rows, versions
+from data_prep.chats import writable
+from data_prep.datasheet import changed, step_rows, verdict_rows, versions, warnings
 from data_prep.duplicates import Verdict, judge
 from data_prep.frozen import frozen_ids
 from data_prep.page import render_datasheet
@@ -54,7 +55,7 @@ def finish(run: Run, shards: Sequence[Shard], *, started: float, text: bool) -> 
     profiles = {name: Profile(seed=settings.seed, examples=EXAMPLES) for name in SPLITS}
     with ExitStack() as files:
         _write(run, own, verdict, placed, profiles, files)
-        sheet = {
+        counts = {
             "sources": [source.report.summary() for source in run.sources[: len(settings.sources)]],
             "held_out": [source.report.summary() for source in run.sources[len(settings.sources) :]],
             "steps": [*step_rows(own), *verdict_rows(verdict, placed)],
@@ -76,6 +77,7 @@ def finish(run: Run, shards: Sequence[Shard], *, started: float, text: bool) -> 
             "resumed_chats": run.resumed,
             "seconds": round(time.monotonic() - started, 1),
         }
+        sheet: dict[str, Any] = writable(counts | {"warnings": warnings(counts)})
         examples = {name: profile.examples for name, profile in profiles.items()}
         write_datasheet(settings.out, sheet, examples, text=text)
     return sheet

@@ -122,7 +122,7 @@ def parse_answer(text: str, id_: str, *, user_turns: int) -> Annotation | None:
 
     A facet's turn is brought into range, a line without a turn and a repeated facet are dropped.
     """
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
     if not lines or FACET.match(lines[0]) or not any(map(str.isalpha, lines[0])):
         return None
     facets: dict[str, Facet] = {}

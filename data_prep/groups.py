@@ -20,21 +20,26 @@ def components(nodes: int, one: Ints, other: Ints) -> Ints:
     return labels
 
 
-def name_groups(opening: Hashes, person: Hashes, near: Ints) -> Hashes:
-    """Chats of the same opening, person (0: not known) or label in `near`, also through others, are one group.
+def name_groups(opening: Hashes, person: Hashes, front: Hashes, near: Ints) -> Hashes:
+    """Chats of the same opening, person or front (0: not known) or label in `near`, also through others, are one group.
 
     It is named by its smallest opening, whatever came first.
     """
     chats = np.arange(len(opening))
-    known = np.flatnonzero(person)
-    openings, opening_of = np.unique(opening, return_inverse=True)
-    persons, person_of = np.unique(person[known], return_inverse=True)
-    first_person = len(chats) + len(openings)
     # Labels are nodes too, so that n chats of one label are n edges.
-    first_near = first_person + len(persons)
-    label_of = np.concatenate([len(chats) + opening_of, first_person + person_of, first_near + near])
-    nodes = first_near + (int(near.max()) + 1 if len(near) else 0)
-    found = components(nodes, np.concatenate([chats, known, chats]), label_of)[: len(chats)]
+    nodes = len(chats)
+    who: list[Ints] = []
+    label_of: list[Ints] = []
+    for keys in (opening, person, front):
+        known = chats if keys is opening else np.flatnonzero(keys)
+        labels, of = np.unique(keys[known], return_inverse=True)
+        who.append(known)
+        label_of.append(nodes + of)
+        nodes += len(labels)
+    who.append(chats)
+    label_of.append(nodes + near)
+    nodes += int(near.max()) + 1 if len(near) else 0
+    found = components(nodes, np.concatenate(who), np.concatenate(label_of))[: len(chats)]
     names = np.full(nodes, np.iinfo(np.uint64).max, dtype=np.uint64)
     np.minimum.at(names, found, opening)
     return names[found]

@@ -20,9 +20,10 @@ BEFORE, AFTER = 48, 24
 TO_CALL = re.compile(
     r"(?i)(?<!\[)(?:phone|\btele?(?:fon\w*|f)?\b|\bmob(?:ile?)?\b|\bcell(?:phone|ular)?\b|\bcall(?:s|ing)?\b"
     r"(?! (?:last|stack|to\b))|whats\s?app|\bfax|\bcontact|\bdial|hotline|helpline|\bsms\b|\bring\b|\bph\b"
-    r"|\btext (?:me|us|him|her)|reach (?:me|us)|\b(?:my|his|her|their|your|our)(?: new| old| work| home)? number"
+    r"|\btext(?:ing)? (?:me|us|him|her|(?=[+(\d]))|reach (?:me|us|him|her|them|my)\b|\b(?:my|his|her|their"
+    r"|your|our)(?: new| old| work| home)? number"
     r"|handy\b|rufnummer|tel[eé]fono|t[eé]l[eé]phone|\bt[eé]l\b|m[oó]vil|celular|telefone|cellulare|telefon"
-    r"|телефон|тел\.|电话|電話|手机|手機|携帯|전화|\w@\w)"
+    r"|телефон|тел\.|电话|電話|手机|手機|携帯|전화|फ़?ोन|मोबाइल|هاتف|اتصل|جوال|טלפון|\w@\w)"
 )
 """Or an e-mail address: then it is a block of contact data."""
 SOCIAL = re.compile(r"(?i)(?<!\[)(?:\bssns?\b|social[\s-]sec|tax(?:payer)? id|\bitin\b)")
@@ -57,6 +58,8 @@ ISSUERS: tuple[tuple[re.Pattern[str], tuple[int, ...]], ...] = (
     (re.compile("50|5[6-9]|63|67|60"), (13, 14, 15, 16, 17, 18, 19)),
 )
 """First digits and lengths: Visa, Mastercard, American Express, Discover and UnionPay, JCB, Diners, Maestro."""
+THOUSANDS = re.compile(r"[1-9]\d{0,2}(?:[ .,]\d{3}){2,}")
+"""One large number, also a way to write a telephone number."""
 CARD_GROUPS = {(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3)}
 PASSWORD_OF_MANUALS = re.compile(
     r"(?i)\w{0,4}pass\w{0,5}|pwd|secret|admin|root|postgres|test|guest|demo|changeme|your\W?\w*|\d{1,6}|x+|\*+|\.+"
@@ -65,12 +68,43 @@ PASSWORD_OF_MANUALS = re.compile(
 NOT_A_NAME = re.compile(
     r"(?i)^(?:sir|madam|all|valued|future|fellow|senior|new|the|your|dear|diary|journal|god|lord|santa|mom|mum|dad|please"
     r"|thanks?|best|kind|warm|yours|regards|sincerely|cheers|and|but|so|then|what|how|can|write|make|i|we|it|this|that"
-    r"|here|there|now|also|if|in|on|for|to|a|an|my|not|just|hello|hi|hey|name|dr|mr|mrs|ms|prof|github|linkedin)\b"
+    r"|here|there|now|also|if|in|on|for|to|a|an|my|not|just|hello|hi|hey|name|dr|mr|mrs|ms|prof|github|linkedin"
+    r"|python|java|javascript|typescript|rust|excel|windows|linux|react|node|docker|php|html|css|sql|google|microsoft|amazon"
+    r"|facebook|meta|openai|wikipedia|reddit|youtube|twitter|gpt|claude|bard|gemini|siri|alexa|ai)\b"
     r"|\b(?:teams?|hiring|human|recruit\w*|admissions?|customers?|friends?|editors?|readers?|members?|colleagues?"
     r"|everyone|everybody|students?|parents?|managers?|committee|consul\w*|officers?|analysts?|assistants?|chat\w*|bot"
-    r"|sales|support|clients?|users?|guests?|neighbou?rs?|departments?|staff|director|board|employees?|engineers?)\b"
+    r"|sales|support|clients?|users?|guests?|neighbou?rs?|departments?|staff|director|board|employees?|engineers?"
+    r"|developers?|designers?|lovers?|fans?|marketing|experts?|specialists?|agents?|service|office|group|community|family"
+    r"|ladies|gentlemen|folks|investors?|partners?|applicants?|candidates?|subscribers?|followers?|company|university)\b"
 )
 """Words that may begin such a line, and roles that are addressed by it."""
+SAYS_WHO = re.compile(r"(?i)\b(?:i['\u2019]?m|i am|this is|call me) \Z")
+NOT_WHO = re.compile(
+    r"(?i)^(?:sorry|very|really|sure|happy|glad|ready|back|good|great|fine|ok(?:ay)?|interested|from|at|with|by|as|too|still"
+    r"|always|only|over|under|out|up|off|done|open|available|certified|currently|chief|vice|head|lead|junior|mid|full|freelance"
+    r"|self|born|male|female|single|married|muslim|christian|catholic|jewish|hindu|buddhist|atheist|vegan|vegetarian|german"
+    r"|french|dutch|greek|swiss|thai|czech|iraqi|pakistani|israeli|saudi|afghan|arab|black|white|native|tomorrow|today|tonight"
+    r"|maybe|later|when|ceo|cto|cfo|hr|pm|qa|day|part|step|chapter|where|why|who|which|one|our|his|her|its|true|false|no|yes)\b"
+    r"|^\w+(?:ing|ish|ese|ean|ian|ed|ly)\b"
+)
+"""What else a person is, or does."""
+PAYS = re.compile(r"(?i)card|visa|amex|master|debit|credit")
+WORDS = re.compile(
+    r"(?:(?:[A-Z]?[a-z]+|[A-Z]+)\d{0,3}|\d{1,4})(?:[_-]+(?:(?:[A-Z]?[a-z]+|[A-Z]+)\d{0,3}|\d{1,4})){2,}"
+)
+"""Three and more words of an identifier, `hmac_sha256_of_payload_v2`."""
+NO_PERSON = re.compile(
+    r"(?i)\W*(?:(?:your|my|the|current)?[ _-]?user[ _-]?(?:name)?\d{0,2}|you|your\w*|me|name|shared|public"
+    r"|default|all users|defaultapp\w*"
+    r"|admin\w*|root|ubuntu|debian|centos|fedora|pi|vagrant|ec2-user|azureuser|runner|jovyan|node|app|apps|git|www|web|work"
+    r"|test\w*|demo|dev|guest|home|index|about|login|products?|dashboard|profile|settings|main|src|lib|bin|opt|data|share"
+    r"|%\w+%|x+|\w*example\w*|someone|person\w*|account\w*|project\w*|images?|contact|news|search|page\w*|assets|static)\W*"
+)
+NO_HANDLE = re.compile(
+    r"(?i)(?:groups?|pages?|events?|watch|marketplace|help|business|profile\.php|sharer\S*|share|intent|home|login|explore|people"
+    r"|hashtag|search|photos?|reels?|stories|dialog|tr|plugins|policies|settings|legal|privacy|terms|about|ads?|developers?|docs"
+    r"|example\S*|user(?:name)?\d*|your\S*|name|handle|status|media|import|param|override|gmail\S*|v\d+\.\d+|p|i|jobs)"
+)
 CODE = re.compile(r"(?i)your[_-]|[_-]here\b|insert |<|\{")
 COORDINATES = re.compile(r"\d\.\d+\s+[+-]?\d+\.\d")
 
@@ -82,7 +116,12 @@ def near(word: re.Pattern[str], text: str, start: int, end: int) -> bool:
 
 def within_word(text: str, start: int) -> bool:
     """Or within a path, an identifier or a time of day."""
-    return bool(re.search(r"[^\W\d][/_-]?\Z|\S[/\\]\Z|\d:\Z", text[max(0, start - 2) : start]))
+    return bool(
+        re.search(
+            r"[^\W\d\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3][/_-]?\Z|\S[/\\]\Z|\d:\Z",
+            text[max(0, start - 2) : start],
+        )
+    )
 
 
 def always(text: str, start: int, end: int) -> Span | None:
@@ -124,7 +163,11 @@ def phone(text: str, start: int, end: int) -> Span | None:
         return None
     form = PHONE_FORM.search(text, start, end)
     longest = 16 if said.startswith("00") else 12
-    formed = form is not None and (said[0] in "+(" or (not said.isdigit() and 9 <= digits <= longest))
+    formed = (
+        form is not None
+        and not THOUSANDS.fullmatch(said)
+        and (said[0] in "+(" or (not said.isdigit() and 9 <= digits <= longest))
+    )
     if not formed and not near(TO_CALL, text, start, end):
         return None
     return (start + 1 if said[0] == "(" and ")" not in said else start), end
@@ -132,9 +175,12 @@ def phone(text: str, start: int, end: int) -> Span | None:
 
 def card(text: str, start: int, end: int) -> Span | None:
     """In one piece or in the groups printed on cards, with the first digits of an issuer."""
-    groups = re.split(r"\D", text[start:end])
+    groups = re.split(r"\D+", text[start:end])
     digits = "".join(groups)
     if len(groups) > 1 and tuple(map(len, groups)) not in CARD_GROUPS:
+        return None
+    is_glued = text[start - 1 : start].isalpha() or text[end : end + 1].isalpha()
+    if is_glued and not near(PAYS, text, start, end):
         return None
     if re.search(r"\w[.,-]\Z|[.]\Z", text[max(0, start - 2) : start]) or re.match(
         r"[.,-]?\d", text[end : end + 2]
@@ -189,6 +235,7 @@ def secret(text: str, start: int, end: int) -> Span | None:
         end = closing
     if (
         re.match(r"(?:[A-Za-z_]{3,}\.)+[A-Za-z_]", said)
+        or WORDS.fullmatch(said)
         or CODE.search(said)
         or text[end : end + 1] in ("(", "[")
     ):
@@ -198,8 +245,45 @@ def secret(text: str, start: int, end: int) -> Span | None:
 
 
 def key(text: str, start: int, end: int) -> Span | None:
-    """Of a known form, and not `sk-your-key-here`."""
-    return None if CODE.search(text, start, end) else (start, end)
+    """Of a known form, and not `sk-your-key-here` or `secret_santa_of_2024`."""
+    is_invented = CODE.search(text, start, end) or WORDS.fullmatch(text, start, end)
+    return None if is_invented else (start, end)
+
+
+def ether(text: str, start: int, end: int) -> Span | None:
+    """Not `0x000…dead`."""
+    return (start, end) if len(set(text[start + 2 : end].lower())) > 8 else None
+
+
+def device(text: str, start: int, end: int) -> Span | None:
+    """Not unset, broadcast or the one of every manual."""
+    digits = re.sub(r"\W", "", text[start:end]).lower()
+    is_inside = re.match(r"[:-]?\w", text[end : end + 2]) or re.search(
+        r"\w[:-]\Z", text[max(0, start - 2) : start]
+    )
+    return (
+        None
+        if is_inside or len(set(digits)) < 4 or digits in ("001122334455", "aabbccddeeff", "123456789abc")
+        else (start, end)
+    )
+
+
+def identity(text: str, start: int, end: int) -> Span | None:
+    """Not a span of years, and no placeholder of a form."""
+    said = text[start:end]
+    return None if DATE.fullmatch(said) or DAY.fullmatch(said) or BINARY.fullmatch(said) else (start, end)
+
+
+def handle(text: str, start: int, end: int) -> Span | None:
+    said = text[start:end]
+    if NO_HANDLE.fullmatch(said):
+        return None
+    return start, start + len(said.rstrip("."))
+
+
+def home(text: str, start: int, end: int) -> Span | None:
+    """Not the account of every manual, a service or a route of a web page."""
+    return None if NO_PERSON.fullmatch(text, start, end) else (start, end)
 
 
 def login(text: str, start: int, end: int) -> Span | None:
@@ -209,7 +293,9 @@ def login(text: str, start: int, end: int) -> Span | None:
 
 
 def name(text: str, start: int, end: int) -> Span | None:
-    return None if NOT_A_NAME.search(text[start:end]) else (start, end)
+    said = text[start:end]
+    is_other = SAYS_WHO.search(text[max(0, start - 10) : start]) and NOT_WHO.search(said)
+    return None if is_other or NOT_A_NAME.search(said) else (start, end)
 
 
 RULES: dict[str, Rule] = {
@@ -221,6 +307,12 @@ RULES: dict[str, Rule] = {
     "IBAN": always,
     "CARD": card,
     "WALLET": always,
+    "ETHER": ether,
+    "MAC": device,
+    "SPELLED": always,
+    "ID": identity,
+    "HANDLE": handle,
+    "HOME": home,
     "IP": ip,
     "SSN": social,
     "PHONE": phone,

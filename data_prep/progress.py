@@ -22,7 +22,7 @@ class Rate(ProgressColumn):
 def progress() -> Iterator[Notice]:
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         TextColumn("{task.completed:,.0f} chats"),
         Rate(),
         TimeElapsedColumn(),

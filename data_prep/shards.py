@@ -20,13 +20,14 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.chats import writable
 from data_prep.clean import Cleaned, Step
 from data_prep.signatures import Signatures
 from usersim.errors import ConfigError
 from usersim.records import atomic_writer, write_json
 
 NAME = ".prep"
-FORMAT = 1
+FORMAT = 2
 """Raise it when cleaning changes what it makes of the same chats."""
 
 
@@ -59,7 +60,7 @@ class Shards:
 
     def __init__(self, out: Path, cleaning: dict[str, Any]) -> None:
         self.path = out / NAME
-        self._describe({"format": FORMAT, **cleaning})
+        self._describe(writable({"format": FORMAT, **cleaning}))
         self.done: list[Shard] = []
         while (found := self._read(len(self.done))) is not None:
             self.done.append(found)
@@ -85,14 +86,21 @@ class Shards:
 
     def _describe(self, made_with: dict[str, Any]) -> None:
         note = self.path / "settings.json"
-        if not note.is_file() or json.loads(note.read_text(encoding="utf-8")) != made_with:
+        try:
+            is_same = json.loads(note.read_bytes()) == made_with
+        except (FileNotFoundError, ValueError):
+            is_same = False
+        if not is_same:
             shutil.rmtree(self.path, ignore_errors=True)
             write_json(note, made_with)
 
     def _read(self, number: int) -> Shard | None:
         stem = self.path / f"{number:06d}"
         counts = stem.with_suffix(".json")
-        return _from_json(counts, stem.with_suffix(".jsonl")) if counts.is_file() else None
+        try:
+            return _from_json(counts, stem.with_suffix(".jsonl"))
+        except (FileNotFoundError, ValueError):
+            return None
 
 
 def _to_json(shard: Shard) -> dict[str, Any]:

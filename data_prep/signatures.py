@@ -1,6 +1,6 @@
 """What is kept of a chat to find its duplicates: hashes of ids, openings, n-grams and user turns, and a MinHash.
 
-560 bytes a chat, 512 of them the MinHash, and 8 for each n-gram of the opening, of which there are at most 58.
+568 bytes a chat, 512 of them the MinHash, and 8 for each n-gram of the opening, of which there are at most 58.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ TURN_SHINGLES = 64
 """Shingles taken of a turn, those of the smallest hash: else a pasted page would drown what is said about it."""
 FEWEST_WORDS = 8
 """A chat of fewer is nobody's near-duplicate: one other word makes it another chat."""
+FRONT_CHARS = 200
+"""Two who begin with as many of the same characters, words only, have copied them from one place."""
 READ_CHARS = 1 << 16
 """Of a turn; what comes after counts for exact duplicates only."""
 
@@ -42,6 +44,7 @@ ROW = np.dtype(
         ("id", "u8"),
         ("said", "u8"),  # all user turns
         ("opening", "u8"),
+        ("front", "u8"),  # 0: too short
         ("person", "u8"),  # 0: not known
         ("turns", "u4"),  # of the user
         ("ngrams", "u4"),  # how many
@@ -81,6 +84,7 @@ def sign(batch: Sequence[RawChat], *, near: bool = True) -> Signatures:
     table["id"] = [hash64(chat.id) for chat in batch]
     table["said"] = said = [_hash_of_all(texts) for texts in chats]
     table["opening"] = [_hash_of_all(texts[:1]) for texts in chats]
+    table["front"] = [_front(texts) for texts in chats]
     # Without the source: the releases of one corpus name a person alike.
     table["person"] = [0 if chat.user_key is None else hash64(chat.user_key) for chat in batch]
     table["turns"] = [len(texts) for texts in chats]
@@ -93,6 +97,21 @@ def sign(batch: Sequence[RawChat], *, near: bool = True) -> Signatures:
     for row, (turns, whole) in enumerate(zip(words, said, strict=True) if near else ()):
         table["minhash"][row] = sketch(shingles(turns, whole))
     return Signatures(table, np.concatenate([*ngrams, np.zeros(0, dtype=np.uint64)]))
+
+
+def _front(texts: Sequence[str]) -> int:
+    """Of the first words of what the person says, over turns where the opening is short."""
+    words = ""
+    for text in texts:
+        # Most of a long text is never needed.
+        for size in (4 * FRONT_CHARS, READ_CHARS):
+            more = " ".join(WORD.findall(text[:size].lower()))
+            if len(more) >= FRONT_CHARS or len(text) <= size:
+                break
+        words = f"{words} {more}" if words else more
+        if len(words) >= FRONT_CHARS:
+            return hash64(words[:FRONT_CHARS])
+    return 0
 
 
 def hash64(text: str) -> int:

@@ -15,12 +15,13 @@ from eval.estimates import Draws, Figure, Floats, Measured, Split
 from eval.examples import drawn, nearest_and_farthest, quiz_items, shape_of, share_of
 from eval.features import FEATURES, Sample
 from eval.metrics.base import Curve, Curves
+from eval.metrics.copies import copies_gate
 from eval.metrics.gates import run_gates
 from eval.parallel import cores, in_order
 from eval.prepare import Prepared, draws_of, prepare
 from eval.report import Report, SimulatorReport, Telling, headline, versions
 from eval.settings import SLOW, EvalConfig, Name
-from eval.verdicts import judge, together, why_missing
+from eval.verdicts import judge, together, why_missing, without_equivalence
 from usersim.errors import DataError
 from usersim.types import Conversation
 
@@ -82,7 +83,7 @@ def run_battery(
         human=prepared.human_side,
         simulators=tuple(reports),
         features=tuple(shape_of(feature, prepared) for feature in FEATURES),
-        notes=(*prepared.notes, _margin_note(config)),
+        notes=(*prepared.notes, _margin_note(config), *_copy_notes(reports)),
         config=config,
         versions=versions(),
         seconds=round(time.monotonic() - started, 2),
@@ -198,15 +199,17 @@ def _simulator(
     figures, missing = judged(measured, floors, prepared.n, config, draws)
     if not any(figure.headline for figure in figures):
         raise DataError(f"{name}: no figure of {', '.join(config.metrics)} could be measured")
+    kept, people = prepared.simulated[name].conversations, prepared.human.conversations
+    copies = copies_gate(kept, people)
+    if copies.verdict == "different":
+        figures = [without_equivalence(figure) for figure in figures]
     nearest, farthest = nearest_and_farthest(simulated, human, prepared.human, config)
     return SimulatorReport(
         name=name,
         side=prepared.simulated_sides[name],
         headline=headline(figures, floors),
         # Shares are unbiased at any n, so the gates use every conversation that was kept.
-        gates=tuple(
-            run_gates(prepared.simulated[name].conversations, prepared.human.conversations, prepared.turn_cap)
-        ),
+        gates=(*run_gates(kept, people, prepared.turn_cap), copies),
         figures=tuple(figures),
         telling=_telling(simulated, human, prepared.human, config),
         curves=tuple(curve for one in found for curve in one.curves),
@@ -229,6 +232,20 @@ def _telling(simulated: Sample, human: Sample, pool: Sample, config: EvalConfig)
         human_ngrams=tuple(ours),
         features=tuple(telling_features(simulated, human, pool)),
     )
+
+
+def _copy_notes(reports: Sequence[SimulatorReport]) -> list[str]:
+    """A line for each simulator that repeats people."""
+    found = []
+    for report in reports:
+        copies = next(gate for gate in report.gates if gate.key == "near_copy")
+        if copies.verdict == "different" and copies.simulated and copies.human:
+            found.append(
+                f"{report.name}: {copies.simulated.value:.0%} of its conversations are near-copies of a "
+                f"human one (of people "
+                f"{copies.human.value:.0%}); it repeats them, so nothing of it is called equivalent."
+            )
+    return found
 
 
 def _margin_note(config: EvalConfig) -> str:

@@ -45,10 +45,10 @@ def run(args: argparse.Namespace) -> int:
     comparison = comparison.model_copy(update={"command": shlex.join(["usersim", *sys.argv[1:]])})
     page = write_comparison(comparison, args.out)
     console.print(comparison_table(comparison))
-    console.print(headline(comparison), how(comparison), markup=False)
+    console.print(headline(comparison), how(comparison))
     for note in (*comparison.notes, *comparison.missing.values()):
-        console.print(f"- {note}", style="dim", markup=False)
-    console.print(f"{comparison.seconds:.0f} s · {page}", markup=False)
+        console.print(f"- {note}", style="dim")
+    console.print(f"{comparison.seconds:.0f} s · {page}")
     emit_json(comparison.model_dump(mode="json"), stdout=args.json, path=args.json_out)
     return 0
 

@@ -52,6 +52,8 @@ class FigureSpec(Record):
     unit: str
     worse: Worse = "higher"
     """The direction that is further from human."""
+    two_sided: bool = False
+    """Far on the other side of the floor is not human either: an AUC well below a half tells copies apart."""
     headline: bool = True
     """Counted in the headline; False for a second view of what another figure already counts."""
     least: float | None = 0.0
@@ -69,7 +71,7 @@ class Figure(FigureSpec):
     margin: float
     """δ: an excess whose interval ends below it is equivalent to human."""
     p: float
-    """One-sided, of an excess of nothing; of this figure by itself."""
+    """One-sided (unless `two_sided`), of an excess of nothing; of this figure by itself."""
     p_holm: float
     """The same, adjusted for all figures judged together (Holm 1979)."""
     verdict: Verdict

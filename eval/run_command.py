@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from rich.progress import (
 
 from eval.battery import run_battery, steps
 from eval.catalogue import specs
+from eval.estimates import largest_half
+from eval.matching import person_of
 from eval.page import write_report
 from eval.prepare import Prepared, prepare
 from eval.report import FileFacts, Report
@@ -27,19 +30,25 @@ from eval.settings import EVERY, QUICK, EvalConfig
 from eval.terminal import report_table
 from usersim.cli import console, emit_json, load_conversations
 from usersim.config import load_config
-from usersim.errors import ConfigError
+from usersim.errors import ConfigError, DataError
 from usersim.model import file_hash
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--human", type=Path, required=True, help="held-out human conversations (JSONL)")
+    parser.add_argument(
+        "--human", type=Path, required=True, help="held-out human conversations (JSONL) of 100 people or more"
+    )
     parser.add_argument(
         "--simulated", action="append", default=[], metavar="NAME=FILE", help="one simulator; repeat for more"
     )
     parser.add_argument("--out", type=Path, required=True, help="directory for report.json and report.html")
     add_protocol_arguments(parser)
     parser.add_argument("--no-text", action="store_true", help="no chat text in the report")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the plan and stop; without --simulated: are there people enough?",
+    )
     parser.add_argument("--json", action="store_true", help="report.json on stdout as well")
     parser.add_argument("--json-out", metavar="FILE")
 
@@ -70,6 +79,8 @@ def add_protocol_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     config = config_of(args)
+    if not args.simulated and args.dry_run:
+        return _people_enough(args.human, config)
     if not args.simulated:
         raise ConfigError("nothing to compare: give --simulated NAME=FILE at least once")
     files = dict(map(name_and_file, args.simulated))
@@ -83,12 +94,14 @@ def run(args: argparse.Namespace) -> int:
     with progress_bar(steps(len(simulated), config)) as progress:
         report = run_battery(human, simulated, config, progress=progress)
     report = _with_files(report, args.human, files)
-    report = report.model_copy(update={"command": shlex.join(["usersim", *sys.argv[1:]])})
+    report = report.model_copy(update={"command": command_line()})
     write_report(report, args.out)
     console.print(report_table(report))
     for note in (*report.notes, *_missing(report)):
-        console.print(f"- {note}", style="dim", markup=False)
-    console.print(f"{report.seconds:.0f} s · {args.out / 'report.html'} · {args.out / 'report.json'}")
+        console.print(f"- {note}", style="dim")
+    console.print(
+        f"{report.seconds:.0f} s · {args.out / 'report.html'} · {args.out / 'report.json'}", markup=False
+    )
     emit_json(report.model_dump(mode="json"), stdout=args.json, path=args.json_out)
     return 0
 
@@ -119,11 +132,36 @@ def config_of(args: argparse.Namespace) -> EvalConfig:
     return EvalConfig.model_validate({**base.model_dump(), **quick, **given, **flags})
 
 
+def _people_enough(path: Path, config: EvalConfig) -> int:
+    """Before anything is simulated. Raises DataError where the human side is too small for any comparison."""
+    human = load_conversations(path)
+    half, people = largest_half([person_of(c) for c in human]), len({person_of(c) for c in human})
+    if half < config.min_n:
+        raise DataError(
+            f"{path}: {people} people in {len(human)} conversations; a comparison needs {2 * config.min_n} "
+            "(half are compared with, half are the floor)"
+        )
+    console.print(
+        f"{people} people in {len(human)} conversations: up to {half} of each simulator are compared",
+        markup=False,
+    )
+    return 0
+
+
+def _reasons(counts: Mapping[str, int]) -> str:
+    return "".join(f", {count} left out: {reason}" for reason, count in counts.items())
+
+
 def name_and_file(text: str, option: str = "--simulated") -> tuple[str, Path]:
     name, equals, path = text.partition("=")
     if not equals or not name or not path:
         raise ConfigError(f"{option} {text!r}: write NAME=FILE")
     return name, Path(path)
+
+
+def command_line() -> str:
+    """What was typed, as Unicode text."""
+    return os.fsencode(shlex.join(["usersim", *sys.argv[1:]])).decode(errors="replace")
 
 
 def _missing(report: Report) -> list[str]:
@@ -144,14 +182,16 @@ def _plan(prepared: Prepared, config: EvalConfig, args: argparse.Namespace) -> N
         f"would compare {prepared.n} human with {prepared.n} conversations of each of "
         f"{', '.join(prepared.simulated)}; turn cap {prepared.turn_cap} ({prepared.turn_cap_from}); "
         f"{config.floor_repeats} human splits, {config.bootstrap} resamples, seed {config.seed}; "
-        f"writes {args.out / 'report.json'} and {args.out / 'report.html'}"
+        f"writes {args.out / 'report.json'} and {args.out / 'report.html'}",
+        markup=False,
     )
     for side in (prepared.human_side, *prepared.simulated_sides.values()):
         console.print(
-            f"  {side.name}: {side.kept} of {side.given} kept, {side.truncated} cut {side.excluded or ''}"
+            f"  {side.name}: {side.kept} of {side.given} kept, {side.truncated} cut{_reasons(side.excluded)}",
+            markup=False,
         )
     for note in prepared.notes:
-        console.print(f"- {note}", style="dim", markup=False)
+        console.print(f"- {note}", style="dim")
 
 
 @contextmanager
@@ -178,4 +218,5 @@ def _with_files(report: Report, human: Path, files: dict[str, Path]) -> Report:
 
 
 def file_facts(path: Path) -> FileFacts:
-    return FileFacts(path=str(path), sha256=file_hash(path))
+    # A name may hold bytes that are no text.
+    return FileFacts(path=os.fsencode(path).decode(errors="replace"), sha256=file_hash(path))

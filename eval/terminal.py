@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.markup import escape
 from rich.table import Table
 
 from eval.estimates import Figure
@@ -42,11 +43,11 @@ def report_table(report: Report) -> Table:
     table.add_column("figure")
     table.add_column("human floor", justify="right")
     for simulator in report.simulators:
-        table.add_column(simulator.name, justify="right")
+        table.add_column(escape(simulator.name), justify="right")
     for found in _by_key(report).values():
         spec, floor = next((f, f.floor) for f in found if f)
         if spec.headline:
-            band = f"{floor.median:.2f} [{floor.low:.2f}, {floor.high:.2f}]"
+            band = f"{floor.median:.2f} \\[{floor.low:.2f}, {floor.high:.2f}]"
             table.add_row(spec.label, band, *map(_cell, found))
     table.add_section()
     for row, gate in enumerate(report.simulators[0].gates):

@@ -17,7 +17,9 @@ The headline does not use these: it is a max statistic over the shared splits (`
 dependence of the figures as it is and has more power.
 
 *Equivalence* is claimed like a difference: the whole excess interval must lie below a margin δ that was chosen
-beforehand. Everything else is inconclusive, which is not the same as equal.
+beforehand. Everything else is inconclusive, which is not the same as equal. An AUC is tested on both sides: its
+interval must lie within ±δ, and one well below the floor is different too. Where a simulator repeats human
+conversations nearly word for word (`eval.metrics.copies`), no figure of it is called equivalent.
 """
 
 from __future__ import annotations
@@ -91,7 +93,11 @@ def judge(
     excess = sign * (measured.value - floor.median)
     ends = sorted((sign * (low - floor.median), sign * (high - floor.median)))
     inside = measured.value <= floor.high if sign > 0 else measured.value >= floor.low
-    p = p_of_excess(sign * (floor_values - measured.value), excess, float(replicates.std()))
+    spread = float(replicates.std())
+    p = p_of_excess(sign * (floor_values - measured.value), excess, spread)
+    if spec.two_sided:
+        inside = floor.low <= measured.value <= floor.high
+        p = min(1.0, 2 * min(p, p_of_excess(sign * (measured.value - floor_values), -excess, spread)))
     margin = config.margins.get(spec.key, config.margin_floor_widths * floor_width(floor, spec.worse))
     figure = Figure(
         **spec.model_dump(),
@@ -141,9 +147,18 @@ def holm(p: Sequence[float]) -> list[float]:
 def _verdict(figure: Figure) -> Verdict:
     if figure.value.n < TRUSTED_N:
         return "too few"
-    if figure.p_holm <= ALPHA and figure.excess.low > 0 and not figure.inside_floor:
+    is_apart = figure.excess.low > 0 or (figure.two_sided and figure.excess.high < 0)
+    if figure.p_holm <= ALPHA and is_apart and not figure.inside_floor:
         return "different"
-    return "equivalent" if figure.excess.high < figure.margin else "inconclusive"
+    is_near = figure.excess.high < figure.margin and not (
+        figure.two_sided and figure.excess.low <= -figure.margin
+    )
+    return "equivalent" if is_near else "inconclusive"
+
+
+def without_equivalence(figure: Figure) -> Figure:
+    """Of a simulator that repeats the people it is compared with."""
+    return figure.model_copy(update={"verdict": "inconclusive"}) if figure.verdict == "equivalent" else figure
 
 
 def influence(draws: Draws, replicates: Floats) -> Floats:

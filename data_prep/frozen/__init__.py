@@ -35,7 +35,7 @@ def _packaged() -> list[str]:
 
 
 def _lines(text: str) -> frozenset[str]:
-    lines = (line.strip() for line in text.splitlines())
+    lines = (line.strip() for line in text.split("\n"))
     return frozenset(line for line in lines if line and not line.startswith("#"))
 
 

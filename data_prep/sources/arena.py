@@ -43,4 +43,4 @@ def _chat(row: dict[str, Any], place: str, report: SourceReport) -> RawChat | st
     )
 
 
-ARENA = Corpus("arena", recognises, row_by_row(_chat), name="chatbot_arena")
+ARENA = Corpus("arena", recognises, row_by_row(_chat), name="chatbot_arena", from_pages=True)

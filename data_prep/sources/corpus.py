@@ -26,6 +26,8 @@ class Corpus:
     """What a record of the file is."""
     config: str | None = None
     """Of the `datasets` name, where the corpus has several."""
+    from_pages: bool = False
+    """Copied from web pages, whose buttons may be in the text."""
 
 
 def row_by_row(convert: Convert) -> Read:

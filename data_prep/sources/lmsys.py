@@ -38,4 +38,4 @@ def _chat(row: dict[str, Any], place: str, report: SourceReport) -> RawChat | st
     )
 
 
-LMSYS = Corpus("lmsys", recognises, row_by_row(_chat), name="lmsys")
+LMSYS = Corpus("lmsys", recognises, row_by_row(_chat), name="lmsys", from_pages=True)

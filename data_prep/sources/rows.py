@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_prep.chats import SourceReport
+from data_prep.chats import SourceReport, well_formed
 from data_prep.sources.jsonrows import Row, broke_off, json_rows, line_rows
 from usersim.errors import DataError
 
@@ -68,7 +68,7 @@ def read_rows(
         yield from _hub_rows(where, report, unit, config)
         return
     for file in expand(Path(where)):
-        yield from _file_rows(file, name or str(file), report, unit)
+        yield from _file_rows(file, name or well_formed(str(file)), report, unit)
 
 
 def _file_rows(file: Path, name: str, report: SourceReport, unit: str) -> Iterator[Row]:

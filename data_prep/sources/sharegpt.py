@@ -108,4 +108,4 @@ def _join(chunks: list[Chunk]) -> tuple[RawTurn, ...] | str:
     return tuple(turns) if first.role == "user" else "does not begin with the user"
 
 
-SHAREGPT = Corpus("sharegpt", recognises, _read, name="sharegpt", unit="chunks")
+SHAREGPT = Corpus("sharegpt", recognises, _read, name="sharegpt", unit="chunks", from_pages=True)

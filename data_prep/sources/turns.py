@@ -10,6 +10,8 @@ import msgspec
 
 from data_prep.chats import ROLES, RawRole, RawTurn, well_formed
 
+THOUGHTS = ("reasoning", "thinking", "redacted_thinking")
+"""Types of parts of a message that the other side is not shown."""
 PLAIN_ROLE = re.compile(r"[A-Za-z_]{1,20}")
 
 
@@ -44,10 +46,12 @@ def read_turn(message: Any, roles: Mapping[str, RawRole] = ROLES) -> RawTurn | s
     if not isinstance(message, dict):
         return "a message is not an object"
     named = message.get("role") or message.get("from")
-    role = roles.get(named) if isinstance(named, str) else None
+    role = roles.get(named.lower()) if isinstance(named, str) else None
     if role is None:
         return f"role {named!r}" if isinstance(named, str) and PLAIN_ROLE.fullmatch(named) else "unknown role"
-    content = message.get("content", message.get("value"))
+    # A table with columns for both ways of writing has null in one of them.
+    content = message.get("content")
+    content = message.get("value") if content is None else content
     if content is None and role != "user":
         content = ""  # an assistant message that is only a tool call
     elif not isinstance(content, str):
@@ -59,9 +63,11 @@ def read_turn(message: Any, roles: Mapping[str, RawRole] = ROLES) -> RawTurn | s
 
 
 def text_of(content: Any) -> str | None:
-    """OpenAI's list of parts; None where a part is not text: what an image says cannot be kept."""
+    """OpenAI's list of parts without what the model thought; None where a part is not text: what an image says cannot
+    be kept."""
     if not isinstance(content, list):
         return content if isinstance(content, str) else None
+    content = [part for part in content if not isinstance(part, dict) or part.get("type") not in THOUGHTS]
     texts = [part.get("text") if isinstance(part, dict) else part for part in content]
     strings = [text for text in texts if isinstance(text, str)]
     return "\n".join(strings) if len(strings) == len(texts) else None

@@ -55,4 +55,4 @@ def _person(row: dict[str, Any], messages: Any) -> str | None:
     return None
 
 
-WILDCHAT = Corpus("wildchat", recognises, row_by_row(_chat), name="wildchat")
+WILDCHAT = Corpus("wildchat", recognises, row_by_row(_chat), name="wildchat", from_pages=True)

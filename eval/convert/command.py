@@ -40,11 +40,12 @@ def run(args: argparse.Namespace) -> int:
     if not args.json:
         console.print(
             f"{len(made.conversations)} conversations in {args.out}; {with_goal} with a goal, "
-            f"{by_user} ended by the user"
+            f"{by_user} ended by the user",
+            markup=False,
         )
         for what, label in (("excluded", "excluded: "), ("notes", "")):
             for reason, count in counts[what].items():
-                console.print(f"  {label}{reason}: {count}", markup=False)
+                console.print(f"  {label}{reason}: {count}")
     return 0
 
 

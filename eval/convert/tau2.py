@@ -18,7 +18,10 @@ ENDS: dict[str, EndedBy] = {"user_stop": "user", "max_steps": "turn_cap"}
 BROKEN = frozenset(
     {"agent_error", "user_error", "infrastructure_error", "context_window_exceeded", "unexpected_error"}
 )
-SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
+SENTENCE = re.compile(
+    r"(?<=[.!?])(?<!\b[A-Z]\.)(?<!\b(?:[Nn]o|Mr|Ms|Dr|St|vs)\.)(?<!\b(?:Mrs|etc)\.)(?<!\b(?:e\.g|i\.e|a\.m|p\.m)\.)\s+(?![a-z])|\n+"
+)
+"""Where a sentence ends: not behind an initial or a short form, nor before a small letter."""
 
 
 def convert(path: Path, *, source: str | None = None) -> Converted:

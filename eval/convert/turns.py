@@ -69,8 +69,9 @@ def conversation(
 ) -> Conversation:
     """Turns in order: messages of tools and those without text left out, neighbours of one role joined by a blank line.
 
-    A stop mark in a user's message ends it there and decides `ended_by`; what was said before the mark stays, what came
-    later is dropped. Without a mark the end is `ended_by`. Raises Excluded.
+    A stop mark that begins or ends a user's message, or ends a line of it, ends the message there and
+    decides `ended_by`; what was said before the mark stays, what came later is dropped. A mark inside a sentence, a
+    list or code is what the user talks about. Without a mark the end is `ended_by`. Raises Excluded.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise Excluded("no messages")
@@ -123,16 +124,26 @@ def _until_mark(
 ) -> tuple[list[tuple[Role, str]], EndedBy]:
     if not marks:
         return list(spoken), ended_by
-    any_mark = re.compile("|".join(map(re.escape, marks)))
+    any_mark = _standing(marks)
     for place, (role, text) in enumerate(spoken):
         found = any_mark.search(text) if role == "user" else None
         if found is not None:
-            notes[f"ended by {found[0]}"] += 1
+            mark = found["mark"] or found["first"]
+            notes[f"ended by {mark}"] += 1
             if later := len(spoken) - place - 1:
                 notes["messages after a stop mark left out"] += later
             last = text[: found.start()].strip()
-            return [*spoken[:place], *([(role, last)] if last else [])], marks[found[0]]
+            return [*spoken[:place], *([(role, last)] if last else [])], marks[mark]
     return list(spoken), ended_by
+
+
+def _standing(marks: Mapping[str, EndedBy]) -> re.Pattern[str]:
+    """A mark that ends or begins a message, or ends a line, with the emphasis and quotes around it."""
+    either = "|".join(map(re.escape, sorted(marks, key=len, reverse=True)))
+    around = r"[*_`\"'~ \t]*"
+    return re.compile(
+        rf"{around}(?P<mark>{either}){around}[.!]?{around}(?=\n|\Z)|\A{around}(?P<first>{either})"
+    )
 
 
 def _joined(spoken: Sequence[tuple[Role, str]], notes: Counter[str]) -> list[Turn]:

@@ -152,7 +152,9 @@ def _export(path: Path, items: Sequence[Item]) -> None:
                 "shown": item.shown,
             }
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-    console.print(f"{len(items)} items in {path}: fill in `label` (and `rater`), then give it as --labels")
+    console.print(
+        f"{len(items)} items in {path}: fill in `label` (and `rater`), then give it as --labels", markup=False
+    )
 
 
 def _labels(args: argparse.Namespace, items: Sequence[Item]) -> list[Label]:

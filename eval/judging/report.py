@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from eval.estimates import Estimate
@@ -41,7 +42,7 @@ def tables(report: JudgeReport) -> list[Table]:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left")
     for place, column in enumerate(columns):
-        table.add_column(column, justify="right" if place else "left")
+        table.add_column(escape(column), justify="right" if place else "left")
     return table
 
 
@@ -52,7 +53,7 @@ def _pairs(report: JudgeReport) -> Table | None:
     for row in report.pairs:
         name = row.name if row.kind == "simulated" else f"{row.name} ({row.kind})"
         shares = (percent(row.called_human), percent(row.consistent), percent(row.first_place))
-        table.add_row(name, *shares, f"{row.pairs} ({row.same_goal} of one goal)")
+        table.add_row(escape(name), *shares, f"{row.pairs} ({row.same_goal} of one goal)")
     return table
 
 
@@ -62,7 +63,9 @@ def _naturalness(report: JudgeReport) -> Table | None:
     table = _table("Naturalness, 1 to 5", "source", "mean", "chats")
     for row in report.naturalness:
         mean = row.mean
-        table.add_row(row.source, f"{mean.value:.2f} \\[{mean.low:.2f}, {mean.high:.2f}]", str(row.chats))
+        table.add_row(
+            escape(row.source), f"{mean.value:.2f} \\[{mean.low:.2f}, {mean.high:.2f}]", str(row.chats)
+        )
     return table
 
 
@@ -73,7 +76,7 @@ def _acts(report: JudgeReport) -> Table | None:
     table = _table("Grounding acts of the user (corrected for the judge's errors)", "act", *sources)
     for act in dict.fromkeys(row.act for row in report.acts):
         rows = {row.source: row for row in report.acts if row.act == act}
-        table.add_row(act, *(_act_cell(rows[source]) for source in sources))
+        table.add_row(escape(act), *(_act_cell(rows[source]) for source in sources))
     return table
 
 
@@ -89,7 +92,7 @@ def _agreement(report: JudgeReport) -> Table | None:
     for row in report.agreement:
         kappa = row.kappa
         shown = f"{kappa.value:.2f} \\[{kappa.low:.2f}, {kappa.high:.2f}]" if kappa else "-"
-        table.add_row(row.task, row.between, f"{row.observed:.0%}", shown, str(row.n))
+        table.add_row(row.task, escape(row.between), f"{row.observed:.0%}", shown, str(row.n))
     return table
 
 

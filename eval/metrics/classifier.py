@@ -66,7 +66,8 @@ class Classifier:
 
     @property
     def specs(self) -> list[FigureSpec]:
-        return [FigureSpec(key=self.key, metric="M2", label=LABELS[self.view], unit="AUC", most=1.0)]
+        label = LABELS[self.view]
+        return [FigureSpec(key=self.key, metric="M2", label=label, unit="AUC", most=1.0, two_sided=True)]
 
     def floor(self, pool: Sample, splits: Sequence[Split]) -> dict[str, Floats]:
         if self._cannot():

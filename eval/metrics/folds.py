@@ -11,6 +11,7 @@ from scipy.sparse.csgraph import connected_components  # type: ignore[import-unt
 
 from eval.estimates import Floats, Ints
 from eval.features import user_texts
+from eval.metrics.copies import clusters
 from usersim.types import Conversation
 
 Fit = Callable[[Any, Ints], Callable[[Any], Floats]]
@@ -50,7 +51,7 @@ def task_of(conversation: Conversation) -> str:
 
 
 def matters(conversations: Sequence[Conversation]) -> list[str]:
-    """A name per conversation, shared by those of one task and by those whose user says the same, word for word.
+    """A name per conversation, shared by those of one task and by those whose user says the same, or nearly.
 
     Chains count: copies of one conversation under twenty tasks are one matter, with all that is of these tasks. So
     a simulator that repeats itself is never scored by a classifier that has read the same words.
@@ -58,10 +59,14 @@ def matters(conversations: Sequence[Conversation]) -> list[str]:
     codes: dict[tuple[str, ...], int] = {}
     columns = [
         codes.setdefault(key, len(codes))
-        for conversation in conversations
-        for key in (("task", task_of(conversation)), ("words", *user_texts(conversation)))
+        for conversation, near in zip(conversations, clusters(conversations), strict=True)
+        for key in (
+            ("task", task_of(conversation)),
+            ("words", *user_texts(conversation)),
+            ("near", str(near)),
+        )
     ]
-    rows = np.repeat(np.arange(len(conversations)), 2)
+    rows = np.repeat(np.arange(len(conversations)), 3)
     has_NK = coo_matrix((np.ones(len(columns)), (rows, columns))).tocsr()
     return [str(name) for name in connected_components(has_NK @ has_NK.T, directed=False)[1]]
 

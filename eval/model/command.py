@@ -110,7 +110,8 @@ def _announce(args: argparse.Namespace, people: People) -> None:
     console.print(
         f"{len(people.test)} conversations ({turns} user turns), conditions {', '.join(usable(people.test))}; "
         f"{args.model}{f' and {args.baseline}, prompted and unprompted' if args.baseline else ''}; "
-        f"turns drawn for {args.draws}, persona control on {args.control} conversations"
+        f"turns drawn for {args.draws}, persona control on {args.control} conversations",
+        markup=False,
     )
 
 
@@ -137,7 +138,12 @@ def _measure(args: argparse.Namespace, people: People) -> ModelReport:
     from eval.model.scored import score_models
 
     started = time.monotonic()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as bar:
 
         def track(name: str, total: int) -> Callable[[], None]:

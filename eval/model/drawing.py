@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -47,28 +48,40 @@ class DrawJournal:
     def __init__(self, path: Path, identity: dict[str, str]) -> None:
         self.path, self._head = path, json.dumps(identity, sort_keys=True)
         self.turns: dict[str, UserTurn] = {}
-        if path.is_file():
-            self._read()
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(self._head + "\n", encoding="utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._read():
+            self._append(self._head)
 
-    def _read(self) -> None:
-        head, *lines = self.path.read_text(encoding="utf-8").split("\n")
-        if head != self._head:
+    def _read(self) -> bool:
+        """Whether there was a first line. What is not a whole line, of a kill or a full disk, is cut off."""
+        if not self.path.is_file():
+            return False
+        data = self.path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        head, *lines = whole.split(b"\n")
+        if whole and head.decode(errors="replace") != self._head:
             raise DataError(
                 f"{self.path}: drawn with another model or seed; choose another --out or delete it"
             )
-        for line in lines:
+        if len(whole) < len(data):
+            os.truncate(self.path, len(whole))
+        for number, line in enumerate(lines[:-1], start=2):
             try:
                 drawn = Drawn.model_validate_json(line)
-            except ValueError:
-                continue  # half a line of a killed run, or the empty last one
+            except ValueError as error:
+                raise DataError(f"{self.path}:{number}: damaged; delete that line to go on") from error
             self.turns[drawn.key] = drawn.turn
+        return bool(whole)
 
     def add(self, key: str, turn: UserTurn) -> None:
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(Drawn(key=key, turn=turn).model_dump_json(exclude_defaults=True) + "\n")
+        self._append(Drawn(key=key, turn=turn).model_dump_json(exclude_defaults=True))
+
+    def _append(self, line: str) -> None:
+        try:
+            with self.path.open("ab") as stream:
+                stream.write(line.encode() + b"\n")
+        except OSError as error:
+            raise DataError(f"{self.path}: {error.strerror}; make room and run again to go on") from error
 
 
 async def draw(

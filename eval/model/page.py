@@ -50,7 +50,7 @@ def summary(report: ModelReport) -> str:
     if report.control:
         shown = (f"{a.attribute} {a.spearman.value:.2f}" for a in report.control.attributes)
         lines.append("persona control, Spearman: " + ", ".join(shown))
-    return "\n".join(line.replace("[", "\\[") for line in lines)
+    return "\n".join(lines)
 
 
 def plain(estimate: Estimate, digits: int = 2) -> str:

@@ -158,7 +158,12 @@ def _planted(args: argparse.Namespace) -> int:
     users = users_from(args)
     every = plant(lambda tokens: assistant_from(args.assistant, max_tokens=tokens), args.assistant_tokens)
     assistants = {name: every[name] for name in LEVELS if name in wanted}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("conversations", total=len(users) * len(assistants) * len(cases))
         played, failed = play(

@@ -54,7 +54,12 @@ def run(args: argparse.Namespace) -> int:
     forbidden = likelihood.header.control_tokens()
     # One answer more than is compared: the null is shown it, and it is no candidate.
     chosen, excluded = contexts(human, args.n, args.wrong + 1, args.seed, forbidden)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as bar:
 
         def track(name: str, total: int) -> Callable[[], None]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from pathlib import Path
 
 from eval.run_command import (
     add_protocol_arguments,
+    command_line,
     config_of,
     file_facts,
     name_and_file,
@@ -60,13 +59,15 @@ def run(args: argparse.Namespace) -> int:
         update={
             "human_file": file_facts(args.human),
             "other_files": {name: file_facts(path) for name, path in given.items()},
-            "command": shlex.join(["usersim", *sys.argv[1:]]),
+            "command": command_line(),
         }
     )
     write_selftest(report, args.out)
     console.print(terminal(report))
     for spot in report.blind_spots:
         console.print(f"- {spot}")
-    console.print(f"{report.seconds:.0f} s · {args.out / 'report.html'} · {args.out / 'report.json'}")
+    console.print(
+        f"{report.seconds:.0f} s · {args.out / 'report.html'} · {args.out / 'report.json'}", markup=False
+    )
     emit_json(report.model_dump(mode="json"), stdout=args.json, path=args.json_out)
     return 0

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 from eval.selftest.report import Cell, Control, SelfTest
 from usersim import page
@@ -122,12 +123,12 @@ def terminal(report: SelfTest) -> Table:
     table = Table(title=f"{report.n} conversations per side", caption=LEGEND, title_justify="left")
     table.add_column("metric")
     for control in report.controls:
-        table.add_column(control.label)
+        table.add_column(Text(control.label))
     for metric in report.metrics:
         cells = [control.cells.get(metric) for control in report.controls]
         table.add_row(
             metric,
-            *(f"[red]{cell_text(c)}[/]" if c and c.detects else f"[dim]{cell_text(c)}[/]" for c in cells),
+            *(Text(cell_text(c), style="red" if c and c.detects else "dim") for c in cells),
         )
     table.add_section()
     table.add_row("overall", *(_overall(control) for control in report.controls))

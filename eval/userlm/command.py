@@ -105,7 +105,12 @@ def _measure(
     settings = Settings(
         out=args.out, seed=args.seed, bootstrap=args.bootstrap, max_n=args.max_n, places=args.places
     )
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as bar:
 
         def track(name: str, total: int) -> Callable[[], None]:

@@ -16,7 +16,7 @@ TRANSLATE = "\uc9c0\uae08 \ubc88\uc5ed\ud558\uae30"
 
 def chat(user: str, assistant: str, system: str | None = None) -> RawChat:
     turns = (RawTurn(role="user", text=user), RawTurn(role="assistant", text=assistant))
-    return RawChat(id="c", source="test", place="f:1", turns=turns, system=system)
+    return RawChat(id="c", source="test", place="f:1", turns=turns, system=system, from_page=True)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,10 @@ def test_traces_one_behind_the_other_go_together() -> None:
     "text",
     [
         "what is 9 / 4",
+        "What is the value of\n1 / 2",
+        "```python\nre.sub(r'\\*+', '', s)\n```\nand $x\\_1$, C:\\_tmp",
+        "why does `a\\_b` escape",
+        "```\na\u200bb\n```",
         "what is 3 / 4",
         "3 + 2 / 2",
         "<div class='a'>why is this not centred?</div>",
@@ -101,3 +105,12 @@ def test_a_turn_of_3_mb_takes_no_time(unit: str) -> None:
     started = time.process_time()
     clean_user_text(unit * (3_000_000 // len(unit)), Counter())
     assert time.process_time() - started < 5
+
+
+def test_a_chat_that_is_from_no_page_is_left_alone() -> None:
+    own = chat("list my\\_files\nShare Prompt", "python\nCopy code\nx").model_copy(
+        update={"from_page": False}
+    )
+    found: Counter[str] = Counter()
+    assert clean_artefacts(own, found) is own
+    assert not found

@@ -36,6 +36,7 @@ def judged(
     held_out: Sequence[RawChat] = (),
     *,
     template_count: int | None = None,
+    near_duplicate: float | None = 0.6,
     first: Array | None = None,
     shard: int = 3,
 ) -> Verdict:
@@ -43,7 +44,7 @@ def judged(
     return judge(
         [partial(Signatures.concat, [part]) for part in parts],
         template_count=template_count,
-        near_duplicate=0.6,
+        near_duplicate=near_duplicate,
         held_out=[lambda: sign(held_out)],
         first=first,
     )
@@ -180,7 +181,12 @@ def test_what_is_close_to_a_test_only_chat_is_marked_and_counted() -> None:
     ]
     verdict = judged(chats, held_out)
     assert verdict.held_out.tolist() == [True, True, True, False]
-    assert verdict.stats["close_to_held_out"] == {"same opening": 1, "same person": 1, "near-duplicate": 1}
+    assert verdict.stats["close_to_held_out"] == {
+        "same opening": 1,
+        "same front": 0,
+        "same person": 1,
+        "near-duplicate": 1,
+    }
     assert reasons(verdict) == [None] * 4
 
 
@@ -202,8 +208,10 @@ def test_same_opening_person_or_cluster_is_one_group_also_through_others() -> No
     opening = [50, 50, 70, 20, 90]
     person = [0, 1, 1, 0, 0]
     near = [0, 1, 2, 2, 3]
-    named = name_groups(np.array(opening, np.uint64), np.array(person, np.uint64), np.array(near))
-    assert named.tolist() == [20, 20, 20, 20, 90]
+    front = [0, 0, 0, 7, 7]
+    one, other = (np.array(keys, np.uint64) for keys in (opening, person))
+    assert name_groups(one, other, np.zeros(5, np.uint64), np.array(near)).tolist() == [20, 20, 20, 20, 90]
+    assert name_groups(one, other, np.array(front, np.uint64), np.array(near)).tolist() == [20] * 5
 
 
 labels = st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6), st.integers(0, 9)), min_size=1, max_size=14)
@@ -216,10 +224,9 @@ def test_groups_are_what_pairwise_search_finds_in_any_order(
     shuffled = list(range(len(chats)))
     random.shuffle(shuffled)
     opening, person, near = (np.array(values) for values in zip(*chats, strict=True))
-    named = name_groups(opening.astype(np.uint64), person.astype(np.uint64), near)
-    again = name_groups(
-        opening[shuffled].astype(np.uint64), person[shuffled].astype(np.uint64), near[shuffled]
-    )
+    one, other, unknown = opening.astype(np.uint64), person.astype(np.uint64), np.zeros(len(near), np.uint64)
+    named = name_groups(one, other, unknown, near)
+    again = name_groups(one[shuffled], other[shuffled], unknown, near[shuffled])
     assert again.tolist() == named[shuffled].tolist()
     group = list(range(len(chats)))
     for _ in chats:
@@ -229,3 +236,17 @@ def test_groups_are_what_pairwise_search_finds_in_any_order(
                     group[i] = min(group[i], group[j])
     for i in range(len(chats)):
         assert named[i] == min(chats[j][0] for j in range(len(chats)) if group[j] == group[i])
+
+
+def test_two_who_begin_with_the_same_200_characters_are_one_group_and_kept_from_a_held_out_one() -> None:
+    front = essay("bread")[:150]
+    first, other = (
+        chat(f"{front}! {essay('bikes', 90)}"),
+        chat(front.upper(), f"{essay('bikes', 12)}, then"),
+    )
+    shorter = chat(essay("bread")[:120] + " and " + essay("cats", 90))
+    verdict = judged([first, other, shorter], near_duplicate=None)
+    assert verdict.reason.tolist() == [0, 0, 0]
+    assert verdict.group[0] == verdict.group[1] != verdict.group[2]
+    alone = judged([first, shorter], [other], near_duplicate=None)
+    assert alone.held_out.tolist() == [True, False]

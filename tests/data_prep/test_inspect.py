@@ -172,14 +172,19 @@ def test_long_texts_are_cut_around_the_changes() -> None:
 
 def test_the_command_prints_the_chats_it_drew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
-        {"id": f"id{n}", "messages": [{"role": "user", "content": f"Copy code\nchat {n}"}]} for n in range(9)
+        {
+            "conversation_id": f"id{n}",
+            "conversation": [{"role": "user", "content": f"Copy code\nchat {n}"}],
+            "openai_moderation": [],
+        }
+        for n in range(9)
     ]
     file = tmp_path / "log.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    given = {"sources": [{"spec": f"messages:{file}"}], "out": tmp_path, "language": "any", "scrub": False}
+    given = {"sources": [{"spec": f"lmsys:{file}"}], "out": tmp_path, "language": "any", "scrub": False}
     assert inspect(Settings.model_validate(given), 4, text=True) == 0
     shown = capsys.readouterr().out
-    assert len(set(re.findall(r"log · (id\d) ", shown))) == 4
+    assert len(set(re.findall(r"lmsys · (id\d) ", shown))) == 4
     assert "web artefacts: 1 copy-code button" in shown
     assert list(tmp_path.iterdir()) == [file]
     file.write_text("")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +198,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     assert plan["sources"] == [str(log)]
     assert plan["steps"][0] == "role repair"
     assert main([str(log), "--out", str(out), "--dry-run"]) == 0
-    assert "split_fractions: [[0.9, 0.05, 0.05]]" in capsys.readouterr().out
+    assert "train 90%, dev 5%, test 5%; seed 0" in capsys.readouterr().out
     assert not out.exists()
 
 
@@ -284,3 +286,44 @@ def test_an_output_that_is_a_file_and_a_source_that_is_missing(
     only = write(tmp_path / "only.jsonl", row("hole", "", "there is a hole before this"))
     with pytest.raises(DataError, match="no conversation was left"):
         main([str(only), "--out", str(tmp_path / "out")])
+
+
+def test_names_that_are_no_text_and_names_that_look_like_markup(log: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "[" / os.fsdecode(b"lo\xffg].jsonl")
+    odd.parent.mkdir()
+    log.rename(odd)
+    sheet = prep(odd, tmp_path / os.fsdecode(b"[/new]\xff"), "--held-out", str(odd), "--test-only")
+    assert "lo\ufffdg" in sheet["sources"][0]["spec"]
+    assert run_main(main, [str(odd), "--out", str(tmp_path / "[/sim]"), "--dry-run"]) == 0
+
+
+def test_a_file_that_breaks_off_is_said(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut = tmp_path / "cut.jsonl.gz"
+    # Kept as it is inside the archive, so that half of the bytes are half of the records.
+    cut.write_bytes(gzip.compress(log.read_bytes(), compresslevel=0)[: log.stat().st_size // 2])
+    (warning, *_) = prep(cut, tmp_path / "out")["warnings"]
+    assert "cut.jsonl.gz: breaks off after" in warning
+    assert "breaks off after" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_step_that_drops_most_and_a_small_test_split_are_said(tmp_path: Path) -> None:
+    same = write(
+        tmp_path / "same.jsonl",
+        *(
+            row(f"t{n}", "Hello I would like to talk to an agent about my order", "Sure.", f"{n} of {n * 7}")
+            for n in range(30)
+        ),
+    )
+    (dropped, small) = prep(same, tmp_path / "out")["warnings"]
+    assert dropped.startswith(
+        "duplicates dropped 29 of 30 chats, mostly: template opening; --template-count off"
+    )
+    assert small.startswith("test.jsonl holds 0 conversations") or small.startswith(
+        "test.jsonl holds 1 conversations"
+    )
+
+
+def test_nothing_is_said_of_an_ordinary_corpus(log: Path, tmp_path: Path) -> None:
+    assert prep(log, tmp_path / "out", "--test-only")["warnings"] == []

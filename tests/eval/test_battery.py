@@ -5,6 +5,7 @@ import pytest
 
 from eval.battery import run_battery
 from eval.invented import invented
+from eval.metrics.folds import matters
 from eval.prepare import cut, draws_of, inferred_cap, prepare
 from eval.report import Report
 from eval.settings import EvalConfig
@@ -240,3 +241,44 @@ def test_chat_text_can_be_left_out():
     hidden = run_battery(invented(110, 1), {"s": secret}, CHEAP.model_copy(update={"examples": 0}))
     assert "secret" in shown.model_dump_json()
     assert "secret" not in hidden.model_dump_json()
+
+
+def moved(conversation: Conversation, number: int) -> Conversation:
+    """The same person with a word of each turn said twice in place of another."""
+    turns = []
+    for turn in conversation.turns:
+        words = turn.text.split(" ")
+        if turn.role == "user" and len(words) > 3:
+            words[number % len(words)] = words[(number + 1) % len(words)]
+        turns.append(Turn(role=turn.role, text=" ".join(words)))
+    return conversation.model_copy(
+        update={
+            "id": f"{conversation.id}-s",
+            "origin": "simulated",
+            "source": "parrot",
+            "turns": tuple(turns),
+        }
+    )
+
+
+def test_a_simulator_that_repeats_people_is_reported_and_never_equivalent():
+    human = invented(120, 1)
+    report = run_battery(human, {"parrot": [moved(c, n) for n, c in enumerate(human)]}, QUICK)
+    (parrot,) = report.simulators
+    copies = next(gate for gate in parrot.gates if gate.key == "near_copy")
+    assert copies.verdict == "different"
+    assert copies.simulated.value > 0.8
+    assert not any(figure.verdict == "equivalent" for figure in parrot.figures)
+    assert any("near-copies" in note for note in report.notes)
+
+
+def test_near_copies_share_a_matter_and_others_do_not():
+    said = "please find me a quiet hotel near the old harbour for two nights in march"
+    near = said.replace("quiet", "harbour")
+    other = "how long does a loaf of rye bread keep when it is wrapped in paper at home"
+
+    def of(text, name):
+        return Conversation(id=name, origin="human", source="s", turns=(Turn(role="user", text=text),))
+
+    one, copy, apart = matters([of(said, "a"), of(near, "b"), of(other, "c")])
+    assert one == copy != apart

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -76,3 +77,31 @@ def test_options_reach_the_config_and_the_report_says_what_was_typed(files, caps
     assert config["metrics"] == ["marginals", "coverage"]
     assert any("3 widths" in note for note in report["notes"])
     assert report["command"].startswith("usersim")
+
+
+def test_a_name_that_looks_like_markup_is_a_name(files, capsys):
+    found = arguments(files)
+    found[4] = f"[/sim]={files / 'sim.jsonl'}"
+    found[6] = str(files / "[/out]")
+    assert run_main(main, found) == 0
+    assert run_main(main, [*found, "--dry-run"]) == 0
+    assert "[/sim]" in capsys.readouterr().err
+
+
+def test_a_path_that_is_no_text_is_reported(files, capsys):
+    odd = files / os.fsdecode(b"h\xff.jsonl")
+    (files / "human.jsonl").rename(odd)
+    found = arguments(files, "--no-text")
+    found[2] = str(odd)
+    assert run_main(main, found) == 0
+    report = json.loads((files / "out" / "report.json").read_text(encoding="utf-8"))
+    assert report["human_file"]["path"].endswith("h\ufffd.jsonl")
+
+
+def test_whether_there_are_people_enough_is_known_before_anything_is_simulated(files, capsys):
+    ask = ["run", "--human", str(files / "human.jsonl"), "--out", str(files / "out"), "--dry-run"]
+    assert run_main(main, ask) == 0
+    assert "104 people" in capsys.readouterr().err
+    write_records(files / "human.jsonl", invented(99, 1))
+    assert run_main(main, ask) == 2
+    assert "99 people in 99 conversations; a comparison needs 100" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from eval.__main__ import main
 from eval.convert import collabllm, messages, nemo_usersim, tau2
+from eval.convert.turns import conversation
 from usersim.cli import run_main
 from usersim.records import read_conversations
 from usersim.types import Conversation
@@ -326,3 +328,30 @@ def test_a_file_of_another_kind_is_one_readable_line(
     assert why in err
     assert err.count("\n") == 1
     assert not (tmp_path / "o.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("last", "left", "ended_by"),
+    [
+        ("sort these:\n- [DONE] milk\n- bread", "sort these:\n- [DONE] milk\n- bread", "unknown"),
+        ("**###STOP###**", None, "user"),
+        ("thanks, bye. ###STOP###", "thanks, bye.", "user"),
+        ("bye\n###STOP###\nand more", "bye", "user"),
+        ("what does `###STOP###` do here?", "what does `###STOP###` do here?", "unknown"),
+    ],
+)
+def test_a_mark_ends_a_conversation_where_it_stands_by_itself(
+    last: str, left: str | None, ended_by: str
+) -> None:
+    talk = [says("user", "hi"), says("assistant", "yo"), says("user", last)]
+    found = conversation(talk, source="s", notes=Counter())
+    assert [turn.text for turn in found.turns] == ["hi", "yo", *([left] if left else [])]
+    assert found.ended_by == ended_by
+
+
+def test_a_short_form_ends_no_sentence() -> None:
+    known = "You are Ann. You live in the U.S. now, at no. 5."
+    task = {"user_scenario": {"instructions": {"reason_for_call": "r", "known_info": known}}}
+    goal = tau2._profile(task).goal
+    assert goal is not None
+    assert [facet.text for facet in goal.facets] == ["You are Ann.", "You live in the U.S. now, at no. 5."]

@@ -266,3 +266,22 @@ def test_the_command_draws_all_tables(tiny_userlm, tmp_path, capsys):
     text = capsys.readouterr().out
     assert text.count("\n**") + text.startswith("**") == 8
     assert "| Invented | tiny-userlm | own goal |" in text
+
+
+def test_a_journal_cut_at_any_byte_goes_on(tmp_path):
+    path, identity = tmp_path / "d.jsonl", {"model": "größe"}
+    journal = DrawJournal(path, identity)
+    turns = {f"a{n}": UserTurn(text=f"ünï\u2028{n}\u0085", ends=False, end_probability=0.0, finish="end", logprob=0.0,
+                              tokens=1, prompt_tokens=1) for n in range(3)}  # fmt: skip
+    for key, turn in turns.items():
+        journal.add(key, turn)
+    whole = path.read_bytes()
+    ends = [place for place, byte in enumerate(whole) if byte == 10]
+    for size in range(len(whole) + 1):
+        path.write_bytes(whole[:size])
+        again = DrawJournal(path, identity)
+        kept = sum(end < size for end in ends[1:])
+        assert list(again.turns) == list(turns)[:kept]
+        for key in list(turns)[kept:]:
+            again.add(key, turns[key])
+        assert DrawJournal(path, identity).turns == turns

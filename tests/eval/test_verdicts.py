@@ -105,3 +105,11 @@ def test_influence_of_a_mean_is_the_distance_from_it():
     found = influence(Draws(counts, np.ones((20_000, 1))), counts @ values / 4)
     # cov(count_i, mean) = (x_i - mean) / n
     assert sorted(found) == pytest.approx([-0.5, -0.5, -0.5, 0.0, 1.5], abs=0.05)
+
+
+def test_two_sided_far_below_the_floor_is_different_too():
+    assert at(-1.0, 0.1).verdict == "equivalent"  # a distance can only be too large
+    below = at(-1.0, 0.1, two_sided=True, least=None)
+    assert below.verdict == "different"
+    assert not below.inside_floor
+    assert at(0.5, 0.1, two_sided=True).verdict == "equivalent"

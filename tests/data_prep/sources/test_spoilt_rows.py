@@ -55,6 +55,25 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
         {"id": "s", "meta": {"why_stop": "done"}, "messages": SAID},
         {"workerId": "w", "user_queries": ["hi"], "ai_responses": ["ok"], "why_stop": "done"},
     ],
+    "chatgpt": [
+        {
+            "conversation_id": "c",
+            "current_node": "a",
+            "mapping": {
+                "a": {
+                    "parent": None,
+                    "children": [],
+                    "message": {
+                        "author": {"role": "user"},
+                        "content": {"content_type": "text", "parts": ["hi"]},
+                    },
+                }
+            },
+        }
+    ],
+    "claude": [
+        {"uuid": "c", "chat_messages": [{"sender": "human", "content": [{"type": "text", "text": "hi"}]}]}
+    ],
     "in3": [{"id": "i", "vague": True, "messages": SAID}],
     "mtrag": [{"id": "m", "dataset": "MT-RAG", "messages": SAID}],
     "sharegpt": [{"id": "aBcD123_0", "conversations": [{"from": "human", "value": "hi"}]}],
