@@ -199,7 +199,7 @@ def progress_bar(total: int) -> Iterator[Callable[[str], None]]:
     """A bar on stderr; the function it gives is called once a step."""
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

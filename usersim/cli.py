@@ -75,7 +75,8 @@ def _shown(value: Any) -> str:
 
 def tell_goals(where: str | Path, conversations: int, *, with_goal: int) -> None:
     """How many conversations there are and how many have a goal, in one line on stderr."""
-    line = f"{where}: {conversations:,} conversations, {with_goal:,} with a goal"
+    name = os.fsencode(where).decode(errors="replace")  # a path may hold bytes that are no text
+    line = f"{name}: {conversations:,} conversations, {with_goal:,} with a goal"
     console.print(line, style="dim", soft_wrap=True)
 
 

@@ -139,7 +139,7 @@ def _measure(args: argparse.Namespace, people: People) -> ModelReport:
 
     started = time.monotonic()
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),

@@ -94,6 +94,7 @@ def close(one: torch.Tensor, other: torch.Tensor) -> bool:
 def test_no_adapter_is_dropped_on_the_way(
     tiny_base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("USERSIM_PRECISION", "fp32")  # weights are compared
     kept: list[Any] = []
 
     def keep(module: str, trainer: Any) -> None:

@@ -150,7 +150,7 @@ def test_so_it_is_in_an_end_policy(front, http, policy):
         (7, "goal"),
         ({"summary": 7}, "goal.summary"),
         ({}, "goal.summary"),
-        ({"summary": "x", "facets": ["by train"]}, "goal.facets.0"),
+        ({"summary": "x", "facets": [7]}, "goal.facets.0"),
         ({"summary": "x", "facts": []}, "goal.facts"),
     ],
 )

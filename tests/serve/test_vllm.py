@@ -136,7 +136,10 @@ def test_a_turn_end_to_end(served: Served, http: httpx2.Client) -> None:
     assert "usersim_engine_up 1.0" in http.get(f"{served.url}/metrics").text
 
 
-def test_http_and_local_weights_give_the_same_greedy_turns(served: Served) -> None:
+def test_http_and_local_weights_give_the_same_greedy_turns(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("USERSIM_PRECISION", "fp32")  # as the engine
     local = usersim.load(served.folder, guards=LAX)
     never = EndPolicy(mode="never")
     for profile, history in HISTORIES:
@@ -196,7 +199,10 @@ def test_the_openai_package_talks_to_it(served: Served) -> None:
         assert over.choices[0].message.content == "###DONE###"
 
 
-def test_streams_ranks_and_likeliest_tokens_are_those_of_the_local_weights(served: Served) -> None:
+def test_streams_ranks_and_likeliest_tokens_are_those_of_the_local_weights(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("USERSIM_PRECISION", "fp32")  # as the engine
     local, never = usersim.load(served.folder, guards=LAX), EndPolicy(mode="never")
     greedy = EndPolicy(mode="greedy", min_user_turns=0)
     profile, history = HISTORIES[1]
