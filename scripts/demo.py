@@ -284,6 +284,7 @@ class Endpoint:
                 await asyncio.sleep(0.25)
         tell_line(f"the endpoint answers at {url}, {self.age_s:.0f} s after its start")
         self._user = connect(url)
+        self._user.common_noise = True  # futures of the two replies are compared pair by pair
         return self._user
 
     @property
