@@ -31,7 +31,7 @@ from sandbox_link import (  # type: ignore[import-not-found]
 )
 
 ALIASES = {"np": "numpy", "pd": "pandas", "plt": "matplotlib.pyplot", "sns": "seaborn", "sp": "scipy"}
-"""Names that tests use for modules, whoever imported them."""
+"""Names that tests use for modules, imported or not."""
 LOCKED = (
     "assert",
     "mock_",

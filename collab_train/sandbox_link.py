@@ -1,9 +1,9 @@
 """Narrow channel between the process that runs the tests (the judge) and the one that runs the code.
 
 Each side sends requests (call this, read that attribute) and answers those of the other. Numbers, texts, containers,
-dates, arrays and tables cross by value. Everything else stays where it is and crosses as a handle (`Remote`). What the
-judge reads is never trusted: its unpickler knows a list of types and rebuilds nothing else, a handle is equal only to
-itself, and nothing of the judge can be reached from a handle but what a test handed over.
+dates, arrays and tables cross by value. Everything else stays where it is and crosses as a handle (`Remote`). The judge
+trusts nothing that it reads: its unpickler rebuilds listed types only. A handle is equal only to itself, and reaches
+nothing of the judge but what a test handed over.
 
 Runs on its own, without the package.
 """

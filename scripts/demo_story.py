@@ -157,7 +157,7 @@ def _shows(person: Conversation) -> bool:
 
 
 def choose(people: Sequence[Conversation]) -> Conversation:
-    """The person whose goal the story is about, by `RULE`. Raises DataError where nobody fits it."""
+    """The person whose goal the story is about, by `RULE`. Raises DataError where no person fits it."""
     eligible = [
         person
         for person in people

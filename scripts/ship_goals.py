@@ -1,4 +1,4 @@
-"""`data_prep/assets/goals-sharegpt` from a file of annotations: what is shipped, scrubbed, and nobody's own sentences.
+"""Makes `data_prep/assets/goals-sharegpt` from a file of annotations: scrubbed, without people's own sentences.
 
     python scripts/ship_goals.py goals_sharegpt.jsonl [--data data/sharegpt]
 

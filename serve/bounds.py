@@ -1,4 +1,4 @@
-"""How much a body may hold: a value that no schema wants is refused before a schema looks at it."""
+"""Size limits of request bodies, checked before any schema validates them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def check_size(value: Any) -> None:
     Validation costs microseconds and a kilobyte for every element that does not fit: a body of two megabytes holds
     a million of them.
     """
-    seen = 0
+    nested_count = 0
     waiting: list[tuple[tuple[str | int, ...], Any]] = [((), value)]
     while waiting:
         path, value = waiting.pop()
@@ -31,6 +31,6 @@ def check_size(value: Any) -> None:
         inner = value.items() if isinstance(value, dict) else enumerate(value)
         nested = [((*path, key), each) for key, each in inner if isinstance(each, (list, dict))]
         waiting += nested
-        seen += len(nested)
-        if seen > MAX_NESTED:
+        nested_count += len(nested)
+        if nested_count > MAX_NESTED:
             raise TooManyError(f"the body: more than {MAX_NESTED} lists and objects")

@@ -1,4 +1,4 @@
-"""The HTTP protocol of the front: a request's head is bounded in bytes and in time, whoever sends it.
+"""The HTTP protocol of the front: a request's head is bounded in bytes and in time, before authentication.
 
 uvicorn bounds neither where httptools parses: a header that grows is copied with every piece of it, and a head that
 is never finished keeps its connection. What lies between and behind the pieces of a body counts the same way.
@@ -116,5 +116,5 @@ class BoundedHeads(HttpToolsProtocol):
 
 
 def bounded(max_head_bytes: int, head_s: float) -> type[asyncio.Protocol]:
-    """What uvicorn takes as `http`."""
+    """Protocol class for uvicorn's `http` setting."""
     return type("Bounded", (BoundedHeads,), {"max_head_bytes": max_head_bytes, "head_s": head_s})

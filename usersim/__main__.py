@@ -49,7 +49,7 @@ EXTRAS = {
     "collab": "collab",
     "keys": "collab",
 }
-"""Whose packages a command is made of."""
+"""Command → extra whose packages it needs."""
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,7 +12,7 @@ CUT = "cut"
 
 
 class Tries:
-    """What came of the attempts at `n` turns, by their index. `lenient`: the first stands where none passes."""
+    """Accepted and rejected attempts at `n` turns, by index. `lenient`: the first stands where none passes."""
 
     def __init__(self, n: int, *, lenient: bool = False) -> None:
         self.n, self.lenient = n, lenient

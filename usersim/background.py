@@ -56,7 +56,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     future = asyncio.run_coroutine_threadsafe(coroutine, loop)
     try:
         return future.result()
-    except BaseException:  # Ctrl-C: what nobody waits for any more must not go on
+    except BaseException:  # Ctrl-C: work without a caller must not go on
         future.cancel()
         raise
 

@@ -1,4 +1,4 @@
-"""Chats as token ids or text for models with a chat template: what somebody typed never becomes a control token."""
+"""Chats as token ids or text for models with a chat template: typed text never becomes a control token."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def chat_ids(
         return [int(token) for token in ids]
     marked = [{**message, "content": MARK.format(i)} for i, message in enumerate(messages)]
     text = tokenizer.apply_chat_template(marked, add_generation_prompt=add_generation_prompt, tokenize=False)
-    made: list[int] = []
+    token_ids: list[int] = []
     encode = _content_encoder(tokenizer)
     # Odd pieces are the numbers of messages.
     for place, piece in enumerate(re.split(MARK.format(r"(\d+)"), text)):
         if place % 2:
-            made += encode(messages[int(piece)]["content"])
+            token_ids += encode(messages[int(piece)]["content"])
         else:
-            made += tokenizer(piece, add_special_tokens=False).input_ids
-    return made
+            token_ids += tokenizer(piece, add_special_tokens=False).input_ids
+    return token_ids
 
 
 def _content_encoder(tokenizer: Any) -> Any:

@@ -17,12 +17,12 @@ ROOT = Path(__file__).parent.parent
 
 
 def is_checkout() -> bool:
-    """Whether this runs from a clone, where `make setup` installs everything."""
+    """True in a clone, where `make setup` installs everything."""
     return (ROOT / "Makefile").is_file() and (ROOT / "scripts" / "setup.py").is_file()
 
 
 def own_requirements() -> tuple[str, ...]:
-    """What our own distribution asks for, extras included; empty where it is not installed as one."""
+    """Requirements of our own distribution, extras included; empty where it is not installed as one."""
     try:
         return tuple(metadata.requires(DISTRIBUTION) or ())
     except metadata.PackageNotFoundError:
@@ -30,7 +30,7 @@ def own_requirements() -> tuple[str, ...]:
 
 
 def installed_versions() -> dict[str, str]:
-    """Of every installed distribution, by canonical name."""
+    """Version of every installed distribution, by canonical name."""
     return {canonicalize_name(each.name): each.version for each in metadata.distributions() if each.name}
 
 
@@ -45,7 +45,7 @@ def extra_of(required: Requirement) -> str:
 
 
 def missing_of(extra: str, requirements: Iterable[str], versions: Mapping[str, str]) -> list[Requirement]:
-    """What `extra` asks for on this system and is not installed; "": what the package itself asks for."""
+    """Requirements of `extra` on this system that are not installed; "" stands for the package itself."""
     return [
         required
         for required in map(Requirement, requirements)
@@ -63,7 +63,7 @@ def pip_install(missing: Iterable[Requirement]) -> str:
 
 
 def cure_for(module: str | None, extra: str | None = None) -> str | None:
-    """What to do where `import module` failed; None where no extra of ours has it, so that it is a bug.
+    """Cure for a failed `import module`; None where no extra of ours has it, so that it is a bug.
 
     `extra`: the one whose packages are wanted, where several have this one.
     """
@@ -79,8 +79,8 @@ def cure_for(module: str | None, extra: str | None = None) -> str | None:
         return None
     if is_checkout():
         return f"the package {name} is missing; run `make setup`"
-    wanted = extra if extra in having else having[0]
-    missing = missing_of(wanted, requirements, installed_versions())
+    chosen = extra if extra in having else having[0]
+    missing = missing_of(chosen, requirements, installed_versions())
     return f"the package {name} is missing; run `{pip_install(missing)}`"
 
 

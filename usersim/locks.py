@@ -43,7 +43,7 @@ def locked(target: str | Path, *, wait: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # before it is free: nobody else may hold this one then
+        path.unlink(missing_ok=True)  # before it is free: no other process may hold this file then
         os.close(handle)
 
 

@@ -1,4 +1,4 @@
-"""Which noise a seed stands for.
+"""Random streams: the noise that a seed stands for.
 
 Samplers draw alike from equal seeds, whatever the prompt: users of different goals, and turns of one conversation,
 would say and do alike together. So the seed that a sampler gets is mixed with a hash of the prompt, and seed i of n
@@ -12,16 +12,16 @@ from array import array
 from collections.abc import Sequence
 
 BITS = 53
-"""Of a seed that we make: a JSON number that every client reads as it is."""
+"""Size of a derived seed: a JSON number that every client reads exactly."""
 WORD: int = 2**BITS
 FIRST, SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-"""Of SplitMix64 (Steele, Lea & Flood 2014, OOPSLA), whose steps can all be undone."""
+"""Multipliers of SplitMix64 (Steele, Lea & Flood 2014, OOPSLA), whose steps are invertible."""
 FIRST_UNDONE: int = pow(FIRST, -1, WORD)
 SECOND_UNDONE: int = pow(SECOND, -1, WORD)
 
 
 def sampler_seed(seed: int, prompt_ids: Sequence[int], *, common: bool) -> int:
-    """What a sampler draws from, as `Draw.seed`: its n continuations take the n seeds from there on."""
+    """Seed for a sampler (`Draw.seed`); its n continuations take the n seeds from there on."""
     if common:
         return seed
     return (_scatter(seed) + _hash(array("q", prompt_ids).tobytes())) % 2**62

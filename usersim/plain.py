@@ -38,11 +38,11 @@ def as_assistant(assistant: Assistant | PlainAssistant, *, system: str | None = 
         return cast("Assistant", assistant)
     ask = _awaited(assistant)
 
-    async def told(turns: Sequence[Turn], *, system: str | None = None, seed: int | None = None) -> str:
+    async def reply(turns: Sequence[Turn], *, system: str | None = None, seed: int | None = None) -> str:
         options = {key: value for key, value in {"system": system, "seed": seed}.items() if key in takes}
         return await ask(turns, **options)
 
-    return told
+    return reply
 
 
 def as_user(user: User | PlainUser) -> User:

@@ -73,19 +73,19 @@ def precision(device: Device | None = None) -> Precision:
     Raises:
         ConfigError: `USERSIM_PRECISION` is not a precision, or one that the device cannot compute in.
     """
-    wanted = setting()
+    forced = setting()
     if (device or default_device()) == "cuda":
-        return _on_gpu(wanted)
-    if wanted == "fp32":
-        return wanted
+        return _on_gpu(forced)
+    if forced == "fp32":
+        return forced
     rates = throughput()
-    if wanted is None:
+    if forced is None:
         return rates.faster
     if rates.bf16 is None:
         raise ConfigError(f"{SETTING}=bf16: torch cannot multiply bf16 on this CPU; unset it, or write fp32")
     if rates.speedup < 1:
         _warn_once(f"{SETTING}=bf16: fp32 is {1 / rates.speedup:.1f} times as fast on this CPU")
-    return wanted
+    return forced
 
 
 def torch_dtype(device: Device | None = None) -> torch.dtype:
@@ -109,12 +109,12 @@ def default_device() -> Device:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _on_gpu(wanted: Precision | None) -> Precision:
+def _on_gpu(forced: Precision | None) -> Precision:
     import torch
 
     if torch.cuda.is_bf16_supported(including_emulation=False):
-        return wanted or "bf16"
-    if wanted == "bf16":
+        return forced or "bf16"
+    if forced == "bf16":
         name = torch.cuda.get_device_name()
         raise ConfigError(f"{SETTING}=bf16: {name} does not compute in bf16; unset it, or write fp32")
     return "fp32"

@@ -33,12 +33,12 @@ def _branch(mapping: dict[str, Any], last: Any) -> list[dict[str, Any]]:
     if node is None:
         leaves = [one for one in mapping.values() if isinstance(one, dict) and not one.get("children")]
         node = leaves[-1] if leaves else None
-    found: list[dict[str, Any]] = []
-    while isinstance(node, dict) and len(found) <= len(mapping):
-        found.append(node)
+    branch: list[dict[str, Any]] = []
+    while isinstance(node, dict) and len(branch) <= len(mapping):
+        branch.append(node)
         parent = node.get("parent")
         node = mapping.get(parent) if isinstance(parent, str) else None
-    return found[::-1]
+    return branch[::-1]
 
 
 def _said(node: dict[str, Any]) -> dict[str, Any] | None:

@@ -96,7 +96,7 @@ class HttpSampler:
             raise self._unreadable(error) from error
 
     async def _is_likeliest(self, asked: Draw) -> bool:
-        """What the engine would say if it had to choose: `logprob_token_ids` displaces the likeliest tokens."""
+        """Greedy first token equals the watched one: `logprob_token_ids` displaces the likeliest tokens."""
         if not asked.rank_watched:
             return False
         choice = Sampling(temperature=0, max_tokens=1)
@@ -120,7 +120,7 @@ class HttpSampler:
             raise self._unreadable(error) from error
 
     def body(self, asked: Draw) -> dict[str, Any]:
-        """What vLLM is sent."""
+        """Body of a completion request to vLLM."""
         body: dict[str, Any] = {
             "prompt": list(asked.prompt_ids),
             "n": asked.n,
