@@ -144,6 +144,8 @@ async def measure_rates(
     sampler = HttpSampler(url)
     rows = []
     try:
+        for batch in batches:  # memory and kernels for every size
+            await _rate(sampler, renderer, batch, tokens=8, first=0)
         for batch in batches:
             compute_s = 2 * machine["parameters"] * batch / (machine["gflops"] * 1e9)
             read_s = machine["weight_bytes"] / (machine["bandwidth_gb_s"] * 1e9)

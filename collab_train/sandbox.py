@@ -17,6 +17,7 @@ import ast
 import contextlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -62,7 +63,9 @@ class Outcome(Record):
 
     @property
     def share(self) -> float:
-        return len(set(self.passed) & set(self.expected)) / len(self.expected)
+        return sum(min(self.passed.count(n), self.expected.count(n)) for n in {*self.expected}) / len(
+            self.expected
+        )
 
 
 def run_tests(code: str, tests: str, limits: Limits | None = None) -> Outcome:
@@ -93,13 +96,14 @@ def names_of(tests: str) -> tuple[str, ...]:
         body = ast.parse(tests).body
     except (SyntaxError, ValueError, RecursionError) as error:
         raise SandboxError(f"the tests are not Python ({error})") from error
-    methods = tuple(
+    methods = tuple(  # of two of one name the later one counts
         f"{node.name}.{part.name}"
         for node in body
         if isinstance(node, ast.ClassDef)
         for part in node.body
         if isinstance(part, ast.FunctionDef) and part.name.startswith("test")
     )
+    methods = tuple(dict.fromkeys(methods))
     return methods or tuple(
         f"line {node.lineno}"
         for node in body
@@ -217,16 +221,16 @@ def remove_tree(folder: str) -> None:
     with contextlib.suppress(OSError):
         root = os.open(folder, flags)
         try:
-            number = 0
+            number, own = 0, f".lifted-{secrets.token_hex(8)}"
             while names := os.listdir(root):  # noqa: PTH208 - by descriptor
                 for name in names:
-                    number += _lift(root, name, number, flags)
+                    number += _lift(root, name, number, flags, own)
         finally:
             os.close(root)
         Path(folder).rmdir()
 
 
-def _lift(root: int, name: str, number: int, flags: int) -> int:
+def _lift(root: int, name: str, number: int, flags: int, own: str) -> int:
     """Removes one entry of `root`, moving what is in it up into `root`. Returns how many names that took."""
     try:
         os.unlink(name, dir_fd=root)
@@ -237,7 +241,7 @@ def _lift(root: int, name: str, number: int, flags: int) -> int:
     try:
         children = os.listdir(inner)  # noqa: PTH208 - by descriptor
         for offset, child in enumerate(children):
-            os.rename(child, f".lifted-{number + offset}", src_dir_fd=inner, dst_dir_fd=root)
+            os.rename(child, f"{own}-{number + offset}", src_dir_fd=inner, dst_dir_fd=root)
     finally:
         os.close(inner)
     os.rmdir(name, dir_fd=root)

@@ -81,6 +81,8 @@ class CodeEnd(Link):  # type: ignore[misc]
             return [name for name in self.module.__dict__ if not name.startswith("__")]
         if operation == "global":
             return _described(self.module.__dict__[arguments[0]])
+        if operation == "handle":
+            return self.module.__dict__[arguments[0]]
         if operation == "call":
             return self._call(*arguments)
         if operation == "patch":

@@ -44,6 +44,9 @@ LOCKED = (
 )
 """Attributes of a mock, or beginnings of them, that only the test may set."""
 
+SETTERS = ("configure_mock", "reset_mock", "attach_mock", "mock_add_spec")
+"""Methods of a mock that set such attributes: only the test may have them."""
+
 
 class JudgeEnd(Link):  # type: ignore[misc]
     """The judge's end. What it holds can be reached only as far as a test handed it over, and without underscores."""
@@ -111,7 +114,7 @@ class JudgeEnd(Link):  # type: ignore[misc]
     def _check(self, operation: str, owner: Any, name: str) -> None:
         if not isinstance(name, str) or (name.startswith("_") and name not in ("__name__", "__doc__")):
             raise AttributeError(name)
-        if operation == "set" and _is_mock(owner) and name.startswith(LOCKED):
+        if _is_mock(owner) and (name in SETTERS or (operation == "set" and name.startswith(LOCKED))):
             raise AttributeError(f"{name} is the test's to set")
 
 
@@ -178,6 +181,9 @@ def _bind(end: JudgeEnd, tree: ast.Module, scope: dict[str, Any]) -> None:
             scope[name] = value
             continue
         module, attribute = value
+        if attribute and attribute.rpartition(".")[2] != name:  # an alias: what it makes must come from there
+            scope[name] = end.ask("handle", name)
+            continue
         with contextlib.suppress(ImportError, AttributeError):
             found = importlib.import_module(module)
             scope[name] = getattr(found, attribute) if attribute else found
@@ -221,6 +227,14 @@ def run_classes(names: list[str], scope: dict[str, Any], report: Callable[[str],
         def addSuccess(self, test: Any) -> None:
             self.passed = True
 
+    compare = unittest.TestCase.assertSetEqual
+
+    def sets(self: Any, first: Any, second: Any, msg: Any = None) -> None:
+        if Remote in (type(first), type(second)):  # it would ask the code's object what the difference is
+            self.fail(self._formatMessage(msg, "not a set"))
+        compare(self, first, second, msg)
+
+    unittest.TestCase.assertSetEqual = sets  # type: ignore[method-assign]
     for name in names:
         if not issubclass(scope[name], unittest.TestCase):
             continue

@@ -10,6 +10,7 @@ Runs on its own, without the package.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import operator
@@ -49,11 +50,14 @@ VALUES: dict[str, frozenset[str]] = {
     "numpy.core.numeric": frozenset({"_frombuffer"}),
     "numpy._core.numeric": frozenset({"_frombuffer"}),
     "pandas._libs.internals": frozenset({"_unpickle_block"}),
+    "pandas": frozenset({"Timestamp", "Timedelta", "Period", "Interval", "NA"}),  # as pandas 3 calls them
+    "pandas.api.typing": frozenset({"NaTType", "NAType"}),
+    "pandas.core.indexes.interval": frozenset({"_new_IntervalIndex"}),
+    "pandas._libs.tslibs.period": frozenset({"Period", "_unpickle_period"}),
     "pandas._libs.arrays": frozenset({"__pyx_unpickle_NDArrayBacked"}),
     "pandas._libs.tslibs.nattype": frozenset({"_nat_unpickle", "NaTType"}),
     "pandas._libs.tslibs.timestamps": frozenset({"_unpickle_timestamp", "Timestamp"}),
     "pandas._libs.tslibs.timedeltas": frozenset({"_timedelta_unpickle", "Timedelta"}),
-    "pandas._libs.tslibs.period": frozenset({"Period"}),
     "pandas._libs.interval": frozenset({"Interval"}),
     "pandas._libs.missing": frozenset({"NAType"}),
     "pandas.core.indexes.base": frozenset({"_new_Index"}),
@@ -220,12 +224,15 @@ def known_class(module: str, name: str) -> type | None:
     if module.partition(".")[0] in ("solution", "tests", "unittest", "__main__") or "sandbox_" in module:
         return None
     try:
-        found: Any = sys.modules.get(module) or importlib.import_module(module)
+        if module.partition(".")[0] in sys.stdlib_module_names:
+            importlib.import_module(module)
+        found: Any = sys.modules[module]
         for part in name.split("."):
-            found = getattr(found, part)
-    except Exception:  # a name that the other side made up
+            found = vars(found)[part]
+    except Exception:  # a name that the other side made up, or of what was never imported here
         return None
-    return found if isinstance(found, type) else None
+    is_own = isinstance(found, type) and (found.__module__, found.__qualname__) == (module, name)
+    return found if is_own else None
 
 
 def random_state() -> dict[str, bytes]:
@@ -340,7 +347,10 @@ class Link:
             try:
                 return kind(*args)
             except Exception:  # one that wants other arguments
-                pass
+                with contextlib.suppress(Exception):
+                    made: BaseException = kind.__new__(kind)
+                    made.args = tuple(args)
+                    return made
         return RuntimeError(f"{name}: {text}")
 
     # Messages.
@@ -443,7 +453,7 @@ class CarefulUnpickler(_Finding, PurePython):  # type: ignore[misc]
 
     def load_build(self) -> None:
         state, owner = self.stack[-1], self.stack[-2]
-        if not hasattr(type(owner), "__setstate__"):
+        if not hasattr(type(owner), "__setstate__") and not _holds_data(owner, state):
             raise LinkError(f"{type(owner).__name__} has no state of its own")
         if hasattr(owner, "_metadata") and isinstance(state, dict):  # a table or a column
             state = {key: value for key, value in state.items() if key in TABLE_STATE}
@@ -453,14 +463,66 @@ class CarefulUnpickler(_Finding, PurePython):  # type: ignore[misc]
         if any(callable(value) for value in values):
             raise LinkError(f"the state of {type(owner).__name__} holds what can be called")
         super().load_build()
+        numpy: Any = sys.modules.get("numpy")
+        if numpy is not None and isinstance(owner, numpy.dtype) and not _is_sound(owner):
+            raise LinkError("a dtype that is none")
 
     def load_reduce(self) -> None:
         if type(self.stack[-2]) is Remote:
             raise LinkError("a message calls its sender")
+        _check_made(self.stack[-2])
         super().load_reduce()
+
+    def load_newobj(self) -> None:
+        _check_made(self.stack[-2])
+        super().load_newobj()
+
+    def load_newobj_ex(self) -> None:
+        _check_made(self.stack[-3])
+        super().load_newobj_ex()
+
+    def _instantiate(self, klass: Any, args: Any) -> None:
+        raise LinkError("an opcode of old protocols")
 
     dispatch[pickle.BUILD[0]] = load_build
     dispatch[pickle.REDUCE[0]] = load_reduce
+    dispatch[pickle.NEWOBJ[0]] = load_newobj
+    dispatch[pickle.NEWOBJ_EX[0]] = load_newobj_ex
+
+
+def _holds_data(owner: Any, state: Any) -> bool:
+    """Whether `owner` is an array of pandas with a mask, and `state` its parts."""
+    pandas: Any = sys.modules.get("pandas")
+    is_array = pandas is not None and isinstance(owner, pandas.api.extensions.ExtensionArray)
+    return is_array and isinstance(state, dict) and state.keys() <= {"_data", "_mask", "_dtype", "_cache"}
+
+
+def _check_made(function: Any) -> None:
+    """numpy's own messages make arrays with `_reconstruct` or `_frombuffer`; `ndarray` itself would take any bytes for
+    addresses of objects."""
+    numpy: Any = sys.modules.get("numpy")
+    if numpy is not None and isinstance(function, type) and issubclass(function, numpy.ndarray):
+        raise LinkError("a message makes an array of bytes")
+
+
+def _is_sound(dtype: Any) -> bool:
+    """Whether flags and offsets of an unpickled dtype are what numpy itself would give it."""
+    import numpy
+
+    if dtype.subdtype is not None:
+        return _is_sound(dtype.subdtype[0]) and dtype.hasobject == dtype.subdtype[0].hasobject
+    if dtype.names is None:
+        return dtype.hasobject == (dtype.kind == "O")
+    fields = [dtype.fields[name] for name in dtype.names]
+    made = numpy.dtype(
+        {
+            "names": list(dtype.names),
+            "formats": [field[0] for field in fields],
+            "offsets": [field[1] for field in fields],
+            "itemsize": dtype.itemsize,
+        }
+    )
+    return all(_is_sound(field[0]) for field in fields) and dtype.hasobject == made.hasobject
 
 
 TABLE_STATE = ("_mgr", "_typ", "_flags", "attrs", "_name", "name")

@@ -6,6 +6,7 @@ from typing import Any
 
 MAX_LIST, MAX_OBJECT, MAX_NESTED = 512, 128, 50_000
 """Elements of any list, names of any object, and lists and objects in all: a full batch of long chats has 33,000."""
+MAX_DEPTH = 64
 
 
 class TooManyError(ValueError):
@@ -28,6 +29,8 @@ def check_size(value: Any) -> None:
         if len(value) > most:
             where = ".".join(map(str, path))[:80] or "the body"
             raise TooManyError(f"{where}: {kind} of {len(value)}; at most {most} are taken")
+        if len(path) >= MAX_DEPTH:
+            raise TooManyError(f"the body: nested more than {MAX_DEPTH} deep")
         inner = value.items() if isinstance(value, dict) else enumerate(value)
         nested = [((*path, key), each) for key, each in inner if isinstance(each, (list, dict))]
         waiting += nested

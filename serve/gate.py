@@ -103,9 +103,9 @@ class _Bill:
 
 
 def _name(host: bytes) -> str:
-    """Without the port."""
+    """Without the port and the root's dot."""
     text = host.decode("latin-1").lower().strip()
-    return text[1 : text.find("]")] if text.startswith("[") else text.partition(":")[0]
+    return text[1 : text.find("]")] if text.startswith("[") else text.partition(":")[0].rstrip(".")
 
 
 def _foreign() -> JSONResponse:

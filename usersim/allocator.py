@@ -1,4 +1,4 @@
-"""Memory of a training process on CPUs."""
+"""Memory of training processes and engines on CPUs."""
 
 from __future__ import annotations
 

@@ -24,9 +24,18 @@ class _Background:
     def loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="usersim", daemon=True).start()
+                loop = asyncio.new_event_loop()
+                threading.Thread(target=_run_for_ever, args=(loop,), name="usersim", daemon=True).start()
+                self._loop = loop  # not before its thread runs
             return self._loop
+
+
+def _run_for_ever(loop: asyncio.AbstractEventLoop) -> None:
+    while True:
+        try:
+            return loop.run_forever()
+        except (SystemExit, KeyboardInterrupt):  # the caller gets it from the future; the loop goes on
+            pass
 
 
 _background = _Background()

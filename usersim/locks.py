@@ -35,7 +35,10 @@ def locked(target: str | Path, *, wait: bool = False) -> Iterator[None]:
 
     Raises BackendError where another process holds it, unless `wait`.
     """
-    path = Path(target).with_name(f".{Path(target).name}.lock")
+    target = Path(target).absolute()
+    if not target.name:
+        raise BackendError(f"{target} cannot be written to as a whole; name a folder or file in it")
+    path = target.with_name(f".{target.name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = _acquire(path, wait=wait)
     if handle is None:

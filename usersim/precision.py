@@ -22,6 +22,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
+from pydantic import PositiveFloat
+
 from usersim.errors import ConfigError
 from usersim.records import write_json
 from usersim.types import Record
@@ -48,8 +50,8 @@ log = logging.getLogger(__name__)
 class Throughput(Record):
     """GFLOP/s of one core in a linear layer, at the batch sizes of `ROWS`. `bf16` is None where torch refuses it."""
 
-    fp32: tuple[float, ...]
-    bf16: tuple[float, ...] | None
+    fp32: tuple[PositiveFloat, PositiveFloat]
+    bf16: tuple[PositiveFloat, PositiveFloat] | None
 
     @property
     def speedup(self) -> float:
@@ -192,10 +194,11 @@ def measure() -> Throughput:
     torch.set_num_threads(1)
     with torch.inference_mode():
         try:
-            bf16 = tuple(_rate(rows, torch.bfloat16) for rows in ROWS)
+            bf16 = _rate(ROWS[0], torch.bfloat16), _rate(ROWS[1], torch.bfloat16)
         except RuntimeError:
             bf16 = None
-        return Throughput(fp32=tuple(_rate(rows, torch.float32) for rows in ROWS), bf16=bf16)
+        fp32 = _rate(ROWS[0], torch.float32), _rate(ROWS[1], torch.float32)
+        return Throughput(fp32=fp32, bf16=bf16)
 
 
 def _rate(rows: int, dtype: torch.dtype) -> float:

@@ -354,6 +354,70 @@ def test_the_verdict_cannot_be_forged(code: str) -> None:
     )
 
 
+CASE = "import unittest\nclass TestCases(unittest.TestCase):\n    def test_one(self):\n        "
+
+
+@pytest.mark.parametrize("code", FORGERIES.values(), ids=FORGERIES)
+def test_nor_that_of_test_cases(code: str) -> None:
+    assert run(code, CASE + "self.assertEqual(f(2), 4)\n").share == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "tests"),
+    [
+        (
+            "class Set:\n"
+            "    def difference(self, other): self.other = other; return set()\n"
+            "    def __iter__(self): return iter(self.other)\n"
+            "def f(x): return Set()\n",
+            CASE + "self.assertSetEqual(f(2), {1, 5, 7})\n",
+        ),
+        (
+            "def f(m): m.configure_mock(assert_called_once_with=lambda *a, **k: None)\n",
+            "from unittest.mock import Mock\n"
+            + CASE
+            + "m = Mock(); f(m)\n        m.assert_called_once_with(42)\n",
+        ),
+    ],
+    ids=["a set that repeats what it is compared with", "a mock told to agree"],
+)
+def test_what_the_code_is_handed_does_not_give_the_answer_away(code: str, tests: str) -> None:
+    assert run(code, tests).share == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "tests"),
+    [
+        ("import json\ndef f(x): return json.loads(x)\n", CASE + "self.assertRaises(ValueError, f, 'no')\n"),
+        ("def f(x): return 2 * x\n", "assert f(1) == 2; assert f(2) == 4\n"),
+        (
+            "def f(x): return 2 * x\n",
+            CASE + "raise ValueError\n    def test_one(self): self.assertEqual(f(2), 4)\n",
+        ),
+        (
+            "import pandas as pd\ndef f(x): return pd.Timestamp(x), pd.NaT, pd.Timedelta('1D')\n",
+            "import pandas as pd\nassert f('2020')[0] == pd.Timestamp('2020') and f('2020')[2] == pd.Timedelta('1D')\n",
+        ),
+        ("from math import gcd as f\n", "assert f(4, 6) == 2\n"),
+    ],
+    ids=[
+        "exception of the library",
+        "two on a line",
+        "the later of two",
+        "times of pandas",
+        "under another name",
+    ],
+)
+def test_right_answers_of_many_kinds_pass(code: str, tests: str) -> None:
+    assert run(code, tests).share == 1
+
+
+def test_a_folder_named_as_the_cleaner_names_its_own_is_removed() -> None:
+    before = set(Path(tempfile.gettempdir()).glob("usersim-sandbox-*"))
+    run("import os\nos.makedirs('a/b'); os.makedirs('.lifted-0/c')\ndef f(x): return 2 * x\n")
+    assert set(Path(tempfile.gettempdir()).glob("usersim-sandbox-*")) <= before
+
+
 def test_only_what_a_test_hands_over_can_be_asked_of_the_judge() -> None:
     code = (
         "def f(g):\n"

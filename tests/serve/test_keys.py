@@ -133,6 +133,7 @@ def test_open_access_is_for_everybody_under_every_name(front, http, words) -> No
     ("host", "status"),
     [
         ("localhost", 200),
+        ("localhost.", 200),
         ("LOCALHOST:8000", 200),
         ("127.0.0.1:1", 200),
         ("[::1]:8000", 200),

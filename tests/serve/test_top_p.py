@@ -81,3 +81,21 @@ def test_the_plugin_is_found_by_vllm_and_only_ours_use_it(switch: str) -> None:
     where = said.stdout.rsplit("modules ", 1)[-1].split()
     assert all((name == "serve.cpu_engine") == (switch == "1") for name in where), said.stderr
     assert len(where) == 2
+
+
+def test_a_lost_notification_costs_milliseconds() -> None:
+    """vLLM waits five seconds for a message whose notification was lost; nothing is written here at all."""
+    code = (
+        "import time, zmq; from vllm.plugins import load_general_plugins; load_general_plugins();"
+        "from vllm.distributed.device_communicators import shm_broadcast as b;"
+        "from vllm.utils.network_utils import get_open_zmq_ipc_path as path;"
+        "reader = b.SpinCondition(is_reader=True, context=zmq.Context(), notify_address=path());"
+        "began = time.monotonic(); reader.wait(5000); print('waited', time.monotonic() - began)"
+    )
+    env = os.environ | {CPU_ENGINE: "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300
+    )
+    waited = result.stdout.rsplit("waited ", 1)[-1]
+    assert waited, result.stderr
+    assert float(waited) < 2.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -278,3 +279,10 @@ def test_completion_and_help_say_what_there_is() -> None:
         said = inspect.getdoc(function) or ""
         missing = [parameter for parameter in inspect.signature(function).parameters if parameter not in said]
         assert missing == [], name
+
+
+def test_a_plain_function_that_exits_leaves_the_loop_running() -> None:
+    reply = as_assistant(lambda turns: sys.exit(3))
+    with pytest.raises(SystemExit):
+        background.run(reply([]))
+    assert background.run(asyncio.sleep(0, "still here")) == "still here"

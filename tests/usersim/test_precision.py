@@ -107,6 +107,15 @@ def test_this_cpu_is_timed_once_and_the_result_is_kept(
     precision._remembered.cache_clear()
 
 
+@pytest.mark.parametrize("content", ["", "[]", '{"fp32": [], "bf16": []}', '{"fp32": [0, 0], "bf16": [1, 1]}'])
+def test_a_damaged_result_is_measured_again(monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    precision._remembered.cache_clear()
+    precision._cache_file().write_text(content, encoding="utf-8")
+    monkeypatch.setattr(precision, "_in_a_process", lambda: EMULATED)
+    assert precision.throughput() == EMULATED
+    precision._remembered.cache_clear()
+
+
 def test_a_cpu_that_torch_cannot_run_on_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(*args: object, **kwargs: object) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess([], -4, "", "")
