@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,6 +44,12 @@ STAGES = (
     (re.compile(r"Warming up model for the compilation"), "compiling (kept for the next start)"),
     (re.compile(r"Warming up done"), "compiled"),
 )
+FAILED = re.compile(r"EngineCore failed to start|Worker failed with error")
+"""The core's last words at a failed start; the server and the worker can outlive it for minutes."""
+DAMAGED = re.compile(
+    r"(\S*/torch_compile_cache/(?:torch_aot_compile/)?[^/\s]+)/\S*\.so: (?:file too short|invalid ELF)"
+)
+"""A compiled kernel that a kill left half-written; vLLM would fail on it at every start."""
 
 
 class Engine:
@@ -65,7 +72,7 @@ class Engine:
         self._progress = progress
         self._process: subprocess.Popen[str] | None = None
         self._lines: deque[str] = deque(maxlen=200)
-        self._stopping = threading.Event()
+        self._stopping, self._has_failed, self._has_cleaned = (threading.Event() for _ in range(3))
         self._watcher: threading.Thread | None = None
         self._listener: threading.Thread | None = None
 
@@ -98,7 +105,13 @@ class Engine:
             waited = time.monotonic() - began
             if self._stopping.is_set():
                 raise BackendError(f"engine {self.command.name}: stopped while starting")
-            if not self.alive or waited > self.startup_timeout_s:
+            if self._has_failed.is_set() and self._has_cleaned.is_set():
+                self._progress(
+                    f"engine {self.command.name}: removed compiled kernels that a kill had left damaged"
+                )
+                self._end_group(ask=False)
+                self._spawn()
+            elif not self.alive or self._has_failed.is_set() or waited > self.startup_timeout_s:
                 raise self._failure(waited)
             time.sleep(0.1)
         return time.monotonic() - began
@@ -131,6 +144,8 @@ class Engine:
         self.stop()
 
     def _spawn(self) -> None:
+        self._has_failed.clear()
+        self._has_cleaned.clear()
         # A session of its own: Ctrl-C in the terminal reaches the front, which then stops in its own order.
         self._process = subprocess.Popen(
             [sys.executable, "-IS", str(KEEPER), *self.command.argv],
@@ -152,6 +167,12 @@ class Engine:
         with output:
             for line in output:
                 self._lines.append(line.rstrip())
+                if FAILED.search(line):
+                    self._has_failed.set()
+                if damaged := DAMAGED.search(line):
+                    shutil.rmtree(damaged[1], ignore_errors=True)
+                    if not Path(damaged[1]).exists():
+                        self._has_cleaned.set()
                 log.debug("%s: %s", self.command.name, line.rstrip())
                 stage = next((words for pattern, words in STAGES if pattern.search(line)), None)
                 if stage and stage not in told:

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 ADDRESS = sys.argv[1]
 SAID = list(b"hello")  # as ids they are some text or other
@@ -189,6 +190,21 @@ def main() -> None:
     if state["fault"] == "no-start":
         print("loading the weights of something", flush=True)
         sys.exit("ValueError: there is not enough memory for this model")
+    if str(state["fault"]).startswith(
+        "damaged:"
+    ):  # damaged:FOLDER, as vLLM where a kill left half a kernel there
+        kernel = f"{str(state['fault']).partition(':')[2]}/inductor_cache/p2/k.main.so"
+        if Path(kernel).exists():
+            print(
+                f"ERROR torch._inductor.exc.InductorError: ImportError: {kernel}: file too short", flush=True
+            )
+            print(
+                f"RuntimeError: Worker failed with error 'ImportError: {kernel}: file too short'", flush=True
+            )
+            time.sleep(600)
+    if state["fault"] == "failed-core":
+        print("ERROR EngineCore failed to start.", flush=True)
+        time.sleep(600)
     if state["fault"] == "never-ready":
         time.sleep(600)
     # Like vLLM's core: a child that does not notice by itself that its parent is gone.

@@ -71,6 +71,29 @@ def test_an_engine_that_does_not_start_shows_its_last_lines() -> None:
     assert "not enough memory for this model" in str(raised.value)
 
 
+def test_an_engine_whose_core_failed_is_given_up_at_once() -> None:
+    """vLLM's server and worker wait for each other for minutes then."""
+    began = time.monotonic()
+    with Engine(fake("failed-core")) as engine, pytest.raises(BackendError, match="failed to start"):
+        engine.start()
+    assert time.monotonic() - began < 300  # of a start-up time of 600 s
+
+
+def test_compiled_kernels_that_a_kill_left_damaged_are_removed(tmp_path: Path) -> None:
+    damaged = tmp_path / "torch_compile_cache" / "torch_aot_compile" / "c4247a"
+    kernel = damaged / "inductor_cache" / "p2" / "k.main.so"
+    kernel.parent.mkdir(parents=True)
+    kernel.write_bytes(b"")
+    other = damaged.with_name("another")
+    other.mkdir()
+    lines: list[str] = []
+    with Engine(fake(f"damaged:{damaged}"), progress=lines.append) as engine:
+        engine.start()
+    assert not damaged.exists()
+    assert other.exists()
+    assert any("removed compiled kernels" in line for line in lines)
+
+
 def test_an_engine_that_never_answers_is_given_up_and_ended() -> None:
     with Engine(fake("never-ready"), startup_timeout_s=0.5) as engine:
         with pytest.raises(BackendError, match="no answer after"):

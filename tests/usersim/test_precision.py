@@ -107,7 +107,9 @@ def test_this_cpu_is_timed_once_and_the_result_is_kept(
     precision._remembered.cache_clear()
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"fp32": [], "bf16": []}', '{"fp32": [0, 0], "bf16": [1, 1]}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"fp32": [], "bf16": []}', '{"fp32": [0, 0], "bf16": [1, 1]}']
+)
 def test_a_damaged_result_is_measured_again(monkeypatch: pytest.MonkeyPatch, content: str) -> None:
     precision._remembered.cache_clear()
     precision._cache_file().write_text(content, encoding="utf-8")

@@ -1,0 +1,89 @@
+"""Seconds that `usersim serve` with its default settings takes for eight turns of one prompt.
+
+    python benchmarks/turns.py --json-out turns.json     # about two minutes on two cores, most of it the engine's start
+
+A new prompt for every request, so that nothing is cached. The server is started and stopped here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+# `serve` beside this file is a benchmark: look for the package in the checkout.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import httpx2
+
+from usersim.cli import emit_json, run_main
+from usersim.errors import BackendError
+from usersim.precision import RESTRICTIONS, precision
+
+TURNS = 8
+HISTORY = [
+    {"role": "user", "content": "weekend trip ideas"},
+    {"role": "assistant", "content": "Where are you based?"},
+]
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--requests", type=int, default=10, help="timed requests, one at a time (default: 10)"
+    )
+    parser.add_argument("--quick", action="store_true", help="4 requests")
+    parser.add_argument("--json-out", metavar="FILE")
+    args = parser.parse_args(argv)
+    command = [sys.executable, "-m", "serve", "--port", "0", "log_requests=false"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            url = _address(server)
+            with httpx2.Client(base_url=url, timeout=300, trust_env=False) as client:
+                rows = [_ask(client, number) for number in range(1 + (4 if args.quick else args.requests))][
+                    1:
+                ]
+        finally:
+            server.terminate()
+            server.communicate()
+    seconds = [took for took, _ in rows]
+    figures = {
+        "turns": TURNS,
+        "median_s": round(statistics.median(seconds), 3),
+        "range_s": [round(min(seconds), 3), round(max(seconds), 3)],
+        "tokens_of_all_turns_median": statistics.median(tokens for _, tokens in rows),
+        "n": len(rows),
+        "precision": precision("cpu"),
+        "restrictions": {name: os.environ[name] for name in RESTRICTIONS if name in os.environ},
+    }
+    emit_json(figures, stdout=not args.json_out, path=args.json_out)
+    return 0
+
+
+def _address(server: subprocess.Popen[str]) -> str:
+    assert server.stderr is not None
+    lines = []
+    for line in server.stderr:
+        lines.append(line)
+        if address := re.search(r"serving at (http://\S+)", line):
+            return address[1]
+    raise BackendError(f"the server did not start:\n{''.join(lines[-5:])}")
+
+
+def _ask(client: httpx2.Client, number: int) -> tuple[float, int]:
+    goal = f"plan a cheap weekend trip for {number + 2} people"
+    body = {"goal": goal, "persona": "terse, lower case", "messages": HISTORY, "n": TURNS, "seed": number}
+    began = time.perf_counter()
+    answer = client.post("/v1/user/turns", json=body).raise_for_status().json()
+    return time.perf_counter() - began, int(answer["usage"]["completion_tokens"])
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
