@@ -234,7 +234,7 @@ def run_classes(names: list[str], scope: dict[str, Any], report: Callable[[str],
             self.fail(self._formatMessage(msg, "not a set"))
         compare(self, first, second, msg)
 
-    unittest.TestCase.assertSetEqual = sets  # type: ignore[method-assign]
+    unittest.TestCase.assertSetEqual = sets  # type: ignore[method-assign,assignment]
     for name in names:
         if not issubclass(scope[name], unittest.TestCase):
             continue

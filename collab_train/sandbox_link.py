@@ -512,7 +512,7 @@ def _is_sound(dtype: Any) -> bool:
     if dtype.subdtype is not None:
         return _is_sound(dtype.subdtype[0]) and dtype.hasobject == dtype.subdtype[0].hasobject
     if dtype.names is None:
-        return dtype.hasobject == (dtype.kind == "O")
+        return bool(dtype.hasobject == (dtype.kind == "O"))
     fields = [dtype.fields[name] for name in dtype.names]
     made = numpy.dtype(
         {
@@ -522,7 +522,7 @@ def _is_sound(dtype: Any) -> bool:
             "itemsize": dtype.itemsize,
         }
     )
-    return all(_is_sound(field[0]) for field in fields) and dtype.hasobject == made.hasobject
+    return all(_is_sound(field[0]) for field in fields) and bool(dtype.hasobject == made.hasobject)
 
 
 TABLE_STATE = ("_mgr", "_typ", "_flags", "attrs", "_name", "name")
