@@ -167,12 +167,12 @@ class Engine:
         with output:
             for line in output:
                 self._lines.append(line.rstrip())
-                if FAILED.search(line):
-                    self._has_failed.set()
                 if damaged := DAMAGED.search(line):
                     shutil.rmtree(damaged[1], ignore_errors=True)
                     if not Path(damaged[1]).exists():
                         self._has_cleaned.set()
+                if FAILED.search(line):  # last: one line may be both, and `start` looks at once
+                    self._has_failed.set()
                 log.debug("%s: %s", self.command.name, line.rstrip())
                 stage = next((words for pattern, words in STAGES if pattern.search(line)), None)
                 if stage and stage not in told:
