@@ -1,0 +1,135 @@
+"""Prefixes of real conversations: a history, and what the person did next."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from eval.estimates import rng_for
+from eval.language import language_of
+from eval.matching import person_of
+from usersim.types import Conversation, Goal, Record, Turn
+
+
+class Prefix(Record):
+    """A history that ends before a user turn, with the person's decision there."""
+
+    id: str
+    """`CONVERSATION@POSITION`."""
+    conversation: str
+    cluster: str
+    """The person where the corpus names one, else the conversation: the unit of resampling."""
+    source: str
+    position: int
+    """Number of the user turn that comes next, from 1."""
+    history: tuple[Turn, ...]
+    """Turns before it, alternating, from the opening on; empty at position 1."""
+    goal: Goal | None
+    text: str | None
+    """The person's next turn; None where the person left."""
+
+    @property
+    def has_left(self) -> bool:
+        return self.text is None
+
+    @property
+    def answer(self) -> str | None:
+        """The assistant's last message; None at position 1."""
+        return self.history[-1].text if self.history else None
+
+
+def prefixes_of(conversation: Conversation) -> list[Prefix]:
+    """Every prefix of a conversation before a user turn, and the closing one where the person is known to have left.
+
+    The conversation begins with the user; see `usable` for what is left out before.
+    """
+    found = []
+    for index, turn in enumerate(conversation.turns):
+        if turn.role == "user":
+            found.append(_prefix(conversation, index, turn.text))
+    if conversation.ended_by == "user" and conversation.turns and conversation.turns[-1].role == "assistant":
+        found.append(_prefix(conversation, len(conversation.turns), None))
+    return found
+
+
+def usable(
+    conversations: Sequence[Conversation], language: str | None = "en"
+) -> tuple[list[Conversation], Counter[str]]:
+    """Conversations that have prefixes to measure.
+
+    Args:
+        conversations: Human conversations.
+        language: ISO 639-1 code that the user turns are in; None keeps all.
+
+    Returns:
+        The usable conversations in their order, and how many were left out by reason.
+    """
+    kept, excluded = [], Counter[str]()
+    for conversation in conversations:
+        reason = _unusable(conversation, language)
+        if reason is None:
+            kept.append(conversation)
+        else:
+            excluded[reason] += 1
+    return kept, excluded
+
+
+def language_model_prefixes(prefixes: Sequence[Prefix], seed: int, per_conversation: int = 3) -> list[Prefix]:
+    """At most `per_conversation` prefixes with a next turn from each conversation, for the numbers that cost forward
+    passes: positions 1 and 2, and one later position drawn with `seed`."""
+    by_conversation: dict[str, list[Prefix]] = {}
+    for prefix in prefixes:
+        if not prefix.has_left:
+            by_conversation.setdefault(prefix.conversation, []).append(prefix)
+    chosen = []
+    for name, own in by_conversation.items():
+        early = [prefix for prefix in own if prefix.position <= 2][:per_conversation]
+        later = [prefix for prefix in own if prefix.position > 2]
+        room = per_conversation - len(early)
+        if later and room > 0:
+            order = rng_for(seed, f"later prefix {name}").permutation(len(later))[:room]
+            early += [later[i] for i in sorted(order)]
+        chosen += early
+    return chosen
+
+
+def stratified(conversations: Sequence[Conversation], n: int, seed: int) -> list[Conversation]:
+    """`n` conversations in random order, the sources in equal parts as far as they reach."""
+    rng = rng_for(seed, "strata")
+    by_source: dict[str, list[Conversation]] = {}
+    for index in rng.permutation(len(conversations)):
+        by_source.setdefault(conversations[index].source, []).append(conversations[index])
+    chosen: list[Conversation] = []
+    while len(chosen) < n and any(by_source.values()):
+        for source in sorted(by_source):
+            if by_source[source] and len(chosen) < n:
+                chosen.append(by_source[source].pop())
+    return chosen
+
+
+def _prefix(conversation: Conversation, index: int, text: str | None) -> Prefix:
+    position = 1 + sum(turn.role == "user" for turn in conversation.turns[:index])
+    return Prefix(
+        id=f"{conversation.id}@{position}",
+        conversation=conversation.id,
+        cluster=person_of(conversation),
+        source=conversation.source,
+        position=position,
+        history=conversation.turns[:index],
+        goal=conversation.profile.goal,
+        text=text,
+    )
+
+
+def _unusable(conversation: Conversation, language: str | None) -> str | None:
+    turns = conversation.turns
+    if not turns or turns[0].role != "user":
+        return "does not begin with the user"
+    if not any(turn.role == "assistant" for turn in turns):
+        return "no assistant turn"
+    if any(not turn.text.strip() for turn in turns):
+        return "an empty turn"
+    texts = [turn.text for turn in turns if turn.role == "user"]
+    if language is not None and language_of(texts) not in (language, None):
+        return f"not in {language}"
+    return None

@@ -1,0 +1,78 @@
+"""Next turns of a simulator, by prefix: drawn here, or read from a file of precomputed turns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from eval.next_turn.prefixes import Prefix
+from usersim.errors import DataError
+from usersim.records import read_records, write_records
+from usersim.types import Record
+
+
+class NextTurn(Record):
+    """What a simulator did at a prefix. One line of a file of precomputed turns."""
+
+    prefix: str
+    """Id of the prefix."""
+    text: str | None = None
+    """Its next turn. A simulator with an `end_probability` may say what it would write although it left."""
+    ends: bool = False
+    """It left here."""
+    end_probability: float | None = Field(default=None, ge=0, le=1)
+    """P(leaves here), before anything is drawn; None where the simulator does not tell."""
+
+    @model_validator(mode="after")
+    def _says_or_leaves(self) -> Self:
+        if not self.ends and not (self.text or "").strip():
+            raise ValueError("a turn without text has to end the conversation")
+        return self
+
+
+@dataclass(frozen=True)
+class SimulatedTurns:
+    """One simulator's next turns. Prefixes at which it failed are counted and have none."""
+
+    name: str
+    turns: Mapping[str, NextTurn]
+    """By prefix id."""
+    failed: Mapping[str, int] = field(default_factory=dict)
+    """Prefixes without a turn, by error."""
+    note: str = ""
+    """How it was drawn: model, prompt, temperature, guards."""
+
+    def text(self, prefix: Prefix) -> str | None:
+        """Its words at a prefix; None where it said nothing."""
+        turn = self.turns.get(prefix.id)
+        return None if turn is None or not (turn.text or "").strip() else turn.text
+
+
+def people_as_simulator(prefixes: Sequence[Prefix], name: str = "people") -> SimulatedTurns:
+    """The persons themselves in the form of a simulator."""
+    return SimulatedTurns(name, {p.id: NextTurn(prefix=p.id, text=p.text, ends=p.has_left) for p in prefixes})
+
+
+def read_turns(path: str | Path, name: str) -> SimulatedTurns:
+    """Precomputed turns from JSON Lines of `NextTurn`. Raises DataError for a prefix that occurs twice."""
+    turns: dict[str, NextTurn] = {}
+    for number, turn in enumerate(read_records(path, NextTurn), start=1):
+        if turn.prefix in turns:
+            raise DataError(f"{path}:{number}: prefix {turn.prefix!r} occurs a second time")
+        turns[turn.prefix] = turn
+    if not turns:
+        raise DataError(f"{path}: no turns in it; one line a prefix: {{prefix, text, ends, end_probability}}")
+    return SimulatedTurns(name, turns, note=f"precomputed turns of {Path(path).name}")
+
+
+def write_turns(path: str | Path, turns: Iterable[NextTurn]) -> int:
+    return write_records(path, turns)
+
+
+def shared_prefixes(prefixes: Sequence[Prefix], simulators: Sequence[SimulatedTurns]) -> list[Prefix]:
+    """Prefixes at which the person and every simulator wrote something: all are measured at the same ones."""
+    return [p for p in prefixes if p.text is not None and all(s.text(p) is not None for s in simulators)]

@@ -1,0 +1,236 @@
+"""Values of a metric at prefixes; their means with intervals; tests between a simulator and people.
+
+Every metric is a ratio of sums over prefixes. Conversations of one person are one cluster. Intervals are
+cluster-robust (Taylor linearisation, Student's t with clusters - 1 degrees of freedom); those of shares are Wilson's at
+the effective sample size. Tests permute whole clusters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student_t  # type: ignore[import-untyped]
+
+from eval.estimates import Estimate, Floats
+from eval.next_turn.prefixes import Prefix
+from usersim.types import Record
+
+Group = Literal[
+    "indistinguishability", "coherence", "fluency", "facts", "acts", "leaving", "copying", "likelihood"
+]
+Positions = Literal["all", "1", "2", "2+", "3+"]
+PERMUTATIONS = 10_000
+CHUNK = 1_000
+"""Permutations whose sums are in memory at once."""
+
+
+class MetricSpec(Record):
+    """Description of a metric, apart from any data."""
+
+    key: str
+    """`group.name[.scorer][.positions]`."""
+    group: Group
+    label: str
+    unit: str
+    is_share: bool = False
+    """A share of prefixes: between 0 and 1."""
+    positions: Positions = "all"
+    """User turns at which it is defined."""
+    scorer: str | None = None
+    """Which of two unrelated scorers it is from; a claim needs both."""
+
+
+@dataclass(frozen=True)
+class Values:
+    """A metric at P prefixes: the metric is Σ numerator / Σ denominator; the denominator is 0 where it is undefined."""
+
+    numerator_P: Floats
+    denominator_P: Floats
+
+    @classmethod
+    def of(cls, values: Sequence[float | None]) -> Values:
+        """One value a prefix; None where it is undefined."""
+        known = np.array([value is not None for value in values], dtype=np.float64)
+        return cls(np.array([value or 0.0 for value in values], dtype=np.float64), known)
+
+    def at(self, mask_P: NDArray[np.bool_]) -> Values:
+        """Undefined outside the mask."""
+        return Values(np.where(mask_P, self.numerator_P, 0.0), np.where(mask_P, self.denominator_P, 0.0))
+
+
+class Metric(Protocol):
+    """One or more numbers over the texts written at prefixes."""
+
+    @property
+    def specs(self) -> Sequence[MetricSpec]: ...
+
+    def values(self, prefixes: Sequence[Prefix], texts: Sequence[str]) -> dict[str, Values]:
+        """By key; `texts[i]` is what somebody wrote at `prefixes[i]`, people and simulators alike."""
+        ...
+
+
+def at_positions(prefixes: Sequence[Prefix], positions: Positions) -> NDArray[np.bool_]:
+    """Mask of the prefixes that stand at these user turns."""
+    number_P = np.array([prefix.position for prefix in prefixes], dtype=np.int64)
+    if positions == "all":
+        return np.ones(len(prefixes), dtype=bool)
+    if positions.endswith("+"):
+        mask: NDArray[np.bool_] = number_P >= int(positions[:-1])
+        return mask
+    return np.asarray(number_P == int(positions))
+
+
+@dataclass(frozen=True)
+class ClusterSums:
+    """Numerator and denominator of a metric summed over the prefixes of every cluster."""
+
+    numerator_C: Floats
+    denominator_C: Floats
+
+    @classmethod
+    def of(cls, values: Values, clusters: Sequence[str]) -> ClusterSums:
+        _, owner = np.unique(np.asarray(clusters), return_inverse=True)
+        count = int(owner.max()) + 1 if len(owner) else 0
+        return cls(
+            np.bincount(owner, values.numerator_P, count), np.bincount(owner, values.denominator_P, count)
+        )
+
+    @property
+    def ratio(self) -> float:
+        return float(self.numerator_C.sum() / self.denominator_C.sum())
+
+    @property
+    def residuals_C(self) -> Floats:
+        """Influence of each cluster on the ratio; they sum to 0."""
+        found: Floats = (self.numerator_C - self.ratio * self.denominator_C) / self.denominator_C.sum()
+        return found
+
+    @property
+    def known(self) -> int:
+        """Clusters in which the metric is defined."""
+        return int((self.denominator_C > 0).sum())
+
+
+def standard_error(residuals_C: Floats, known: int) -> float:
+    """Of a linearised statistic over `known` independent clusters."""
+    return math.sqrt(known / max(known - 1, 1) * float((residuals_C**2).sum()))
+
+
+def estimate(sums: ClusterSums, *, is_share: bool = False) -> Estimate:
+    """The ratio with its 95 % interval; n is clusters in which it is defined.
+
+    Raises:
+        ValueError: The metric is defined nowhere.
+    """
+    known = sums.known
+    if not known:
+        raise ValueError("a ratio over nothing")
+    value, error = sums.ratio, standard_error(sums.residuals_C, known)
+    if is_share:
+        low, high = _wilson_effective(value, error, known)
+    else:
+        half = _quantile(known) * error
+        low, high = value - half, value + half
+    return Estimate(value=value, low=low, high=high, n=known)
+
+
+def difference(first: ClusterSums, second: ClusterSums) -> Estimate:
+    """first - second over the same clusters (paired), with its 95 % interval."""
+    known = min(first.known, second.known)
+    value = first.ratio - second.ratio
+    half = _quantile(known) * standard_error(first.residuals_C - second.residuals_C, known)
+    return Estimate(value=value, low=value - half, high=value + half, n=known)
+
+
+def unpaired_difference(first: ClusterSums, second: ClusterSums) -> Estimate:
+    """first - second of independent clusters, with its 95 % interval (Welch's degrees of freedom)."""
+    one, two = (standard_error(s.residuals_C, s.known) for s in (first, second))
+    value, variance = first.ratio - second.ratio, one**2 + two**2
+    below = one**4 / max(first.known - 1, 1) + two**4 / max(second.known - 1, 1)
+    half = _quantile(int(variance**2 / below) + 1 if below > 0 else 2) * math.sqrt(variance)
+    return Estimate(value=value, low=value - half, high=value + half, n=min(first.known, second.known))
+
+
+def p_paired(
+    first: ClusterSums, second: ClusterSums, rng: np.random.Generator, permutations: int = PERMUTATIONS
+) -> float:
+    """Two-sided p of "both sides are exchangeable": the labels of a pair are swapped, whole clusters at a time."""
+    observed = abs(first.ratio - second.ratio)
+    stacked = np.stack(
+        [
+            first.numerator_C - second.numerator_C,
+            first.denominator_C - second.denominator_C,
+        ],
+        axis=1,
+    )
+    base = np.array([second.numerator_C.sum(), second.denominator_C.sum()])
+    total = base + np.array([first.numerator_C.sum(), first.denominator_C.sum()])
+    extreme = 0
+    for size in _chunks(permutations):
+        kept_RC = rng.integers(0, 2, size=(size, len(stacked))).astype(np.float64)
+        one_R2 = base + kept_RC @ stacked
+        extreme += _as_extreme(one_R2, total - one_R2, observed)
+    return (1 + extreme) / (1 + permutations)
+
+
+def p_unpaired(
+    first: ClusterSums, second: ClusterSums, rng: np.random.Generator, permutations: int = PERMUTATIONS
+) -> float:
+    """Two-sided p of "both are samples of the same people": clusters are dealt anew to sides of the same sizes."""
+    observed = abs(first.ratio - second.ratio)
+    stacked = np.stack(
+        [
+            np.concatenate([first.numerator_C, second.numerator_C]),
+            np.concatenate([first.denominator_C, second.denominator_C]),
+        ],
+        axis=1,
+    )
+    total, size_first, extreme = stacked.sum(0), len(first.numerator_C), 0
+    for size in _chunks(permutations):
+        ranks = rng.random((size, len(stacked))).argpartition(size_first - 1, axis=1)[:, :size_first]
+        dealt_RC = np.zeros((size, len(stacked)))
+        np.put_along_axis(dealt_RC, ranks, 1.0, axis=1)
+        one_R2 = dealt_RC @ stacked
+        extreme += _as_extreme(one_R2, total - one_R2, observed)
+    return (1 + extreme) / (1 + permutations)
+
+
+def p_against(
+    sums: ClusterSums, null: float, rng: np.random.Generator, permutations: int = PERMUTATIONS
+) -> float:
+    """Two-sided p of "the ratio is `null`", by flipping the signs of whole clusters around it."""
+    centred_C = sums.numerator_C - null * sums.denominator_C
+    observed, extreme = abs(float(centred_C.sum())), 0
+    for size in _chunks(permutations):
+        signs_RC = rng.integers(0, 2, size=(size, len(centred_C))) * 2.0 - 1.0
+        extreme += int((np.abs(signs_RC @ centred_C) >= observed - 1e-12).sum())
+    return (1 + extreme) / (1 + permutations)
+
+
+def _as_extreme(one_R2: Floats, two_R2: Floats, observed: float) -> int:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gap = np.abs(one_R2[:, 0] / one_R2[:, 1] - two_R2[:, 0] / two_R2[:, 1])
+    # A deal that leaves one side nothing to measure counts against the finding.
+    return int((~(gap < observed - 1e-12)).sum())
+
+
+def _chunks(total: int) -> list[int]:
+    return [min(CHUNK, total - start) for start in range(0, total, CHUNK)]
+
+
+def _quantile(known: int) -> float:
+    return float(student_t.ppf(0.975, max(known - 1, 1)))
+
+
+def _wilson_effective(share: float, error: float, known: int) -> tuple[float, float]:
+    """Wilson's interval at the sample size that a simple random sample would need for the same error."""
+    n = share * (1 - share) / error**2 if 0 < share < 1 and error > 0 else float(known)
+    z2 = _quantile(known) ** 2
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    return (0.0 if share <= 0 else max(0.0, middle - half)), (1.0 if share >= 1 else min(1.0, middle + half))
