@@ -97,7 +97,8 @@ class ClusterSums:
         _, owner = np.unique(np.asarray(clusters), return_inverse=True)
         count = int(owner.max()) + 1 if len(owner) else 0
         return cls(
-            np.bincount(owner, values.numerator_P, count), np.bincount(owner, values.denominator_P, count)
+            np.bincount(owner, values.numerator_P, count).astype(np.float64),
+            np.bincount(owner, values.denominator_P, count).astype(np.float64),
         )
 
     @property
