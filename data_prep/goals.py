@@ -36,6 +36,8 @@ class Annotation(Record):
     constraints: tuple[NonEmpty, ...] = ()
     persona: str | None = None
     satisfied: Literal["yes", "no", "unclear"] | None = None
+    unsaid: tuple[str, ...] = ()
+    """What the person plausibly wanted or knew and never said: for goals that do not give the end away."""
     provenance: str | None = None
     """Who wrote it. Not said: the file's name counts."""
 
