@@ -57,14 +57,14 @@ def track(series: Series) -> str:
     axis, floor = _axis([figure for _, figure in series]), first.floor
     # The band runs to the end of the axis that is closer to human than any human is.
     left, right = (0.0, axis.at(floor.high)) if first.worse == "higher" else (axis.at(floor.low), 100.0)
-    lanes = [(index, figure.value, figure.value.value) for index, figure in series]
+    placed = [(index, figure.value, figure.value.value) for index, figure in series]
     margin = floor.median + (first.margin if first.worse == "higher" else -first.margin)
     within = axis.low <= margin <= axis.high
     dotted = f'<i class="margin" style="left:{axis.at(margin)}%"></i>' if within else ""
     return (
         f'<div class="track" role="img" aria-label="{escape(_spoken(series))}">'
         f'<i class="band" style="left:{left}%;width:{max(right - left, 0.6):.2f}%"></i>'
-        f'<i class="median" style="left:{axis.at(floor.median)}%"></i>{dotted}{_lanes(axis, lanes)}'
+        f'<i class="median" style="left:{axis.at(floor.median)}%"></i>{dotted}{lanes(axis, placed)}'
         f'<small class="from">{number(axis.low, first.unit)}</small>'
         f'<small class="to">{number(axis.high, first.unit)}</small></div>'
     )
@@ -73,16 +73,16 @@ def track(series: Series) -> str:
 def common_track(series: Series) -> str:
     """The same on one axis for all figures: floor widths, 1 is the edge of what humans do among themselves."""
     axis = Axis(0.0, WIDEST, root=True)
-    lanes = []
+    placed = []
     for index, figure in series:
         excess = figure.excess
         scale = floor_widths(figure) / excess.value if excess.value else 0.0
         ends = Estimate(value=excess.value, low=excess.low * scale, high=excess.high * scale, n=excess.n)
-        lanes.append((index, ends, floor_widths(figure)))
-    spoken = ", ".join(f"{widths:.1f}" for _, _, widths in lanes)
+        placed.append((index, ends, floor_widths(figure)))
+    spoken = ", ".join(f"{widths:.1f}" for _, _, widths in placed)
     return (
         f'<div class="track slim" role="img" aria-label="floor widths: {spoken}">'
-        f'<i class="band" style="left:0;width:{axis.at(1.0)}%"></i>{_lanes(axis, lanes)}</div>'
+        f'<i class="band" style="left:0;width:{axis.at(1.0)}%"></i>{lanes(axis, placed)}</div>'
     )
 
 
@@ -92,13 +92,14 @@ def common_ticks() -> str:
     return f'<div class="ticks" aria-hidden="true">{ticks}<small style="left:100%">{WIDEST:g}+</small></div>'
 
 
-def _lanes(axis: Axis, lanes: Sequence[tuple[int, Estimate, float]]) -> str:
+def lanes(axis: Axis, placed: Sequence[tuple[int, Estimate, float]]) -> str:
+    """A dot with its interval for each simulator: (place in the report, interval, value)."""
     return "".join(
-        f'<span class="lane {style_of(index)}" style="top:{_lane(place, len(lanes))}%">'
+        f'<span class="lane {style_of(index)}" style="top:{_lane(place, len(placed))}%">'
         f'<i class="whisker" style="left:{axis.at(ends.low)}%;'
         f'width:{axis.at(ends.high) - axis.at(ends.low):.2f}%"></i>'
         f'<i class="dot" style="left:{axis.at(value)}%"></i></span>'
-        for place, (index, ends, value) in enumerate(lanes)
+        for place, (index, ends, value) in enumerate(placed)
     )
 
 
