@@ -11,6 +11,10 @@ from usersim.cli import run_main
 COMMANDS = {
     "run": ("eval.run_command", "simulated against human conversations, without any judge"),
     "selftest": ("eval.selftest.command", "which planted faults each metric sees on your own conversations"),
+    "next-turn-selftest": (
+        "eval.next_turn.selftest_command",
+        "planted users against the next-turn metrics, on your own conversations",
+    ),
     "compare": ("eval.compare", "two simulators on the same goals, paired"),
     "model": ("eval.model.command", "five tables on held-out people: likelihood, ends, goal, persona, role"),
     "userlm": ("eval.userlm.command", "the six metrics of the UserLM paper"),

@@ -1,0 +1,97 @@
+"""`usersim eval next-turn-selftest`: planted users against the next-turn metrics, on one's own conversations."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eval.run_command import command_line
+from usersim.cli import console, emit_json, load_conversations
+from usersim.errors import ConfigError
+
+if TYPE_CHECKING:
+    from eval.next_turn.selftest import Instruments, Sample
+    from eval.next_turn.selftest_report import SelfTestConfig
+
+VECTOR = "eval.next_turn.vector"
+"""Has `instruments(sample, config, quick=…) -> Instruments`: the metrics of `usersim eval next-turn`."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--human",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="human conversations (JSONL); repeat for more",
+    )
+    parser.add_argument(
+        "--train", type=Path, metavar="FILE", help="training conversations, for replay and copying"
+    )
+    parser.add_argument(
+        "--prompted", type=Path, metavar="FILE", help="turns drawn from a prompted base (JSONL)"
+    )
+    parser.add_argument("--n", type=int, help="conversations, sources in equal parts (200; --quick 60)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--language", default="en", help="language of the user turns; `any` keeps all (en)")
+    parser.add_argument(
+        "--quick", action="store_true", help="60 conversations, users and metrics that they can power"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="directory for report.json, .md and .html")
+    parser.add_argument("--json", action="store_true", help="report.json on stdout as well")
+    parser.add_argument("--json-out", metavar="FILE")
+
+
+def run(args: argparse.Namespace) -> int:
+    from eval.next_turn.selftest import sample, self_test
+    from eval.next_turn.selftest_page import headline, terminal, write_selftest
+
+    config = config_of(args.quick, n=args.n, seed=args.seed, language=args.language)
+    human = [c for path in args.human for c in load_conversations(path)]
+    training = load_conversations(args.train) if args.train else []
+    chosen = sample(human, config, training=training, prompted=args.prompted)
+    instruments = load_instruments(chosen, config)
+    with console.status("planted users") as status:
+        report = self_test(chosen, instruments, config, progress=status.update)
+    report = report.model_copy(update={"command": command_line()})
+    write_selftest(report, args.out)
+    console.print(terminal(report))
+    for line in (*headline(report), *report.notes):
+        console.print(f"- {line}")
+    console.print(f"{report.seconds:.0f} s · {args.out / 'report.html'} · {args.out / 'report.json'}")
+    emit_json(report.model_dump(mode="json"), stdout=args.json, path=args.json_out)
+    return 0
+
+
+def config_of(quick: bool, *, n: int | None, seed: int, language: str) -> SelfTestConfig:
+    """The settings of the command line, over those of --quick."""
+    from eval.next_turn.selftest import QUICK
+    from eval.next_turn.selftest_report import SelfTestConfig
+
+    given = {
+        "seed": seed,
+        "language": None if language == "any" else language,
+        **({} if n is None else {"n": n}),
+    }
+    return SelfTestConfig.model_validate({**(QUICK.model_dump() if quick else {}), **given})
+
+
+def load_instruments(chosen: Sample, config: SelfTestConfig) -> Instruments:
+    """The metrics of the next-turn evaluation, fitted where they need it.
+
+    Raises:
+        ConfigError: This installation has none.
+    """
+    try:
+        module = importlib.import_module(VECTOR)
+    except ModuleNotFoundError as error:
+        if error.name != VECTOR:
+            raise
+        raise ConfigError(
+            f"{VECTOR} is missing: this installation has no next-turn metrics to test"
+        ) from error
+    found: Instruments = module.instruments(chosen, config)
+    return found
