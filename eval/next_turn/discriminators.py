@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
@@ -35,6 +36,7 @@ from eval.next_turn.values import CHUNK, PERMUTATIONS, MetricSpec, Positions, Va
 from usersim.embed import EmbedModel, default_model
 from usersim.errors import DataError
 from usersim.prose import split
+from usersim.spelling import word_set
 from usersim.style import count_words, ends_punctuated, is_polite, is_question, marks_of, starts_lower, words
 from usersim.types import Goal
 
@@ -72,9 +74,7 @@ class Lexical:
         forms = np.array([_form(p, text) for p, text in zip(prefixes, cut, strict=True)])
         return hstack(
             [
-                0.5 * _counts(cut, analyzer="char_wb", ngram_range=(1, 4)),
-                0.5 * _counts(cut, analyzer=_word_ngrams),
-                0.7 * _counts(cut, analyzer=_class_ngrams),
+                0.6 * ngram_rows(cut),
                 csr_matrix(_smooth(forms, np.array(FORM_WIDTHS))),
             ],
             format="csr",
@@ -147,7 +147,9 @@ class ToldApart:
         everywhere = Values(self.choices_P, np.ones(len(self.choices_P)))
         return {f"told_apart.{family}.{at}": everywhere.at(at_positions(prefixes, at)) for at in STRATA}
 
-    def p(self, mask_P: NDArray[np.bool_], rng: np.random.Generator, permutations: int = PERMUTATIONS) -> float:
+    def p(
+        self, mask_P: NDArray[np.bool_], rng: np.random.Generator, permutations: int = PERMUTATIONS
+    ) -> float:
         """Two-sided p of "simulator and person are exchangeable": labels are swapped, whole clusters at a time, and
         the discriminator is fitted anew each time."""
         observed = abs(float(self.choices_P[mask_P].mean()) - 0.5)
@@ -334,6 +336,16 @@ def _smooth(points_PK: Floats, widths_K: Floats) -> Floats:
     return smooth
 
 
+def ngram_rows(texts: Sequence[str]) -> Any:
+    """(P, D) sparse: n-grams of characters, words and word classes, each kind of length 1."""
+    kinds = (
+        {"analyzer": "char_wb", "ngram_range": (1, 4)},
+        {"analyzer": _word_ngrams},
+        {"analyzer": _class_ngrams},
+    )
+    return hstack([_counts([text[:CHARACTERS] for text in texts], **kind) for kind in kinds], format="csr")
+
+
 def _counts(texts: Sequence[str], **options: Any) -> Any:
     """Unit-length rows of 1 + log counts of hashed n-grams."""
     vectoriser = HashingVectorizer(
@@ -346,15 +358,15 @@ def _counts(texts: Sequence[str], **options: Any) -> Any:
 
 def _word_ngrams(text: str) -> list[str]:
     tokens = [word.lower() for word in words(text)]
-    return [*tokens, *(" ".join(pair) for pair in zip(tokens, tokens[1:], strict=False))]
+    return [*tokens, *(" ".join(pair) for pair in pairwise(tokens))]
 
 
-FUNCTION_WORDS = frozenset(
+FUNCTION_WORDS = word_set(
     "a about after all also am an and any are as at be because been before but by can could did do does don't "
     "each for from get had has have he her his how i if in into is it its just let like make many may me more "
     "most much my need no not now of on one only or other our out please she should so some than that the their "
     "them then there these they this those to too two up us use using very want was we were what when where "
-    "which who why will with would write give you your".split()
+    "which who why will with would write give you your"
 )
 CLASSES = ("ing", "ed", "ly", "tion", "ment", "s", "er", "al", "ive", "y")
 TOKEN = re.compile(r"\d[\d.,]*|[^\W\d_]+(?:['’-][^\W\d_]+)*|[.,;:!?()\"\n]")  # noqa: RUF001

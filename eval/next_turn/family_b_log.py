@@ -33,7 +33,9 @@ class FamilyBUse(Record):
     prefixes: int
 
 
-def log_use(path: str | Path, model: str, command: str, prefixes: int, *, date: datetime | None = None) -> int:
+def log_use(
+    path: str | Path, model: str, command: str, prefixes: int, *, date: datetime | None = None
+) -> int:
     """Appends one use and returns its number among those of the model, from 1.
 
     Raises:
