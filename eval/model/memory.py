@@ -34,9 +34,9 @@ def report(
     ours, theirs = ([renderer.encode(text) for text in texts] for texts in (drawn, people))
     shares: dict[str, dict[int, Estimate]] = {"drawn": {}, "people": {}}
     for run in (RUN, SHORT_RUN):
-        seen = np.unique(np.concatenate([_hashes(ids, run) for ids in rendered]))
+        seen = np.unique(np.concatenate([run_hashes(ids, run) for ids in rendered]))
         for name, turns in (("drawn", ours), ("people", theirs)):
-            hits = sum(_any_in(_hashes(ids, run), seen) for ids in turns)
+            hits = sum(any_in(run_hashes(ids, run), seen) for ids in turns)
             shares[name][run] = wilson(hits, len(turns))
     return MemoryReport(
         training_conversations=len(training),
@@ -46,8 +46,10 @@ def report(
     )
 
 
-def _any_in(hashes: Hashes, seen: Hashes) -> bool:
-    """`seen` is sorted."""
+def any_in(hashes: Hashes, seen: Hashes) -> bool:
+    """Whether one of the hashes is among `seen`, which is sorted."""
+    if not len(seen):
+        return False
     place = np.minimum(np.searchsorted(seen, hashes), len(seen) - 1)
     return bool((seen[place] == hashes).any())
 
@@ -56,7 +58,7 @@ def _long(turns: Iterable[Sequence[int]]) -> int:
     return sum(len(ids) >= RUN for ids in turns)
 
 
-def _hashes(ids: Sequence[int], run: int) -> Hashes:
+def run_hashes(ids: Sequence[int], run: int) -> Hashes:
     """A 64-bit polynomial hash of every run; two different runs collide once in 2^64."""
     tokens = np.asarray(ids, dtype=np.uint64)
     if len(tokens) < run:

@@ -60,6 +60,12 @@ class Values:
         known = np.array([value is not None for value in values], dtype=np.float64)
         return cls(np.array([value or 0.0 for value in values], dtype=np.float64), known)
 
+    @classmethod
+    def of_ratios(cls, ratios: Sequence[tuple[float, float]]) -> Values:
+        """(numerator, denominator) of each prefix."""
+        pairs = np.array(ratios, dtype=np.float64).reshape(-1, 2)
+        return cls(pairs[:, 0], pairs[:, 1])
+
     def at(self, mask_P: NDArray[np.bool_]) -> Values:
         """Undefined outside the mask."""
         return Values(np.where(mask_P, self.numerator_P, 0.0), np.where(mask_P, self.denominator_P, 0.0))
