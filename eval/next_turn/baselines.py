@@ -25,6 +25,9 @@ from usersim.types import Conversation, Goal, Turn, UserProfile, UserTurn
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>")
 """Tokens that end a document, by family of models."""
 
+WINDOW = 4096
+"""Tokens of history and turn, as the shipped User LM has; the oldest exchanges are left out above."""
+
 
 class UnpromptedUser:
     """A `User` that is told nothing: a chat model that continues the conversation in its own template and true roles.
@@ -44,7 +47,7 @@ class UnpromptedUser:
 
         config: Any = AutoConfig.from_pretrained(path)
         header = UserHeader(AutoTokenizer.from_pretrained(path))
-        return cls(header, sampler, sampling, int(config.max_position_embeddings))
+        return cls(header, sampler, sampling, min(WINDOW, int(config.max_position_embeddings)))
 
     async def __call__(
         self, profile: UserProfile, turns: Sequence[Turn], *, seed: int | None = None
