@@ -22,6 +22,8 @@ class Ask:
     key: str
     profile: UserProfile
     turns: tuple[Turn, ...] = ()
+    seed: int | None = None
+    """Its own seed, whatever else is drawn; None: by its place in the list."""
 
 
 class Drawn(Record):
@@ -93,14 +95,15 @@ async def draw(
     concurrency: int = 48,
     done: Callable[[], None] | None = None,
 ) -> Batch:
-    """Every ask once; ask i draws from seed + 97 i, whatever else runs."""
+    """Every ask once; ask i draws from its own seed, else from seed + 97 i, whatever else runs."""
     batch, gate = Batch(), asyncio.Semaphore(concurrency)
 
     async def one(index: int, ask: Ask) -> None:
         async with gate:
             turn = journal.turns.get(ask.key)
             try:
-                turn = turn or await user(ask.profile, ask.turns, seed=seed + 97 * index)
+                own = seed + 97 * index if ask.seed is None else ask.seed
+                turn = turn or await user(ask.profile, ask.turns, seed=own)
             except UsersimError as error:
                 batch.failed[type(error).__name__] += 1
             else:

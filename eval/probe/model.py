@@ -33,6 +33,11 @@ class UserHeader:
         ids = self.tokenizer(self._rendered(turns)[0], add_special_tokens=False)["input_ids"]
         return [int(token) for token in ids]
 
+    def closed(self, turns: Sequence[Turn]) -> list[int]:
+        """The conversation up to where the next header would stand."""
+        text = self._messages(turns)
+        return [int(token) for token in self.tokenizer(text, add_special_tokens=False)["input_ids"]]
+
     def words(self, text: str) -> list[int]:
         """Its tokens as text, whatever it looks like."""
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
@@ -45,14 +50,16 @@ class UserHeader:
         return [str(token) for token in self.tokenizer.all_special_tokens]
 
     def _rendered(self, turns: Sequence[Turn]) -> tuple[str, str]:
-        messages = [{"role": turn.role, "content": turn.text} for turn in turns]
-        whole: str = self.tokenizer.apply_chat_template(
-            [*messages, {"role": "user", "content": MARK}], tokenize=False
-        )
+        whole = self._messages([*turns, Turn(role="user", text=MARK)])
         before, mark, after = whole.rpartition(MARK)
         if not mark:
             raise ConfigError("the model's chat template changes the user's words: it cannot be probed")
         return before, after
+
+    def _messages(self, turns: Sequence[Turn]) -> str:
+        messages = [{"role": turn.role, "content": turn.text} for turn in turns]
+        text: str = self.tokenizer.apply_chat_template(messages, tokenize=False)
+        return text
 
 
 class BareUser:
