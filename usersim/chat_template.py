@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from usersim.errors import ConfigError
@@ -31,7 +31,7 @@ def chat_ids(
     marked = [{**message, "content": MARK.format(i)} for i, message in enumerate(messages)]
     text = tokenizer.apply_chat_template(marked, add_generation_prompt=add_generation_prompt, tokenize=False)
     token_ids: list[int] = []
-    encode = _content_encoder(tokenizer)
+    encode = content_encoder(tokenizer)
     # Odd pieces are the numbers of messages.
     for place, piece in enumerate(re.split(MARK.format(r"(\d+)"), text)):
         if place % 2:
@@ -41,13 +41,14 @@ def chat_ids(
     return token_ids
 
 
-def _content_encoder(tokenizer: Any) -> Any:
+def content_encoder(tokenizer: Any) -> Callable[[str], list[int]]:
+    """Encoder of message texts for a fast tokenizer of transformers: control tokens in a text stay text."""
     tokenizer_json = json.loads(tokenizer.backend_tokenizer.to_str())
     try:
         content = content_tokenizer(tokenizer_json, added_tokens(tokenizer_json))
     except ConfigError:  # not byte-level: SentencePiece
-        return lambda text: tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
-    return lambda text: content.encode(text, add_special_tokens=False).ids
+        return lambda text: list(tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
+    return lambda text: list(content.encode(text, add_special_tokens=False).ids)
 
 
 def harmless(text: str) -> str:

@@ -55,7 +55,7 @@ class UserScorer:
     def from_pretrained(cls, path: str | Path, *, dtype: torch.dtype | None = None) -> UserScorer:
         """In the precision of this machine, as an engine computes; log-probabilities are taken in fp32."""
         renderer = Renderer.from_pretrained(path)
-        return cls(_load(path, dtype), renderer)
+        return cls(load_causal_lm(path, dtype), renderer)
 
     def score(self, conversation: Conversation, profile: UserProfile) -> ConversationScore:
         end_id = self.renderer.settings.end_of_conversation_id
@@ -115,7 +115,7 @@ class PromptedScorer:
     def from_pretrained(
         cls, path: str | Path, renderer: Renderer, *, dtype: torch.dtype | None = None
     ) -> Self:
-        return cls(_load(path, dtype), AutoTokenizer.from_pretrained(path), renderer)
+        return cls(load_causal_lm(path, dtype), AutoTokenizer.from_pretrained(path), renderer)
 
     def told(self, prompt: str) -> PromptedScorer:
         """The same model under another prompt."""
@@ -251,7 +251,8 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
     return min(len(a), len(b))
 
 
-def _load(path: str | Path, dtype: torch.dtype | None) -> Any:
+def load_causal_lm(path: str | Path, dtype: torch.dtype | None) -> Any:
+    """Model for scoring on this machine's device, by default in its precision. Raises BackendError."""
     device = default_device()
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype or torch_dtype(device))
