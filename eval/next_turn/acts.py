@@ -23,7 +23,7 @@ from eval.metrics.lexical import REMEMBERED, stems
 from eval.metrics.user_acts import REPLIES, user_act
 from eval.next_turn.discriminators import ngram_rows
 from eval.next_turn.prefixes import Prefix
-from eval.next_turn.values import MetricSpec, Positions, Values
+from eval.next_turn.values import Metric, MetricSpec, Positions, Values
 from usersim.errors import DataError
 from usersim.moves import is_pushback
 from usersim.prose import split
@@ -77,7 +77,7 @@ SPECS = (
 VOICE_SPEC = _share("voice", "taken for the assistant's", "all")
 
 
-class Acts:
+class Acts(Metric):
     """Shares of turns that do something; conditional ones are defined after the assistant's act alone."""
 
     def __init__(self, people: Sequence[Conversation] | None = None, *, seed: int = 0) -> None:

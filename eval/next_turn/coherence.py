@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from eval.estimates import Floats, rng_for
 from eval.next_turn.language_model import ChatRendering, Context, LanguageModelScorer, Progress
 from eval.next_turn.prefixes import Prefix, language_model_prefixes
-from eval.next_turn.values import MetricSpec, Positions, Values, at_positions
+from eval.next_turn.values import Metric, MetricSpec, Positions, Values, at_positions
 from usersim.conditioning import describe
 from usersim.embed import embed
 from usersim.types import Goal, Turn, UserProfile
@@ -78,7 +78,7 @@ class Contexts:
         return other if part == "history" else (*prefix.history[:-1], other[-1])
 
 
-class Coherence:
+class Coherence(Metric):
     """Contrasts `coherence.{history,answer,goal}.{lm,embedding}`.
 
     `lm`: log p(turn | own) - log p(turn | other) in nats a turn, within `MOST_NATS` of 0. `embedding`: cosine of the
@@ -183,9 +183,7 @@ class Coherence:
             for place, prefix in enumerate(prefixes)
             if prefix.id in self.contexts.scored and self.contexts.is_defined(part, prefix)
         ]
-        pairs = [
-            (context, texts[place]) for place in places for context in self._pair(part, prefixes[place])
-        ]
+        pairs = [(context, texts[place]) for place in places for context in self._pair(part, prefixes[place])]
         nats = [score.nats for score in self.scorer.score(pairs)]
         contrasts: list[float | None] = [None] * len(prefixes)
         for place, own, other in zip(places, nats[::2], nats[1::2], strict=True):
@@ -193,15 +191,15 @@ class Coherence:
         return contrasts
 
     def _cosines(self, part: Part, prefixes: Sequence[Prefix], texts: Sequence[str]) -> list[float | None]:
-        places = [
-            place for place, prefix in enumerate(prefixes) if self.contexts.is_defined(part, prefix)
-        ]
+        places = [place for place, prefix in enumerate(prefixes) if self.contexts.is_defined(part, prefix)]
         sides = [self._sides(part, prefixes[place]) for place in places]
         self._embed([text for pair in sides for side in pair for text in side])
         self._embed([texts[place] for place in places])
         contrasts: list[float | None] = [None] * len(prefixes)
         for place, (own, other) in zip(places, sides, strict=True):
-            contrasts[place] = float(self._vectors[_digest(texts[place])] @ (self._mean(own) - self._mean(other)))
+            contrasts[place] = float(
+                self._vectors[_digest(texts[place])] @ (self._mean(own) - self._mean(other))
+            )
         return contrasts
 
     def _sides(self, part: Part, prefix: Prefix) -> tuple[list[str], list[str]]:

@@ -13,7 +13,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[impo
 from eval.model.memory import Hashes, any_in, run_hashes
 from eval.next_turn.discriminators import goal_text, lower_words
 from eval.next_turn.prefixes import Prefix
-from eval.next_turn.values import MetricSpec, Values
+from eval.next_turn.values import Metric, MetricSpec, Values
 from usersim.types import Conversation
 
 RUN = 8
@@ -36,9 +36,9 @@ SPECS = (
 )
 
 
-class Copying:
+class Copying(Metric):
     """Shares of turns that recite. A person's own turn is its reference, so `values` is for simulators and
-    `people_values` for people: their turn against the true turn of another person."""
+    `people` for people: their turn against the true turn of another person."""
 
     def __init__(self, training: Iterable[Conversation] | None = None) -> None:
         """
@@ -59,7 +59,7 @@ class Copying:
         """Of a simulator's turns, each against the true turn at its prefix."""
         return self._against(prefixes, texts, [prefix.text for prefix in prefixes])
 
-    def people_values(self, prefixes: Sequence[Prefix]) -> dict[str, Values]:
+    def people(self, prefixes: Sequence[Prefix]) -> dict[str, Values]:
         """Of people's turns, each against the most alike turn that another person wrote at the same position.
 
         Undefined for `copying.reference` where no other person has a turn at that position.

@@ -14,7 +14,7 @@ from functools import lru_cache
 from eval.metrics.lexical import REMEMBERED, stem
 from eval.next_turn.discriminators import goal_text
 from eval.next_turn.prefixes import Prefix
-from eval.next_turn.values import MetricSpec, Values
+from eval.next_turn.values import Metric, MetricSpec, Values
 from usersim.prose import split
 from usersim.spelling import dictionary, word_set
 
@@ -126,7 +126,7 @@ def facts_of(prose: str) -> Facts:
     return Facts(tuple(quantities), frozenset(names))
 
 
-class FactSupport:
+class FactSupport(Metric):
     """Shares of supported and contradicting facts; the prose of a turn against all of goal and history."""
 
     @property

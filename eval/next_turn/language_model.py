@@ -114,7 +114,9 @@ class ChatRendering:
         scored = ids[:SCORED_TOKENS]
         if len(scored) == len(ids):
             return tuple(ids), len(text.strip()[:READ_CHARACTERS])
-        return tuple(scored), len(str(self.tokenizer.decode(scored, clean_up_tokenization_spaces=False)).strip())
+        return tuple(scored), len(
+            str(self.tokenizer.decode(scored, clean_up_tokenization_spaces=False)).strip()
+        )
 
     def _context(self, messages: Sequence[tuple[str, str, int]]) -> Context:
         pieces, lead = self._frame(tuple(role for role, _, _ in messages))
@@ -323,10 +325,15 @@ class LanguageModelScorer:
 
     def _branches_are_exact(self) -> bool:
         """Whether this architecture keeps branches apart; one with state beside attention does not."""
-        context, turn = self.rendering.history(()).ids, self.rendering.turn(Context((), ""), "one two three four")[0]
+        context, turn = (
+            self.rendering.history(()).ids,
+            self.rendering.turn(Context((), ""), "one two three four")[0],
+        )
         other = self.rendering.turn(Context((), ""), "four")[0]
         alone = self._nats([_Branches(context, (turn,))])[0][0]
-        ((_, branch), (second,)) = self._nats([_Branches(context, (other, turn)), _Branches(context, (turn,))])
+        ((_, branch), (second,)) = self._nats(
+            [_Branches(context, (other, turn)), _Branches(context, (turn,))]
+        )
         return all(abs(value - alone) <= 0.02 * abs(alone) for value in (branch, second))
 
 

@@ -397,15 +397,11 @@ class _Run:
     def _of_people(self, prefixes: Sequence[Prefix]) -> dict[str, Values]:
         key = tuple(p.id for p in prefixes)
         if key not in self._values:
-            self._values[key] = self._of(prefixes, [p.text or "" for p in prefixes])
+            self._values[key] = _wanted(self.instruments.metrics, lambda metric: metric.people(prefixes))
         return self._values[key]
 
     def _of(self, prefixes: Sequence[Prefix], texts: Sequence[str]) -> dict[str, Values]:
-        found = {}
-        for metric in self.instruments.metrics:
-            wanted = {spec.key for spec in metric.specs}
-            found |= {k: v for k, v in metric.values(prefixes, texts).items() if k in wanted}
-        return found
+        return _wanted(self.instruments.metrics, lambda metric: metric.values(prefixes, texts))
 
     def _text_cells(
         self, user: PlantedUser, planted: Planted, shared: Sequence[Prefix], undefined: dict[str, str]
@@ -658,16 +654,30 @@ def _result(user: PlantedUser, *, left_out: str) -> UserResult:
     return UserResult(name=user.name, label=user.label, made=user.made, left_out=left_out)
 
 
-@dataclass(frozen=True)
-class _Wanted:
+def _wanted(metrics: Sequence[Metric], measure: Callable[[Metric], dict[str, Values]]) -> dict[str, Values]:
+    """The values of all metrics, by the keys that they are wanted for."""
+    found: dict[str, Values] = {}
+    for metric in metrics:
+        keys = {spec.key for spec in metric.specs}
+        found |= {key: values for key, values in measure(metric).items() if key in keys}
+    return found
+
+
+class _Part(Metric):
     """A metric of which only some keys are looked at."""
 
-    metric: Metric
-    specs: Sequence[MetricSpec]
+    def __init__(self, metric: Metric, specs: Sequence[MetricSpec]) -> None:
+        self._metric, self._specs = metric, specs
+
+    @property
+    def specs(self) -> Sequence[MetricSpec]:
+        return self._specs
 
     def values(self, prefixes: Sequence[Prefix], texts: Sequence[str]) -> dict[str, Values]:
-        wanted = {spec.key for spec in self.specs}
-        return {k: v for k, v in self.metric.values(prefixes, texts).items() if k in wanted}
+        return self._metric.values(prefixes, texts)
+
+    def people(self, prefixes: Sequence[Prefix]) -> dict[str, Values]:
+        return self._metric.people(prefixes)
 
 
 def _only_meant(instruments: Instruments, config: SelfTestConfig) -> Instruments:
@@ -680,7 +690,7 @@ def _only_meant(instruments: Instruments, config: SelfTestConfig) -> Instruments
         return [spec for spec in specs if spec.key in meant]
 
     return Instruments(
-        [_Wanted(metric, wanted(metric.specs)) for metric in instruments.metrics if wanted(metric.specs)],
+        [_Part(metric, wanted(metric.specs)) for metric in instruments.metrics if wanted(metric.specs)],
         [one for one in instruments.discriminators if wanted(one.specs)],
         instruments.leaving,
         instruments.prepare,

@@ -78,8 +78,12 @@ class Metric(Protocol):
     def specs(self) -> Sequence[MetricSpec]: ...
 
     def values(self, prefixes: Sequence[Prefix], texts: Sequence[str]) -> dict[str, Values]:
-        """By key; `texts[i]` is what somebody wrote at `prefixes[i]`, people and simulators alike."""
+        """By key; `texts[i]` is what a simulator or a person wrote at `prefixes[i]`."""
         ...
+
+    def people(self, prefixes: Sequence[Prefix]) -> dict[str, Values]:
+        """By key, of what the persons themselves wrote there."""
+        return self.values(prefixes, [prefix.text or "" for prefix in prefixes])
 
 
 def at_positions(prefixes: Sequence[Prefix], positions: Positions) -> NDArray[np.bool_]:

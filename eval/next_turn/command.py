@@ -1,0 +1,359 @@
+"""`usersim eval next-turn`: simulators' next turns beside people's, at prefixes of held-out conversations."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from eval.next_turn.draw import DrawSettings, Simulator, draw_turns, simulator_from
+from eval.next_turn.family_b_log import log_use
+from eval.next_turn.goal_conditions import CONDITIONS, Condition, with_goals
+from eval.next_turn.prefixes import Prefix, prefixes_of, stratified, usable
+from eval.next_turn.results import NextTurnReport, SourceFacts
+from eval.next_turn.turns import SimulatedTurns
+from eval.report import versions
+from eval.run_command import command_line, file_facts
+from usersim.cli import console, emit_json, load_conversations
+from usersim.errors import ConfigError, DataError
+from usersim.locks import locked
+from usersim.model import BASE_NAME
+from usersim.types import Conversation
+
+if TYPE_CHECKING:
+    from eval.next_turn.discriminators import Family
+    from eval.next_turn.language_model import LanguageModelScorer
+
+FEW = 50
+TITLE = "Next turns beside people's"
+OPENING_CHARACTERS = 200
+NOTES = (
+    "At every prefix the simulator sees what the person saw: the same history, assistant and goal. Nothing that it "
+    "writes changes what comes later.",
+    "Numbers of the language model are read at up to three prefixes a conversation; contexts are clipped to about 256 "
+    "tokens and turns to 128.",
+    "Like people: the whole interval of the difference lies within a margin that was fixed beforehand. More or less: "
+    "the permutation test, adjusted by Holm over all metrics of the simulator, stays below 5 %.",
+    "Leaving: skill 0 is a baseline fitted on the same people, cross-fitted; gain is what P(end) adds to the baseline "
+    "after recalibration, which a clock cannot have.",
+    "Goals were written from the finished conversations, so their facets give the end away: read leaving with "
+    "count-neutral goals and without a goal, too.",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--human",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="held-out human conversations (JSONL); repeat for more",
+    )
+    parser.add_argument(
+        "--simulator",
+        action="append",
+        required=True,
+        metavar="NAME=KIND:ARGUMENT",
+        help="userlm:MODEL[@ENGINE], endpoint:URL, chat:URL#MODEL, base:MODEL[@ENGINE], nearest:FILE, "
+        "policy:POLICY+…, file:TURNS; repeat for more",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="directory of journals and reports")
+    parser.add_argument(
+        "--train",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="what the simulators were trained on; such conversations are left out of the human side",
+    )
+    parser.add_argument("--limit", type=int, default=200, help="conversations, sources in equal parts (200)")
+    parser.add_argument("--with-goal", action="store_true", help="only conversations with a goal")
+    parser.add_argument(
+        "--goals",
+        default="own",
+        help=f"goals that leaving is read under, comma-separated: {', '.join(CONDITIONS)} (own)",
+    )
+    parser.add_argument(
+        "--annotations",
+        type=Path,
+        metavar="FILE",
+        help="goal annotations with `unsaid` facets, for count-neutral",
+    )
+    parser.add_argument("--scorer", default=BASE_NAME, help=f"language model of the contrasts ({BASE_NAME})")
+    parser.add_argument("--no-scorer", action="store_true", help="leave the language model's numbers out")
+    parser.add_argument(
+        "--certificate",
+        type=Path,
+        metavar="LOG",
+        help="run discriminator family B, too, and log this use in a JSONL file",
+    )
+    parser.add_argument("--language", default="en", help="of the user turns; `any` keeps all (en)")
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--top-p", type=float, default=0.95)
+    parser.add_argument("--max-tokens", type=int, default=192, help="tokens of a drawn turn (192)")
+    parser.add_argument("--guards", choices=["off", "on"], default="off", help="the same for all (off)")
+    parser.add_argument("--concurrency", type=int, default=48, help="requests at a time (48)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--title", default=TITLE)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would be drawn and measured, and stop"
+    )
+    parser.add_argument("--json", action="store_true", help="report.json on stdout as well")
+    parser.add_argument("--json-out", metavar="FILE")
+
+
+def run(args: argparse.Namespace) -> int:
+    from eval.next_turn.page import write_report
+
+    conditions = _conditions(args.goals)
+    settings = DrawSettings(
+        temperature=args.temperature,
+        top_p=args.top_p,
+        max_tokens=args.max_tokens,
+        guards=args.guards,
+        seed=args.seed,
+    )
+    simulators = [simulator_from(text, settings) for text in args.simulator]
+    if len({s.name for s in simulators}) < len(simulators):
+        raise ConfigError("--simulator: every simulator needs a name of its own")
+    training = [c for path in args.train for c in load_conversations(path)]
+    people, excluded = human_side(args, training)
+    prefixes = [prefix for conversation in people for prefix in prefixes_of(conversation)]
+    if args.dry_run:
+        _print_plan(people, prefixes, excluded, [s.name for s in simulators], conditions)
+        return 0
+    with locked(args.out):
+        report = _evaluate(args, simulators, training, people, prefixes, excluded, conditions)
+        write_report(report, args.out)
+    for simulator in report.simulators:
+        console.print(f"{simulator.name}", style="bold")
+        for reading in ("like people", "more", "less", "not told"):
+            told = "; ".join(c.label for c in simulator.claims if c.reading == reading)
+            if told:
+                console.print(f"  {reading}: {told}")
+    console.print(f"{report.seconds:.0f} s · {args.out / 'report.html'} · {args.out / 'report.json'}")
+    emit_json(report.model_dump(mode="json"), stdout=args.json, path=args.json_out)
+    return 0
+
+
+def human_side(
+    args: argparse.Namespace, training: Sequence[Conversation]
+) -> tuple[list[Conversation], dict[str, int]]:
+    """Conversations to measure at, and what was left out by reason.
+
+    Raises:
+        DataError: Fewer than two usable conversations.
+    """
+    human = [c for path in args.human for c in load_conversations(path)]
+    kept, excluded = usable(human, None if args.language == "any" else args.language)
+    seen = {c.id for c in training} | {_opening(c) for c in training}
+    unseen = [c for c in kept if c.id not in seen and _opening(c) not in seen]
+    excluded["seen in training (id or beginning)"] = len(kept) - len(unseen)
+    wanted = [c for c in unseen if c.profile.goal or not args.with_goal]
+    excluded["no goal"] = len(unseen) - len(wanted)
+    chosen = stratified(wanted, args.limit, args.seed)
+    excluded["beyond --limit"] = len(wanted) - len(chosen)
+    if len(chosen) < 2:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in (+excluded).items())
+        raise DataError(
+            f"{len(chosen)} usable human conversations; {FEW} at least are needed (left out: {reasons})"
+        )
+    return chosen, dict(+excluded)
+
+
+def _evaluate(
+    args: argparse.Namespace,
+    simulators: Sequence[Simulator | SimulatedTurns],
+    training: Sequence[Conversation],
+    people: Sequence[Conversation],
+    prefixes: Sequence[Prefix],
+    excluded: dict[str, int],
+    conditions: Sequence[Condition],
+) -> NextTurnReport:
+    from eval.next_turn.vector import Reference, StageClock, Vector
+
+    started = time.monotonic()
+    with _progress() as (track, say):
+        clock = StageClock(say)
+        clock("drawing next turns")
+        drawn = [
+            draw_turns(s, prefixes, args.out, concurrency=args.concurrency, track=track) for s in simulators
+        ]
+        leaving: dict[Condition, tuple[Sequence[Prefix], Sequence[SimulatedTurns]]] = {
+            "own": (prefixes, drawn)
+        }
+        for condition in conditions:
+            if condition == "own":
+                continue
+            clock(f"P(end) with goals: {condition}")
+            changed = with_goals(prefixes, condition, args.seed, args.annotations)
+            later = [prefix for prefix in changed if prefix.position >= 2]
+            probing = [_probe(s, condition) for s in simulators if isinstance(s, Simulator) and s.tells_end]
+            leaving[condition] = (
+                changed,
+                [
+                    _renamed(
+                        draw_turns(s, later, args.out, concurrency=args.concurrency, track=track), condition
+                    )
+                    for s in probing
+                ],
+            )
+        clock("reading the people")
+        scorer = None if args.no_scorer else _scorer(args)
+        families: tuple[Family, ...] = ("a", "b") if args.certificate else ("a",)
+        reference = Reference(
+            tuple(prefixes),
+            tuple(people),
+            tuple(training),
+            scorer,
+            families,
+            args.seed,
+        )
+        vector = Vector(reference)
+        shared, results = vector.measure(drawn, leaving, clock)
+        clock("people's own values")
+        own = vector.people(shared)
+        clock("")
+    use = None
+    if args.certificate:
+        use = max(log_use(args.certificate, s.name, command_line(), len(shared)) for s in drawn)
+    return NextTurnReport(
+        title=args.title,
+        sources=_sources(people, prefixes),
+        excluded=excluded,
+        prefixes=len(shared),
+        conversations=len({prefix.conversation for prefix in shared}),
+        leaving_prefixes=sum(prefix.position >= 2 for prefix in prefixes),
+        people=own,
+        simulators=tuple(results),
+        scorer=scorer.name if scorer else "none",
+        family_b_use=use,
+        notes=(*NOTES, *_notes(people, scorer)),
+        seed=args.seed,
+        files=tuple(file_facts(path) for path in (*args.human, *args.train)),
+        command=command_line(),
+        versions=versions(),
+        seconds=round(time.monotonic() - started, 1),
+        minutes_by_stage={name: round(minutes, 2) for name, minutes in clock.minutes.items()},
+    )
+
+
+def _conditions(text: str) -> list[Condition]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name not in CONDITIONS]
+    if unknown:
+        raise ConfigError(f"--goals {unknown[0]!r}: known are {', '.join(CONDITIONS)}")
+    return [condition for condition in CONDITIONS if condition in names]
+
+
+def _probe(simulator: Simulator, condition: Condition) -> Simulator:
+    """The simulator under another name, with turns of one token: only P(end) is wanted."""
+    from dataclasses import replace
+
+    settings = simulator.settings.model_copy(update={"max_tokens": 1})
+    return replace(
+        simulator,
+        name=f"{simulator.name} {condition}",
+        settings=settings,
+        identity={**simulator.identity, "goals": condition, "max_tokens": "1"},
+    )
+
+
+def _renamed(turns: SimulatedTurns, condition: Condition) -> SimulatedTurns:
+    from dataclasses import replace
+
+    return replace(turns, name=turns.name.removesuffix(f" {condition}"))
+
+
+def _scorer(args: argparse.Namespace) -> LanguageModelScorer:
+    from eval.next_turn.language_model import LanguageModelScorer
+
+    return LanguageModelScorer.from_pretrained(args.scorer, journal=args.out / "scores.jsonl")
+
+
+def _opening(conversation: Conversation) -> str:
+    first = next((turn.text for turn in conversation.turns if turn.role == "user"), "")
+    return "opening " + first[:OPENING_CHARACTERS]
+
+
+def _sources(people: Sequence[Conversation], prefixes: Sequence[Prefix]) -> dict[str, SourceFacts]:
+    found = {}
+    for source in sorted({c.source for c in people}):
+        own = [c for c in people if c.source == source]
+        here = [prefix for prefix in prefixes if prefix.source == source]
+        found[source] = SourceFacts(
+            conversations=len(own),
+            people=len({prefix.cluster for prefix in here}),
+            prefixes=len(here),
+            with_goal=sum(c.profile.goal is not None for c in own),
+            known_ends=sum(prefix.has_left for prefix in here),
+        )
+    return found
+
+
+def _notes(people: Sequence[Conversation], scorer: LanguageModelScorer | None) -> list[str]:
+    notes = []
+    if len(people) < FEW:
+        notes.append(
+            f"Only {len(people)} conversations: most differences cannot be told with fewer than {FEW}."
+        )
+    if scorer is not None and scorer.name == BASE_NAME:
+        notes.append(
+            f"The scorer, {BASE_NAME}, is the base of the shipped User LM: it favours words that were drawn from its "
+            "own family. Embeddings and an n-gram model stand beside it, and a claim needs both."
+        )
+    return notes
+
+
+def _print_plan(
+    people: Sequence[Conversation],
+    prefixes: Sequence[Prefix],
+    excluded: dict[str, int],
+    simulators: Sequence[str],
+    conditions: Sequence[Condition],
+) -> None:
+    for source, facts in _sources(people, prefixes).items():
+        console.print(
+            f"{source}: {facts.conversations} conversations of {facts.people} people, {facts.prefixes} prefixes, "
+            f"{facts.with_goal} with a goal, {facts.known_ends} known ends"
+        )
+    for reason, count in excluded.items():
+        console.print(f"  {count} left out: {reason}")
+    console.print(f"would draw {len(prefixes)} turns of each of {', '.join(simulators)}")
+    for condition in conditions:
+        if condition != "own":
+            later = sum(prefix.position >= 2 for prefix in prefixes)
+            console.print(f"and P(end) at {later} prefixes with goals: {condition}")
+
+
+@contextmanager
+def _progress() -> Iterator[tuple[Callable[[str, int], Callable[[], None]], Callable[[str], None]]]:
+    """(a bar for a counted stage, a line for one that is not counted)."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        stage = bar.add_task("reading", total=None)
+
+        def track(name: str, total: int) -> Callable[[], None]:
+            task = bar.add_task(name, total=total)
+            return lambda: bar.advance(task)
+
+        yield track, lambda name: bar.update(stage, description=name)
