@@ -42,7 +42,7 @@ THANKED_WITHIN = 120
 NOTE = r"(?:notes?|letters?|cards?|e-?mails?|messages?|speech|gifts?|page|post)\b"
 THANKS = re.compile(
     rf"\bthank(?:s|\s?(?:you|u|ya))\b(?![- ]{NOTE})|\b(?:thx|thnx|thanx|thankx|tnx|tks|tysm|tyvm|thanku)\b"
-    r"|(?:^|[.!,]\s*)ty\b"
+    r"|(?:^|[.!,]\s*|\b(?:ok|okay|kk?|great|cool|nice|perfect|awesome|good|alright|it) )ty\b"
     r"|\bi(?:'d| would|'m| am)? (?:\w+ ){0,2}(?:appreciate[ds]?|appreciative|grateful|thankful|in your debt)\b"
     r"(?! (?:it )?if\b)"
     r"|\b(?:much|greatly|really|highly|truly|so|very|deeply|most) (?:appreciated|obliged|grateful|thankful)\b"
@@ -151,7 +151,7 @@ def _voice(
         if (options := [part for part in SENTENCE.split(text) if len(part.split()) >= LEAST_SENTENCE])
     ]
     theirs = beginnings + sentences
-    model = LogisticRegression(C=10.0, max_iter=300, class_weight="balanced")
+    model = LogisticRegression(C=10.0, solver="liblinear", class_weight="balanced", random_state=0)
     model.fit(ngram_rows([*own, *theirs]), [0] * len(own) + [1] * len(theirs))
     scores = model.decision_function(ngram_rows(_texts(nearby, "user")))
     return model, float(np.quantile(scores, 1 - FALSE_ALARMS))

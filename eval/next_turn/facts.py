@@ -92,7 +92,7 @@ NO_NAMES = word_set(
 )
 STRESSED = word_set("not all any and but the you now one out use why how who its it is if or no do in on to")
 """Short words that people write in capitals; longer ones are in the dictionary."""
-LEAST_CAPITALISED = 4
+LEAST_OF_TITLE = 4
 TITLE_SHARE = 0.6
 """Share of capitalised words from which a sentence of four words or more is a title: its capitals name nothing."""
 
@@ -293,8 +293,9 @@ def _unit(word: str | None) -> str | None:
 
 def _names(sentence: Sequence[re.Match[str]]) -> Iterator[str]:
     tokens = [match[0] for match in sentence if match["word"]]
-    capitalised = sum(token[0].isupper() for token in tokens)
-    shouts = len(tokens) >= LEAST_CAPITALISED and capitalised >= TITLE_SHARE * len(tokens)
+    inside = [token for token in tokens[1:] if token != "I"]
+    capitalised = sum(token[0].isupper() for token in inside)
+    is_title = len(tokens) >= LEAST_OF_TITLE and capitalised >= TITLE_SHARE * len(inside)
     for place, token in enumerate(tokens):
         bare = token.replace("’", "'").removesuffix("'s")  # noqa: RUF001
         lower = bare.lower()
@@ -302,7 +303,7 @@ def _names(sentence: Sequence[re.Match[str]]) -> Iterator[str]:
             continue
         inner = any(c.isupper() for c in bare[1:]) and not bare.isupper()
         coded = any(map(str.isdigit, bare)) and any(map(str.isalpha, bare))
-        plain = bare[0].isupper() and place > 0 and not shouts and not _is_common_in_capitals(bare)
+        plain = bare[0].isupper() and place > 0 and not is_title and not _is_common_in_capitals(bare)
         if inner or coded or plain:
             yield lower
 
