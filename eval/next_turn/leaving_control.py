@@ -26,7 +26,9 @@ def content_control(prefixes: Sequence[Prefix], seed: int) -> tuple[list[Prefix]
         prefixes: Real prefixes, in the order of their conversations.
         seed: Of the planted ends.
     """
-    lengths = [len(prefix.answer) for prefix in prefixes if prefix.answer is not None and prefix.position >= 2]
+    lengths = [
+        len(prefix.answer) for prefix in prefixes if prefix.answer is not None and prefix.position >= 2
+    ]
     middle = median(lengths) if lengths else 0
     planted: list[Prefix] = []
     turns: dict[str, NextTurn] = {}
