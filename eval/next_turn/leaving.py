@@ -216,11 +216,12 @@ class LeavingMetrics:
             [_class_of(_remaining(p), REMAINING) for p in self.prefixes], len(REMAINING) + 1
         )
         facets_PF = np.hstack([counts_P1 * remaining_PR, (1 - counts_P1) * turn_PT])
+        turn_PX, facets_PX = (_by_source(source_PS, features) for features in (turn_PT, facets_PF))
         return {
             "constant": source_PS,
-            "turn": np.hstack([source_PS, turn_PT]),
-            "facets": np.hstack([source_PS, facets_PF]),
-            "both": np.hstack([source_PS, turn_PT, facets_PF]),
+            "turn": np.hstack([source_PS, turn_PX]),
+            "facets": np.hstack([source_PS, facets_PX]),
+            "both": np.hstack([source_PS, turn_PX, facets_PX]),
         }
 
     def _cross_fitted(self, features_PF: Floats, known_P: NDArray[np.bool_] | None = None) -> Floats:
@@ -289,6 +290,12 @@ def _logit(end_P: Floats) -> Floats:
 
 
 # -- features --------------------------------------------------------------------------------------
+
+
+def _by_source(source_PS: Floats, features_PF: Floats) -> Floats:
+    """Features shared by all sources, then those of each source: the penalty draws a source to what all have."""
+    own = [features_PF * source_PS[:, [index]] for index in range(source_PS.shape[1])]
+    return np.hstack([features_PF, *own])
 
 
 def _has_facets(prefix: Prefix) -> bool:
