@@ -38,6 +38,7 @@ from pydantic import Field
 
 from eval.estimates import rng_for
 from eval.model.drawing import Ask, Batch, DrawJournal, draw
+from eval.next_turn.goal_conditions import CONDITIONS, read_unsaid, under_condition
 from eval.next_turn.prefixes import Prefix, prefixes_of, stratified, usable
 from eval.next_turn.turns import NextTurn, SimulatedTurns, read_turns, write_turns
 from usersim.cli import console, load_conversations, run_main
@@ -536,7 +537,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=KIND:ARGUMENT",
         help="see above; repeatable",
     )
-    parser.add_argument("--out", type=Path, required=True, help="directory for journals and NAME.turns.jsonl")
+    parser.add_argument("--out", type=Path, required=True, help="directory for journals and turns")
+    parser.add_argument(
+        "--goals", choices=CONDITIONS, default="own", help="goal that simulators are shown (own)"
+    )
+    parser.add_argument(
+        "--unsaid",
+        type=Path,
+        metavar="FILE",
+        help="annotations (JSON Lines) with facets that people never said",
+    )
     parser.add_argument("--limit", type=int, default=200, help="conversations, sources in equal parts (200)")
     parser.add_argument("--language", default="en", help="language of the user turns; `any` for all (en)")
     parser.add_argument("--temperature", type=float, default=1.0)
@@ -563,6 +573,8 @@ def run(args: argparse.Namespace) -> int:
     )
     chosen = stratified(conversations, args.limit, args.seed)
     prefixes = [prefix for conversation in chosen for prefix in prefixes_of(conversation)]
+    unsaid = read_unsaid(args.unsaid) if args.unsaid else None
+    prefixes = under_condition(prefixes, args.goals, unsaid=unsaid, seed=args.seed)
     left_out = "".join(f"; left out: {count} {reason}" for reason, count in excluded.items())
     console.print(f"{len(chosen)} conversations, {len(prefixes)} prefixes{left_out}")
     columns = (

@@ -8,7 +8,7 @@ penalty that are cross-fitted by cluster on the people at the same prefixes, eac
 
     constant    nothing else
     turn        number of the user turn that comes next
-    facets      facets of the goal minus user turns so far
+    facets      facets of the goal minus user turns so far; the turn number where the goal has none
     both        turn and facets
 
 Gain tells an informative simulator that is badly calibrated from one that knows nothing. It compares the log-loss of a
@@ -210,12 +210,18 @@ class LeavingMetrics:
         sources = sorted({prefix.source for prefix in self.prefixes})
         source_PS = _one_hot([sources.index(prefix.source) for prefix in self.prefixes], len(sources))
         turn_PT = _one_hot([_class_of(prefix.position, TURNS) for prefix in self.prefixes], len(TURNS) + 1)
-        facets_PF = _one_hot([_facets_class(prefix) for prefix in self.prefixes], len(REMAINING) + 2)
+        # A rule that counts facets counts turns where there are none.
+        counts_P1 = np.array([[float(_has_facets(prefix))] for prefix in self.prefixes]).reshape(-1, 1)
+        remaining_PR = _one_hot(
+            [_class_of(_remaining(p), REMAINING) for p in self.prefixes], len(REMAINING) + 1
+        )
+        facets_PF = np.hstack([counts_P1 * remaining_PR, (1 - counts_P1) * turn_PT])
+        turn_PX, facets_PX = (_by_source(source_PS, features) for features in (turn_PT, facets_PF))
         return {
             "constant": source_PS,
-            "turn": np.hstack([source_PS, turn_PT]),
-            "facets": np.hstack([source_PS, facets_PF]),
-            "both": np.hstack([source_PS, turn_PT, facets_PF]),
+            "turn": np.hstack([source_PS, turn_PX]),
+            "facets": np.hstack([source_PS, facets_PX]),
+            "both": np.hstack([source_PS, turn_PX, facets_PX]),
         }
 
     def _cross_fitted(self, features_PF: Floats, known_P: NDArray[np.bool_] | None = None) -> Floats:
@@ -286,10 +292,19 @@ def _logit(end_P: Floats) -> Floats:
 # -- features --------------------------------------------------------------------------------------
 
 
-def _facets_class(prefix: Prefix) -> int:
-    if prefix.goal is None or not prefix.goal.facets:
-        return len(REMAINING) + 1
-    return _class_of(len(prefix.goal.facets) - (prefix.position - 1), REMAINING)
+def _by_source(source_PS: Floats, features_PF: Floats) -> Floats:
+    """Features shared by all sources, then those of each source: the penalty draws a source to what all have."""
+    own = [features_PF * source_PS[:, [index]] for index in range(source_PS.shape[1])]
+    return np.hstack([features_PF, *own])
+
+
+def _has_facets(prefix: Prefix) -> bool:
+    return prefix.goal is not None and bool(prefix.goal.facets)
+
+
+def _remaining(prefix: Prefix) -> int:
+    facets = prefix.goal.facets if prefix.goal else ()
+    return len(facets) - (prefix.position - 1)
 
 
 def _class_of(value: int, starts: Sequence[int]) -> int:
