@@ -20,7 +20,7 @@ from rich.progress import (
 
 from eval.next_turn.draw import DrawSettings, Simulator, draw_turns, simulator_from
 from eval.next_turn.family_b_log import log_use
-from eval.next_turn.goal_conditions import CONDITIONS, Condition, with_goals
+from eval.next_turn.goal_conditions import CONDITIONS, GoalCondition, read_unsaid, under_condition
 from eval.next_turn.prefixes import Prefix, prefixes_of, stratified, usable
 from eval.next_turn.results import NextTurnReport, SourceFacts
 from eval.next_turn.turns import SimulatedTurns
@@ -90,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--annotations",
         type=Path,
         metavar="FILE",
-        help="goal annotations with `unsaid` facets, for count-neutral",
+        help="goal annotations with `unsaid` facets, for count_neutral",
     )
     parser.add_argument("--scorer", default=BASE_NAME, help=f"language model of the contrasts ({BASE_NAME})")
     parser.add_argument("--no-scorer", action="store_true", help="leave the language model's numbers out")
@@ -181,7 +181,7 @@ def _evaluate(
     people: Sequence[Conversation],
     prefixes: Sequence[Prefix],
     excluded: dict[str, int],
-    conditions: Sequence[Condition],
+    conditions: Sequence[GoalCondition],
 ) -> NextTurnReport:
     from eval.next_turn.vector import Reference, StageClock, Vector
 
@@ -192,14 +192,15 @@ def _evaluate(
         drawn = [
             draw_turns(s, prefixes, args.out, concurrency=args.concurrency, track=track) for s in simulators
         ]
-        leaving: dict[Condition, tuple[Sequence[Prefix], Sequence[SimulatedTurns]]] = {
+        unsaid = read_unsaid(args.annotations) if args.annotations else None
+        leaving: dict[GoalCondition, tuple[Sequence[Prefix], Sequence[SimulatedTurns]]] = {
             "own": (prefixes, drawn)
         }
         for condition in conditions:
             if condition == "own":
                 continue
             clock(f"P(end) with goals: {condition}")
-            changed = with_goals(prefixes, condition, args.seed, args.annotations)
+            changed = under_condition(prefixes, condition, unsaid=unsaid, seed=args.seed)
             later = [prefix for prefix in changed if prefix.position >= 2]
             probing = [_probe(s, condition) for s in simulators if isinstance(s, Simulator) and s.tells_end]
             leaving[condition] = (
@@ -251,7 +252,7 @@ def _evaluate(
     )
 
 
-def _conditions(text: str) -> list[Condition]:
+def _conditions(text: str) -> list[GoalCondition]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     unknown = [name for name in names if name not in CONDITIONS]
     if unknown:
@@ -259,7 +260,7 @@ def _conditions(text: str) -> list[Condition]:
     return [condition for condition in CONDITIONS if condition in names]
 
 
-def _probe(simulator: Simulator, condition: Condition) -> Simulator:
+def _probe(simulator: Simulator, condition: GoalCondition) -> Simulator:
     """The simulator under another name, with turns of one token: only P(end) is wanted."""
     from dataclasses import replace
 
@@ -272,7 +273,7 @@ def _probe(simulator: Simulator, condition: Condition) -> Simulator:
     )
 
 
-def _renamed(turns: SimulatedTurns, condition: Condition) -> SimulatedTurns:
+def _renamed(turns: SimulatedTurns, condition: GoalCondition) -> SimulatedTurns:
     from dataclasses import replace
 
     return replace(turns, name=turns.name.removesuffix(f" {condition}"))
@@ -323,7 +324,7 @@ def _print_plan(
     prefixes: Sequence[Prefix],
     excluded: dict[str, int],
     simulators: Sequence[str],
-    conditions: Sequence[Condition],
+    conditions: Sequence[GoalCondition],
 ) -> None:
     for source, facts in _sources(people, prefixes).items():
         console.print(

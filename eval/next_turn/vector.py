@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
 
 from eval.estimates import Estimate, rng_for
 from eval.next_turn.acts import Acts
@@ -24,6 +23,7 @@ from eval.next_turn.discriminators import (
 )
 from eval.next_turn.facts import FactSupport
 from eval.next_turn.fluency import Fluency
+from eval.next_turn.goal_conditions import GoalCondition
 from eval.next_turn.language_model import LanguageModelScorer
 from eval.next_turn.leaving import LeavingMetrics, leaving_tests, tells_probability
 from eval.next_turn.prefixes import Prefix
@@ -35,7 +35,6 @@ from eval.next_turn.values import ClusterSums, Metric, MetricSpec, Values, at_po
 from usersim.errors import DataError
 from usersim.types import Conversation, Turn, UserProfile
 
-Condition = Literal["own", "none", "count-neutral"]
 Step = Callable[[str], None]
 CHANCE = 0.5
 NO_TELLING = 0.0
@@ -92,7 +91,7 @@ class Vector:
     def measure(
         self,
         simulators: Sequence[SimulatedTurns],
-        leaving: Mapping[Condition, tuple[Sequence[Prefix], Sequence[SimulatedTurns]]],
+        leaving: Mapping[GoalCondition, tuple[Sequence[Prefix], Sequence[SimulatedTurns]]],
         step: Step = lambda _: None,
     ) -> tuple[list[Prefix], list[SimulatorResult]]:
         """All metrics of all simulators, at the prefixes at which every one of them wrote something.
@@ -162,7 +161,7 @@ class Vector:
         return found
 
     def _leaving(
-        self, prefixes: Sequence[Prefix], simulator: SimulatedTurns, condition: Condition
+        self, prefixes: Sequence[Prefix], simulator: SimulatedTurns, condition: GoalCondition
     ) -> list[Measurement | tuple[str, str]]:
         metrics = LeavingMetrics(prefixes, seed=self.reference.seed, condition=condition)
         values, people = metrics.values(simulator), metrics.people()
