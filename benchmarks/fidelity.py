@@ -189,7 +189,7 @@ def _compare(source: Source, n: int, config: EvalConfig, planted: Sequence[str],
     report = run_battery(pool, {name: source.relabelled(rows) for name, rows in simulated.items()}, config)
     return {
         s.name: {
-            "different": s.headline.different,
+            "different": s.headline.is_different,
             "p": s.headline.p,
             "figures": [f.key for f in s.figures if f.verdict == "different"],
         }

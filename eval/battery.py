@@ -18,11 +18,12 @@ from eval.metrics.base import Curve, Curves
 from eval.metrics.copies import copies_gate
 from eval.metrics.gates import run_gates
 from eval.parallel import cores, in_order
-from eval.prepare import Prepared, draws_of, prepare
+from eval.prepare import Prepared, draws_of, longer_share, prepare
 from eval.report import Report, SimulatorReport, Telling, headline, versions
 from eval.settings import SLOW, EvalConfig, Name
 from eval.verdicts import judge, together, why_missing, without_equivalence
 from usersim.errors import DataError
+from usersim.guards import Guards
 from usersim.types import Conversation
 
 S = TypeVar("S")
@@ -58,12 +59,14 @@ def run_battery(
     simulated: Mapping[str, Sequence[Conversation]],
     config: EvalConfig | None = None,
     *,
+    guards: Mapping[str, Guards | None] | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Every simulator against the same human conversations, at the same n and beside the same floor.
 
-    `human` should hold at least twice as many as each simulator: one half to compare with, one for the
-    floor. Raises DataError for too few, for records of the wrong origin, and for sets that cannot be compared.
+    `human` should hold at least twice as many as each simulator: one half to compare with, one for the floor.
+    `guards`: those that each simulator ran under, None where not known. Raises DataError for too few, for records of
+    the wrong origin, and for sets that cannot be compared.
     """
     config, started = config or EvalConfig(), time.monotonic()
     prepared = prepare(human, simulated, config)
@@ -72,7 +75,17 @@ def run_battery(
     draws = {name: draws_of(sample, ours, config) for name, sample in compared.items()}
     floors, found = measure_all(prepared, compared, ours, draws, config, progress or (lambda _: None))
     reports = [
-        _simulator(name, prepared, compared[name], ours, floors, found[name], draws[name], config)
+        _simulator(
+            name,
+            prepared,
+            compared[name],
+            ours,
+            floors,
+            found[name],
+            draws[name],
+            config,
+            (guards or {}).get(name),
+        )
         for name in compared
     ]
     most = config.quiz if config.examples else 0
@@ -194,22 +207,24 @@ def _simulator(
     found: Sequence[Found],
     draws: Draws,
     config: EvalConfig,
+    guards: Guards | None,
 ) -> SimulatorReport:
     measured = {key: value for one in found for key, value in one.measured.items()}
     figures, missing = judged(measured, floors, prepared.n, config, draws)
     if not any(figure.headline for figure in figures):
         raise DataError(f"{name}: no figure of {', '.join(config.metrics)} could be measured")
-    kept, people = prepared.simulated[name].conversations, prepared.human.conversations
-    copies = copies_gate(kept, people)
+    copies = copies_gate(simulated.conversations, prepared.human.conversations)
+    gates = (*run_gates(simulated.conversations, human.conversations, prepared.turn_cap, guards), copies)
     if copies.verdict == "different":
         figures = [without_equivalence(figure) for figure in figures]
     nearest, farthest = nearest_and_farthest(simulated, human, prepared.human, config)
     return SimulatorReport(
         name=name,
         side=prepared.simulated_sides[name],
-        headline=headline(figures, floors),
-        # Shares are unbiased at any n, so the gates use every conversation that was kept.
-        gates=(*run_gates(kept, people, prepared.turn_cap), copies),
+        guards=guards,
+        people_longer=longer_share(prepared.human.conversations, prepared.simulated_sides[name].longest_turn),
+        headline=headline(figures, gates, floors),
+        gates=gates,
         figures=tuple(figures),
         telling=_telling(simulated, human, prepared.human, config),
         curves=tuple(curve for one in found for curve in one.curves),
@@ -251,7 +266,6 @@ def _copy_notes(reports: Sequence[SimulatorReport]) -> list[str]:
 def _margin_note(config: EvalConfig) -> str:
     own = ", ".join(f"{key} {value:g}" for key, value in config.margins.items())
     return (
-        f"Equivalent means: the interval of the excess over the floor's median ends below δ, which was set "
-        f"beforehand to {config.margin_floor_widths:g} widths of each figure's floor"
-        + (f", but for {own}." if own else ".")
+        "Equivalent means: the interval of the excess over the floor's median ends below δ, which was fixed beforehand "
+        "in each figure's own unit (eval/margins.py has the reasons)" + (f", but for {own}." if own else ".")
     )

@@ -55,7 +55,7 @@ class FigureSpec(Record):
     two_sided: bool = False
     """Far on the other side of the floor is not human either: an AUC well below a half tells copies apart."""
     headline: bool = True
-    """Counted in the headline; False for a second view of what another figure already counts."""
+    """Named in the headline; False for a second view of what another figure already shows."""
     least: float | None = 0.0
     most: float | None = None
 

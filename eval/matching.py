@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from statistics import median
 
 from eval.features import user_texts
 from eval.language import language_of
 from eval.metrics.events import is_english
 from eval.settings import TRUSTED_N, EvalConfig
-from usersim import style
 from usersim.errors import DataError
 from usersim.types import Conversation
 
@@ -18,7 +16,6 @@ FEW_CLUSTERS = 20
 """Below this many people or tasks the bootstrap's intervals are known to be too narrow."""
 FEW_PERSONAS = 10
 """So few are a design, not a sample; they are not resampled."""
-ANSWER_RATIO = 1.5
 LEAST_LANGUAGE_SHARE = 0.05
 
 
@@ -86,7 +83,6 @@ def matching_notes(
             _clusters(name, conversations),
             *_goals(name, conversations, human),
             _systems(name, conversations, human),
-            _answers(name, conversations, human),
             _languages(name, conversations),
             _long(name, conversations, config),
             _unread(name, conversations),
@@ -161,22 +157,6 @@ def _systems(name: str, conversations: Sequence[Conversation], human: Sequence[C
         f"{name}: the assistant's system prompt is not that of the human side; figures after the opening also "
         "measure that difference."
     )
-
-
-def _answers(name: str, conversations: Sequence[Conversation], human: Sequence[Conversation]) -> str | None:
-    """Records do not name the assistant; the length of its answers betrays another one."""
-    ours, theirs = (_answer_words(side) for side in (conversations, human))
-    if ours is None or theirs is None or max(ours, theirs) < ANSWER_RATIO * min(ours, theirs):
-        return None
-    return (
-        f"{name}: the assistant's answers have {ours:.0f} words in the median, {theirs:.0f} on the human side: "
-        "not the same assistant. Figures after the opening also measure that difference."
-    )
-
-
-def _answer_words(conversations: Sequence[Conversation]) -> float | None:
-    counts = [len(style.words(t.text)) for c in conversations for t in c.turns if t.role == "assistant"]
-    return max(1.0, median(counts)) if counts else None
 
 
 def _languages(name: str, conversations: Sequence[Conversation]) -> str | None:

@@ -18,10 +18,10 @@ from usersim import page
 from usersim.records import atomic_writer, write_json
 
 LINKS = {
+    "gates": "Gates",
     "floor": "Figures",
     "writing": "How they write",
     "curves": "Over a conversation",
-    "gates": "Gates",
     "telling": "What gives them away",
     "quiz": "Quiz",
     "conversations": "Conversations",
@@ -33,10 +33,10 @@ LINKS = {
 
 def render_page(report: Report) -> str:
     sections = [
+        gates(report),
         figures(report),
         attributes(report),
         curves(report),
-        gates(report),
         telling(report),
         quiz(report.quiz),
         conversations(report),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal
 
 from eval.estimates import (
@@ -42,6 +43,10 @@ class Side(Record):
     kept: int
     ended_by: dict[str, int]
     """How the kept ones ended, before any cut."""
+    answer_words: float | None = None
+    """Median words of the assistant's answers: records do not name the assistant, and this betrays another one."""
+    longest_turn: int = 0
+    """Words of the longest user turn."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +170,19 @@ def _keep(
         truncated=sum(a is not b for a, b in zip(kept, short, strict=True)),
         kept=len(kept),
         ended_by=dict(Counter(c.ended_by for c in kept)),
+        answer_words=median(answers) if (answers := _turn_words(short, "assistant")) else None,
+        longest_turn=max(_turn_words(short, "user"), default=0),
     )
+
+
+def _turn_words(conversations: Sequence[Conversation], role: Literal["user", "assistant"]) -> list[int]:
+    return [len(turn.text.split()) for c in conversations for turn in c.turns if turn.role == role]
+
+
+def longer_share(human: Sequence[Conversation], words: int) -> float:
+    """Share of people's turns with more words."""
+    counts = _turn_words(human, "user")
+    return sum(count > words for count in counts) / len(counts)
 
 
 def _reason(conversation: Conversation, goals: set[str] | None, language: str | None) -> str | None:

@@ -16,6 +16,7 @@ from eval.metrics.gates import GateResult
 from eval.prepare import Side
 from eval.settings import EvalConfig
 from eval.verdicts import floor_width
+from usersim.guards import Guards
 from usersim.types import Conversation, Record
 
 PACKAGES = ("usersim-lm", "numpy", "scikit-learn", "pydantic", "torch", "transformers")
@@ -51,18 +52,18 @@ class Telling(Record):
 
 
 class Headline(Record):
-    inside_floor: int
-    figures: int
-    called_different: int
-    """Figures with the verdict "different", after Holm's adjustment."""
-    equivalent: int = 0
-    """Figures with the verdict "equivalent"."""
-    worst: str
-    """Label of the figure furthest beyond the floor, in widths of the floor (median to its far end)."""
-    worst_floor_widths: float
+    """What differs, what is equivalent and what could not be told, by label; no count and no index."""
+
+    gates: tuple[str, ...]
+    """Gates that differ."""
+    different: tuple[str, ...]
+    """Figures with the verdict "different", after Holm's adjustment; the furthest from people first."""
+    equivalent: tuple[str, ...]
+    not_told: tuple[str, ...]
+    """All others: equality is not shown for them, and neither is a difference."""
     p: float
     """Share of human splits whose worst figure is at least as far out: one p-value over all figures."""
-    different: bool
+    is_different: bool
     """p ≤ 0.05. Wrong for about one in twenty sets of humans, however many figures there are."""
     too_few: bool = False
     """Fewer conversations than carry a verdict (`settings.TRUSTED_N`): never called different."""
@@ -71,13 +72,17 @@ class Headline(Record):
     def overall(self) -> str:
         if self.too_few:
             return "too few for a verdict"
-        return "different from human" if self.different else "no difference found"
+        return "different from human" if self.is_different else "no difference found"
 
 
 class SimulatorReport(Record):
     name: str
     file: FileFacts | None = None
     side: Side
+    guards: Guards | None = None
+    """Guards that it ran under; None: not known."""
+    people_longer: float = 0.0
+    """Share of people's turns with more words than its longest turn."""
     headline: Headline
     gates: tuple[GateResult, ...]
     figures: tuple[Figure, ...]
@@ -125,22 +130,40 @@ class Report(Record):
     """Judges' tokens, calls and money, where a judge was asked."""
 
 
-def headline(figures: Sequence[Figure], floors: Mapping[str, Floats]) -> Headline:
-    """A vector and not an index: how many figures lie inside the floor, and the worst of them."""
-    counted = [figure for figure in figures if figure.headline]
-    worst = max(counted, key=floor_widths)
-    p = worst_of_all_p(counted, floors)
+def headline(
+    figures: Sequence[Figure], gates: Sequence[GateResult], floors: Mapping[str, Floats]
+) -> Headline:
+    """Gates first, then every figure by name under its verdict, the furthest from people first."""
+    named = sorted((figure for figure in figures if figure.headline), key=lambda f: -floor_widths(f))
+    p, too_few = worst_of_all_p(named, floors), named[0].verdict == "too few"
+
+    def labels(*verdicts: str) -> tuple[str, ...]:
+        return tuple(figure.label for figure in named if figure.verdict in verdicts)
+
     return Headline(
-        inside_floor=sum(figure.inside_floor for figure in counted),
-        figures=len(counted),
-        called_different=sum(figure.verdict == "different" for figure in counted),
-        equivalent=sum(figure.verdict == "equivalent" for figure in counted),
-        worst=worst.label,
-        worst_floor_widths=floor_widths(worst),
+        gates=tuple(gate.label for gate in gates if gate.verdict == "different"),
+        different=labels("different"),
+        equivalent=labels("equivalent"),
+        not_told=labels("inconclusive", "too few"),
         p=p,
-        different=p <= 0.05 and worst.verdict != "too few",
-        too_few=worst.verdict == "too few",
+        is_different=p <= 0.05 and not too_few,
+        too_few=too_few,
     )
+
+
+def in_words(found: Headline) -> list[str]:
+    """The headline as sentences: gates, then different, equivalent, not told, then the test over all figures."""
+
+    def listed(labels: Sequence[str]) -> str:
+        return "; ".join(labels) if labels else "none"
+
+    return [
+        f"Gates that differ: {listed(found.gates)}.",
+        f"Different from people: {listed(found.different)}.",
+        f"Equivalent within the margin: {listed(found.equivalent)}.",
+        f"Not told, which is not the same as equal: {listed(found.not_told)}.",
+        f"One test over all figures: {found.overall} (p {found.p:.3f}).",
+    ]
 
 
 def floor_widths(figure: Figure) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,17 +23,21 @@ from rich.progress import (
 
 from eval.battery import run_battery, steps
 from eval.catalogue import specs
+from eval.confounds import confounds
 from eval.estimates import largest_half
+from eval.margins import MARGINS
 from eval.matching import person_of
 from eval.page import write_report
 from eval.prepare import Prepared, prepare
-from eval.report import FileFacts, Report
+from eval.report import FileFacts, Report, in_words
 from eval.settings import EVERY, QUICK, EvalConfig
 from eval.terminal import report_table
 from usersim.cli import console, emit_json, load_conversations
 from usersim.config import load_config
 from usersim.errors import ConfigError, DataError
+from usersim.guards import Guards
 from usersim.model import file_hash
+from usersim.simulate import run_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +74,13 @@ def add_protocol_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-n", type=int, help="fewer per side are refused (50)")
     parser.add_argument("--max-n", type=int, help="more per side are subsampled (1000)")
     parser.add_argument("--turn-cap", type=int, help="cut all conversations here (inferred)")
-    parser.add_argument("--margin", type=float, help="δ of equivalence in floor widths (2)")
+    parser.add_argument(
+        "--margin",
+        action="append",
+        default=[],
+        metavar="FIGURE=δ",
+        help="δ of equivalence in the figure's own unit, in place of the fixed one; repeat for more",
+    )
     parser.add_argument("--language", help="keep conversations in this language only, e.g. en")
     parser.add_argument("--processes", type=int, help="at once (one a core); moves no number")
     parser.add_argument(
@@ -92,11 +104,16 @@ def run(args: argparse.Namespace) -> int:
         _plan(prepare(human, simulated, config), config, args)
         return 0
     with progress_bar(steps(len(simulated), config)) as progress:
-        report = run_battery(human, simulated, config, progress=progress)
+        guards = {name: guards_of(path) for name, path in files.items()}
+        report = run_battery(human, simulated, config, guards=guards, progress=progress)
     report = _with_files(report, args.human, files)
     report = report.model_copy(update={"command": command_line()})
     write_report(report, args.out)
     console.print(report_table(report))
+    for simulator in report.simulators:
+        console.print(f"[bold]{escape(simulator.name)}[/]")
+        for line in (*in_words(simulator.headline), *confounds(report, simulator)):
+            console.print(f"- {line}", markup=False)
     for note in (*report.notes, *_missing(report)):
         console.print(f"- {note}", style="dim")
     console.print(
@@ -123,13 +140,24 @@ def config_of(args: argparse.Namespace) -> EvalConfig:
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
     if args.metrics:
         given["metrics"] = [name.strip() for name in args.metrics.split(",") if name.strip()]
-    if args.margin is not None:
-        given["margin_floor_widths"] = args.margin
+    if args.margin:
+        given["margins"] = {**base.margins, **dict(map(_margin, args.margin))}
     flags: dict[str, object] = {"same_goals": True} if args.same_goals else {}
     if args.no_text:
         flags["examples"] = 0
     quick = QUICK if args.quick else {}
-    return EvalConfig.model_validate({**base.model_dump(), **quick, **given, **flags})
+    config = EvalConfig.model_validate({**base.model_dump(), **quick, **given, **flags})
+    if unknown := sorted(config.margins.keys() - MARGINS.keys()):
+        raise ConfigError(f"margins: no figure {', '.join(unknown)}; there are {', '.join(MARGINS)}")
+    return config
+
+
+def _margin(text: str) -> tuple[str, float]:
+    key, _, value = text.partition("=")
+    try:
+        return key, float(value)
+    except ValueError:
+        raise ConfigError(f"--margin {text!r}: write FIGURE=δ, e.g. auc_text=0.05") from None
 
 
 def _people_enough(path: Path, config: EvalConfig) -> int:
@@ -157,6 +185,17 @@ def name_and_file(text: str, option: str = "--simulated") -> tuple[str, Path]:
     if not equals or not name or not path:
         raise ConfigError(f"{option} {text!r}: write NAME=FILE")
     return name, Path(path)
+
+
+def guards_of(path: Path) -> Guards | None:
+    """Guards of a simulated file, from the record that `usersim simulate` writes beside it; None where it does not say,
+    or where the batch was made in parts under different ones."""
+    try:
+        sessions = json.loads(run_file(path).read_text(encoding="utf-8"))["sessions"]
+        found = {Guards.model_validate(session["user"]["guards"]) for session in sessions}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found.pop() if len(found) == 1 else None
 
 
 def command_line() -> str:

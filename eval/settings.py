@@ -53,10 +53,9 @@ class EvalConfig(Config):
     """Fewer conversations per side are refused."""
     max_n: int = Field(default=1000, ge=10)
     """More per side are subsampled: the classifiers' time grows with n."""
-    margin_floor_widths: float = Field(default=2.0, gt=0)
-    """δ of "equivalent", in widths of the figure's floor (median to its far end), where `margins` names none."""
     margins: dict[str, float] = Field(default_factory=dict)
-    """δ by figure (`FigureSpec.key`), in the figure's own unit, beyond the floor's median."""
+    """δ of "equivalent" by figure (`FigureSpec.key`), in the figure's own unit, beyond the floor's median; in place of
+    those of `eval.margins`."""
     turn_cap: int | None = Field(default=None, ge=1)
     """User turns at which every conversation is cut; None: inferred from the simulated ones."""
     same_goals: bool = False

@@ -7,16 +7,24 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from eval.confounds import FIRST_PAGE, confounds
 from eval.estimates import Estimate, Figure
 from eval.plots import number
-from eval.report import Report, floor_widths
+from eval.report import Report, floor_widths, in_words
 from usersim.plots import percent
 
-MARKS = {"different": "≠", "equivalent": "≈", "inconclusive": "", "too few": "?", "not applicable": ""}
+MARKS = {
+    "different": "≠",
+    "equivalent": "≈",
+    "inconclusive": "",
+    "guarded": "(guarded)",
+    "too few": "?",
+    "not applicable": "",
+}
 CAPTION = (
     "95 % intervals. ≠: different from human (Holm over the figures); ≈: equivalent within the margin; ?: too few to "
     "say; unmarked: inconclusive, which is not the same as equal. Floor: median and 95 % range between two halves of "
-    "the human conversations at the same n; ↓: lower is worse."
+    "the human conversations at the same n; δ: margin of equivalence, fixed beforehand; ↓: lower is worse."
 )
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -49,8 +57,13 @@ class Table:
 
 
 def markdown(report: Report) -> str:
-    """A heading, the headline in words, and the tables."""
-    parts = [f"# {markdown_text(report.title)}", markdown_text(_about(report)), _headlines(report)]
+    """A heading, the headline and its confounds in words, and the tables: gates first."""
+    parts = [
+        f"# {markdown_text(report.title)}",
+        markdown_text(FIRST_PAGE),
+        markdown_text(_about(report)),
+        *_headlines(report),
+    ]
     parts += [_markdown_table(table) for table in tables(report) if table.rows]
     if report.command:
         parts.append(f"Command: {_code(report.command)}")
@@ -68,16 +81,17 @@ def tables(report: Report) -> list[Table]:
     missing = [[s.name, figure, why] for s in report.simulators for figure, why in s.missing.items()]
     return [
         Table(
-            f"Figures between {report.n} simulated and {report.n} human conversations. {CAPTION}",
-            ["figure", "unit", "human floor", *names],
-            _figures(report),
-        ),
-        Table(
-            "Validity gates: share of conversations with at least one, 95 % intervals (Wilson).",
+            "Validity gates: share of conversations with at least one, 95 % intervals (Wilson). Guarded: fewer than "
+            "people, and the simulator's guards forbid it.",
             ["gate", "human", *names],
             _gates(report),
         ),
-        Table("Not measured, and left out of every count.", ["simulator", "figure", "why"], missing),
+        Table(
+            f"Figures between {report.n} simulated and {report.n} human conversations. {CAPTION}",
+            ["figure", "unit", "human floor", "δ", *names],
+            _figures(report),
+        ),
+        Table("Not measured, and never taken as zero.", ["simulator", "figure", "why"], missing),
     ]
 
 
@@ -89,17 +103,16 @@ def _about(report: Report) -> str:
     )
 
 
-def _headlines(report: Report) -> str:
-    lines = []
+def _headlines(report: Report) -> list[str]:
+    """A heading and a list for every simulator."""
+    parts = []
     for simulator in report.simulators:
-        found = simulator.headline
-        text = (
-            f"{found.inside_floor} of {found.figures} figures inside the floor, {found.called_different} called "
-            f"different; worst: {found.worst} ({found.worst_floor_widths:.1f} floor widths). Overall: {found.overall} "
-            f"(p {found.p:.3f})."
-        )
-        lines.append(f"- **{markdown_text(simulator.name)}**: {markdown_text(text)}")
-    return "\n".join(lines)
+        lines = [*in_words(simulator.headline), *confounds(report, simulator)]
+        parts += [
+            f"## {markdown_text(simulator.name)}",
+            "\n".join(f"- {markdown_text(line)}" for line in lines),
+        ]
+    return parts
 
 
 def _figures(report: Report) -> list[list[str]]:
@@ -114,7 +127,7 @@ def _figures(report: Report) -> list[list[str]]:
         first = next(iter(by_name.values()))
         cells = [_figure(by_name.get(simulator.name)) for simulator in report.simulators]
         down = " ↓" if first.worse == "lower" else ""
-        rows.append([first.label + down, first.unit, _floor(first), *cells])
+        rows.append([first.label + down, first.unit, _floor(first), f"{first.margin:g}", *cells])
     return rows
 
 

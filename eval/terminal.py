@@ -8,11 +8,19 @@ from rich.table import Table
 from eval.estimates import Figure
 from eval.report import Report
 
-MARK = {"different": " ≠", "equivalent": " ≈", "inconclusive": "", "too few": " ?", "not applicable": ""}
+MARK = {
+    "different": " ≠",
+    "equivalent": " ≈",
+    "inconclusive": "",
+    "guarded": " (guarded)",
+    "too few": " ?",
+    "not applicable": "",
+}
 STYLE = {
     "different": "red",
     "equivalent": "green",
     "inconclusive": "dim",
+    "guarded": "dim",
     "too few": "yellow",
     "not applicable": "dim",
 }
@@ -44,12 +52,6 @@ def report_table(report: Report) -> Table:
     table.add_column("human floor", justify="right")
     for simulator in report.simulators:
         table.add_column(escape(simulator.name), justify="right")
-    for found in _by_key(report).values():
-        spec, floor = next((f, f.floor) for f in found if f)
-        if spec.headline:
-            band = f"{floor.median:.2f} \\[{floor.low:.2f}, {floor.high:.2f}]"
-            table.add_row(spec.label, band, *map(_cell, found))
-    table.add_section()
     for row, gate in enumerate(report.simulators[0].gates):
         results = [simulator.gates[row] for simulator in report.simulators]
         table.add_row(
@@ -61,14 +63,18 @@ def report_table(report: Report) -> Table:
             ),
         )
     table.add_section()
+    for found in _by_key(report).values():
+        spec, floor = next((f, f.floor) for f in found if f)
+        if spec.headline:
+            band = f"{floor.median:.2f} \\[{floor.low:.2f}, {floor.high:.2f}]"
+            table.add_row(spec.label, band, *map(_cell, found))
+    table.add_section()
     table.add_row(
         "overall",
         "",
-        *(f"[{'red' if s.headline.different else 'dim'}]{s.headline.overall}[/]" for s in report.simulators),
-    )
-    table.add_row(
-        "figures inside the floor",
-        "",
-        *(f"[bold]{s.headline.inside_floor} of {s.headline.figures}[/]" for s in report.simulators),
+        *(
+            f"[{'red' if s.headline.is_different else 'dim'}]{s.headline.overall}[/]"
+            for s in report.simulators
+        ),
     )
     return table

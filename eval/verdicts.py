@@ -16,10 +16,10 @@ says how much below. Holm's (1979) step-down over the figures keeps the chance o
 The headline does not use these: it is a max statistic over the shared splits (`eval.report`), which takes the
 dependence of the figures as it is and has more power.
 
-*Equivalence* is claimed like a difference: the whole excess interval must lie below a margin δ that was chosen
-beforehand. Everything else is inconclusive, which is not the same as equal. An AUC is tested on both sides: its
-interval must lie within ±δ, and one well below the floor is different too. Where a simulator repeats human
-conversations nearly word for word (`eval.metrics.copies`), no figure of it is called equivalent.
+*Equivalence* is claimed like a difference: the whole excess interval must lie below a margin δ in the figure's own
+unit, chosen beforehand (`eval.margins`). Everything else is inconclusive, which is not the same as equal. An AUC is
+tested on both sides: its interval must lie within ±δ, and one well below the floor is different too. Where a simulator
+repeats human conversations nearly word for word (`eval.metrics.copies`), no figure of it is called equivalent.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from eval.estimates import (
     floor_of,
     interval,
 )
+from eval.margins import margin_of
 from eval.settings import TRUSTED_N, EvalConfig
 
 ALPHA = 0.05
@@ -98,14 +99,13 @@ def judge(
     if spec.two_sided:
         inside = floor.low <= measured.value <= floor.high
         p = min(1.0, 2 * min(p, p_of_excess(sign * (measured.value - floor_values), -excess, spread)))
-    margin = config.margins.get(spec.key, config.margin_floor_widths * floor_width(floor, spec.worse))
     figure = Figure(
         **spec.model_dump(),
         value=Estimate(value=measured.value, low=_clip(low, spec), high=_clip(high, spec), n=n),
         floor=floor,
         excess=Estimate(value=excess, low=ends[0], high=ends[1], n=n),
         inside_floor=inside,
-        margin=margin,
+        margin=margin_of(spec.key, config),
         p=p,
         p_holm=p,
         verdict="inconclusive",
@@ -150,8 +150,10 @@ def _verdict(figure: Figure) -> Verdict:
     is_apart = figure.excess.low > 0 or (figure.two_sided and figure.excess.high < 0)
     if figure.p_holm <= ALPHA and is_apart and not figure.inside_floor:
         return "different"
-    is_near = figure.excess.high < figure.margin and not (
-        figure.two_sided and figure.excess.low <= -figure.margin
+    is_near = (
+        figure.margin > 0
+        and figure.excess.high < figure.margin
+        and not (figure.two_sided and figure.excess.low <= -figure.margin)
     )
     return "equivalent" if is_near else "inconclusive"
 

@@ -1,6 +1,8 @@
 """G0, validity gates: conversations in which something goes wrong that no style could excuse.
 
-Each is a share of conversations beside the human share, which is seldom zero.
+Each is a share of conversations beside the human share, which is seldom zero. Four of them are rules of the guards
+(`usersim.guards`), applied to people and simulator alike. A simulator that ran under these guards has next to none by
+construction, and people had no guards: fewer than people is then "guarded" and no finding.
 """
 
 from __future__ import annotations
@@ -16,6 +18,14 @@ from eval.settings import TRUSTED_N
 from usersim.guards import Guards, rejection
 from usersim.types import Conversation, Record, Turn
 
+GateVerdict = Literal["different", "inconclusive", "guarded", "too few", "not applicable"]
+GUARD_OF = {
+    "empty_turn": "empty",
+    "repeat": "repeat",
+    "assistant_speak": "assistant_speak",
+    "goal_copy": "goal_copy",
+}
+"""Guard by the gate that applies its rule."""
 ROLE_LABEL = re.compile(r"^\s*(?:assistant|ai|bot|chatgpt|user|human|system)\s*:", re.IGNORECASE)
 NOTHING = Guards.off()
 
@@ -27,7 +37,7 @@ class GateResult(Record):
     """None where the gate applies to no conversation (no goal to copy)."""
     human: Estimate | None
     difference: Estimate | None
-    verdict: Literal["different", "inconclusive", "too few", "not applicable"]
+    verdict: GateVerdict
 
 
 @dataclass(frozen=True)
@@ -81,13 +91,27 @@ def gates(turn_cap: int | None) -> list[Gate]:
 
 
 def run_gates(
-    simulated: Sequence[Conversation], human: Sequence[Conversation], turn_cap: int | None
+    simulated: Sequence[Conversation],
+    human: Sequence[Conversation],
+    turn_cap: int | None,
+    guards: Guards | None = None,
 ) -> list[GateResult]:
-    """Shares with Wilson intervals, their difference with Newcombe's; conversations are the unit."""
-    return [_result(gate, simulated, human) for gate in gates(turn_cap)]
+    """Shares with Wilson intervals, their difference with Newcombe's; conversations are the unit.
+
+    `guards`: those that the simulator ran under; None, not known, counts as on.
+    """
+    return [_result(gate, simulated, human, is_guarded(gate.key, guards)) for gate in gates(turn_cap)]
 
 
-def _result(gate: Gate, simulated: Sequence[Conversation], human: Sequence[Conversation]) -> GateResult:
+def is_guarded(key: str, guards: Guards | None) -> bool:
+    """The simulator may have been kept from failing this gate."""
+    guard = GUARD_OF.get(key)
+    return guard is not None and (guards is None or bool(getattr(guards, guard)))
+
+
+def _result(
+    gate: Gate, simulated: Sequence[Conversation], human: Sequence[Conversation], guarded: bool
+) -> GateResult:
     ours, theirs = _share(gate, simulated), _share(gate, human)
     if ours is None or theirs is None:
         return GateResult(
@@ -99,9 +123,11 @@ def _result(gate: Gate, simulated: Sequence[Conversation], human: Sequence[Conve
             verdict="not applicable",
         )
     gap = newcombe(ours, theirs)
-    verdict: Literal["different", "inconclusive", "too few"] = (
-        "too few" if gap.n < TRUSTED_N else "different" if gap.low > 0 or gap.high < 0 else "inconclusive"
-    )
+    verdict: GateVerdict = "inconclusive"
+    if gap.n < TRUSTED_N:
+        verdict = "too few"
+    elif gap.low > 0 or gap.high < 0:
+        verdict = "guarded" if guarded and gap.high < 0 else "different"
     return GateResult(
         key=gate.key, label=gate.label, simulated=ours, human=theirs, difference=gap, verdict=verdict
     )

@@ -16,7 +16,7 @@ from eval.outcome.comparison import compare_rankings
 from eval.outcome.effort import Trajectory, measure_effort, read_judged, trajectories
 from eval.outcome.pages import Section, write_pages
 from eval.outcome.patience import fit_patience
-from eval.outcome.planted import judge_user
+from eval.outcome.planted import judge_users
 from eval.outcome.scores import read_scores
 from eval.outcome.sections import calibration_sections, effort_sections, planted_sections, rank_sections
 from eval.outcome.served import MATCHERS
@@ -29,7 +29,8 @@ from usersim.records import write_records
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="outcome", required=True)
     planted = commands.add_parser(
-        "planted", help="assistants of known order: does the simulator rank them so?"
+        "planted",
+        help="assistants of known order: does the simulator rank them better than one that does not listen?",
     )
     planted.add_argument("--goals", required=True, metavar="FILE", help="JSONL, goals with facets")
     planted.add_argument("--assistant", required=True, help="the base model: `local`, or URL[#model]")
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--human", type=Path, required=True, metavar="FILE", help="JSONL: assistant, task, score, person"
     )
     rank.add_argument("--simulated", type=Path, required=True, metavar="FILE")
+    rank.add_argument("--null", type=Path, metavar="FILE", help="scores of a user that does not listen")
     rank.add_argument("--splits", type=int, default=500, help="halves of the people (500)")
     effort = commands.add_parser("effort", help="what users put in against what they get")
     effort.add_argument("--conversations", action="append", required=True, metavar="NAME=FILE")
@@ -88,14 +90,19 @@ def _finish(
 
 def _rank(args: argparse.Namespace) -> int:
     human, simulated = read_scores(args.human), read_scores(args.simulated)
-    report = compare_rankings(human, simulated, bootstrap=args.bootstrap, splits=args.splits, seed=args.seed)
+    null = read_scores(args.null) if args.null else ()
+    report = compare_rankings(
+        human, simulated, null=null, bootstrap=args.bootstrap, splits=args.splits, seed=args.seed
+    )
     sections = rank_sections(report)
     results = {"ranking": report.model_dump(mode="json"), "calibration": None}
     if all(score.score in (0, 1) for score in (*human, *simulated)):
         calibration = calibrate(human, simulated, bootstrap=args.bootstrap, seed=args.seed)
         sections += calibration_sections(calibration)
         results["calibration"] = calibration.model_dump(mode="json")
-    results["files"] = {str(path): file_hash(path) for path in (args.human, args.simulated)}
+    results["files"] = {
+        str(path): file_hash(path) for path in (args.human, args.simulated, args.null) if path
+    }
     return _finish(args, "Assistants ranked by simulated users and by people", results, sections)
 
 
@@ -144,7 +151,7 @@ def _arena(args: argparse.Namespace) -> int:
 
 
 def _planted(args: argparse.Namespace) -> int:
-    from eval.outcome.runs import faceted_cases, play, users_from
+    from eval.outcome.runs import REFERENCE, faceted_cases, null_name, null_users, play, users_from
     from usersim.commands.options import assistant_from
 
     cases, bare = faceted_cases(args.goals, args.limit)
@@ -164,21 +171,28 @@ def _planted(args: argparse.Namespace) -> int:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
+    nulls = {user: null_name(user) for user in users if user != REFERENCE}
+    total = (len(users) + len(nulls)) * len(assistants) * len(cases)
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task("conversations", total=len(users) * len(assistants) * len(cases))
-        played, failed = play(
-            users, assistants, cases, args, lambda label, n: bar.update(task, description=label, advance=n)
-        )
+        task = bar.add_task("conversations", total=total)
+
+        def advance(label: str, n: int) -> None:
+            bar.update(task, description=label, advance=n)
+
+        played, failed = play(users, assistants, cases, args, advance)
+        replayed, not_replayed = play(null_users(played), assistants, cases, args, advance)
     notes = [f"{bare} goals have no facets and are left out."] if bare else []
-    notes += [f"{who}: {count} conversations failed and are left out." for who, count in failed.items()]
-    reports = []
-    for user, conversations in played.items():
-        report, scores = judge_user(
-            user, conversations, MATCHERS[args.matcher], bootstrap=args.bootstrap, seed=args.seed
-        )
-        reports.append(report)
-        for name, found in scores.items():
-            write_records(args.out / "scores" / f"{user}.{name}.jsonl", found)
+    notes += [
+        f"{label}: {count} conversations failed and are left out."
+        for label, count in (failed | not_replayed).items()
+    ]
+    judged = judge_users(
+        played | replayed, MATCHERS[args.matcher], nulls=nulls, bootstrap=args.bootstrap, seed=args.seed
+    )
+    reports = [report for report, _ in judged]
+    for report, scores in judged:
+        for name, rows in scores.items():
+            write_records(args.out / "scores" / f"{report.user}.{name}.jsonl", rows)
     results = {"users": [report.model_dump(mode="json") for report in reports], "notes": notes}
     return _finish(
         args, "Assistants of known order under simulated users", results, planted_sections(reports, notes)

@@ -34,6 +34,8 @@ class RankReport(Record):
     """Kendall's τ-b of the mean scores, n = assistants; None where one side scores all of them the same."""
     agreement: Estimate | None
     """Share of the pairs that people tell apart in which the simulated order is theirs; n = pairs."""
+    over_null: Estimate | None
+    """agreement minus that of a user that does not listen, on the same resamples; None without its scores."""
     resolved_agreement: Estimate | None
     """The same over the pairs whose human difference has an interval without 0; None where there is none."""
     regret: Estimate
@@ -50,6 +52,7 @@ def compare_rankings(
     human: Sequence[Score],
     simulated: Sequence[Score],
     *,
+    null: Sequence[Score] = (),
     bootstrap: int = 2000,
     splits: int = 500,
     seed: int = 0,
@@ -57,10 +60,11 @@ def compare_rankings(
     """Both sides' rankings of the assistants that both have scored.
 
     Two-level bootstrap for τ and agreement: assistants, and under them tasks (the same draw on both sides,
-    so that shared tasks stay paired) and people. Raises DataError for fewer than three shared assistants.
+    so that shared tasks stay paired) and people. Raises DataError for fewer than three shared assistants, and for
+    an assistant that the null user was not scored with.
     """
     names, notes = _shared(human, simulated)
-    tasks = sorted({score.task for score in (*human, *simulated)})
+    tasks = sorted({score.task for score in (*human, *simulated, *null)})
     people, machine = Side.of(human, names, tasks), Side.of(simulated, names, tasks)
     rng = rng_for(seed, "ranking")
     task_BT = resamples(len(tasks), bootstrap, rng)
@@ -70,13 +74,23 @@ def compare_rankings(
     h, s = (np.take_along_axis(means, drawn, axis=1) for means in (human_BK, simulated_BK))
     pairs = len(names) * (len(names) - 1) // 2
     tau = _estimate(tau_rows(machine.means_K[None], people.means_K[None]), tau_rows(s, h), len(names))
+    own, own_B = agreement_rows(machine.means_K[None], people.means_K[None]), agreement_rows(s, h)
+    over_null = None
+    if null:
+        if lacking := sorted(set(names) - {score.assistant for score in null}):
+            raise DataError(f"the null user has no score with {', '.join(lacking)}")
+        blind = Side.of(null, names, tasks)
+        # A stream of its own, so that adding a null user moves no other number.
+        blind_BK = blind.resampled_means(task_BT, rng_for(seed, "ranking null"))
+        n_BK = np.take_along_axis(blind_BK, drawn, axis=1)
+        blind_value = agreement_rows(blind.means_K[None], people.means_K[None])
+        over_null = _estimate(own - blind_value, own_B - agreement_rows(n_BK, h), pairs)
     ceiling = human_ceiling(people, machine, splits=splits, rng=rng_for(seed, "halves"))
     return RankReport(
         standings=_standings(people, machine, human_BK, simulated_BK),
         tau=tau,
-        agreement=_estimate(
-            agreement_rows(machine.means_K[None], people.means_K[None]), agreement_rows(s, h), pairs
-        ),
+        agreement=_estimate(own, own_B, pairs),
+        over_null=over_null,
         resolved_agreement=_resolved(machine, people, simulated_BK, human_BK),
         regret=mean_estimate(
             float(regret_rows(machine.means_K[None], people.means_K[None])[0]),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import os
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,7 +33,7 @@ Played = dict[str, dict[str, list[Conversation]]]
 
 class FrankUser:
     """Says the whole goal at once and leaves: where even this user's scores do not show the planted order, the score or
-    the base model is to blame and not the simulator."""
+    the base model is to blame and not the simulator. It listens to nobody, so it is its own null."""
 
     name = REFERENCE
 
@@ -48,6 +51,60 @@ class FrankUser:
             tokens=0,
             seed=seed,
         )
+
+
+class Replay:
+    """Null user: what a user said to one assistant at this goal, said again whatever the assistant at hand answers."""
+
+    def __init__(self, name: str, scripts: Mapping[str, Sequence[str]]) -> None:
+        self.name, self.scripts = name, scripts
+
+    async def __call__(
+        self, profile: UserProfile, turns: Sequence[Turn], *, seed: int | None = None
+    ) -> UserTurn:
+        script = self.scripts.get(profile.model_dump_json())
+        if script is None:
+            raise DataError(f"{self.name}: no conversation at this goal to replay")
+        spoken = sum(turn.role == "user" for turn in turns)
+        ends = spoken >= len(script)
+        return UserTurn(
+            text="" if ends else script[spoken],
+            ends=ends,
+            end_probability=float(ends),
+            finish="end" if ends else "stop",
+            logprob=0.0,
+            tokens=0,
+            seed=seed,
+        )
+
+
+def null_users(played: Played) -> dict[str, tuple[User, dict[str, object]]]:
+    """A null user for every user that listens, in the form of `users_from`.
+
+    The script at a goal is what the user said there to one of the assistants, which the goal's id picks: so it is
+    the user's own words and lengths, and the assistant at hand has no part in them.
+    """
+    nulls: dict[str, tuple[User, dict[str, object]]] = {}
+    for user, by_assistant in played.items():
+        if user == REFERENCE:
+            continue
+        at_goal: dict[str, list[Conversation]] = {}
+        for conversations in by_assistant.values():
+            for conversation in conversations:
+                at_goal.setdefault(conversation.id, []).append(conversation)
+        picked = [made[zlib.crc32(goal.encode()) % len(made)] for goal, made in at_goal.items()]
+        scripts = {
+            one.profile.model_dump_json(): [turn.text for turn in one.turns if turn.role == "user"]
+            for one in picked
+        }
+        digest = hashlib.sha256(json.dumps(scripts, sort_keys=True).encode()).hexdigest()
+        name = null_name(user)
+        nulls[name] = Replay(name, scripts), {"replay_of": user, "scripts_sha256": digest}
+    return nulls
+
+
+def null_name(user: str) -> str:
+    return f"{user}-null"
 
 
 def users_from(args: argparse.Namespace) -> dict[str, tuple[User, dict[str, object]]]:

@@ -12,7 +12,7 @@ from eval.outcome.comparison import RankReport
 from eval.outcome.effort import PATIENCE, WORD_BUDGETS, Effort
 from eval.outcome.pages import NOTHING, Section, banded, figures, key, shown
 from eval.outcome.patience import Patience
-from eval.outcome.planted import SCORES, PlantedUser
+from eval.outcome.planted import LEAST_SERVED, SCORES, PlantedUser
 from eval.pages.drawing import Named, bars, course
 
 
@@ -21,6 +21,11 @@ def rank_sections(report: RankReport) -> list[Section]:
     rows = [
         ["Kendall τ-b", shown(report.tau), "assistants and, under them, tasks and people resampled"],
         ["pairs ordered alike", shown(report.agreement), "of the pairs that people tell apart; chance .50"],
+        [
+            "… minus a user that does not listen",
+            shown(report.over_null),
+            "an interval above 0: listening adds to the ranking; without --null nothing is claimed",
+        ],
         [
             "… among clear pairs",
             shown(report.resolved_agreement),
@@ -157,7 +162,9 @@ def _patience(found: Mapping[str, Patience]) -> Section:
         "Patience",
         [
             "Chance of leaving at a reply, before and from so many useless replies in a row; nats: what the change "
-            f"point explains beyond one constant chance (below 2 is noise). {NOTHING}: no such change."
+            f"point explains beyond one constant chance (below 2 is noise). {NOTHING}: no such change. Replies "
+            "get worse and people leave as a conversation goes on, so a user that does not listen shows a patience "
+            "too: only what goes beyond a null user's is patience."
         ],
         (*heads, *(f"leaves after {run} useless" for run in range(4))),
         rows,
@@ -166,6 +173,48 @@ def _patience(found: Mapping[str, Patience]) -> Section:
 
 def planted_sections(users: Sequence[PlantedUser], notes: Sequence[str]) -> list[Section]:
     order = ", ".join(f"{name} {level}" for name, level in LEVELS.items())
+    nothing = users[0].serve_nothing
+    shares = ", ".join(f"{name} ({share:.2f})" for name, share in nothing.items())
+    left_out = (
+        f"{len(nothing)} of {len(users[0].rankings[0].means)} assistants serve nothing (mean "
+        f"coverage below {LEAST_SERVED:g}) and are left out of every ranking: {shares}."
+        if nothing
+        else "Every assistant serves something, and all are ranked."
+    )
+    says = [
+        f"The same base model as assistants of known order: {order}. {left_out} Intervals resample goals, the same "
+        "for a user and its null.",
+        "A null user does not listen: it says again what the user said at this goal to one of the assistants. A better "
+        "assistant serves more of any words, so only what is beyond the null is the user's. An interval of the "
+        "difference with 0 in it: that the user's listening adds to the ranking is not shown.",
+        "The user named reference says the whole goal at once and listens to nobody either: it shows what score and "
+        "base model can tell apart.",
+        *(f"{name}: {what}." for name, what in SCORES.items()),
+        *notes,
+    ]
+    heads = ("user", "score", "goals", "pairs right", "null", "difference")
+    rows = [
+        [
+            *(user.user, ranking.score, str(over.difference.n)),
+            *(shown(over.agreement), shown(over.null), shown(over.difference)),
+        ]
+        for user in users
+        for ranking in user.rankings
+        if (over := ranking.over_null)
+    ]
+    sections = [
+        Section("Pairs in the planted order, minus a user that does not listen", says, heads, rows),
+        _each_ranking(users),
+    ]
+    for user in users:
+        sections += _user_sections(user)
+    patience = {user.user: user.patience for user in users}
+    effort = {f"{u.user} with {a}": found for u in users for a, found in u.effort.items()}
+    table, *rest = effort_sections(effort, patience)
+    return [*sections, Section(table.title, table.says, table.heads, table.rows), *rest]
+
+
+def _each_ranking(users: Sequence[PlantedUser]) -> Section:
     rows = []
     for user in users:
         for ranking in user.rankings:
@@ -178,19 +227,12 @@ def planted_sections(users: Sequence[PlantedUser], notes: Sequence[str]) -> list
                 ]
             )
     heads = ("user", "score", "goals", "τ-b with the truth", "most", "pairs right", "as planted", "unclear")
-    says = [
-        f"The same base model as assistants of known order: {order}. Intervals resample goals.",
-        "The user named reference says the whole goal at once: it shows what score and base model can tell apart.",
-        *(f"{name}: {what}." for name, what in SCORES.items()),
-        *notes,
-    ]
-    sections = [Section("Planted ranking", says, (*heads, "reversed"), rows)]
-    for user in users:
-        sections += _user_sections(user)
-    patience = {user.user: user.patience for user in users}
-    effort = {f"{u.user} with {a}": found for u in users for a, found in u.effort.items()}
-    table, *rest = effort_sections(effort, patience)
-    return [*sections, Section(table.title, table.says, table.heads, table.rows), *rest]
+    return Section(
+        "Each user by itself",
+        ["Not minus a null user: no evidence of listening."],
+        (*heads, "reversed"),
+        rows,
+    )
 
 
 def _user_sections(user: PlantedUser) -> list[Section]:

@@ -98,7 +98,8 @@ def gates(report: Report) -> str:
         for found in zip(*(s.gates for s in report.simulators), strict=True)
     ]
     return (
-        '<h2 id="gates">Validity gates</h2><p>Share of conversations with at least one, beside the human share.</p>'
+        '<h2 id="gates">Validity gates</h2><p>Share of conversations with at least one, beside the human share. '
+        "“guarded”: fewer than people, but its guards threw such turns away, so it is no finding.</p>"
         f"{page.table(heads, rows, label='validity gates')}"
     )
 

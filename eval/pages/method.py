@@ -19,9 +19,8 @@ def missing(report: Report) -> str:
     ]
     if not rows:
         return ""
-    return (
-        '<h2 id="missing">Not measured</h2><p>Left out of every count above, never taken as zero.</p>'
-        + page.table(("simulator", "figure", "why"), rows, label="not measured")
+    return '<h2 id="missing">Not measured</h2><p>Never taken as zero.</p>' + page.table(
+        ("simulator", "figure", "why"), rows, label="not measured"
     )
 
 

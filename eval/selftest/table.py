@@ -21,7 +21,7 @@ def blind_spots(metrics: Sequence[str], controls: Sequence[Control]) -> list[str
     found = []
     planted = [c for c in controls if c.expected == "different"]
     for control in controls:
-        if control.expected == "like human" and control.headline.different:
+        if control.expected == "like human" and control.headline.is_different:
             found.append(
                 f"{control.label}: called different, though these are humans. By chance this happens in one run of "
                 "twenty; otherwise the file mixes kinds of people."

@@ -5,8 +5,11 @@ import pytest
 
 from eval.__main__ import main
 from eval.invented import invented
+from eval.run_command import guards_of
 from usersim.cli import run_main
-from usersim.records import write_records
+from usersim.guards import Guards
+from usersim.records import write_json, write_records
+from usersim.types import Turn
 
 
 @pytest.fixture
@@ -31,7 +34,12 @@ def test_run_writes_a_report_and_one_json_document(files, capsys):
     assert report == json.loads((files / "out" / "report.json").read_text(encoding="utf-8"))
     assert (report["n"], report["config"]["seed"], report["human_examples"]) == (52, 3, [])
     assert len(report["human_file"]["sha256"]) == 64
-    assert "figures inside the floor" in " ".join(err.split())
+    shown = " ".join(err.split())
+    assert "Gates that differ:" in shown
+    assert "Different from people:" in shown
+    assert "52 conversations of s and 52 of people" in shown
+    assert "inside the floor" not in shown
+    assert "Guards: unknown" in shown
 
 
 def test_dry_run_says_the_plan_and_writes_nothing(files, capsys):
@@ -48,6 +56,8 @@ def test_dry_run_says_the_plan_and_writes_nothing(files, capsys):
         (["--simulated", "t=missing.jsonl"], "no such file"),
         (["--min-n", "60"], "too few conversations"),
         (["--metrics", "marginals,magic"], "metrics.1"),
+        (["--margin", "0.1"], "write FIGURE=δ"),
+        (["--margin", "magic=0.1"], "no figure magic"),
     ],
 )
 def test_what_the_operator_can_fix_is_one_line_and_two(files, capsys, change, message):
@@ -63,7 +73,7 @@ def test_options_reach_the_config_and_the_report_says_what_was_typed(files, caps
         "--interval",
         "bca",
         "--margin",
-        "3",
+        "coverage=0.1",
         "--metrics",
         "marginals,coverage",
         "--processes",
@@ -73,10 +83,45 @@ def test_options_reach_the_config_and_the_report_says_what_was_typed(files, caps
     assert run_main(main, arguments(files, *more)) == 0
     report = json.loads(capsys.readouterr().out)
     config = report["config"]
-    assert (config["interval"], config["margin_floor_widths"], config["processes"]) == ("bca", 3.0, 1)
+    assert (config["interval"], config["margins"], config["processes"]) == ("bca", {"coverage": 0.1}, 1)
     assert config["metrics"] == ["marginals", "coverage"]
-    assert any("3 widths" in note for note in report["notes"])
+    assert any("coverage 0.1" in note for note in report["notes"])
     assert report["command"].startswith("usersim")
+
+
+def test_what_else_differs_stands_beside_the_headline(files, capsys):
+    user = {"kind": "UserLM", "guards": Guards(max_words=40).model_dump()}
+    write_json(files / "sim.run.json", {"settings": {}, "sessions": [{"user": user}]})
+    write_records(
+        files / "human.jsonl",
+        [
+            c.model_copy(update={"turns": (*c.turns[:-1], Turn(role=c.turns[-1].role, text="word " * 500))})
+            for c in invented(104, 1)
+        ],
+    )
+    assert run_main(main, arguments(files, "--json")) == 0
+    out, err = capsys.readouterr()
+    (simulator,) = json.loads(out)["simulators"]
+    assert simulator["guards"]["max_words"] == 40
+    shown = " ".join(err.split())
+    assert "Guards: on (empty, repeat, goal_copy, assistant_speak, turns over 40 words)" in shown
+    assert "Assistant: its answers have" in shown
+    gates = {gate["key"]: gate for gate in simulator["gates"]}
+    assert {gate["simulated"]["n"] for gate in gates.values() if gate["simulated"]} == {52}
+    assert gates["repeat"]["human"]["n"] == 52
+    page = (files / "out" / "report.html").read_text(encoding="utf-8")
+    assert "second page" in page
+    assert page.index('id="gates"') < page.index('id="floor"')
+
+
+def test_parts_made_under_different_guards_are_not_known(files):
+    sessions = [{"user": {"guards": g.model_dump()}} for g in (Guards(), Guards.off())]
+    write_json(files / "sim.run.json", {"sessions": sessions[:1]})
+    assert guards_of(files / "sim.jsonl") == Guards()
+    write_json(files / "sim.run.json", {"sessions": sessions})
+    assert guards_of(files / "sim.jsonl") is None
+    write_json(files / "sim.run.json", {"sessions": [{"user": {"kind": "RemoteUser"}}]})
+    assert guards_of(files / "sim.jsonl") is None
 
 
 def test_a_name_that_looks_like_markup_is_a_name(files, capsys):

@@ -16,6 +16,7 @@ from eval.metrics.folds import auc, auc_rows, grouped_folds, matters, out_of_fol
 from eval.metrics.gates import run_gates
 from eval.metrics.marginals import Marginals, average, histogram, jensen_shannon, wasserstein
 from usersim.errors import DataError
+from usersim.guards import Guards
 from usersim.types import Conversation, Goal, Turn, UserProfile
 
 
@@ -303,6 +304,27 @@ def test_gates_count_conversations():
     )
     assert results["goal_copy"].simulated.n == 1
     assert {gate.verdict for gate in results.values()} == {"too few"}
+
+
+@pytest.mark.parametrize(
+    ("guards", "verdict"),
+    [
+        (None, "guarded"),
+        (Guards(), "guarded"),
+        (Guards(repeat=False), "different"),
+        (Guards.off(), "different"),
+    ],
+)
+def test_what_a_guard_forbids_is_no_finding_of_the_gate(guards, verdict):
+    people = [said("go on", "go on", id_=f"p{i}") for i in range(60)]
+    simulated = [said("go on", "and then", id_=f"s{i}") for i in range(60)]
+    results = {gate.key: gate for gate in run_gates(simulated, people, None, guards)}
+    assert results["repeat"].verdict == verdict
+    # More than people is a finding under any guards, and so is what no guard forbids.
+    turned = {gate.key: gate for gate in run_gates(people, simulated, None, guards)}
+    assert turned["repeat"].verdict == "different"
+    short = {gate.key: gate for gate in run_gates([said("hi")] * 60, people, None, guards)}
+    assert short["one_turn"].verdict == "different"
 
 
 def test_no_goal_means_not_applicable():

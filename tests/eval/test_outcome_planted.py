@@ -5,8 +5,8 @@ import pytest
 
 from eval.__main__ import main
 from eval.outcome.assistants import DECOYS, Evasive, OffTopic, Truncated, plant
-from eval.outcome.planted import judge_user, rank_planted, score_conversation
-from eval.outcome.runs import FrankUser
+from eval.outcome.planted import judge_users, rank_planted, score_conversation
+from eval.outcome.runs import FrankUser, Replay, null_users
 from eval.outcome.scores import Score
 from eval.outcome.served import by_words
 from eval.outcome.simulatorarena import centre, read_sessions
@@ -146,7 +146,8 @@ def test_planted_ranks_under_a_frank_user_and_not_under_a_mute_one(rig):
     out, arguments, _ = rig
     assert run_main(main, arguments) == 0
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
-    frank, mute = report["users"]
+    frank, mute, null = report["users"]
+    assert (mute["user"], null["user"]) == ("mute", "mute-null")
     coverage = next(r for r in frank["rankings"] if r["score"] == "coverage")
     means = [coverage["means"][name]["value"] for name in ("larger", "normal", "truncated", "evasive")]
     assert means[0] == 1.0
@@ -158,6 +159,14 @@ def test_planted_ranks_under_a_frank_user_and_not_under_a_mute_one(rig):
     assert silent["tau"] is None
     assert (silent["agreement"]["value"], silent["agreement"]["n"]) == (0.5, 6)
     assert report["notes"] == ["1 goals have no facets and are left out."]
+    # Six words or fewer of the parrot serve no facet, so these are left out like the two that never help.
+    assert set(frank["serve_nothing"]) == {"smaller", "truncated", "off_topic", "evasive"}
+    assert [(pair["better"], pair["worse"]) for pair in coverage["pairs"]] == [("larger", "normal")]
+    # Whoever says the same to all serves as its own null: the difference is 0 with a tight interval.
+    over = silent["over_null"]
+    assert (over["difference"]["value"], over["difference"]["low"], over["difference"]["high"]) == (0, 0, 0)
+    assert coverage["over_null"] is None
+    assert "4 of 6 assistants serve nothing" in (out / "report.md").read_text(encoding="utf-8")
     assert "as planted" in (out / "report.md").read_text(encoding="utf-8")
     assert "<svg" in (out / "report.html").read_text(encoding="utf-8")
     assert len((out / "scores" / "mute.brevity.jsonl").read_text(encoding="utf-8").splitlines()) == 36
@@ -263,5 +272,41 @@ def test_simulatorarena_as_published(tmp_path, capsys):
 
 
 def test_a_user_who_never_meets_two_assistants_is_an_error():
-    with pytest.raises(DataError, match="no goal has conversations"):
-        judge_user("u", {"normal": [conversation("a", "b")]}, by_words, bootstrap=20)
+    with pytest.raises(DataError, match="nothing to rank"):
+        judge_users({"u": {"normal": [conversation("a", "b")]}}, by_words, bootstrap=20)
+
+
+def test_agreement_minus_a_null_by_hand():
+    own = scores(larger=[3, 4], normal=[2, 3], smaller=[1, 2], evasive=[9, 9])
+    null = scores(larger=[1, 1], normal=[1, 1], smaller=[1, 0])
+    serving = ("larger", "normal", "smaller")
+    found = rank_planted(own, "coverage", serving=serving, null=null, bootstrap=200)
+    # Own: 3 of 3 pairs right. Null: larger ties normal (1/2), both are above smaller (1 + 1): 2.5 of 3.
+    assert found.over_null.agreement.value == 1.0
+    assert found.over_null.null.value == pytest.approx(2.5 / 3)
+    assert found.over_null.difference.value == pytest.approx(0.5 / 3)
+    # The first goal alone: the null ties all three (1/2); the difference is 1/2. The second alone: 1/6.
+    assert found.over_null.difference.low == pytest.approx(0.5 / 3)
+    assert found.over_null.difference.high == pytest.approx(0.5)
+    assert len(found.pairs) == 3
+    assert found.means["evasive"].value == 9
+
+
+def test_a_null_user_says_the_same_whatever_it_is_told():
+    goal = UserProfile(goal=Goal(summary="plan a trip"))
+    one = conversation("trip", "Where?", "to Rome", "Fine.").model_copy(update={"profile": goal})
+    other = conversation("trip!", "No.", "forget it").model_copy(update={"profile": goal})
+    nulls = null_users({"mute": {"larger": [one], "evasive": [other]}, "reference": {"larger": [one]}})
+    assert list(nulls) == ["mute-null"]
+    user, identity = nulls["mute-null"]
+    assert identity["replay_of"] == "mute"
+    lines = [[turn.text for turn in made.turns if turn.role == "user"] for made in (one, other)]
+    (script,) = user.scripts.values()
+    assert script in lines
+    for reply in ("Sure.", "I cannot help."):
+        turns = [Turn(role="user", text=script[0]), Turn(role="assistant", text=reply)]
+        assert asyncio.run(user(goal, turns)).text == script[1]
+        turns += [Turn(role="user", text=script[1]), Turn(role="assistant", text=reply)]
+        assert asyncio.run(user(goal, turns)).ends
+    with pytest.raises(DataError, match="no conversation at this goal"):
+        asyncio.run(Replay("x", {})(goal, []))

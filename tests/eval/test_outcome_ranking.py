@@ -100,6 +100,20 @@ def test_the_same_ranking_and_the_opposite_one():
     assert turned.regret_of_chance == pytest.approx(2, abs=0.1)
 
 
+def test_agreement_minus_that_of_a_user_who_does_not_listen():
+    human, simulated = scored([1, 2, 3, 4]), scored([1, 2, 3, 4])
+    # The null puts a0 above a1 and is right in the other 5 of 6 pairs.
+    beside = compare_rankings(human, simulated, null=scored([2, 1, 3, 4]), bootstrap=200, splits=10)
+    assert beside.over_null.value == pytest.approx(1 / 6)
+    assert beside.over_null.low >= 0
+    assert compare_rankings(human, simulated, null=simulated, bootstrap=50, splits=10).over_null.value == 0
+    alone = compare_rankings(human, simulated, bootstrap=200, splits=10)
+    assert alone.over_null is None
+    assert alone.agreement == beside.agreement
+    with pytest.raises(DataError, match="no score with a3"):
+        compare_rankings(human, simulated, null=scored([1, 2, 3]), bootstrap=20)
+
+
 def test_what_cannot_be_said_is_said_to_be_so():
     flat = compare_rankings(scored([1, 2, 3], people=False), scored([1, 1, 1]), bootstrap=50, splits=10)
     assert flat.tau is None

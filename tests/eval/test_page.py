@@ -56,13 +56,12 @@ def simulator(name="a", figures=None, **more):
         verdict="different",
     )
     head = Headline(
-        inside_floor=0,
-        figures=len(figures),
-        called_different=1,
-        worst="words per turn",
-        worst_floor_widths=7.0,
+        gates=("an empty user turn",),
+        different=("words per turn",),
+        equivalent=(),
+        not_told=("text classifier",),
         p=0.005,
-        different=True,
+        is_different=True,
     )
     return SimulatorReport(
         name=name,
@@ -281,12 +280,20 @@ def test_tables_hold_every_headline_figure_of_every_simulator():
             "b|", (figure(value=0.25, verdict="equivalent"), figure("jsd", "second view", headline=False))
         ),
     )
-    assert tables(made)[0].rows == [
-        ["words per turn", "human SD", "0.20 [0.10, 0.30]", "0.90 [0.80, 1.00] ≠", "0.25 [0.80, 1.00] ≈"]
+    assert tables(made)[1].rows == [
+        [
+            "words per turn",
+            "human SD",
+            "0.20 [0.10, 0.30]",
+            "0.2",
+            "0.90 [0.80, 1.00] ≠",
+            "0.25 [0.80, 1.00] ≈",
+        ]
     ]
     text = markdown(made)
-    assert "| figure | unit | human floor | a | b\\| |" in text
-    assert "- **a**: 0 of 1 figures inside the floor" in text
+    assert "| figure | unit | human floor | δ | a | b\\| |" in text
+    assert "Different from people: words per turn." in text
+    assert text.index("| gate |") < text.index("| figure |")
     assert "usersim eval run --human people.jsonl" in text
     assert latex(made).count(r"\begin{tabular}") == 2
 
@@ -300,5 +307,5 @@ def test_tables_hold_every_headline_figure_of_every_simulator():
     ],
 )
 def test_too_few_conversations_are_not_called_alike(different: bool, too_few: bool, said: str):
-    head = simulator("userlm").headline.model_copy(update={"different": different, "too_few": too_few})
+    head = simulator("userlm").headline.model_copy(update={"is_different": different, "too_few": too_few})
     assert head.overall == said

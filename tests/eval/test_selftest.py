@@ -99,13 +99,12 @@ def test_the_table_says_what_is_seen_and_what_is_not(report):
 
 def test_blind_spots_are_put_into_words():
     head = Headline(
-        inside_floor=1,
-        figures=1,
-        called_different=0,
-        worst="w",
-        worst_floor_widths=0.5,
+        gates=(),
+        different=(),
+        equivalent=(),
+        not_told=("w",),
         p=0.5,
-        different=False,
+        is_different=False,
     )
 
     def control(key, expected, **cells):

@@ -3,7 +3,9 @@ import math
 import numpy as np
 import pytest
 
+from eval.catalogue import specs
 from eval.estimates import Draws, FigureSpec, Measured, resamples
+from eval.margins import MARGINS, margin_of
 from eval.settings import EvalConfig
 from eval.verdicts import accelerated, holm, influence, judge, p_of_excess, together, why_missing
 
@@ -11,17 +13,20 @@ SPEC = FigureSpec(key="d", metric="M", label="distance", unit="SD")
 FLOOR = np.linspace(0, 1, 101)  # median 0.5, far end 0.975: one width is 0.475
 
 
+CONFIG = EvalConfig(margins={"d": 0.95})
+
+
 def at(value: float, spread: float = 0.0, **change):
     replicates = value + spread * np.linspace(-1, 1, 51)
-    return judge(SPEC.model_copy(update=change), Measured(value, replicates), FLOOR, 100)
+    return judge(SPEC.model_copy(update=change), Measured(value, replicates), FLOOR, 100, CONFIG)
 
 
 def test_value_within_the_floor_is_not_different_even_with_a_tight_interval():
-    figure = judge(SPEC, Measured(0.9, np.full(50, 0.9)), FLOOR, 100)
+    figure = judge(SPEC, Measured(0.9, np.full(50, 0.9)), FLOOR, 100, CONFIG)
     assert figure.excess.low > 0
     assert figure.inside_floor
     assert figure.p == pytest.approx(12 / 102)  # 0.90 to 1.00 are eleven of 101, and the value itself
-    assert figure.verdict == "equivalent"  # 0.4 beyond the median, and δ is two widths: 0.95
+    assert figure.verdict == "equivalent"  # 0.4 beyond the median, and δ is 0.95
 
 
 def test_beyond_the_floor_is_different_and_excess_is_value_minus_median():
@@ -47,11 +52,21 @@ def test_no_verdict_below_fifty():
 
 def test_equivalence_needs_the_whole_interval_below_the_margin():
     wide = Measured(0.9, np.linspace(0.2, 1.6, 51))  # upper end 1.565: 1.065 beyond the median
-    assert judge(SPEC, wide, FLOOR, 100).verdict == "inconclusive"
+    assert judge(SPEC, wide, FLOOR, 100, CONFIG).verdict == "inconclusive"
     assert judge(SPEC, wide, FLOOR, 100, EvalConfig(margins={"d": 1.1})).verdict == "equivalent"
-    narrow = judge(SPEC, Measured(0.9, np.full(50, 0.9)), FLOOR, 100, EvalConfig(margin_floor_widths=0.8))
-    assert narrow.margin == pytest.approx(0.38)
-    assert narrow.verdict == "inconclusive"
+    narrow = Measured(0.9, np.full(50, 0.9))
+    assert judge(SPEC, narrow, FLOOR, 100, EvalConfig(margins={"d": 0.38})).verdict == "inconclusive"
+    # A figure of which no margin was fixed beforehand is never equivalent, not even one below the floor's median.
+    below = judge(SPEC, Measured(0.1, np.full(50, 0.1)), FLOOR, 100)
+    assert (below.margin, below.verdict) == (0.0, "inconclusive")
+
+
+def test_margins_are_fixed_for_every_figure_and_do_not_move_with_the_floor():
+    assert set(specs(EvalConfig())) == set(MARGINS)
+    assert margin_of("auc_text", EvalConfig(margins={"auc_text": 0.1})) == 0.1
+    spec = SPEC.model_copy(update={"key": "words_per_turn.w1"})
+    few, many = (judge(spec, Measured(0.5, np.full(50, 0.5)), floor, 100) for floor in (FLOOR, FLOOR / 4))
+    assert few.margin == many.margin == 0.2
 
 
 def test_p_is_the_share_of_splits_until_none_is_as_far_out():

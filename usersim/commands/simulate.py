@@ -24,6 +24,7 @@ from usersim.client import RemoteUser
 from usersim.commands.options import user_from
 from usersim.dialogue import Assistant
 from usersim.errors import BackendError, ConfigError, DataError
+from usersim.guards import Guards
 from usersim.locks import locked
 from usersim.model import file_hash
 from usersim.policies import POLICIES, with_policy
@@ -31,6 +32,7 @@ from usersim.prompted import BY_NAME, PromptedUser, prompt_hash
 from usersim.sampling import User
 from usersim.simulate import Case, Journal, Outcome, read_cases, repeated, run_file, simulate
 from usersim.types import Conversation
+from usersim.userlm import UserLM
 
 SAMPLED = {"user_tokens": 192, "user_temperature": 1.0}
 """Of a prompted user: as a User LM samples (`usersim.sampling.Sampling`)."""
@@ -210,6 +212,10 @@ def _who(speaker: Any) -> dict[str, object]:
         said |= {**chat.counts(), **chat.settings.model_dump()}
     if isinstance(inner, PromptedUser):
         said["prompt_hash"] = prompt_hash(inner.prompt)
+    if isinstance(inner, UserLM):
+        said |= {"guards": inner.guards.model_dump(), "sampling": inner.sampling.model_dump()}
+    elif isinstance(inner, PromptedUser):
+        said["guards"] = Guards.off().model_dump()
     if speaker is not inner:
         said["policy"] = speaker.policy.model_dump()
     return said

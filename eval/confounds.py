@@ -1,0 +1,52 @@
+"""What besides the simulator differs between the two sides of a free-running comparison, in words."""
+
+from __future__ import annotations
+
+from eval.report import Report, SimulatorReport
+from usersim.guards import Guards
+from usersim.plots import percent
+
+ANSWER_RATIO = 1.5
+"""Median lengths of answers further apart than this are not one assistant's."""
+FIRST_PAGE = (
+    "This is the second page: conversations that ran freely, so that everything after the opening also depends on the "
+    "assistant. The first page measures the next turn at people's own histories (usersim eval next-turn)."
+)
+
+
+def confounds(report: Report, simulator: SimulatorReport) -> list[str]:
+    """Lines for beside the headline: n, the assistant, guards, the longest turn."""
+    return [
+        f"{report.n} conversations of {simulator.name} and {report.n} of people, the same n for every simulator; "
+        "gates included.",
+        _assistant(report, simulator),
+        f"Guards: {guards_in_words(simulator.guards)}",
+        f"Its longest turn has {simulator.side.longest_turn} words; {percent(simulator.people_longer)} of people's "
+        "turns are longer. Where a cap forbids those, figures of length measure the cap as well.",
+    ]
+
+
+def _assistant(report: Report, simulator: SimulatorReport) -> str:
+    ours, theirs = simulator.side.answer_words, report.human.answer_words
+    if ours is None or theirs is None:
+        return "Assistant: one side has no answers."
+    said = f"Assistant: its answers have {ours:.0f} words in the median, those to people {theirs:.0f}"
+    if max(ours, theirs, 1.0) < ANSWER_RATIO * max(1.0, min(ours, theirs)):
+        return said + "."
+    return said + ": not the same assistant. Figures after the opening also measure that difference."
+
+
+def guards_in_words(guards: Guards | None) -> str:
+    if guards is None:
+        return (
+            "unknown (no record beside the file says). Where they were on, a low share of what they refuse is no "
+            "finding."
+        )
+    names = [name for name in ("empty", "repeat", "goal_copy", "assistant_speak") if getattr(guards, name)]
+    names += [f"turns over {guards.max_words} words"] if guards.max_words is not None else []
+    if not names:
+        return "off, as for people."
+    return (
+        f"on ({', '.join(names)}): such turns were thrown away and drawn anew, people's were not. A low share of "
+        "them is no finding."
+    )
