@@ -16,6 +16,7 @@ from collab_train.bench.pages import markdown, page
 from collab_train.bench.report import complete, lines
 from collab_train.bench.run import jobs_of, plan, run_bench
 from collab_train.bench.stage import Speakers
+from collab_train.lock import exclusive
 from usersim.cli import console
 from usersim.config import load_config
 from usersim.errors import ConfigError
@@ -55,10 +56,11 @@ def bench(
 ) -> dict[str, Any]:
     """Plays, scores, writes report.json, table.md and report.html to `config.out`, and returns the report."""
     jobs = jobs_of(config, parts)
-    report = complete(config, jobs, run_bench(config, jobs, speakers=speakers), command)
-    out = Path(config.out)
-    write_json(out / "report.json", report)
-    for name, text in (("table.md", markdown(report)), ("report.html", page(report))):
-        with atomic_writer(out / name) as stream:
-            stream.write(text)
+    with exclusive(config.out):
+        report = complete(config, jobs, run_bench(config, jobs, speakers=speakers), command)
+        out = Path(config.out)
+        write_json(out / "report.json", report)
+        for name, text in (("table.md", markdown(report)), ("report.html", page(report))):
+            with atomic_writer(out / name) as stream:
+                stream.write(text)
     return report

@@ -18,6 +18,7 @@ from eval.prepare import check_origin
 from eval.report import FileFacts, versions
 from usersim.cli import console, emit_json, load_conversations
 from usersim.errors import ConfigError, DataError
+from usersim.locks import locked
 from usersim.model import file_hash
 from usersim.types import Conversation
 
@@ -95,8 +96,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     from eval.model.page import summary, write_report
 
-    report = _measure(args, people)
-    page = write_report(report, args.out)
+    with locked(args.out / "drawn"):
+        report = _measure(args, people)
+        page = write_report(report, args.out)
     console.print(summary(report))
     console.print(f"{report.seconds:.0f} s · {page}")
     emit_json(report.model_dump(mode="json"), stdout=args.json, path=args.json_out)

@@ -22,6 +22,7 @@ from eval.outcome.sections import calibration_sections, effort_sections, planted
 from eval.outcome.served import MATCHERS
 from usersim.cli import console, emit_json, load_conversations
 from usersim.errors import ConfigError
+from usersim.locks import locked
 from usersim.model import file_hash
 from usersim.records import write_records
 
@@ -164,7 +165,7 @@ def _planted(args: argparse.Namespace) -> int:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bar:
+    with locked(args.out / "conversations"), Progress(*columns, console=console) as bar:
         task = bar.add_task("conversations", total=len(users) * len(assistants) * len(cases))
         played, failed = play(
             users, assistants, cases, args, lambda label, n: bar.update(task, description=label, advance=n)
