@@ -108,9 +108,11 @@ def test_a_refusal_is_never_written_into_the_answer_of_an_earlier_request(sent: 
         while started and b"first words\r\n" not in answer:
             answer += client.recv(65536)
         assert begun.wait(PATIENT_S)
-        client.sendall(sent)
-        rest = b"".join(_rest(client))
-        ended.set()
+        try:
+            client.sendall(sent)
+            rest = b"".join(_rest(client))
+        finally:
+            ended.set()
     assert rest == b""
     assert answer.count(b"HTTP/1.1") == started
 
