@@ -14,7 +14,7 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from collab_train.contexts import Context
-from collab_train.online import Online, online_arguments, train
+from collab_train.online import Online, PromptsAsTyped, online_arguments, train
 
 
 class GRPO(Online):
@@ -23,9 +23,13 @@ class GRPO(Online):
     """Optimiser steps on the replies of one step of sampling."""
 
 
+class GRPOAsTyped(PromptsAsTyped, GRPOTrainer):
+    pass
+
+
 def grpo(config: GRPO, contexts: list[Context], *, user: Any = None) -> dict[str, Any]:
     def build(model: Any, tokenizer: Any, lora: Any, prompts: Any, reward: Any) -> Any:
-        return GRPOTrainer(
+        return GRPOAsTyped(
             model=model,
             reward_funcs=[reward],
             args=GRPOConfig(

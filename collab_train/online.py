@@ -24,6 +24,7 @@ from collab_train.tuning import Course, Tuning, arguments, check, tune
 from usersim.api import run as run_async
 from usersim.backends.chat import ChatSettings
 from usersim.backends.local import LocalSampler
+from usersim.chat_template import chat_ids
 from usersim.errors import ConfigError
 from usersim.runs import RunDir
 from usersim.userlm import UserLM
@@ -146,6 +147,17 @@ def online_arguments(config: Online) -> dict[str, Any]:
     """Replies are drawn from the whole distribution: what top_p cuts off would bias the gradient."""
     server = {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": config.vllm}
     return {**arguments(config), "temperature": config.temperature, **(server if config.vllm else {})}
+
+
+class PromptsAsTyped:
+    """TRL's trainers that tokenise their prompts themselves; a control token that a person typed stays text."""
+
+    processing_class: Any
+
+    def _tokenize_prompts(
+        self, prompts: list[list[dict[str, str]]]
+    ) -> tuple[list[list[int]], None, dict[str, Any]]:
+        return [chat_ids(self.processing_class, prompt) for prompt in prompts], None, {}
 
 
 def _row(context: Context) -> dict[str, Any]:

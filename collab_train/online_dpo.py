@@ -16,6 +16,7 @@ from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 from collab_train.contexts import Context
 from collab_train.live_reward import MultiturnReward, Scores
 from collab_train.online import Online, online_arguments, train
+from usersim.chat_template import harmless
 
 
 class OnlineDPO(Online):
@@ -48,15 +49,23 @@ class PairedTrainer(OnlineDPOTrainer):
         self.accelerator.gradient_accumulation_steps = self.args.gradient_accumulation_steps
         self._said: dict[str, list[float]] = {}
 
-    def _generate(self, *args: Any, **kwargs: Any) -> Any:
-        made = super()._generate(*args, **kwargs)  # type: ignore[no-untyped-call]
+    def _generate(self, model: Any, prompts: Any, images: Any = None) -> Any:
+        made = super()._generate(model, self._harmless(prompts), images)  # type: ignore[no-untyped-call]
         self._mask_BT = made[3]
         return made
 
-    def _generate_vllm(self, *args: Any, **kwargs: Any) -> Any:
-        made = super()._generate_vllm(*args, **kwargs)  # type: ignore[no-untyped-call]
+    def _generate_vllm(self, prompts: Any, images: Any = None) -> Any:
+        made = super()._generate_vllm(self._harmless(prompts), images)  # type: ignore[no-untyped-call]
         self._mask_BT = made[3]
         return made
+
+    def _harmless(self, prompts: Sequence[Sequence[dict[str, str]]]) -> list[list[dict[str, str]]]:
+        """This trainer takes prompts as text alone: a control token that a person typed would be one."""
+        controls = self.processing_class.get_added_vocab()
+        return [
+            [{**message, "content": harmless(message["content"], controls)} for message in prompt]
+            for prompt in prompts
+        ]
 
     def _calculate_rewards_from_functions(
         self, prompts: Any, completions: Any, completion_ids_list: Any, **columns: Any

@@ -12,7 +12,7 @@ from trl.trainer.rloo_config import RLOOConfig
 from trl.trainer.rloo_trainer import RLOOTrainer
 
 from collab_train.contexts import Context
-from collab_train.online import Online, online_arguments, train
+from collab_train.online import Online, PromptsAsTyped, online_arguments, train
 
 
 class RLOO(Online):
@@ -21,9 +21,13 @@ class RLOO(Online):
     """Weight of the KL divergence from the starting point, taken off the reward."""
 
 
+class RLOOAsTyped(PromptsAsTyped, RLOOTrainer):
+    pass
+
+
 def rloo(config: RLOO, contexts: list[Context], *, user: Any = None) -> dict[str, Any]:
     def build(model: Any, tokenizer: Any, lora: Any, prompts: Any, reward: Any) -> Any:
-        return RLOOTrainer(
+        return RLOOAsTyped(
             model=model,
             reward_funcs=[reward],
             args=RLOOConfig(
