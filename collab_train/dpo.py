@@ -12,20 +12,15 @@ from typing import Any
 
 from datasets import Dataset  # type: ignore[import-untyped]
 from peft import LoraConfig
-from pydantic import Field
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from collab_train import offline
-from collab_train.offline import PairFiles, PairTuning, on_pairs, prompt_length
+from collab_train.offline import PairFiles, on_pairs, prompt_length
 from collab_train.pairs import Pair
 from collab_train.supervised import common_length, template_ids
+from collab_train.training_configs import DPO
 from collab_train.tuning import arguments, tune
-
-
-class DPO(PairTuning):
-    out: str = "runs/collab-dpo"
-    beta: float = Field(default=0.1, gt=0)
 
 
 def plan(config: DPO, pairs: PairFiles) -> dict[str, Any]:

@@ -9,18 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from collab_train.contexts import Context
-from collab_train.online import Online, PromptsAsTyped, online_arguments, train
-
-
-class GRPO(Online):
-    out: str = "runs/collab-grpo"
-    iterations: int = Field(default=1, ge=1)
-    """Optimiser steps on the replies of one step of sampling."""
+from collab_train.online import PromptsAsTyped, online_arguments, train
+from collab_train.training_configs import GRPO
 
 
 class GRPOAsTyped(PromptsAsTyped, GRPOTrainer):

@@ -6,34 +6,17 @@ usersim collab online-dpo configs/collab/online_dpo.toml
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object  # type: ignore[import-untyped]
-from pydantic import Field, model_validator
 from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 
 from collab_train.contexts import Context
 from collab_train.live_reward import MultiturnReward, Scores
-from collab_train.online import Online, online_arguments, train
+from collab_train.online import online_arguments, train
+from collab_train.training_configs import OnlineDPO
 from usersim.chat_template import harmless
-
-
-class OnlineDPO(Online):
-    out: str = "runs/collab-online-dpo"
-    sample_candidates: Literal[2] = 2
-    micro_batch: int = Field(default=16, ge=2, multiple_of=2)
-    """Replies sampled, rewarded and trained on at once in one process; fewer save memory and leave less to batch."""
-    beta: float = Field(default=0.1, gt=0)
-    """How strongly the policy is held to its starting point."""
-    margin: float = Field(default=0.02, ge=0)
-    """Pairs whose rewards lie closer are left out, like those with a reply that has no reward."""
-
-    @model_validator(mode="after")
-    def _has_room(self) -> OnlineDPO:
-        if self.assistant_tokens >= self.max_length:
-            raise ValueError("assistant_tokens: must be below max_length, which is prompt and reply together")
-        return self
 
 
 class PairedTrainer(OnlineDPOTrainer):
