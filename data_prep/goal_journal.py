@@ -133,7 +133,7 @@ class GoalJournal:
             raise self._no_room("No space left on device", place)
         return place
 
-    def _no_room(self, reason: str, place: int) -> DataError:
+    def _no_room(self, reason: str | None, place: int) -> DataError:
         self._file.truncate(place)
         return DataError(f"{self.path}: {reason}; make room and run again to go on")
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shlex
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,10 +25,9 @@ from eval.prepare import Prepared, prepare
 from eval.report import FileFacts, Report
 from eval.settings import EVERY, QUICK, EvalConfig
 from eval.terminal import report_table
-from usersim.cli import console, emit_json, load_conversations
+from usersim.cli import command_line, console, emit_json, load_conversations
 from usersim.config import load_config
 from usersim.errors import ConfigError, DataError
-from usersim.model import file_hash
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -159,11 +155,6 @@ def name_and_file(text: str, option: str = "--simulated") -> tuple[str, Path]:
     return name, Path(path)
 
 
-def command_line() -> str:
-    """What was typed, as Unicode text."""
-    return os.fsencode(shlex.join(["usersim", *sys.argv[1:]])).decode(errors="replace")
-
-
 def _missing(report: Report) -> list[str]:
     """One line a simulator for the headline figures it lacks."""
     labels = {key: spec.label for key, (_, spec) in specs(report.config).items() if spec.headline}
@@ -211,12 +202,7 @@ def progress_bar(total: int) -> Iterator[Callable[[str], None]]:
 
 def _with_files(report: Report, human: Path, files: dict[str, Path]) -> Report:
     simulators = tuple(
-        simulator.model_copy(update={"file": file_facts(files[simulator.name])})
+        simulator.model_copy(update={"file": FileFacts.of(files[simulator.name])})
         for simulator in report.simulators
     )
-    return report.model_copy(update={"human_file": file_facts(human), "simulators": simulators})
-
-
-def file_facts(path: Path) -> FileFacts:
-    # A name may hold bytes that are no text.
-    return FileFacts(path=os.fsencode(path).decode(errors="replace"), sha256=file_hash(path))
+    return report.model_copy(update={"human_file": FileFacts.of(human), "simulators": simulators})

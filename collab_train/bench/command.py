@@ -7,7 +7,6 @@ usersim collab bench configs/collab/bench.toml --only safety clarify
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from collab_train.bench.report import complete, lines
 from collab_train.bench.run import jobs_of, plan, run_bench
 from collab_train.bench.stage import Speakers
 from collab_train.lock import exclusive
-from usersim.cli import console
+from usersim.cli import command_line, console
 from usersim.config import load_config
 from usersim.errors import ConfigError
 from usersim.records import atomic_writer, write_json
@@ -32,8 +31,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             for key, value in planned.items():
                 console.print(f"  {key:26} {value}", markup=False)
         return planned
-    words = ["usersim", "collab", "bench", *([args.config] if args.config else []), *args.overrides]
-    command = shlex.join([*words, *(["--only", *args.only] if args.only else [])])
+    words = ["collab", "bench", *([args.config] if args.config else []), *args.overrides]
+    command = command_line([*words, *(["--only", *args.only] if args.only else [])])
     report = bench(config, parts, command=command)
     if not args.json:
         for line in lines(report):

@@ -19,7 +19,6 @@ from eval.report import FileFacts, versions
 from usersim.cli import console, emit_json, load_conversations
 from usersim.errors import ConfigError, DataError
 from usersim.locks import locked
-from usersim.model import file_hash
 from usersim.types import Conversation
 
 if TYPE_CHECKING:
@@ -162,15 +161,11 @@ def _measure(args: argparse.Namespace, people: People) -> ModelReport:
         user_turns=sum(len(user_texts(c)) for c in people.test),
         excluded=people.excluded,
         notes=(LEAK, ORACLE) if people.test[0].profile.goal else (),
-        human_file=_facts(args.human),
-        dev_file=_facts(args.dev) if args.dev else None,
+        human_file=FileFacts.of(args.human),
+        dev_file=FileFacts.of(args.dev) if args.dev else None,
         weights=scored.weights,
         seed=args.seed,
         bootstrap=args.bootstrap,
         versions=versions(),
         seconds=round(time.monotonic() - started, 1),
     )
-
-
-def _facts(path: Path) -> FileFacts:
-    return FileFacts(path=str(path), sha256=file_hash(path))

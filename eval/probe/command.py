@@ -11,8 +11,8 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from eval.prepare import check_origin
-from eval.usi.command import facts, typed
-from usersim.cli import console, emit_json, load_conversations
+from eval.report import FileFacts
+from usersim.cli import command_line, console, emit_json, load_conversations
 from usersim.errors import ConfigError
 from usersim.locks import locked
 from usersim.records import atomic_writer, write_json
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
                     track=track,
                 )
             )
-        report = report.model_copy(update={"human_file": facts(args.human), "command": typed()})
+        report = report.model_copy(update={"human_file": FileFacts.of(args.human), "command": command_line()})
         value = report.model_dump(mode="json")
         write_json(args.out / "probe.json", value)
         with atomic_writer(args.out / "probe.md") as stream:

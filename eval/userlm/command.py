@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from eval.prepare import check_origin
-from eval.usi.command import facts, named_files, typed
-from usersim.cli import console, emit_json, load_conversations
+from eval.report import FileFacts
+from eval.usi.command import named_files
+from usersim.cli import command_line, console, emit_json, load_conversations
 from usersim.errors import ConfigError
 from usersim.locks import locked
 from usersim.records import atomic_writer, write_json
@@ -71,9 +72,9 @@ def run(args: argparse.Namespace) -> int:
     with locked(args.out / "drawn"):
         report = _measure(args, human, dev, simulated).model_copy(
             update={
-                "human_file": facts(args.human),
-                "files": {name: facts(path) for name, path in files.items()},
-                "command": typed(),
+                "human_file": FileFacts.of(args.human),
+                "files": {name: FileFacts.of(path) for name, path in files.items()},
+                "command": command_line(),
             }
         )
         value = report.model_dump(mode="json")
