@@ -25,14 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from trl.trainer.dpo_trainer import DPOTrainer
 
 from collab_train import dpo as dpo_module
 from collab_train import tuning
 from collab_train.collect import Message
-from collab_train.dpo import DPO
 from collab_train.offline import read_pairs
 from collab_train.pairs import Pair
+from collab_train.training_configs import DPO
 from usersim.cli import console, emit_json, run_main
 from usersim.records import write_records
 
@@ -79,14 +78,14 @@ def steps(side: str) -> dict[str, float]:
         setattr(tuning, name, lambda: False)
     stamps = list[tuple[float, float]]()
 
-    class Timed(DPOTrainer):
+    class Timed(dpo_module.Tokenised):
         def training_step(self, *args: Any, **kwargs: Any) -> Any:
             stamps.append((time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_stime))
             return super().training_step(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     with tempfile.TemporaryDirectory() as folder:
         config = settings(Path(folder))
-        setattr(dpo_module, "DPOTrainer", Timed)  # noqa: B010
+        setattr(dpo_module, "Tokenised", Timed)  # noqa: B010
         loss = dpo_module.dpo(config, read_pairs(config))["loss"]
     parts = PAIRS_A_STEP // config.micro_batch
     whole = stamps[parts::parts]

@@ -74,7 +74,8 @@ def _pairs(args: argparse.Namespace) -> Any:
 
 
 def _sft(args: argparse.Namespace) -> Any:
-    from collab_train.sft import SFT, plan, read_dialogues, sft
+    from collab_train.sft import plan, read_dialogues, sft
+    from collab_train.training_configs import SFT
 
     config = load_config(SFT, args.config, args.overrides)
     dialogues = read_dialogues(config)
@@ -86,8 +87,9 @@ def _sft(args: argparse.Namespace) -> Any:
 
 
 def _dpo(args: argparse.Namespace) -> Any:
-    from collab_train.dpo import DPO, dpo, plan
+    from collab_train.dpo import dpo, plan
     from collab_train.offline import read_pairs
+    from collab_train.training_configs import DPO
 
     config = load_config(DPO, args.config, args.overrides)
     pairs = read_pairs(config)
@@ -100,21 +102,24 @@ def _dpo(args: argparse.Namespace) -> Any:
 
 def _online_dpo(args: argparse.Namespace) -> Any:
     _quiet_trl()
-    from collab_train.online_dpo import OnlineDPO, online_dpo
+    from collab_train.online_dpo import online_dpo
+    from collab_train.training_configs import OnlineDPO
 
     return _online(args, load_config(OnlineDPO, args.config, args.overrides), online_dpo)
 
 
 def _grpo(args: argparse.Namespace) -> Any:
     _quiet_trl()
-    from collab_train.grpo import GRPO, grpo
+    from collab_train.grpo import grpo
+    from collab_train.training_configs import GRPO
 
     return _online(args, load_config(GRPO, args.config, args.overrides), grpo)
 
 
 def _rloo(args: argparse.Namespace) -> Any:
     _quiet_trl()
-    from collab_train.rloo import RLOO, rloo
+    from collab_train.rloo import rloo
+    from collab_train.training_configs import RLOO
 
     return _online(args, load_config(RLOO, args.config, args.overrides), rloo)
 

@@ -12,6 +12,7 @@ import torch
 from collab_train.grouped import grouped
 from collab_train.nucleus import draw
 from usersim.backends.local import LocalSampler
+from usersim.noise import non_negative
 from usersim.sampling import Draw, Sampled
 
 GATHER_S = 0.004
@@ -176,7 +177,7 @@ def _uniforms(asked: Draw, index: int) -> list[float]:
     if asked.seed is None:
         generator.seed()
     else:
-        generator.manual_seed((asked.seed + index) % 2**63)
+        generator.manual_seed((non_negative(asked.seed) + index) % 2**63)
     drawn: list[float] = torch.rand(
         asked.sampling.max_tokens, generator=generator, dtype=torch.float64
     ).tolist()

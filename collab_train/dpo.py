@@ -12,18 +12,15 @@ from typing import Any
 
 from datasets import Dataset  # type: ignore[import-untyped]
 from peft import LoraConfig
-from pydantic import Field
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from collab_train import offline
-from collab_train.offline import PairFiles, PairTuning, on_pairs, prompt_length
+from collab_train.offline import PairFiles, on_pairs, prompt_length
+from collab_train.pairs import Pair
+from collab_train.supervised import common_length, template_ids
+from collab_train.training_configs import DPO
 from collab_train.tuning import arguments, tune
-
-
-class DPO(PairTuning):
-    out: str = "runs/collab-dpo"
-    beta: float = Field(default=0.1, gt=0)
 
 
 def plan(config: DPO, pairs: PairFiles) -> dict[str, Any]:
@@ -31,15 +28,31 @@ def plan(config: DPO, pairs: PairFiles) -> dict[str, Any]:
     return {**offline.plan(config, len(pairs.train), texts), "heldout_pairs": len(pairs.heldout)}
 
 
+class Tokenised(DPOTrainer):
+    """TRL's trainer on rows that `pair_ids` made."""
+
+    def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
+        return dataset
+
+
+def pair_ids(tokenizer: Any, pair: Pair) -> dict[str, list[int]]:
+    """As TRL tokenises a pair, but a control token that a person typed stays text: replies begin where prompt and
+    whole part."""
+    prompt = template_ids(tokenizer, pair.prompt, add_generation_prompt=True)
+    chosen, rejected = (
+        template_ids(tokenizer, [*pair.prompt, *reply], add_generation_prompt=False)
+        for reply in (pair.chosen, pair.rejected)
+    )
+    start = min(common_length(prompt, whole) for whole in (chosen, rejected))
+    return {"prompt_ids": prompt[:start], "chosen_ids": chosen[start:], "rejected_ids": rejected[start:]}
+
+
 def dpo(config: DPO, pairs: PairFiles) -> dict[str, Any]:
     def rows(tokenizer: Any) -> list[tuple[dict[str, Any], int]]:
-        return [
-            (pair.model_dump(include={"prompt", "chosen", "rejected"}), prompt_length(tokenizer, pair.prompt))
-            for pair in pairs.train
-        ]
+        return [(pair_ids(tokenizer, pair), prompt_length(tokenizer, pair.prompt)) for pair in pairs.train]
 
     def build(model: Any, tokenizer: Any, lora: LoraConfig | None, kept: list[dict[str, Any]]) -> Any:
-        return DPOTrainer(
+        return Tokenised(
             model=model,
             args=DPOConfig(**arguments(config), max_length=config.max_length, beta=config.beta),
             train_dataset=Dataset.from_list(kept),

@@ -9,23 +9,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from collab_train.contexts import Context
-from collab_train.online import Online, online_arguments, train
+from collab_train.online import PromptsAsTyped, online_arguments, train
+from collab_train.training_configs import GRPO
 
 
-class GRPO(Online):
-    out: str = "runs/collab-grpo"
-    iterations: int = Field(default=1, ge=1)
-    """Optimiser steps on the replies of one step of sampling."""
+class GRPOAsTyped(PromptsAsTyped, GRPOTrainer):
+    pass
 
 
 def grpo(config: GRPO, contexts: list[Context], *, user: Any = None) -> dict[str, Any]:
     def build(model: Any, tokenizer: Any, lora: Any, prompts: Any, reward: Any) -> Any:
-        return GRPOTrainer(
+        return GRPOAsTyped(
             model=model,
             reward_funcs=[reward],
             args=GRPOConfig(

@@ -7,8 +7,8 @@ from typing import Generic, TypeVar
 
 from pydantic import ValidationError
 
-from usersim.errors import BackendError, DataError
-from usersim.records import explain
+from usersim.errors import DataError
+from usersim.records import append_line, explain
 from usersim.types import Record
 
 R = TypeVar("R", bound=Record)
@@ -39,16 +39,9 @@ class Journal(Generic[R]):
 
     def append(self, record: R) -> None:
         """Raises BackendError where the disk is full or not writable."""
-        try:
-            if not self._whole:
-                self._cut_torn_line()
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as stream:
-                stream.write(record.model_dump_json(exclude_defaults=True).encode() + b"\n")
-        except OSError as error:
-            raise BackendError(
-                f"{self.path} cannot be written ({error.strerror}); make room and run the same command again"
-            ) from error
+        if not self._whole:
+            self._cut_torn_line()
+        append_line(self.path, record.model_dump_json(exclude_defaults=True))
 
     def _cut_torn_line(self) -> None:
         self._whole = True

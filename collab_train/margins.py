@@ -11,7 +11,7 @@ import torch
 from collab_train.collect import Message
 from collab_train.pairs import Pair
 from collab_train.results import interval
-from collab_train.supervised import template_ids
+from collab_train.supervised import common_length, template_ids
 from usersim.api import run as run_async
 from usersim.backends.chat import ChatSettings
 from usersim.backends.local_chat import LocalChat
@@ -44,7 +44,7 @@ def reply_logprob(
     """Tokens as TRL sees them: the chat template, cut at `max_length`; the reply starts where the two diverge."""
     opened = template_ids(tokenizer, prompt, add_generation_prompt=True)
     whole = template_ids(tokenizer, [*prompt, *reply], add_generation_prompt=False)[:max_length]
-    start = next((i for i, (a, b) in enumerate(zip(opened, whole, strict=False)) if a != b), len(opened))
+    start = common_length(opened, whole)
     ids_T = torch.tensor(whole, device=model.device)
     logits_TV = model(input_ids=ids_T[None]).logits[0, start - 1 : -1].float()
     logprobs_T = torch.log_softmax(logits_TV, -1).gather(1, ids_T[start:, None])

@@ -16,7 +16,8 @@ from collab_train.pairs import Pair
 from collab_train.rewards import count_tokens
 from collab_train.supervised import template_ids
 from collab_train.train_report import Bars
-from collab_train.tuning import Course, Tuning, check
+from collab_train.training_configs import PairTuning
+from collab_train.tuning import Course, check
 from usersim.errors import ConfigError
 from usersim.records import read_records
 from usersim.runs import RunDir
@@ -25,12 +26,6 @@ R = TypeVar("R")
 log = logging.getLogger(__name__)
 MEASURED = 64
 """Margins of the pairs trained on are measured of so many at most, evenly spread; of held-out pairs, of all."""
-
-
-class PairTuning(Tuning):
-    train: str = "runs/collab-pairs/train.jsonl"
-    heldout: str | None = None
-    """Pairs that are only measured on."""
 
 
 @dataclass(frozen=True)

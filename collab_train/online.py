@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from datasets import Dataset  # type: ignore[import-untyped]
 from peft import LoraConfig
-from pydantic import Field
 
 from collab_train import rewards
 from collab_train.batched import BatchedSampler
@@ -16,40 +15,19 @@ from collab_train.collect import prompt_messages
 from collab_train.contexts import Context
 from collab_train.live_reward import MultiturnReward
 from collab_train.margins import compare_replies, greedy_replies
-from collab_train.mr import MRConfig, choose_contexts, reward_weights
+from collab_train.mr import choose_contexts, reward_weights
 from collab_train.policy import LivePolicy, fingerprint
 from collab_train.speakers import open_assistant, open_user
 from collab_train.train_report import Bars
-from collab_train.tuning import Course, Tuning, arguments, check, tune
+from collab_train.training_configs import Online
+from collab_train.tuning import Course, arguments, check, tune
 from usersim.api import run as run_async
 from usersim.backends.chat import ChatSettings
 from usersim.backends.local import LocalSampler
+from usersim.chat_template import chat_ids
 from usersim.errors import ConfigError
 from usersim.runs import RunDir
 from usersim.userlm import UserLM
-
-
-class Online(Tuning, MRConfig):
-    """`user`, `task`, `w`, `n`, `rewards` and the like are those of `collab mr`; `batch` counts contexts."""
-
-    out: str = "runs/collab-online"
-    split: Literal["train", "heldout", "all"] = "train"
-    sample_candidates: int = Field(default=4, ge=2)
-    """Replies per context and step: TRL's num_generations."""
-    micro_batch: int = Field(default=8, ge=1)
-    """Replies per forward and backward pass of one process."""
-    temperature: float = Field(default=0.8, gt=0, le=2)
-    """Of the replies that are trained on and of the assistant in the futures."""
-    beta: float = Field(default=0.0, ge=0)
-    """Weight of the KL divergence from the starting point."""
-    vllm: str | None = None
-    """URL of the vLLM server that TRL pushes the weights to (docs/train-assistants.md); the assistant in the futures
-    is then that server. Without: both sample from the live module."""
-
-    @property
-    def sequences_per_step(self) -> int:
-        return self.batch * self.sample_candidates
-
 
 Build = Callable[[Any, Any, LoraConfig | None, Dataset, MultiturnReward], Any]
 """(model, tokenizer, LoRA where there is no adapter yet, prompts, reward) → a TRL trainer."""
@@ -146,6 +124,17 @@ def online_arguments(config: Online) -> dict[str, Any]:
     """Replies are drawn from the whole distribution: what top_p cuts off would bias the gradient."""
     server = {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": config.vllm}
     return {**arguments(config), "temperature": config.temperature, **(server if config.vllm else {})}
+
+
+class PromptsAsTyped:
+    """TRL's trainers that tokenise their prompts themselves; a control token that a person typed stays text."""
+
+    processing_class: Any
+
+    def _tokenize_prompts(
+        self, prompts: list[list[dict[str, str]]]
+    ) -> tuple[list[list[int]], None, dict[str, Any]]:
+        return [chat_ids(self.processing_class, prompt) for prompt in prompts], None, {}
 
 
 def _row(context: Context) -> dict[str, Any]:

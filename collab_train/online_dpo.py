@@ -6,33 +6,17 @@ usersim collab online-dpo configs/collab/online_dpo.toml
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object  # type: ignore[import-untyped]
-from pydantic import Field, model_validator
 from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 
 from collab_train.contexts import Context
 from collab_train.live_reward import MultiturnReward, Scores
-from collab_train.online import Online, online_arguments, train
-
-
-class OnlineDPO(Online):
-    out: str = "runs/collab-online-dpo"
-    sample_candidates: Literal[2] = 2
-    micro_batch: int = Field(default=16, ge=2, multiple_of=2)
-    """Replies sampled, rewarded and trained on at once in one process; fewer save memory and leave less to batch."""
-    beta: float = Field(default=0.1, gt=0)
-    """How strongly the policy is held to its starting point."""
-    margin: float = Field(default=0.02, ge=0)
-    """Pairs whose rewards lie closer are left out, like those with a reply that has no reward."""
-
-    @model_validator(mode="after")
-    def _has_room(self) -> OnlineDPO:
-        if self.assistant_tokens >= self.max_length:
-            raise ValueError("assistant_tokens: must be below max_length, which is prompt and reply together")
-        return self
+from collab_train.online import online_arguments, train
+from collab_train.training_configs import OnlineDPO
+from usersim.chat_template import harmless
 
 
 class PairedTrainer(OnlineDPOTrainer):
@@ -48,15 +32,23 @@ class PairedTrainer(OnlineDPOTrainer):
         self.accelerator.gradient_accumulation_steps = self.args.gradient_accumulation_steps
         self._said: dict[str, list[float]] = {}
 
-    def _generate(self, *args: Any, **kwargs: Any) -> Any:
-        made = super()._generate(*args, **kwargs)  # type: ignore[no-untyped-call]
+    def _generate(self, model: Any, prompts: Any, images: Any = None) -> Any:
+        made = super()._generate(model, self._harmless(prompts), images)  # type: ignore[no-untyped-call]
         self._mask_BT = made[3]
         return made
 
-    def _generate_vllm(self, *args: Any, **kwargs: Any) -> Any:
-        made = super()._generate_vllm(*args, **kwargs)  # type: ignore[no-untyped-call]
+    def _generate_vllm(self, prompts: Any, images: Any = None) -> Any:
+        made = super()._generate_vllm(self._harmless(prompts), images)  # type: ignore[no-untyped-call]
         self._mask_BT = made[3]
         return made
+
+    def _harmless(self, prompts: Sequence[Sequence[dict[str, str]]]) -> list[list[dict[str, str]]]:
+        """This trainer takes prompts as text alone: a control token that a person typed would be one."""
+        controls = self.processing_class.get_added_vocab()
+        return [
+            [{**message, "content": harmless(message["content"], controls)} for message in prompt]
+            for prompt in prompts
+        ]
 
     def _calculate_rewards_from_functions(
         self, prompts: Any, completions: Any, completion_ids_list: Any, **columns: Any

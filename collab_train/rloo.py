@@ -7,23 +7,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
 from trl.trainer.rloo_config import RLOOConfig
 from trl.trainer.rloo_trainer import RLOOTrainer
 
 from collab_train.contexts import Context
-from collab_train.online import Online, online_arguments, train
+from collab_train.online import PromptsAsTyped, online_arguments, train
+from collab_train.training_configs import RLOO
 
 
-class RLOO(Online):
-    out: str = "runs/collab-rloo"
-    beta: float = Field(default=0.05, ge=0)
-    """Weight of the KL divergence from the starting point, taken off the reward."""
+class RLOOAsTyped(PromptsAsTyped, RLOOTrainer):
+    pass
 
 
 def rloo(config: RLOO, contexts: list[Context], *, user: Any = None) -> dict[str, Any]:
     def build(model: Any, tokenizer: Any, lora: Any, prompts: Any, reward: Any) -> Any:
-        return RLOOTrainer(
+        return RLOOAsTyped(
             model=model,
             reward_funcs=[reward],
             args=RLOOConfig(

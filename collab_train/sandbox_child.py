@@ -44,7 +44,10 @@ def main() -> None:
     kernel.stay_watchable()
     for name in setting["imports"]:
         with contextlib.suppress(Exception):
-            importlib.import_module(name)
+            imported: Any = importlib.import_module(name)
+            if name == "matplotlib.pyplot":
+                # It would do so at the first figure, and sign a function that a test has put in place of its own.
+                imported.switch_backend("agg")
     ends = [end.detach() for end in socket.socketpair()]
     report_end, judge_report = os.pipe()
     code = read_json()
@@ -149,14 +152,14 @@ def exceeded(pids: set[int], limits: dict[str, float], seconds: float, look: boo
 
 def resident(pid: int) -> int:
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
+        return int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * resource.getpagesize()
     except (OSError, IndexError, ValueError):
         return 0
 
 
 def threads(pid: int) -> int:
     with contextlib.suppress(OSError, IndexError, ValueError):
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[17])
+        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[17])
     return 0
 
 

@@ -173,10 +173,10 @@ def _bind(end: JudgeEnd, tree: ast.Module, scope: dict[str, Any]) -> None:
     dotted = {n.value.id for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)}
     used = {node.id for node in nodes if isinstance(node, ast.Name)} & set(end.ask("names"))
     for name in sorted(used - set(dir(builtins))):
-        if name in dotted and (name in ALIASES or name in sys.stdlib_module_names):
+        kind, value = end.ask("global", name)
+        is_module = name in dotted and (name in ALIASES or name in sys.stdlib_module_names)
+        if is_module and (kind, value) != ("installed", (name, name)):  # `from datetime import datetime`
             kind, value = "module", (ALIASES.get(name, name), "")
-        else:
-            kind, value = end.ask("global", name)
         if kind == "own":
             scope[name] = value
             continue

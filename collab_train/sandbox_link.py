@@ -223,6 +223,8 @@ def known_class(module: str, name: str) -> type | None:
     """The installed class of that name; None for one that the code defines."""
     if module.partition(".")[0] in ("solution", "tests", "unittest", "__main__") or "sandbox_" in module:
         return None
+    if (module, name) == ("builtins", "generator"):
+        return types.GeneratorType
     try:
         if module.partition(".")[0] in sys.stdlib_module_names:
             importlib.import_module(module)
@@ -415,6 +417,8 @@ class _Pickler(pickle.Pickler):
         kind = type(value)
         if kind.__name__ == "ArrowStringArray":
             return _strings, (value.to_numpy(object), value.dtype)
+        if (kind.__module__, kind.__qualname__) == ("zoneinfo", "ZoneInfo") and value.key:
+            return kind, (value.key,)  # its own way is a function without a module
         if kind is Remote:
             return _mine, (value._remote_number,)
         if self.link.sends(value, self.strict):

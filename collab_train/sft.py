@@ -16,17 +16,12 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from collab_train import offline
 from collab_train.collect import Message, Path
-from collab_train.offline import PairFiles, PairTuning, on_pairs, read_heldout, read_pairs
+from collab_train.offline import PairFiles, on_pairs, read_heldout, read_pairs
 from collab_train.supervised import IGNORED, labelled
+from collab_train.training_configs import SFT
 from collab_train.tuning import arguments, check, tune
 from usersim.errors import ConfigError
 from usersim.records import read_records
-
-
-class SFT(PairTuning):
-    out: str = "runs/collab-sft"
-    paths: str | None = None
-    """Best conversations (paths.jsonl of `collab pairs`), trained on instead of the chosen replies of `train`."""
 
 
 @dataclass(frozen=True)

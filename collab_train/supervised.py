@@ -40,6 +40,14 @@ def _end_of_turn(ids: Sequence[int], opened: int, end: int) -> int:
     return next((at + 1 for at in range(len(ids) - 1, opened - 1, -1) if ids[at] == end), len(ids))
 
 
+def common_length(prompt: Sequence[int], whole: Sequence[int]) -> int:
+    """Tokens that `whole` begins with as `prompt` does: where its reply begins."""
+    return next(
+        (i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b),
+        min(len(prompt), len(whole)),
+    )
+
+
 def template_ids(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> list[int]:
     """`chat_ids` of a preference pair's messages."""
     return chat_ids(

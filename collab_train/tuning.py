@@ -9,57 +9,23 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
-from pydantic import Field
 from transformers.trainer_callback import PrinterCallback
 from trl.trainer import utils as trl_utils
 
 from collab_train.speakers import base_of, load_assistant
 from collab_train.train_report import Bars, Rows, TrainLog
+from collab_train.training_configs import Tuning
 from usersim.allocator import keep_pages
-from usersim.config import Config
 from usersim.errors import ConfigError, UsersimError
 from usersim.precision import precision
 from usersim.records import write_json
 from usersim.runs import RunDir
 from usersim.train_config import processes
 from usersim.train_result import drop_incomplete, last_checkpoint, saving
-
-
-class Tuning(Config):
-    out: str
-    assistant: str = "local"
-    """`local` (the base model), a model folder, or an earlier run of training: its adapter is trained on."""
-    rank: int = Field(default=16, ge=1)
-    alpha: int = Field(default=32, ge=1)
-    lr: float = Field(default=1e-4, gt=0)
-    epochs: int = Field(default=1, ge=1)
-    max_steps: int | None = Field(default=None, ge=1)
-    batch: int = Field(default=8, ge=1)
-    """Rows (pairs, conversations, contexts) per optimiser step, over all processes."""
-    micro_batch: int = Field(default=2, ge=1)
-    """Sequences per forward and backward pass of one process."""
-    max_length: int = Field(default=1024, ge=32)
-    """Longest prompt plus reply in tokens; a longer one is cut at its end."""
-    gradient_checkpointing: bool = False
-    save_every: int = Field(default=50, ge=1)
-    show: int = Field(default=4, ge=0)
-    """Prompts answered greedily before and after, to read in replies.jsonl."""
-    show_tokens: int = Field(default=64, ge=1)
-    wandb: Literal["offline", "online", "disabled"] = "offline"
-    seed: int = 0
-
-    @property
-    def sequences_per_step(self) -> int:
-        """What `micro_batch` counts, over all processes."""
-        return self.batch
-
-    @property
-    def accumulation(self) -> int:
-        return max(1, self.sequences_per_step // (self.micro_batch * processes()))
 
 
 @dataclass(frozen=True)

@@ -126,12 +126,16 @@ class GoalJournal:
         data = line.encode() + b"\n"
         place = self._file.tell()
         try:
-            whole = self._file.write(data) == len(data)
+            written = self._file.write(data)
         except OSError as error:
-            raise DataError(f"{self.path}: {error.strerror}; make room and run again to go on") from error
-        if not whole:
-            raise DataError(f"{self.path}: No space left on device; make room and run again to go on")
+            raise self._no_room(error.strerror, place) from error
+        if written < len(data):
+            raise self._no_room("No space left on device", place)
         return place
+
+    def _no_room(self, reason: str | None, place: int) -> DataError:
+        self._file.truncate(place)
+        return DataError(f"{self.path}: {reason}; make room and run again to go on")
 
     def _read(self) -> None:
         """Notes where each line begins; the line being written when a run was killed is cut off."""

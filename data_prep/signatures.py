@@ -84,7 +84,7 @@ def sign(batch: Sequence[RawChat], *, near: bool = True) -> Signatures:
     table["id"] = [hash64(chat.id) for chat in batch]
     table["said"] = said = [_hash_of_all(texts) for texts in chats]
     table["opening"] = [_hash_of_all(texts[:1]) for texts in chats]
-    table["front"] = [_front(texts) for texts in chats]
+    table["front"] = [front(texts) for texts in chats]
     # Without the source: the releases of one corpus name a person alike.
     table["person"] = [0 if chat.user_key is None else hash64(chat.user_key) for chat in batch]
     table["turns"] = [len(texts) for texts in chats]
@@ -99,8 +99,8 @@ def sign(batch: Sequence[RawChat], *, near: bool = True) -> Signatures:
     return Signatures(table, np.concatenate([*ngrams, np.zeros(0, dtype=np.uint64)]))
 
 
-def _front(texts: Sequence[str]) -> int:
-    """Of the first words of what the person says, over turns where the opening is short."""
+def front(texts: Sequence[str]) -> int:
+    """Hash of the first words of what the person says, over turns where the opening is short; 0 for too few."""
     words = ""
     for text in texts:
         # Most of a long text is never needed.

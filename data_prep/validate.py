@@ -1,6 +1,7 @@
 """Checks anybody's conversations: every line against the schema, and files against each other.
 
-Memory is 64 bytes a conversation at the most, 16 each for its id, group, person and opening, and the line at hand.
+Memory is 80 bytes a conversation at the most, 16 each for its id, group, person, opening and beginning, and the line
+at hand.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from data_prep.places import Place, Places
-from data_prep.signatures import READ_CHARS, normalise
+from data_prep.signatures import READ_CHARS, front, normalise
 from data_prep.visible import one_line
 from usersim.errors import DataError
 from usersim.records import explain
@@ -33,8 +34,8 @@ PIECE = 1 << 20
 BOM = b"\xef\xbb\xbf"
 SURROGATE = re.compile("[\ud800-\udfff]")
 LONE = "a lone surrogate: half of a character, escaped as \\ud8…"
-TIES = ("group", "person", "opening")
-"""What splitting by groups keeps in one file."""
+TIES = ("group", "person", "opening", "beginning")
+"""What splitting by groups keeps in one file; a beginning is the first 200 characters, words only."""
 
 
 class Bad(NamedTuple):
@@ -151,6 +152,8 @@ class Check:
             self._ties["person"].add(f"{source}\x1f{conversation.user}", place)
         if said:
             self._ties["opening"].add(normalise(said[0][:READ_CHARS]), place)
+        if beginning := front(said):
+            self._ties["beginning"].add(str(beginning), place)
 
 
 def parse(line: bytes) -> Conversation | Bad:

@@ -11,7 +11,7 @@ from usersim.cli import emit_json
 
 
 def main(argv: list[str]) -> int:
-    """0 when every line is a conversation and no group, person, opening or id is in two files; else 2."""
+    """0 when every line is a conversation and no group, person, opening, beginning or id is in two files; else 2."""
     parser = argparse.ArgumentParser(
         prog="usersim data validate",
         description="Checks each line against the schema, and that nothing leaks from one file into another.",

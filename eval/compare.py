@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from pathlib import Path
 
 from rich.markup import escape
@@ -19,9 +17,8 @@ from eval.plots import p_value
 from eval.report import FileFacts
 from eval.run_command import add_protocol_arguments, config_of, progress_bar
 from eval.settings import EvalConfig
-from usersim.cli import console, emit_json, load_conversations
+from usersim.cli import command_line, console, emit_json, load_conversations, readable
 from usersim.errors import ConfigError
-from usersim.model import file_hash
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     comparison = _from_files(args) if args.human else _from_runs(args)
-    comparison = comparison.model_copy(update={"command": shlex.join(["usersim", *sys.argv[1:]])})
+    comparison = comparison.model_copy(update={"command": command_line()})
     page = write_comparison(comparison, args.out)
     console.print(comparison_table(comparison))
     console.print(headline(comparison), how(comparison))
@@ -55,14 +52,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _from_files(args: argparse.Namespace) -> Comparison:
     (name, path), (other, other_path) = (_named(side) for side in args.sides)
-    name, other = name or path.stem, other or other_path.stem
+    name, other = name or readable(path.stem), other or readable(other_path.stem)
     if name == other:
         raise ConfigError(f"both simulators are called {name}: write NAME=FILE")
     config, human = config_of(args), load_conversations(args.human)
-    first = Side(name, load_conversations(path), _facts(path))
-    second = Side(other, load_conversations(other_path), _facts(other_path))
+    first = Side(name, load_conversations(path), FileFacts.of(path))
+    second = Side(other, load_conversations(other_path), FileFacts.of(other_path))
     with progress_bar(steps(2, config)) as progress:
-        return compare_paired(human, _facts(args.human), first, second, config, progress=progress)
+        return compare_paired(human, FileFacts.of(args.human), first, second, config, progress=progress)
 
 
 def _from_runs(args: argparse.Namespace) -> Comparison:
@@ -85,10 +82,6 @@ def _named(text: str) -> tuple[str | None, Path]:
     if not name or not path:
         raise ConfigError(f"{text!r}: write NAME=PATH")
     return name, Path(path)
-
-
-def _facts(path: Path) -> FileFacts:
-    return FileFacts(path=str(path), sha256=file_hash(path))
 
 
 def comparison_table(comparison: Comparison) -> Table:

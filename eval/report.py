@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,7 +17,9 @@ from eval.metrics.gates import GateResult
 from eval.prepare import Side
 from eval.settings import EvalConfig
 from eval.verdicts import floor_width
+from usersim.cli import readable
 from usersim.guards import Guards
+from usersim.model import file_hash
 from usersim.types import Conversation, Record
 
 PACKAGES = ("usersim-lm", "numpy", "scikit-learn", "pydantic", "torch", "transformers")
@@ -25,6 +28,10 @@ PACKAGES = ("usersim-lm", "numpy", "scikit-learn", "pydantic", "torch", "transfo
 class FileFacts(Record):
     path: str
     sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> FileFacts:
+        return cls(path=readable(path), sha256=file_hash(path))
 
 
 class FeatureShape(Record):

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shlex
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,11 +29,10 @@ from eval.prepare import Prepared, prepare
 from eval.report import FileFacts, Report, in_words
 from eval.settings import EVERY, QUICK, EvalConfig
 from eval.terminal import report_table
-from usersim.cli import console, emit_json, load_conversations
+from usersim.cli import command_line, console, emit_json, load_conversations
 from usersim.config import load_config
 from usersim.errors import ConfigError, DataError
 from usersim.guards import Guards
-from usersim.model import file_hash
 from usersim.simulate import run_file
 
 
@@ -198,11 +194,6 @@ def guards_of(path: Path) -> Guards | None:
     return found.pop() if len(found) == 1 else None
 
 
-def command_line() -> str:
-    """What was typed, as Unicode text."""
-    return os.fsencode(shlex.join(["usersim", *sys.argv[1:]])).decode(errors="replace")
-
-
 def _missing(report: Report) -> list[str]:
     """One line a simulator for the headline figures it lacks."""
     labels = {key: spec.label for key, (_, spec) in specs(report.config).items() if spec.headline}
@@ -250,12 +241,7 @@ def progress_bar(total: int) -> Iterator[Callable[[str], None]]:
 
 def _with_files(report: Report, human: Path, files: dict[str, Path]) -> Report:
     simulators = tuple(
-        simulator.model_copy(update={"file": file_facts(files[simulator.name])})
+        simulator.model_copy(update={"file": FileFacts.of(files[simulator.name])})
         for simulator in report.simulators
     )
-    return report.model_copy(update={"human_file": file_facts(human), "simulators": simulators})
-
-
-def file_facts(path: Path) -> FileFacts:
-    # A name may hold bytes that are no text.
-    return FileFacts(path=os.fsencode(path).decode(errors="replace"), sha256=file_hash(path))
+    return report.model_copy(update={"human_file": FileFacts.of(human), "simulators": simulators})

@@ -83,8 +83,10 @@ class BoundedHeads(HttpToolsProtocol):
         """Called for whatever stops the parser."""
         if self._too_large:
             self._refuse_size()
-        else:
+        elif self._can_answer():
             super().send_400_response(msg)
+        else:
+            self.transport.close()
 
     def _wait_for_a_head(self) -> None:
         if self._deadline is None:
@@ -107,7 +109,16 @@ class BoundedHeads(HttpToolsProtocol):
         message = f"the request line and headers exceed {self.max_head_bytes} bytes"
         self._refuse(Problem(431, "request_header_fields_too_large", message))
 
+    def _can_answer(self) -> bool:
+        """Whether what is written now is the answer to what is being read, and not a piece of an earlier one's."""
+        if self.cycle is None or self.cycle.response_complete:
+            return True
+        return self.cycle.more_body and not self.cycle.response_started and not self.pipeline
+
     def _refuse(self, problem: Problem) -> None:
+        if not self._can_answer():
+            self.transport.close()
+            return
         response = problem.response()
         headers = [*response.raw_headers, (b"connection", b"close")]
         lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from usersim.errors import ConfigError
@@ -47,10 +47,16 @@ def content_encoder(tokenizer: Any) -> Callable[[str], list[int]]:
     try:
         content = content_tokenizer(tokenizer_json, added_tokens(tokenizer_json))
     except ConfigError:  # not byte-level: SentencePiece
-        return lambda text: list(tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
+        return lambda text: list(
+            tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        )
     return lambda text: list(content.encode(text, add_special_tokens=False).ids)
 
 
-def harmless(text: str) -> str:
-    """`text` for an endpoint whose template may read `<|im_end|>` as a control token: with a zero-width space in it."""
-    return LOOKS_LIKE_CONTROL.sub(lambda match: f"{match[0]}\u200b", text)
+def harmless(text: str, controls: Iterable[str] = ()) -> str:
+    """`text` for what may read `<|im_end|>` or one of `controls` as a control token: with a zero-width space in it."""
+    text = LOOKS_LIKE_CONTROL.sub(lambda match: f"{match[0]}\u200b", text)
+    for control in controls:
+        if len(control.strip()) > 1:
+            text = text.replace(control, f"{control[0]}\u200b{control[1:]}")
+    return text

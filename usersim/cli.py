@@ -6,8 +6,9 @@ import errno
 import json
 import logging
 import os
+import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,19 @@ def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def readable(path: str | Path) -> str:
+    """As Unicode text: a path, or a command that holds one, may have bytes that are none."""
+    return os.fsencode(path).decode(errors="replace")
+
+
+def command_line(words: Sequence[str] | None = None) -> str:
+    """What was typed, or `words` after `usersim`, as Unicode text."""
+    return readable(shlex.join(["usersim", *(sys.argv[1:] if words is None else words)]))
+
+
 def tell_goals(where: str | Path, conversations: int, *, with_goal: int) -> None:
     """How many conversations there are and how many have a goal, in one line on stderr."""
-    name = os.fsencode(where).decode(errors="replace")  # a path may hold bytes that are no text
-    line = f"{name}: {conversations:,} conversations, {with_goal:,} with a goal"
+    line = f"{readable(where)}: {conversations:,} conversations, {with_goal:,} with a goal"
     console.print(line, style="dim", soft_wrap=True)
 
 

@@ -12,6 +12,7 @@ import httpx2
 
 from usersim.backends.http import http_client
 from usersim.errors import BackendError, ConfigError
+from usersim.noise import non_negative
 from usersim.structured import Dialect, instruction, response_format
 from usersim.types import Record
 from usersim.usage import Usage
@@ -142,7 +143,7 @@ class Endpoint:
         if dialect.temperature and sampling.temperature is not None:
             body["temperature"] = sampling.temperature
         if sampling.seed is not None:
-            body["seed"] = sampling.seed % 2**62
+            body["seed"] = non_negative(sampling.seed)
         if (wanted := response_format(dialect.form, schema)) is not None:
             body["response_format"] = wanted
         return body

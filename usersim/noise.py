@@ -20,10 +20,15 @@ FIRST_UNDONE: int = pow(FIRST, -1, WORD)
 SECOND_UNDONE: int = pow(SECOND, -1, WORD)
 
 
+def non_negative(seed: int) -> int:
+    """The seed as samplers and engines count from it: a negative one as a large one, so that n of them do not wrap."""
+    return seed if 0 <= seed < 2**63 else seed % 2**62
+
+
 def sampler_seed(seed: int, prompt_ids: Sequence[int], *, common: bool) -> int:
     """Seed for a sampler (`Draw.seed`); its n continuations take the n seeds from there on."""
     if common:
-        return seed
+        return non_negative(seed)
     return (_scatter(seed) + _hash(array("q", prompt_ids).tobytes())) % 2**62
 
 
@@ -31,8 +36,8 @@ def nth_seed(seed: int, index: int, *, common: bool) -> int:
     """The seed from which a request for one gets continuation `index` of a request from `seed`."""
     if index == 0:
         return seed
-    if common:  # within 64 bits, and equal to samplers, which count in fewer
-        return (seed + index + 2**63) % 2**64 - 2**63
+    if common:
+        return (non_negative(seed) + index) % 2**63
     return _gather(_scatter(seed) + index)
 
 

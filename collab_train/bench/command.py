@@ -7,7 +7,6 @@ usersim collab bench configs/collab/bench.toml --only safety clarify
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from collab_train.bench.pages import markdown, page
 from collab_train.bench.report import complete, lines
 from collab_train.bench.run import jobs_of, plan, run_bench
 from collab_train.bench.stage import Speakers
-from usersim.cli import console
+from collab_train.lock import exclusive
+from usersim.cli import command_line, console
 from usersim.config import load_config
 from usersim.errors import ConfigError
 from usersim.records import atomic_writer, write_json
@@ -31,8 +31,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             for key, value in planned.items():
                 console.print(f"  {key:26} {value}", markup=False)
         return planned
-    words = ["usersim", "collab", "bench", *([args.config] if args.config else []), *args.overrides]
-    command = shlex.join([*words, *(["--only", *args.only] if args.only else [])])
+    words = ["collab", "bench", *([args.config] if args.config else []), *args.overrides]
+    command = command_line([*words, *(["--only", *args.only] if args.only else [])])
     report = bench(config, parts, command=command)
     if not args.json:
         for line in lines(report):
@@ -55,10 +55,11 @@ def bench(
 ) -> dict[str, Any]:
     """Plays, scores, writes report.json, table.md and report.html to `config.out`, and returns the report."""
     jobs = jobs_of(config, parts)
-    report = complete(config, jobs, run_bench(config, jobs, speakers=speakers), command)
-    out = Path(config.out)
-    write_json(out / "report.json", report)
-    for name, text in (("table.md", markdown(report)), ("report.html", page(report))):
-        with atomic_writer(out / name) as stream:
-            stream.write(text)
+    with exclusive(config.out):
+        report = complete(config, jobs, run_bench(config, jobs, speakers=speakers), command)
+        out = Path(config.out)
+        write_json(out / "report.json", report)
+        for name, text in (("table.md", markdown(report)), ("report.html", page(report))):
+            with atomic_writer(out / name) as stream:
+                stream.write(text)
     return report

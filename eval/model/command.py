@@ -18,7 +18,7 @@ from eval.prepare import check_origin
 from eval.report import FileFacts, versions
 from usersim.cli import console, emit_json, load_conversations
 from usersim.errors import ConfigError, DataError
-from usersim.model import file_hash
+from usersim.locks import locked
 from usersim.types import Conversation
 
 if TYPE_CHECKING:
@@ -95,8 +95,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     from eval.model.page import summary, write_report
 
-    report = _measure(args, people)
-    page = write_report(report, args.out)
+    with locked(args.out / "drawn"):
+        report = _measure(args, people)
+        page = write_report(report, args.out)
     console.print(summary(report))
     console.print(f"{report.seconds:.0f} s · {page}")
     emit_json(report.model_dump(mode="json"), stdout=args.json, path=args.json_out)
@@ -160,15 +161,11 @@ def _measure(args: argparse.Namespace, people: People) -> ModelReport:
         user_turns=sum(len(user_texts(c)) for c in people.test),
         excluded=people.excluded,
         notes=(LEAK, ORACLE) if people.test[0].profile.goal else (),
-        human_file=_facts(args.human),
-        dev_file=_facts(args.dev) if args.dev else None,
+        human_file=FileFacts.of(args.human),
+        dev_file=FileFacts.of(args.dev) if args.dev else None,
         weights=scored.weights,
         seed=args.seed,
         bootstrap=args.bootstrap,
         versions=versions(),
         seconds=round(time.monotonic() - started, 1),
     )
-
-
-def _facts(path: Path) -> FileFacts:
-    return FileFacts(path=str(path), sha256=file_hash(path))

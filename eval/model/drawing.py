@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from usersim.errors import DataError, UsersimError
+from usersim.records import append_line
 from usersim.sampling import User
 from usersim.types import Conversation, Goal, Record, Turn, UserProfile, UserTurn
 
@@ -52,7 +53,7 @@ class DrawJournal:
         self.turns: dict[str, UserTurn] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         if not self._read():
-            self._append(self._head)
+            append_line(self.path, self._head)
 
     def _read(self) -> bool:
         """Whether there was a first line. What is not a whole line, of a kill or a full disk, is cut off."""
@@ -76,14 +77,7 @@ class DrawJournal:
         return bool(whole)
 
     def add(self, key: str, turn: UserTurn) -> None:
-        self._append(Drawn(key=key, turn=turn).model_dump_json(exclude_defaults=True))
-
-    def _append(self, line: str) -> None:
-        try:
-            with self.path.open("ab") as stream:
-                stream.write(line.encode() + b"\n")
-        except OSError as error:
-            raise DataError(f"{self.path}: {error.strerror}; make room and run again to go on") from error
+        append_line(self.path, Drawn(key=key, turn=turn).model_dump_json(exclude_defaults=True))
 
 
 async def draw(

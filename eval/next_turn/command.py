@@ -24,9 +24,8 @@ from eval.next_turn.goal_conditions import CONDITIONS, GoalCondition, read_unsai
 from eval.next_turn.prefixes import Prefix, prefixes_of, stratified, usable
 from eval.next_turn.results import NextTurnReport, SourceFacts
 from eval.next_turn.turns import SimulatedTurns
-from eval.report import versions
-from eval.run_command import command_line, file_facts
-from usersim.cli import console, emit_json, load_conversations
+from eval.report import file_facts, versions
+from usersim.cli import command_line, console, emit_json, load_conversations
 from usersim.errors import ConfigError, DataError
 from usersim.locks import locked
 from usersim.model import BASE_NAME

@@ -7,8 +7,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eval.run_command import command_line
-from usersim.cli import console, emit_json, load_conversations
+from usersim.cli import command_line, console, emit_json, load_conversations
 from usersim.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ from eval.outcome.sections import calibration_sections, effort_sections, planted
 from eval.outcome.served import MATCHERS
 from usersim.cli import console, emit_json, load_conversations
 from usersim.errors import ConfigError
+from usersim.locks import locked
 from usersim.model import file_hash
 from usersim.records import write_records
 
@@ -173,7 +174,7 @@ def _planted(args: argparse.Namespace) -> int:
     )
     nulls = {user: null_name(user) for user in users if user != REFERENCE}
     total = (len(users) + len(nulls)) * len(assistants) * len(cases)
-    with Progress(*columns, console=console) as bar:
+    with locked(args.out / "conversations"), Progress(*columns, console=console) as bar:
         task = bar.add_task("conversations", total=total)
 
         def advance(label: str, n: int) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from eval.prepare import check_origin
-from eval.usi.command import facts, typed
-from usersim.cli import console, emit_json, load_conversations
+from eval.report import FileFacts
+from usersim.cli import command_line, console, emit_json, load_conversations
 from usersim.errors import ConfigError
+from usersim.locks import locked
 from usersim.records import atomic_writer, write_json
 
 
@@ -60,36 +61,37 @@ def run(args: argparse.Namespace) -> int:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
+    with locked(args.out / "drawn"):
+        with Progress(*columns, console=console, transient=True) as bar:
 
-        def track(name: str, total: int) -> Callable[[], None]:
-            task = bar.add_task(name, total=total)
-            return lambda: bar.advance(task)
+            def track(name: str, total: int) -> Callable[[], None]:
+                task = bar.add_task(name, total=total)
+                return lambda: bar.advance(task)
 
-        report = asyncio.run(
-            probe(
-                likelihood,
-                scorer,
-                chosen,
-                human,
-                name=Path(args.model).name,
-                weights=weights_hash(path),
-                scorer_name=Path(args.scorer or args.model).name,
-                scorer_weights=weights_hash(judging),
-                temperatures=list(dict.fromkeys(args.temperatures)),
-                excluded=excluded,
-                out=args.out,
-                seed=args.seed,
-                track=track,
+            report = asyncio.run(
+                probe(
+                    likelihood,
+                    scorer,
+                    chosen,
+                    human,
+                    name=Path(args.model).name,
+                    weights=weights_hash(path),
+                    scorer_name=Path(args.scorer or args.model).name,
+                    scorer_weights=weights_hash(judging),
+                    temperatures=list(dict.fromkeys(args.temperatures)),
+                    excluded=excluded,
+                    out=args.out,
+                    seed=args.seed,
+                    track=track,
+                )
             )
-        )
-    report = report.model_copy(update={"human_file": facts(args.human), "command": typed()})
-    value = report.model_dump(mode="json")
-    write_json(args.out / "probe.json", value)
-    with atomic_writer(args.out / "probe.md") as stream:
-        stream.write(markdown(report))
-    if args.no_text:
-        shutil.rmtree(args.out / "drawn", ignore_errors=True)
+        report = report.model_copy(update={"human_file": FileFacts.of(args.human), "command": command_line()})
+        value = report.model_dump(mode="json")
+        write_json(args.out / "probe.json", value)
+        with atomic_writer(args.out / "probe.md") as stream:
+            stream.write(markdown(report))
+        if args.no_text:
+            shutil.rmtree(args.out / "drawn", ignore_errors=True)
     console.print(markdown(report), markup=False, soft_wrap=True)
     emit_json(value, stdout=args.json, path=args.json_out)
     return 0

@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from eval.report import FileFacts
 from eval.run_command import (
     add_protocol_arguments,
-    command_line,
     config_of,
-    file_facts,
     name_and_file,
     progress_bar,
 )
 from eval.selftest.table import terminal, write_selftest
-from usersim.cli import console, emit_json, load_conversations
+from usersim.cli import command_line, console, emit_json, load_conversations
 from usersim.errors import ConfigError
 
 
@@ -57,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
     given = {**files, **({"other domain": args.other_domain} if args.other_domain else {})}
     report = report.model_copy(
         update={
-            "human_file": file_facts(args.human),
-            "other_files": {name: file_facts(path) for name, path in given.items()},
+            "human_file": FileFacts.of(args.human),
+            "other_files": {name: FileFacts.of(path) for name, path in given.items()},
             "command": command_line(),
         }
     )

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from eval.prepare import check_origin
-from eval.usi.command import facts, named_files, typed
-from usersim.cli import console, emit_json, load_conversations
+from eval.report import FileFacts
+from eval.usi.command import named_files
+from usersim.cli import command_line, console, emit_json, load_conversations
 from usersim.errors import ConfigError
+from usersim.locks import locked
 from usersim.records import atomic_writer, write_json
 from usersim.types import Conversation
 
@@ -67,19 +69,20 @@ def run(args: argparse.Namespace) -> int:
     simulated = {name: load_conversations(path) for name, path in files.items()}
     for name, conversations in simulated.items():
         check_origin(name, conversations, "simulated")
-    report = _measure(args, human, dev, simulated).model_copy(
-        update={
-            "human_file": facts(args.human),
-            "files": {name: facts(path) for name, path in files.items()},
-            "command": typed(),
-        }
-    )
-    value = report.model_dump(mode="json")
-    write_json(args.out / "userlm.json", value)
-    with atomic_writer(args.out / "userlm.md") as stream:
-        stream.write(markdown(report))
-    if args.no_text:
-        _forget(args.out)
+    with locked(args.out / "drawn"):
+        report = _measure(args, human, dev, simulated).model_copy(
+            update={
+                "human_file": FileFacts.of(args.human),
+                "files": {name: FileFacts.of(path) for name, path in files.items()},
+                "command": command_line(),
+            }
+        )
+        value = report.model_dump(mode="json")
+        write_json(args.out / "userlm.json", value)
+        with atomic_writer(args.out / "userlm.md") as stream:
+            stream.write(markdown(report))
+        if args.no_text:
+            _forget(args.out)
     console.print(markdown(report), markup=False, soft_wrap=True)
     emit_json(value, stdout=args.json, path=args.json_out)
     return 0

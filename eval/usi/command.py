@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eval.report import FileFacts
-from usersim.cli import console, emit_json, load_conversations
+from usersim.cli import command_line, console, emit_json, load_conversations
 from usersim.errors import ConfigError
-from usersim.model import file_hash
 from usersim.records import atomic_writer, write_json
 
 if TYPE_CHECKING:
@@ -51,11 +48,11 @@ def run(args: argparse.Namespace) -> int:
         report = compare(batches, simulated, _beyond(args), config)
     report = report.model_copy(
         update={
-            "human_files": tuple(map(facts, args.human)),
+            "human_files": tuple(map(FileFacts.of, args.human)),
             "simulators": tuple(
-                s.model_copy(update={"file": facts(files[s.name])}) for s in report.simulators
+                s.model_copy(update={"file": FileFacts.of(files[s.name])}) for s in report.simulators
             ),
-            "command": typed(),
+            "command": command_line(),
         }
     )
     value = report.model_dump(mode="json")
@@ -97,11 +94,3 @@ def named_files(given: list[str]) -> dict[str, Path]:
             raise ConfigError(f"--simulated {entry!r}: every simulator needs a name of its own, not `human`")
         files[name] = Path(path)
     return files
-
-
-def facts(path: Path) -> FileFacts:
-    return FileFacts(path=str(path), sha256=file_hash(path))
-
-
-def typed() -> str:
-    return shlex.join(["usersim", *sys.argv[1:]])

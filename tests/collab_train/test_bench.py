@@ -18,6 +18,7 @@ from collab_train.bench.report import leaves_out_zero
 from collab_train.bench.run import jobs_of, plan
 from collab_train.bench.stage import Speakers, grouped
 from collab_train.contexts import Context
+from collab_train.lock import exclusive
 from collab_train.rewards import Episode
 from collab_train.rewards.clarify import clarifies
 from usersim.errors import BackendError, ConfigError
@@ -178,6 +179,13 @@ def test_after_a_kill_only_what_is_missing_is_played(tmp_path: Path) -> None:
     assert (report["cost"]["resumed"], report["cost"]["conversations"]) == (5, 6)
     fresh = asked.model_copy(update={"out": str(tmp_path / "fresh")})
     assert play(fresh, {"Base": asks, "DPO": serves})[0]["table"] == report["table"]
+
+
+def test_a_bench_is_played_by_one_process(tmp_path: Path) -> None:
+    asked = config(tmp_path, "Base", "DPO")
+    with exclusive(asked.out), pytest.raises(ConfigError, match="in use by another run"):
+        play(asked, {"Base": asks, "DPO": serves})
+    assert play(asked, {"Base": asks, "DPO": serves})[0]["cost"]["resumed"] == 0
 
 
 def test_another_assistant_may_join_a_run_but_not_another_turn_cap(tmp_path: Path) -> None:

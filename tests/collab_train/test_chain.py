@@ -14,14 +14,12 @@ import pytest
 pytest.importorskip("trl", reason="trl is not installed (pip install 'usersim-lm[collab]')")
 
 import torch
-from trl.trainer.dpo_trainer import DPOTrainer
-from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.sft_trainer import SFTTrainer
 
 from collab_train.collect import Message
 from collab_train.contexts import Context
-from collab_train.dpo import DPO, dpo
-from collab_train.grpo import GRPO, grpo
+from collab_train.dpo import DPO, Tokenised, dpo
+from collab_train.grpo import GRPO, GRPOAsTyped, grpo
 from collab_train.merge import merge
 from collab_train.offline import read_pairs
 from collab_train.online_dpo import OnlineDPO, online_dpo
@@ -106,8 +104,8 @@ def test_no_adapter_is_dropped_on_the_way(
         monkeypatch.setattr(f"collab_train.{module}.{trainer.__name__}", Kept)
 
     keep("sft", SFTTrainer)
-    keep("dpo", DPOTrainer)
-    keep("grpo", GRPOTrainer)
+    keep("dpo", Tokenised)
+    keep("grpo", GRPOAsTyped)
     runs = [tiny_base, *(tmp_path / name for name in ("sft", "dpo", "grpo", "online"))]
     names = [{"assistant": str(start), "out": str(out)} for start, out in pairwise(runs)]
     config = SFT(**COMMON, **names[0], train=str(pairs), max_steps=2)

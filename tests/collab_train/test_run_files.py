@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from collab_train.journal import Journal
 from collab_train.lock import exclusive
 from collab_train.mr import MRConfig
-from usersim.errors import ConfigError, DataError
+from usersim.errors import BackendError, ConfigError, DataError
 from usersim.runs import METRICS, RunDir
 from usersim.types import Record
 
@@ -39,6 +41,24 @@ def test_a_journal_cut_at_every_byte_goes_on(tmp_path: Path) -> None:
         for line in LINES[complete:]:
             resumed.append(line)
         assert path.read_bytes() == content
+
+
+def test_a_line_that_a_full_disk_cut_off_is_taken_back(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.jsonl", Line)
+    journal.append(LINES[0])
+    before = journal.path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 12, hard))
+    try:
+        with pytest.raises(BackendError, match="make room"):
+            journal.append(LINES[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert journal.path.read_bytes() == before
+    journal.append(LINES[2])  # there is room again, in the same process
+    assert journal.read() == [LINES[0], LINES[2]]
 
 
 def test_a_damaged_line_of_a_journal_is_named(tmp_path: Path) -> None:

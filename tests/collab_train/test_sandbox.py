@@ -330,6 +330,9 @@ FORGERIES = {
     "defines the names that tests use": (
         "def len(x): return 2\nimport math\nmath.isclose = lambda *a: True\ndef f(x): return None\n"
     ),
+    "defines a class named as a module": (
+        "class math:\n    isclose = staticmethod(lambda *a: True)\ndef f(x): return None\n"
+    ),
     "answers with a message that runs code": (
         "import os, pickle, struct\n"
         "class Evil:\n"
@@ -399,6 +402,28 @@ def test_what_the_code_is_handed_does_not_give_the_answer_away(code: str, tests:
             "import pandas as pd\nassert f('2020')[0] == pd.Timestamp('2020') and f('2020')[2] == pd.Timedelta('1D')\n",
         ),
         ("from math import gcd as f\n", "assert f(4, 6) == 2\n"),
+        (
+            "from datetime import datetime\ndef f(): return datetime(2020, 1, 2)\n",
+            "assert datetime.strptime('2020-01-02', '%Y-%m-%d') == f()\n",
+        ),
+        (
+            "def f(n): return (i for i in range(n))\n",
+            "import types\nmade = f(2)\nassert isinstance(made, types.GeneratorType) and list(made) == [0, 1]\n",
+        ),
+        (
+            "from zoneinfo import ZoneInfo\ndef f(zone): return zone, ZoneInfo('Asia/Tokyo')\n",
+            "from zoneinfo import ZoneInfo\nrome = ZoneInfo('Europe/Rome')\n"
+            "assert f(rome) == (rome, ZoneInfo('Asia/Tokyo'))\n",
+        ),
+        (
+            "import matplotlib.pyplot as plt\ndef f(x):\n    plt.figure()\n    plt.show()\n    return 2 * x\n",
+            "import matplotlib.pyplot as plt\nimport unittest\nfrom unittest.mock import patch\n"
+            "class TestCases(unittest.TestCase):\n"
+            "    @patch('matplotlib.pyplot.show')\n"
+            "    def test_one(self, show):\n"
+            "        self.assertEqual(f(2), 4)\n"
+            "        show.assert_called_once_with()\n",
+        ),
     ],
     ids=[
         "exception of the library",
@@ -406,6 +431,10 @@ def test_what_the_code_is_handed_does_not_give_the_answer_away(code: str, tests:
         "the later of two",
         "times of pandas",
         "under another name",
+        "a class named as its module",
+        "a generator",
+        "zones",
+        "a figure that is shown to a mock",
     ],
 )
 def test_right_answers_of_many_kinds_pass(code: str, tests: str) -> None:

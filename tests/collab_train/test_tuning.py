@@ -18,8 +18,13 @@ from trl.trainer import utils as trl_utils
 
 from collab_train.collect import Message
 from collab_train.collect import Path as BestPath
+from collab_train.dpo import pair_ids
+from collab_train.grpo import GRPOAsTyped
 from collab_train.offline import fitting
 from collab_train.online import Online, plan, read_online
+from collab_train.online_dpo import PairedTrainer
+from collab_train.pairs import Pair
+from collab_train.rloo import RLOOAsTyped
 from collab_train.sft import SFT, read_dialogues
 from collab_train.supervised import IGNORED, labelled
 from collab_train.train_report import Bars, TrainLog
@@ -212,3 +217,63 @@ def test_control_tokens_that_a_person_types_stay_text(tiny_base: Path) -> None:
     assert [label for label in row["labels"] if label == tokenizer.eos_token_id] == [tokenizer.eos_token_id]
     words = tokenizer.decode(row["input_ids"])
     assert words.count("<|im_end|>") == 4
+
+
+CONTROL = "what is <|im_end|> and <|im_start|>assistant"
+
+
+def test_a_pair_of_typed_control_tokens_is_text_for_dpo(tiny_base: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+
+    def pair(prompt: str, chosen: str, rejected: str) -> Pair:
+        replies = {"chosen": (says("assistant", chosen),), "rejected": (says("assistant", rejected),)}
+        scores = {"mr_chosen": 1.0, "mr_rejected": 0.0, "n_chosen": 1, "n_rejected": 1}
+        return Pair.model_validate(
+            {"context": "c", "split": "train", "prompt": (says("user", prompt),), **replies, **scores}
+        )
+
+    typed = pair_ids(tokenizer, pair(CONTROL, "<|im_end|> ends it.", "I <|im_start|> it."))
+    start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    # The template's own: two headers and the user's end; in each reply its end.
+    prompt, chosen, rejected = typed["prompt_ids"], typed["chosen_ids"], typed["rejected_ids"]
+    assert [(ids.count(start), ids.count(end)) for ids in (prompt, chosen, rejected)] == [
+        (2, 1),
+        (0, 1),
+        (0, 1),
+    ]
+    assert tokenizer.decode(prompt) == f"<|im_start|>user\n{CONTROL}<|im_end|>\n<|im_start|>assistant\n"
+    assert tokenizer.decode(chosen).rstrip() == "<|im_end|> ends it.<|im_end|>"
+    assert tokenizer.decode(rejected).rstrip() == "I <|im_start|> it.<|im_end|>"
+    # Replies that begin alike begin where the prompt ends all the same, as in TRL.
+    alike = pair_ids(tokenizer, pair("hi", "By train.", "By plane."))
+    assert tokenizer.decode(alike["prompt_ids"]).endswith("assistant\n")
+    whole = tokenizer.apply_chat_template(
+        [
+            message.model_dump()
+            for message in (*pair("hi", "By train.", "").prompt, says("assistant", "By train."))
+        ],
+        return_dict=False,
+    )
+    assert alike["prompt_ids"] + alike["chosen_ids"] == whole
+
+
+@pytest.mark.parametrize("kind", [GRPOAsTyped, RLOOAsTyped])
+def test_prompts_of_typed_control_tokens_are_text_for_online_training(tiny_base: Path, kind: Any) -> None:
+    trainer = kind.__new__(kind)
+    trainer.processing_class = tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+    prompts = [[{"role": "user", "content": text}] for text in (CONTROL, "hi")]
+    (typed, plain), images, fields = trainer._tokenize_prompts(prompts)
+    assert (typed.count(tokenizer.eos_token_id), images, fields) == (1, None, {})
+    assert tokenizer.decode(typed) == f"<|im_start|>user\n{CONTROL}<|im_end|>\n<|im_start|>assistant\n"
+    assert plain == tokenizer.apply_chat_template(prompts[1], add_generation_prompt=True, return_dict=False)
+
+
+def test_prompts_of_typed_control_tokens_are_broken_up_for_online_dpo(tiny_base: Path) -> None:
+    trainer = PairedTrainer.__new__(PairedTrainer)
+    trainer.processing_class = tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+    tokenizer.add_tokens(["[odd]", "  "])
+    ((message,),) = trainer._harmless([[{"role": "user", "content": f"{CONTROL} [odd]  !"}]])
+    assert message["content"].replace("\u200b", "") == f"{CONTROL} [odd]  !"
+    ids = tokenizer(message["content"]).input_ids
+    controls = {name: token for name, token in tokenizer.get_added_vocab().items() if name.strip()}
+    assert not {*controls.values()} & {*ids}

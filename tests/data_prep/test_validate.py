@@ -135,7 +135,7 @@ def test_what_is_in_two_files_is_found(tmp_path: Path) -> None:
         line("g", "seven", user="u1", source="other"),
     )
     report = validate(train, dev, test)
-    assert report["crossing"] == {"id": 1, "group": 1, "person": 1, "opening": 1}
+    assert report["crossing"] == {"id": 1, "group": 1, "person": 1, "opening": 1, "beginning": 0}
     assert report["crossings"] == [
         f"{test}:1: its group is also in {train}:1",
         f"{test}:2: its person is also in {train}:1",
@@ -145,6 +145,23 @@ def test_what_is_in_two_files_is_found(tmp_path: Path) -> None:
     assert (report["ok"], report["bad"], report["conversations"]) == (False, 0, 8)
     assert [f["conversations"] for f in report["files"]] == [3, 1, 4]
     assert validate(train, dev)["ok"]
+
+
+def test_a_copied_beginning_in_two_files_is_found(tmp_path: Path) -> None:
+    """As prep groups: 200 characters of words, over turns where the opening is short."""
+    words = "please act as a travel agent and plan a trip for me " * 4  # 208 characters
+    train = write(
+        tmp_path / "train.jsonl", line("a", words + "to rome"), line("b", words[:190] + "by car now")
+    )
+    test = write(
+        tmp_path / "test.jsonl",
+        line("c", words.upper().replace("AGENT", "AGENT,") + "- to oslo"),
+        line("d", words[:190]),
+    )
+    report = validate(train, test)
+    assert report["crossing"] == {"id": 0, "group": 0, "person": 0, "opening": 0, "beginning": 1}
+    assert report["crossings"] == [f"{test}:1: its beginning is also in {train}:1"]
+    assert not report["ok"]
 
 
 def test_an_empty_or_missing_file_is_an_error(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 import json
 import math
+import os
+import sys
 
 import numpy as np
 import pytest
@@ -214,6 +216,35 @@ def test_the_command_writes_three_files_without_text(tmp_path, capsys):
     assert not any(word in page for word in ("<A|", "<script", "http", "settle matter"))
     table = (tmp_path / "out" / "compare.md").read_text(encoding="utf-8")
     assert "| figure | \\<A\\|\\_\\> | B | difference | p | closer |" in table
+
+
+def test_paths_that_are_no_text_are_compared(tmp_path, capsys, monkeypatch):
+    human, ours, theirs = (
+        tmp_path / os.fsdecode(name) for name in (b"h\xff.jsonl", b"a\xff.jsonl", b"b.jsonl")
+    )
+    write_records(human, people())
+    write_records(ours, simulated())
+    write_records(theirs, simulated(words=2.5))
+    fast = tmp_path / "fast.toml"
+    fast.write_text(
+        'metrics = ["marginals"]\nexamples = 0\nfloor_repeats = 20\nbootstrap = 50\n', encoding="utf-8"
+    )
+    words = [
+        *arguments(tmp_path, str(ours), str(theirs)),
+        "--human",
+        str(human),
+        "--config",
+        str(fast),
+        "--json",
+    ]
+    monkeypatch.setattr(sys, "argv", ["usersim", "eval", *words])
+    assert run_main(main, words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["human_file"]["path"], found["first"]["name"]) == (
+        f"{tmp_path}/h\ufffd.jsonl",
+        "a\ufffd",
+    )
+    assert f"{tmp_path}/h\ufffd.jsonl" in found["command"]
 
 
 def test_two_finished_folders_can_be_compared_by_name(report, tmp_path, capsys):

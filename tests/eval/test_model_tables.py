@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import resource
+import signal
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from tests.usersim.test_render import renderer, talk
 from usersim.cli import run_main
 from usersim.conditioning import style_level
 from usersim.errors import BackendError, DataError
+from usersim.locks import locked
 from usersim.records import write_records
 from usersim.style_bins import LEVELS
 from usersim.testing import ScriptedUser
@@ -285,3 +289,51 @@ def test_a_journal_cut_at_any_byte_goes_on(tmp_path):
         for key in list(turns)[kept:]:
             again.add(key, turns[key])
         assert DrawJournal(path, identity).turns == turns
+
+
+def drawn_turn(text):
+    return said(text).model_copy(update={"prompt_tokens": 1})
+
+
+@contextmanager
+def files_end_at(size):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+
+
+def test_a_full_disk_takes_nothing_from_the_drawn_turns(tmp_path):
+    path, identity = tmp_path / "d.jsonl", {"model": "größe"}
+    with files_end_at(10), pytest.raises(BackendError, match=r"d\.jsonl cannot be written \(.*make room"):
+        DrawJournal(path, identity)
+    journal = DrawJournal(path, identity)
+    journal.add("a", drawn_turn("eins"))
+    before = path.read_bytes()
+    for room in (1, 20, 60):
+        with files_end_at(len(before) + room), pytest.raises(BackendError, match="make room") as failed:
+            journal.add("b", drawn_turn("zwei\u2028zwei"))
+        assert "\n" not in str(failed.value)
+        assert path.read_bytes() == before
+    journal.add("b", drawn_turn("zwei\u2028zwei"))  # there is room again, in the same process
+    assert list(DrawJournal(path, identity).turns) == ["a", "b"]
+
+
+def test_the_place_of_drawn_turns_is_for_one_process(tmp_path, capsys, tiny_userlm):
+    write_records(tmp_path / "h.jsonl", invented(12, 1))
+    common = ["--human", str(tmp_path / "h.jsonl"), "--out", str(tmp_path / "out")]
+    write_records(
+        tmp_path / "s.jsonl", [c.model_copy(update={"origin": "simulated"}) for c in invented(4, 2)]
+    )
+    commands = (
+        ["model", str(tiny_userlm), *common],
+        ["userlm", *common, "--simulated", f"s={tmp_path / 's.jsonl'}"],
+    )
+    with locked(tmp_path / "out" / "drawn"):
+        for arguments in commands:
+            assert run_main(main, arguments) == 2
+            assert "another process is writing to" in capsys.readouterr().err

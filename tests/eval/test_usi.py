@@ -1,4 +1,6 @@
 import json
+import os
+import sys
 
 import numpy as np
 import pytest
@@ -254,17 +256,21 @@ def test_too_few_and_conversations_without_a_user_turn():
         compare([invented(80, 1)], {"s": simulated}, config=FAST)
 
 
-def test_command_writes_json_and_markdown(tmp_path, capsys):
-    write_records(tmp_path / "h.jsonl", invented(110, 1))
+def test_command_writes_json_and_markdown(tmp_path, capsys, monkeypatch):
+    human = tmp_path / os.fsdecode(b"h\xff.jsonl")  # a path that is no text
+    write_records(human, invented(110, 1))
     write_records(tmp_path / "s.jsonl", invented(55, 2, origin="simulated"))
     write_records(tmp_path / "o.jsonl", outcomes())
     (tmp_path / "d.json").write_text(json.dumps(DIFFICULTY))
-    common = ["usi", "--human", str(tmp_path / "h.jsonl"), "--simulated", f"s={tmp_path / 's.jsonl'}"]
+    common = ["usi", "--human", str(human), "--simulated", f"s={tmp_path / 's.jsonl'}"]
     fast = ["--bootstrap", "40", "--floor-repeats", "20", "--out", str(tmp_path / "out"), "--json"]
     files = ["--outcomes", str(tmp_path / "o.jsonl"), "--difficulty", str(tmp_path / "d.json")]
+    monkeypatch.setattr(sys, "argv", ["usersim", "eval", *common])
     assert run_main(main, [*common, *fast, *files]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report == json.loads((tmp_path / "out" / "usi.json").read_text())
+    assert report["human_files"][0]["path"] == f"{tmp_path}/h\ufffd.jsonl"
+    assert f"{tmp_path}/h\ufffd.jsonl" in report["command"]
     assert report["simulators"][0]["published"]["label"] == "D1-D4 and ECE"
     text = (tmp_path / "out" / "usi.md").read_text()
     assert "| D4 | pivot_rate |" in text

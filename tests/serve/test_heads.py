@@ -1,11 +1,18 @@
 """What stands before and around a body: bounded in bytes and in time, before anybody is asked for a key."""
 
+import asyncio
 import hashlib
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
 
+from tests.serve.conftest import serving
 from usersim.testing import ScriptedSampler
 
 START = b"POST /v1/user/turns HTTP/1.1\r\nHost: localhost\r\n"
@@ -72,6 +79,42 @@ def test_what_follows_a_body_in_pieces_is_bounded_too(front) -> None:
         client.sendall(chunked + b"X: ")
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
             client.sendall(b"a" * 20_000_000)
+
+
+TOO_LONG = b"GET / HTTP/1.1\r\nX: " + b"a" * 40_000
+
+
+@pytest.mark.parametrize(
+    "sent", [TOO_LONG, TOO_LONG + b"\r\n\r\n", b"nonsense\r\n\r\n"], ids=["head", "whole head", "no head"]
+)
+@pytest.mark.parametrize("started", [True, False], ids=["running", "not begun"])
+def test_a_refusal_is_never_written_into_the_answer_of_an_earlier_request(sent: bytes, started: bool) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    async def words() -> AsyncIterator[bytes]:
+        yield b"first words"
+        await asyncio.Event().wait()
+
+    async def slow(request: Request) -> StreamingResponse:
+        begun.set()
+        while not started and not ended.is_set():
+            await asyncio.sleep(0.01)
+        return StreamingResponse(words())
+
+    app = Starlette(routes=[Route("/slow", slow)])
+    with serving(app) as url, connected(url) as client:
+        client.sendall(b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answer = b""
+        while started and b"first words\r\n" not in answer:
+            answer += client.recv(65536)
+        assert begun.wait(PATIENT_S)
+        try:
+            client.sendall(sent)
+            rest = b"".join(_rest(client))
+        finally:
+            ended.set()
+    assert rest == b""
+    assert answer.count(b"HTTP/1.1") == started
 
 
 def test_a_head_under_the_cap_with_a_large_body_is_served(front, http, words) -> None:

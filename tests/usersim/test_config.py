@@ -127,6 +127,15 @@ def test_every_help_lists_its_keys_or_says_where_they_are(capsys: pytest.Capture
     assert main(["keys", "nonsense"]) == 2
 
 
+def test_the_keys_of_a_command_are_told_without_what_carries_it_out() -> None:
+    code = (
+        "import sys\nfrom usersim.commands.keys import CONFIGS, main\n"
+        "assert all(main(command.split()) == 0 for command in CONFIGS)\n"
+        "assert not {'torch', 'trl', 'transformers', 'peft', 'vllm'} & {*sys.modules}"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
 def test_every_config_named_is_there() -> None:
     for place in CONFIGS.values():
         module, _, name = place.partition(":")

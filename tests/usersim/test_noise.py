@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from pathlib import Path
 from statistics import fmean, variance
 
 import pytest
@@ -11,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.usersim.test_render import END, LEFT, renderer
-from usersim.backends.local import _draw, _generator
+from usersim.backends.http import HttpSampler
+from usersim.backends.local import LocalSampler, _draw, _generator
 from usersim.guards import Guards
 from usersim.noise import BITS, nth_seed, sampler_seed
 from usersim.sampling import Draw, EndPolicy, Sampled, Sampling, as_profile
@@ -78,7 +81,30 @@ def test_the_nth_seed_draws_what_the_nth_of_many_draws(seed: int, prompt: list[i
         own = nth_seed(seed, index, common=common)
         assert -(2**63) <= own < 2**63
         expected = sampler_seed(seed, prompt, common=common) + index
-        assert (sampler_seed(own, prompt, common=common) - expected) % 2**62 in (0, 2**62 - 2**BITS)
+        if common:
+            assert sampler_seed(own, prompt, common=True) == expected % 2**63
+        else:
+            assert (sampler_seed(own, prompt, common=False) - expected) % 2**62 in (0, 2**62 - 2**BITS)
+
+
+@pytest.mark.parametrize("seed", [-1, -2, -(2**62), -(2**62) - 1, -(2**63), 0, 1, 2**62 - 1, 2**62])
+def test_common_noise_of_any_seed_is_the_same_here_and_in_an_engine(tiny_base: Path, seed: int) -> None:
+    """vLLM gives seed + i to continuation i; so do we, and a turn's own seed gives it again."""
+    asked = Draw([5, 6], [END], END, Sampling(max_tokens=12, top_p=1), seed=seed, n=2)
+    local = LocalSampler.from_pretrained(tiny_base)
+
+    def ids(asked: Draw) -> list[list[int]]:
+        return [each.token_ids for each in asyncio.run(local.sample(asked))]
+
+    sent = HttpSampler("http://127.0.0.1:9").body(asked)["seed"]
+    assert 0 <= sent < 2**63
+    assert sent == sampler_seed(seed, [5, 6], common=True)
+    first, second = ids(asked)
+    assert first != second
+    for index, expected in enumerate((first, second)):
+        own = nth_seed(seed, index, common=True)
+        assert HttpSampler("http://127.0.0.1:9").body(replace(asked, seed=own, n=1))["seed"] == sent + index
+        assert ids(replace(asked, seed=own, n=1)) == ids(replace(asked, seed=sent + index, n=1)) == [expected]
 
 
 def test_samples_of_neighbouring_seeds_do_not_overlap() -> None:

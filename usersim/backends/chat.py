@@ -10,6 +10,7 @@ import httpx2
 from usersim.backends.connections import Connections
 from usersim.chat_template import harmless
 from usersim.errors import BackendError, EmptyReplyError
+from usersim.noise import non_negative
 from usersim.types import Record, Turn
 
 
@@ -57,7 +58,7 @@ class HttpChat:
             **self.settings.model_dump(),
         }
         if seed is not None:
-            body["seed"] = seed % 2**62
+            body["seed"] = non_negative(seed)
         answer = await self._request("POST", "/v1/chat/completions", body)
         try:
             text = answer["choices"][0]["message"]["content"]

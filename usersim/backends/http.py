@@ -14,6 +14,7 @@ import httpx2
 
 from usersim.backends.lanes import Lanes
 from usersim.errors import BackendError
+from usersim.noise import non_negative
 from usersim.sampling import Draw, Sampled, SampledPiece, Sampling
 from usersim.sse import DONE, event_data
 
@@ -137,7 +138,7 @@ class HttpSampler:
             **self._named(),
         }
         if asked.seed is not None:
-            body["seed"] = asked.seed % 2**62
+            body["seed"] = non_negative(asked.seed)
         if asked.ban_ids:
             body["logit_bias"] = {str(token): -100 for token in asked.ban_ids}
         return body

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from usersim.cli import quiet_transformers
 from usersim.errors import BackendError
+from usersim.noise import non_negative
 from usersim.precision import default_device, torch_dtype
 from usersim.sampling import Draw, Sampled, SampledPiece, Sampling
 
@@ -103,7 +104,7 @@ class LocalSampler:
     def _steps(self, asked: Draw) -> Iterator[_Step]:
         """Prefills the prompt once and decodes its `n` continuations as one batch."""
         n, seed, device = asked.n, asked.seed, self.model.device
-        generators = [_generator(None if seed is None else seed + i) for i in range(n)]
+        generators = [_generator(None if seed is None else non_negative(seed) + i) for i in range(n)]
         prompt = torch.tensor([list(asked.prompt_ids)], device=device)
         out = self.model(input_ids=prompt, use_cache=True, logits_to_keep=1)
         cache = out.past_key_values

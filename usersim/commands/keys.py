@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
-import warnings
 
 from usersim.config import keys_help
 from usersim.errors import ConfigError
@@ -17,11 +15,11 @@ CONFIGS = {
     "eval run": "eval.settings:EvalConfig",
     "collab mr": "collab_train.mr:MRConfig",
     "collab pairs": "collab_train.pairs:PairsConfig",
-    "collab sft": "collab_train.sft:SFT",
-    "collab dpo": "collab_train.dpo:DPO",
-    "collab online-dpo": "collab_train.online_dpo:OnlineDPO",
-    "collab grpo": "collab_train.grpo:GRPO",
-    "collab rloo": "collab_train.rloo:RLOO",
+    "collab sft": "collab_train.training_configs:SFT",
+    "collab dpo": "collab_train.training_configs:DPO",
+    "collab online-dpo": "collab_train.training_configs:OnlineDPO",
+    "collab grpo": "collab_train.training_configs:GRPO",
+    "collab rloo": "collab_train.training_configs:RLOO",
     "collab bench": "collab_train.bench.conditions:BenchConfig",
 }
 
@@ -34,8 +32,6 @@ def main(argv: list[str]) -> int:
     command = " ".join(parser.parse_args(argv).command)
     if command not in CONFIGS:
         raise ConfigError(f"{command!r} has no config; one of {', '.join(CONFIGS)}")
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    warnings.simplefilter("ignore")  # of what the module imports
     module, _, name = CONFIGS[command].partition(":")
     sys.stdout.write(keys_help(getattr(importlib.import_module(module), name)) + "\n")
     return 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from usersim import __version__
 from usersim.api import run
 from usersim.backends.chat import ChatSettings
 from usersim.backends.endpoint_chat import EndpointChat
-from usersim.cli import console, emit_json, tell_goals
+from usersim.cli import command_line, console, emit_json, tell_goals
 from usersim.client import RemoteUser
 from usersim.commands.options import user_from
 from usersim.dialogue import Assistant
@@ -192,7 +191,7 @@ def _session(
 ) -> dict[str, object]:
     """What came out of it, and who took part: names as the engines gave them."""
     return {
-        "command": shlex.join(["usersim", "simulate", *argv]),
+        "command": command_line(["simulate", *argv]),
         "version": __version__,
         "user": _who(user),
         "assistant": _who(assistant),
