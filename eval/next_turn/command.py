@@ -18,13 +18,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from eval.next_turn.draw import DrawSettings, Simulator, draw_turns, simulator_from
+from eval.next_turn.draw import draw_turns
 from eval.next_turn.family_b_log import log_use
 from eval.next_turn.goal_conditions import CONDITIONS, GoalCondition, read_unsaid, under_condition
 from eval.next_turn.prefixes import Prefix, prefixes_of, stratified, usable
 from eval.next_turn.results import NextTurnReport, SourceFacts
+from eval.next_turn.simulators import DrawSettings, Simulator, simulator_from
 from eval.next_turn.turns import SimulatedTurns
-from eval.report import file_facts, versions
+from eval.report import FileFacts, versions
 from usersim.cli import command_line, console, emit_json, load_conversations
 from usersim.errors import ConfigError, DataError
 from usersim.locks import locked
@@ -243,7 +244,7 @@ def _evaluate(
         family_b_use=use,
         notes=(*NOTES, *_notes(people, scorer)),
         seed=args.seed,
-        files=tuple(file_facts(path) for path in (*args.human, *args.train)),
+        files=tuple(FileFacts.of(path) for path in (*args.human, *args.train)),
         command=command_line(),
         versions=versions(),
         seconds=round(time.monotonic() - started, 1),
