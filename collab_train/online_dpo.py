@@ -44,7 +44,8 @@ class PairedTrainer(OnlineDPOTrainer):
 
     def _harmless(self, prompts: Sequence[Sequence[dict[str, str]]]) -> list[list[dict[str, str]]]:
         """This trainer takes prompts as text alone: a control token that a person typed would be one."""
-        controls = self.processing_class.get_added_vocab()
+        tokenizer: Any = self.processing_class
+        controls = tokenizer.get_added_vocab()
         return [
             [{**message, "content": harmless(message["content"], controls)} for message in prompt]
             for prompt in prompts

@@ -457,6 +457,10 @@ class CarefulUnpickler(_Finding, PurePython):  # type: ignore[misc]
 
     def load_build(self) -> None:
         state, owner = self.stack[-1], self.stack[-2]
+        types_of_pandas: Any = sys.modules.get("pandas.core.dtypes.dtypes")
+        if types_of_pandas is not None and isinstance(owner, types_of_pandas.BaseMaskedDtype):
+            self.stack.pop()  # a cache
+            return
         if not hasattr(type(owner), "__setstate__") and not _holds_data(owner, state):
             raise LinkError(f"{type(owner).__name__} has no state of its own")
         if hasattr(owner, "_metadata") and isinstance(state, dict):  # a table or a column

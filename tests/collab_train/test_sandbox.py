@@ -403,6 +403,11 @@ def test_what_the_code_is_handed_does_not_give_the_answer_away(code: str, tests:
         ),
         ("from math import gcd as f\n", "assert f(4, 6) == 2\n"),
         (
+            "import pandas as pd\n"
+            "def f(x):\n    made = pd.Series([x, None], dtype='Float64')\n    made.describe()\n    return made\n",
+            "import pandas as pd\nassert f(1.5).equals(pd.Series([1.5, None], dtype='Float64'))\n",
+        ),
+        (
             "from datetime import datetime\ndef f(): return datetime(2020, 1, 2)\n",
             "assert datetime.strptime('2020-01-02', '%Y-%m-%d') == f()\n",
         ),
@@ -431,6 +436,7 @@ def test_what_the_code_is_handed_does_not_give_the_answer_away(code: str, tests:
         "the later of two",
         "times of pandas",
         "under another name",
+        "numbers that may be missing",
         "a class named as its module",
         "a generator",
         "zones",
