@@ -205,9 +205,8 @@ def told_apart(
     """
     difference = simulated - people
     smoother = _smoother(_products(difference), _fold_of(clusters, folds, seed), ridge)
-    scores_P = _rounded(smoother.sum(1))
     owner: Ints = np.unique(np.asarray(clusters), return_inverse=True)[1]
-    return ToldApart(_choices(scores_P), smoother, owner)
+    return ToldApart(_choices(smoother.sum(1)), smoother, owner)
 
 
 class Unpaired:
@@ -309,13 +308,14 @@ class Discriminator:
             return cls(representation, np.asarray(stored["weights"], dtype=np.float64))
 
 
-def _choices(scores: Floats) -> Floats:
-    return np.asarray((np.sign(scores) + 1.0) / 2.0, dtype=np.float64)
+def _choices(scores: NDArray[np.floating[Any]]) -> Floats:
+    """1 above zero, 1/2 at zero up to float noise, else 0."""
+    return np.asarray((np.sign(_rounded(scores)) + 1.0) / 2.0, dtype=np.float64)
 
 
-def _rounded(scores: Floats) -> Floats:
+def _rounded(scores: NDArray[np.floating[Any]]) -> Floats:
     """Equal rows score equally; their sums differ by float noise."""
-    return np.round(scores, 9)
+    return np.asarray(np.round(scores, 9), dtype=np.float64)
 
 
 def _fold_of(clusters: Sequence[str], folds: int, seed: int) -> Ints:
