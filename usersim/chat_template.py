@@ -47,7 +47,9 @@ def content_encoder(tokenizer: Any) -> Callable[[str], list[int]]:
     try:
         content = content_tokenizer(tokenizer_json, added_tokens(tokenizer_json))
     except ConfigError:  # not byte-level: SentencePiece
-        return lambda text: list(tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
+        return lambda text: list(
+            tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        )
     return lambda text: list(content.encode(text, add_special_tokens=False).ids)
 
 

@@ -183,9 +183,7 @@ class Coherence:
             for place, prefix in enumerate(prefixes)
             if prefix.id in self.contexts.scored and self.contexts.is_defined(part, prefix)
         ]
-        pairs = [
-            (context, texts[place]) for place in places for context in self._pair(part, prefixes[place])
-        ]
+        pairs = [(context, texts[place]) for place in places for context in self._pair(part, prefixes[place])]
         nats = [score.nats for score in self.scorer.score(pairs)]
         contrasts: list[float | None] = [None] * len(prefixes)
         for place, own, other in zip(places, nats[::2], nats[1::2], strict=True):
@@ -193,15 +191,15 @@ class Coherence:
         return contrasts
 
     def _cosines(self, part: Part, prefixes: Sequence[Prefix], texts: Sequence[str]) -> list[float | None]:
-        places = [
-            place for place, prefix in enumerate(prefixes) if self.contexts.is_defined(part, prefix)
-        ]
+        places = [place for place, prefix in enumerate(prefixes) if self.contexts.is_defined(part, prefix)]
         sides = [self._sides(part, prefixes[place]) for place in places]
         self._embed([text for pair in sides for side in pair for text in side])
         self._embed([texts[place] for place in places])
         contrasts: list[float | None] = [None] * len(prefixes)
         for place, (own, other) in zip(places, sides, strict=True):
-            contrasts[place] = float(self._vectors[_digest(texts[place])] @ (self._mean(own) - self._mean(other)))
+            contrasts[place] = float(
+                self._vectors[_digest(texts[place])] @ (self._mean(own) - self._mean(other))
+            )
         return contrasts
 
     def _sides(self, part: Part, prefix: Prefix) -> tuple[list[str], list[str]]:
