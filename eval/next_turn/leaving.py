@@ -21,13 +21,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student_t  # type: ignore[import-untyped]
 from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
+from threadpoolctl import ThreadpoolController
 
 from eval.estimates import Estimate, Floats, Ints, rng_for
 from eval.next_turn.prefixes import Prefix
@@ -239,7 +240,8 @@ class LeavingMetrics:
                 fitted_P[test_P] = (left.sum() + 0.5) / (len(left) + 1)
                 continue
             model = LogisticRegression(C=strength, max_iter=500)
-            model.fit(features_PF[train_P], left)
+            with _threads().limit(limits=1):
+                model.fit(features_PF[train_P], left)
             fitted_P[test_P] = model.predict_proba(features_PF[test_P])[:, 1]
         return fitted_P
 
@@ -267,6 +269,12 @@ def p_below(sums: ClusterSums, bound: float = BOUND) -> float:
     if error == 0:
         return float(sums.ratio >= bound)
     return float(student_t.cdf((sums.ratio - bound) / error, max(sums.known - 1, 1)))
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    """Matrix products this small are slowed down by more than one thread, many times on a busy machine."""
+    return ThreadpoolController()
 
 
 # -- losses ----------------------------------------------------------------------------------------
