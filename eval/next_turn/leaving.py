@@ -11,9 +11,9 @@ penalty that are cross-fitted by cluster on the people at the same prefixes, eac
     facets      facets of the goal minus user turns so far; the turn number where the goal has none
     both        turn and facets
 
-Gain tells an informative simulator that is badly calibrated from one that knows nothing. It compares the log-loss of a
-baseline that has the logit of P(end) as one more feature with that of the same baseline without it. A clock has a gain
-of 0 over its own baseline.
+Gain tells an informative simulator that is badly calibrated from one that knows nothing. Two logistic regressions are
+cross-fitted, one of the baseline's logit alone, one of that and the logit of P(end); the gain is the share of the first
+one's log-loss that the second one saves. A clock has a gain of 0 over its own baseline.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student_t  # type: ignore[import-untyped]
 from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
+from threadpoolctl import ThreadpoolController
 
 from eval.estimates import Estimate, Floats, Ints, rng_for
 from eval.next_turn.prefixes import Prefix
@@ -52,6 +53,8 @@ REMAINING = (-3, -2, -1, 0, 1, 2, 3, 5)
 """First value of each class of facets minus user turns so far; below the first one there is one more class."""
 PENALTY = 1.0
 """Inverse strength of the L2 penalty (scikit-learn's C), chosen on dev."""
+RECALIBRATION = 100.0
+"""The same where logits are recalibrated: next to no penalty, for one or two features."""
 FOLDS = 10
 LEAST_ENDS = 5
 """A source in which fewer people are known to have left has no hazard to compare with."""
@@ -167,11 +170,11 @@ class LeavingMetrics:
             own_P = loss(end_P, self.left_P)
             for name, baseline_P in self.baselines.items():
                 values[f"{kind}.{name}"] = _saved(own_P, loss(baseline_P, self.left_P))
-        logit_P = _logit(end_P)
-        for name, features in self._features.items():
-            with_P = self._cross_fitted(np.column_stack([features, logit_P]), known_P)
-            # On the same prefixes, where some are missing.
-            without_P = self.baselines[name] if known_P.all() else self._cross_fitted(features, known_P)
+        for name, baseline_P in self.baselines.items():
+            logits_P2 = np.column_stack([_logit(baseline_P), _logit(end_P)])
+            without_P, with_P = (
+                self._cross_fitted(logits, known_P, RECALIBRATION) for logits in (logits_P2[:, :1], logits_P2)
+            )
             values[f"gain.{name}"] = _saved(_log_loss(with_P, self.left_P), _log_loss(without_P, self.left_P))
         return {f"leaving.{key}{self._suffix}": value.at(known_P) for key, value in values.items()}
 
@@ -224,7 +227,9 @@ class LeavingMetrics:
             "both": np.hstack([source_PS, turn_PX, facets_PX]),
         }
 
-    def _cross_fitted(self, features_PF: Floats, known_P: NDArray[np.bool_] | None = None) -> Floats:
+    def _cross_fitted(
+        self, features_PF: Floats, known_P: NDArray[np.bool_] | None = None, strength: float = PENALTY
+    ) -> Floats:
         """P(end) at each prefix by a regression that saw no prefix of its fold. Every cluster is in one fold."""
         known_P = np.ones(len(self.left_P), dtype=bool) if known_P is None else known_P
         fitted_P = np.full(len(self.left_P), 0.5)
@@ -234,8 +239,9 @@ class LeavingMetrics:
             if len(np.unique(left)) < 2:  # nothing to learn but the share, smoothed
                 fitted_P[test_P] = (left.sum() + 0.5) / (len(left) + 1)
                 continue
-            model = LogisticRegression(C=PENALTY, max_iter=500)
-            model.fit(features_PF[train_P], left)
+            model = LogisticRegression(C=strength, max_iter=500)
+            with _threads().limit(limits=1):
+                model.fit(features_PF[train_P], left)
             fitted_P[test_P] = model.predict_proba(features_PF[test_P])[:, 1]
         return fitted_P
 
@@ -263,6 +269,12 @@ def p_below(sums: ClusterSums, bound: float = BOUND) -> float:
     if error == 0:
         return float(sums.ratio >= bound)
     return float(student_t.cdf((sums.ratio - bound) / error, max(sums.known - 1, 1)))
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    """Matrix products this small are slowed down by more than one thread, many times on a busy machine."""
+    return ThreadpoolController()
 
 
 # -- losses ----------------------------------------------------------------------------------------
