@@ -167,7 +167,7 @@ class Material:
                 suitable = [t for c, t in donors if c != prefix.cluster and (fits is None or fits(t))]
                 if suitable:
                     return suitable[int(rng.integers(len(suitable)))]
-        raise DataError(f"no other person has a turn like turn {prefix.position} of {prefix.conversation!r}")
+        raise DataError("no other person has a turn at a like position")
 
     def others_of(self, cluster: str) -> list[Chat]:
         return [chat for chat in self.chats.values() if chat.cluster != cluster]

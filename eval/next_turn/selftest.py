@@ -16,9 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm  # type: ignore[import-untyped]
-from scipy.stats import t as student_t
 
-from eval.estimates import Estimate, rng_for
+from eval.estimates import Z95, Estimate, rng_for
 from eval.next_turn.planted import Material, Planted, plant
 from eval.next_turn.planted_table import ALPHA, CLOCK_BOUND, TABLE, Direction, PlantedUser
 from eval.next_turn.prefixes import Prefix, prefixes_of, stratified, usable
@@ -35,6 +34,7 @@ from eval.next_turn.values import (
     estimate,
     p_paired,
     p_unpaired,
+    standard_error,
 )
 from eval.report import versions
 from eval.verdicts import holm
@@ -429,6 +429,7 @@ class _Run:
                     estimate(one, is_share=shares[key]),
                     two.ratio,
                     difference(one, two),
+                    standard_error(one.residuals_C - two.residuals_C, min(one.known, two.known)),
                     p_paired(one, two, rng, config.permutations),
                     p_unpaired(half_one, half_two, rng, config.permutations) if is_unpaired else None,
                 )
@@ -472,14 +473,15 @@ class _Run:
                 undefined[spec.key] = "defined at none of these prefixes"
                 continue
             mask_P = at_positions(shared, spec.positions) & (found.denominator_P > 0)
-            value = estimate(ClusterSums.of(found, clusters), is_share=True)
-            gap = estimate(ClusterSums.of(found, clusters))
+            sums = ClusterSums.of(found, clusters)
+            value, gap = estimate(sums, is_share=True), estimate(sums)
             cells.append(
                 _cell(
                     spec.key,
                     value,
                     CHANCE,
                     _shifted(gap, CHANCE),
+                    standard_error(sums.residuals_C, sums.known),
                     choices.p(mask_P, rng_for(config.seed, f"{user.name} {spec.key}"), config.permutations),
                     p_halves if spec.positions == "all" else None,
                 )
@@ -498,6 +500,7 @@ class _Run:
                 number.value,
                 number.people or 0.0,
                 _shifted(number.value, number.people or 0.0),
+                (number.value.high - number.value.low) / 2 / Z95,
                 number.p,
                 None,
             )
@@ -575,18 +578,15 @@ def _shifted(value: Estimate, null: float) -> Estimate:
     return Estimate(value=value.value - null, low=value.low - null, high=value.high - null, n=value.n)
 
 
-def _error(gap: Estimate) -> float:
-    """Standard error, from the width of the interval."""
-    return (gap.high - gap.low) / 2 / float(student_t.ppf(0.975, max(gap.n - 1, 1)))
-
-
-def _cell(key: str, value: Estimate, people: float, gap: Estimate, p: float, unpaired: float | None) -> Cell:
-    error = _error(gap)
+def _cell(
+    key: str, value: Estimate, people: float, gap: Estimate, error: float, p: float, unpaired: float | None
+) -> Cell:
     return Cell(
         key=key,
         value=value,
         people=people,
         difference=gap,
+        error=error,
         z=gap.value / error if error > 1e-12 else None,
         p=p,
         p_holm=p,
@@ -629,8 +629,7 @@ def _judged(cell: Cell, direction: Direction | None, scale: float, tests: int) -
 
 def _needed_n(cell: Cell, direction: Direction, scale: float, tests: int) -> int | None:
     """Conversations for 80 % power, from the effect and its error here; None where the effect points the other way."""
-    error = _error(cell.difference)
-    effect = cell.difference.value
+    error, effect = cell.error, cell.difference.value
     if direction == "bounded":
         effect, threshold = CLOCK_BOUND - cell.value.value, float(norm.ppf(0.975))
     else:

@@ -102,8 +102,12 @@ def metrics(material: Material) -> list[Simple]:
         ),
         Simple("coherence.goal.embedding", goal, scorer="embedding"),
         Simple("facts.supported", supported, is_share=True),
-        Simple("acts.thanks", later(lambda p, t: bool(re.search(r"thank|cheers|thx", t.lower()))), is_share=True),
-        Simple("acts.objects", later(lambda p, t: bool(re.match(r"no\b|.*\bwrong\b", t.lower()))), is_share=True),
+        Simple(
+            "acts.thanks", later(lambda p, t: bool(re.search(r"thank|cheers|thx", t.lower()))), is_share=True
+        ),
+        Simple(
+            "acts.objects", later(lambda p, t: bool(re.match(r"no\b|.*\bwrong\b", t.lower()))), is_share=True
+        ),
         Simple("copying.reference", copied, is_share=True),
     ]
 
