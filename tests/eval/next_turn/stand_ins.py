@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -59,7 +60,7 @@ def metrics(material: Material) -> list[Simple]:
     pairs, letters = Counter(), Counter()
     for chat in material.chats.values():
         pairs.update(
-            {(a, b) for turn in chat.turns for said in [words(turn)] for a, b in zip(said, said[1:])}
+            {(a, b) for turn in chat.turns for said in [words(turn)] for a, b in itertools.pairwise(said)}
         )
         letters.update({turn[i : i + 4] for turn in chat.turns for i in range(len(turn) - 3)})
     answers = [p.answer for p in prefixes if p.answer]
@@ -74,7 +75,9 @@ def metrics(material: Material) -> list[Simple]:
 
     def rough(prefix, text):
         said = words(text)
-        return sum(pairs[pair] < 2 for pair in zip(said, said[1:])) / len(said) if len(said) > 1 else None
+        return (
+            sum(pairs[pair] < 2 for pair in itertools.pairwise(said)) / len(said) if len(said) > 1 else None
+        )
 
     def rough_letters(prefix, text):
         return sum(letters[text[i : i + 4]] < 2 for i in range(len(text) - 3)) / len(text)
