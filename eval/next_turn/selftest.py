@@ -413,20 +413,23 @@ class _Run:
         config, cells = self.config, list[Cell]()
         texts, clusters = _texts(shared, planted.turns), [p.cluster for p in shared]
         is_first_C, is_first_P = self._half(shared)
-        shares = {spec.key: spec.is_share for spec in self.instruments.specs}
+        specs = {spec.key: spec for spec in self.instruments.specs}
         own, theirs = self._of(shared, texts), self._of_people(shared)
         for key, found in own.items():
-            if not found.denominator_P.any() or not theirs[key].denominator_P.any():
+            people, both_P = theirs[key], (found.denominator_P != 0) & (theirs[key].denominator_P != 0)
+            if not specs[key].is_ratio:
+                found, people = found.at(both_P), people.at(both_P)
+            if not both_P.any():
                 undefined[key] = "defined at none of these prefixes"
                 continue
-            one, two = ClusterSums.of(found, clusters), ClusterSums.of(theirs[key], clusters)
+            one, two = ClusterSums.of(found, clusters), ClusterSums.of(people, clusters)
             rng = rng_for(config.seed, f"{user.name} {key}")
             half_one, half_two = _part(one, is_first_C), _part(two, ~is_first_C)
             is_unpaired = bool(half_one.denominator_C.any() and half_two.denominator_C.any())
             cells.append(
                 _cell(
                     key,
-                    estimate(one, is_share=shares[key]),
+                    estimate(one, is_share=specs[key].is_share),
                     two.ratio,
                     difference(one, two),
                     standard_error(one.residuals_C - two.residuals_C, min(one.known, two.known)),

@@ -45,6 +45,8 @@ class MetricSpec(Record):
     """A share of prefixes: between 0 and 1."""
     positions: Positions = "all"
     """User turns at which it is defined."""
+    is_ratio: bool = False
+    """Denominators differ between texts, such as characters; else both sides are measured where both are defined."""
     scorer: str | None = None
     """Which of two unrelated scorers it is from; a claim needs both."""
 

@@ -17,7 +17,7 @@ from usersim.cli import run_main
 from usersim.errors import DataError
 from usersim.records import write_records
 
-FAST = SelfTestConfig(permutations=10_000, splits=20, resamples=200, n=80)
+FAST = SelfTestConfig(permutations=4_000, splits=20, resamples=200, n=80)
 
 
 def varied(count: int = 80):
