@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import argparse
 import resource
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from data_prep.annotated import annotated
-from eval.next_turn.selftest import sample, self_test, time_vector
+from eval.next_turn.selftest import one_simulator, sample, self_test
 from eval.next_turn.selftest_command import config_of, load_instruments
 from eval.next_turn.selftest_page import headline, terminal, write_selftest
 from usersim.cli import console, emit_json
@@ -37,8 +38,11 @@ def main(argv: list[str] | None = None) -> None:
     chosen = sample(human, config, training=training, prompted=args.prompted)
     n = len({prefix.conversation for prefix in chosen.prefixes})
     console.print(f"{n} conversations: all metrics of people and one simulator")
-    seconds = time_vector(chosen, load_instruments(chosen, config), config)
-    report = self_test(chosen, load_instruments(chosen, config), config, progress=console.print)
+    start = time.monotonic()
+    instruments = load_instruments(chosen, config)
+    one_simulator(chosen, instruments, config)
+    seconds = time.monotonic() - start
+    report = self_test(chosen, instruments, config, progress=console.print)
     if args.out:
         write_selftest(report, args.out)
     console.print(terminal(report))

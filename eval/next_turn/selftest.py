@@ -19,7 +19,7 @@ from scipy.stats import norm  # type: ignore[import-untyped]
 
 from eval.estimates import Z95, Estimate, rng_for
 from eval.next_turn.planted import Material, Planted, plant
-from eval.next_turn.planted_table import ALPHA, CLOCK_BOUND, TABLE, Direction, PlantedUser
+from eval.next_turn.planted_table import ALPHA, CLOCK_BOUND, TABLE, Direction, PlantedUser, row
 from eval.next_turn.prefixes import Prefix, prefixes_of, stratified, usable
 from eval.next_turn.selftest_people import cluster_counts, coverage, halves, pairs, split_masks
 from eval.next_turn.selftest_report import Cell, PeopleResult, SelfTest, SelfTestConfig, UserResult
@@ -259,17 +259,18 @@ def self_test(
     )
 
 
-def time_vector(chosen: Sample, instruments: Instruments, config: SelfTestConfig) -> float:
-    """Seconds of all metrics for people and one simulator (the deaf user stands for it), nothing kept from before."""
-    start = time.monotonic()
-    run = _Run(chosen, instruments, config)
-    by_name = {user.name: user for user in TABLE}
+def one_simulator(chosen: Sample, instruments: Instruments, config: SelfTestConfig) -> tuple[UserResult, ...]:
+    """All metrics for people and one simulator, as a report on a simulator needs them: what it costs is timed.
+
+    The deaf user stands for the simulator's words, the one that never leaves for its P(end).
+    """
+    run, results = _Run(chosen, instruments, config), []
     for name in ("deaf", "never_leaves"):
         planted = plant(name, chosen.prefixes, chosen.material, config.seed)
-        if by_name[name].changes == "text":
+        if row(name).changes == "text":
             run.prepare([planted], lambda _: None)
-        run.user(by_name[name], planted)
-    return time.monotonic() - start
+        results.append(run.user(row(name), planted))
+    return tuple(results)
 
 
 @dataclass
