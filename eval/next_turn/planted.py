@@ -167,7 +167,7 @@ class Material:
                 suitable = [t for c, t in donors if c != prefix.cluster and (fits is None or fits(t))]
                 if suitable:
                     return suitable[int(rng.integers(len(suitable)))]
-        raise DataError(f"no other person has a turn like turn {prefix.position} of {prefix.conversation!r}")
+        raise DataError("no other person has a turn at a like position")
 
     def others_of(self, cluster: str) -> list[Chat]:
         return [chat for chat in self.chats.values() if chat.cluster != cluster]
@@ -440,11 +440,14 @@ def never_leaves(prefixes: Sequence[Prefix], material: Material, seed: int) -> S
 
 
 def leaves_by_turn_number(prefixes: Sequence[Prefix], material: Material, seed: int) -> SimulatedTurns:
-    """P(end) is the share of other folds' people of the source that left at that turn number."""
+    """P(end) is the share of other folds' people of the source that left at that turn number.
+
+    Fitted on these prefixes, as the baselines of leaving are: from more people it would know more than they.
+    """
     _check_endings(prefixes)
     fold_of, rates = material.fold_of(seed), dict[str, float]()
     for fold in range(FOLDS):
-        fitted = [p for p in material.prefixes if p.position > 1 and fold_of[p.cluster] != fold]
+        fitted = [p for p in prefixes if p.position > 1 and fold_of[p.cluster] != fold]
         hazards = _hazards(fitted)
         for prefix in prefixes:
             if fold_of[prefix.cluster] == fold:
@@ -459,7 +462,7 @@ def leaves_by_facets(prefixes: Sequence[Prefix], material: Material, seed: int) 
         raise DataError("leaves_by_facets: no goal with facets")
     fold_of, rates = material.fold_of(seed), dict[str, float]()
     for fold in range(FOLDS):
-        fitted = [p for p in material.prefixes if p.position > 1 and fold_of[p.cluster] != fold]
+        fitted = [p for p in prefixes if p.position > 1 and fold_of[p.cluster] != fold]
         overall = _rate(fitted, 0.2)
         by_rest = defaultdict(list)
         for prefix in fitted:

@@ -16,11 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm  # type: ignore[import-untyped]
-from scipy.stats import t as student_t
 
-from eval.estimates import Estimate, rng_for
+from eval.estimates import Z95, Estimate, rng_for
 from eval.next_turn.planted import Material, Planted, plant
-from eval.next_turn.planted_table import ALPHA, CLOCK_BOUND, TABLE, Direction, PlantedUser
+from eval.next_turn.planted_table import ALPHA, CLOCK_BOUND, TABLE, Direction, PlantedUser, row
 from eval.next_turn.prefixes import Prefix, prefixes_of, stratified, usable
 from eval.next_turn.selftest_people import cluster_counts, coverage, halves, pairs, split_masks
 from eval.next_turn.selftest_report import Cell, PeopleResult, SelfTest, SelfTestConfig, UserResult
@@ -35,6 +34,7 @@ from eval.next_turn.values import (
     estimate,
     p_paired,
     p_unpaired,
+    standard_error,
 )
 from eval.report import versions
 from eval.verdicts import holm
@@ -259,17 +259,18 @@ def self_test(
     )
 
 
-def time_vector(chosen: Sample, instruments: Instruments, config: SelfTestConfig) -> float:
-    """Seconds of all metrics for people and one simulator (the deaf user stands for it), nothing kept from before."""
-    start = time.monotonic()
-    run = _Run(chosen, instruments, config)
-    by_name = {user.name: user for user in TABLE}
+def one_simulator(chosen: Sample, instruments: Instruments, config: SelfTestConfig) -> tuple[UserResult, ...]:
+    """All metrics for people and one simulator, as a report on a simulator needs them: what it costs is timed.
+
+    The deaf user stands for the simulator's words, the one that never leaves for its P(end).
+    """
+    run, results = _Run(chosen, instruments, config), []
     for name in ("deaf", "never_leaves"):
         planted = plant(name, chosen.prefixes, chosen.material, config.seed)
-        if by_name[name].changes == "text":
+        if row(name).changes == "text":
             run.prepare([planted], lambda _: None)
-        run.user(by_name[name], planted)
-    return time.monotonic() - start
+        results.append(run.user(row(name), planted))
+    return tuple(results)
 
 
 @dataclass
@@ -409,22 +410,26 @@ class _Run:
         config, cells = self.config, list[Cell]()
         texts, clusters = _texts(shared, planted.turns), [p.cluster for p in shared]
         is_first_C, is_first_P = self._half(shared)
-        shares = {spec.key: spec.is_share for spec in self.instruments.specs}
+        specs = {spec.key: spec for spec in self.instruments.specs}
         own, theirs = self._of(shared, texts), self._of_people(shared)
         for key, found in own.items():
-            if not found.denominator_P.any() or not theirs[key].denominator_P.any():
+            people, both_P = theirs[key], (found.denominator_P != 0) & (theirs[key].denominator_P != 0)
+            if not specs[key].is_ratio:
+                found, people = found.at(both_P), people.at(both_P)
+            if not both_P.any():
                 undefined[key] = "defined at none of these prefixes"
                 continue
-            one, two = ClusterSums.of(found, clusters), ClusterSums.of(theirs[key], clusters)
+            one, two = ClusterSums.of(found, clusters), ClusterSums.of(people, clusters)
             rng = rng_for(config.seed, f"{user.name} {key}")
             half_one, half_two = _part(one, is_first_C), _part(two, ~is_first_C)
             is_unpaired = bool(half_one.denominator_C.any() and half_two.denominator_C.any())
             cells.append(
                 _cell(
                     key,
-                    estimate(one, is_share=shares[key]),
+                    estimate(one, is_share=specs[key].is_share),
                     two.ratio,
                     difference(one, two),
+                    standard_error(one.residuals_C - two.residuals_C, min(one.known, two.known)),
                     p_paired(one, two, rng, config.permutations),
                     p_unpaired(half_one, half_two, rng, config.permutations) if is_unpaired else None,
                 )
@@ -468,14 +473,15 @@ class _Run:
                 undefined[spec.key] = "defined at none of these prefixes"
                 continue
             mask_P = at_positions(shared, spec.positions) & (found.denominator_P > 0)
-            value = estimate(ClusterSums.of(found, clusters), is_share=True)
-            gap = estimate(ClusterSums.of(found, clusters))
+            sums = ClusterSums.of(found, clusters)
+            value, gap = estimate(sums, is_share=True), estimate(sums)
             cells.append(
                 _cell(
                     spec.key,
                     value,
                     CHANCE,
                     _shifted(gap, CHANCE),
+                    standard_error(sums.residuals_C, sums.known),
                     choices.p(mask_P, rng_for(config.seed, f"{user.name} {spec.key}"), config.permutations),
                     p_halves if spec.positions == "all" else None,
                 )
@@ -494,6 +500,7 @@ class _Run:
                 number.value,
                 number.people or 0.0,
                 _shifted(number.value, number.people or 0.0),
+                (number.value.high - number.value.low) / 2 / Z95,
                 number.p,
                 None,
             )
@@ -571,18 +578,15 @@ def _shifted(value: Estimate, null: float) -> Estimate:
     return Estimate(value=value.value - null, low=value.low - null, high=value.high - null, n=value.n)
 
 
-def _error(gap: Estimate) -> float:
-    """Standard error, from the width of the interval."""
-    return (gap.high - gap.low) / 2 / float(student_t.ppf(0.975, max(gap.n - 1, 1)))
-
-
-def _cell(key: str, value: Estimate, people: float, gap: Estimate, p: float, unpaired: float | None) -> Cell:
-    error = _error(gap)
+def _cell(
+    key: str, value: Estimate, people: float, gap: Estimate, error: float, p: float, unpaired: float | None
+) -> Cell:
     return Cell(
         key=key,
         value=value,
         people=people,
         difference=gap,
+        error=error,
         z=gap.value / error if error > 1e-12 else None,
         p=p,
         p_holm=p,
@@ -625,8 +629,7 @@ def _judged(cell: Cell, direction: Direction | None, scale: float, tests: int) -
 
 def _needed_n(cell: Cell, direction: Direction, scale: float, tests: int) -> int | None:
     """Conversations for 80 % power, from the effect and its error here; None where the effect points the other way."""
-    error = _error(cell.difference)
-    effect = cell.difference.value
+    error, effect = cell.error, cell.difference.value
     if direction == "bounded":
         effect, threshold = CLOCK_BOUND - cell.value.value, float(norm.ppf(0.975))
     else:

@@ -17,7 +17,7 @@ from usersim.records import atomic_writer, write_json
 
 LEGEND = (
     "A cell: the planted user minus people, in standard errors of the paired difference. Bold: Holm-adjusted p below "
-    f"{ALPHA}. Outlined (in Markdown: [ ]): the metric meant for this user; ✗ where a meant one did not catch it."
+    f"{ALPHA}. Outlined (in Markdown: [ ]): a metric meant for this user; ✗ where it did not catch it."
 )
 STRONG = 12.0
 """Standard errors at which a cell has its full colour."""
@@ -31,6 +31,7 @@ main { max-width: 1500px; }
 .m b { font-weight: 700; }
 .v { writing-mode: vertical-rl; transform: rotate(180deg); font-weight: 400; font-size: 12px; white-space: nowrap; }
 td { padding: 2px 3px; }
+th { vertical-align: bottom; }
 td:first-child { white-space: nowrap; }
 .yes { color: var(--good); } .no { color: var(--bad); }
 """
@@ -308,7 +309,7 @@ def _facts(result: UserResult) -> str:
 def _size(report: SelfTest) -> str:
     sources = ", ".join(f"{name} {count}" for name, count in sorted(report.sources.items()))
     return (
-        f"{report.conversations} conversations of {report.clusters} people or unknown persons ({sources}), "
+        f"{report.conversations} conversations of {report.clusters} people, as far as people are known ({sources}), "
         f"{report.turns} user turns; {report.with_goal} have a goal, {report.with_known_end} a known end."
     )
 

@@ -139,28 +139,30 @@ def intervals(sums: ClusterSums, counts_RC: Floats, *, is_share: bool = False) -
     over_R = counts_RC @ denominator_C
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio_R = (counts_RC @ numerator_C) / over_R
-        squares_R = (
-            counts_RC @ numerator_C**2
-            - 2 * ratio_R * (counts_RC @ (numerator_C * denominator_C))
-            + ratio_R**2 * (counts_RC @ denominator_C**2)
-        ) / over_R**2
         known_R = counts_RC @ (denominator_C > 0).astype(np.float64)
-        # Rounding may leave a square a little below 0, or above it where all clusters are alike.
-        squares_R = np.where(squares_R < 1e-15, 0.0, squares_R)
-        error_R = np.sqrt(known_R / np.maximum(known_R - 1, 1) * squares_R)
-        quantile_R = student_t.ppf(0.975, np.maximum(known_R - 1, 1))
+        rest_RC = over_R[:, None] - denominator_C
+        influence_RC = np.where(
+            rest_RC > 1e-12, (numerator_C - ratio_R[:, None] * denominator_C) / rest_RC, 0.0
+        )
+        squares_R = (counts_RC * influence_RC**2).sum(1)
+        fourth_R = (counts_RC * influence_RC**4).sum(1)
+        error_R = np.sqrt(np.maximum(known_R - 1, 1) / np.maximum(known_R, 1) * squares_R)
+        most_R, excess_R = np.maximum(known_R - 1, 1), fourth_R - squares_R**2 / np.maximum(known_R, 1)
+        freedom_R = np.where(
+            excess_R > 1e-12 * fourth_R, np.clip(2 * squares_R**2 / excess_R, 1, most_R), most_R
+        )
         if not is_share:
-            return ratio_R - quantile_R * error_R, ratio_R + quantile_R * error_R
-        inner_R = (ratio_R > 0) & (ratio_R < 1) & (error_R > 0)
-        n_R = np.where(inner_R, ratio_R * (1 - ratio_R) / error_R**2, known_R)
-        z2_R = quantile_R**2
+            half_R = student_t.ppf(0.975, freedom_R) * error_R
+            return ratio_R - half_R, ratio_R + half_R
+        varies_R = (ratio_R > 0) & (ratio_R < 1) & (error_R > 0)
+        n_R = np.where(varies_R, ratio_R * (1 - ratio_R) / error_R**2, known_R)
+        z2_R = student_t.ppf(0.975, np.where(varies_R, freedom_R, most_R)) ** 2
         middle_R = (ratio_R + z2_R / (2 * n_R)) / (1 + z2_R / n_R)
-        spread_R = np.maximum(ratio_R * (1 - ratio_R) / n_R + z2_R / (4 * n_R**2), 0)
-        half_R = quantile_R * np.sqrt(spread_R) / (1 + z2_R / n_R)
+        half_R = np.sqrt(z2_R * (ratio_R * (1 - ratio_R) / n_R + z2_R / (4 * n_R**2))) / (1 + z2_R / n_R)
         low_R = np.where(ratio_R <= 0, 0.0, np.maximum(0.0, middle_R - half_R))
         high_R = np.where(ratio_R >= 1, 1.0, np.minimum(1.0, middle_R + half_R))
-    undefined_R = over_R <= 0
-    return np.where(undefined_R, np.nan, low_R), np.where(undefined_R, np.nan, high_R)
+    is_undefined_R = over_R <= 0
+    return np.where(is_undefined_R, np.nan, low_R), np.where(is_undefined_R, np.nan, high_R)
 
 
 def split_masks(sources: Sequence[str], splits: int, rng: np.random.Generator) -> Masks:

@@ -37,6 +37,8 @@ class Cell(Record):
     people: float | None
     """At the same prefixes; for told_apart the value that means "not told apart", for a gain 0."""
     difference: Estimate
+    error: float
+    """Standard error of the difference."""
     z: float | None
     """Difference over its standard error; None where it does not vary."""
     p: float

@@ -1,8 +1,10 @@
 """Values of a metric at prefixes; their means with intervals; tests between a simulator and people.
 
-Every metric is a ratio of sums over prefixes. Conversations of one person are one cluster. Intervals are
-cluster-robust (Taylor linearisation, Student's t with clusters - 1 degrees of freedom); those of shares are Wilson's at
-the effective sample size. Tests permute whole clusters.
+Every metric is a ratio of sums over prefixes. Conversations of one person are one cluster, which weighs no more than
+`CLUSTER_TURNS` turns: one person who writes 199 turns would otherwise be a fifth of a sample of 200 conversations, and
+no interval holds. Intervals are cluster-robust: the influence of a cluster is what leaving it out changes (jackknife),
+with Student's t at the degrees of freedom that its fourth moments leave (few clusters carry a rare act); those of
+shares are Wilson's at the effective sample size. Tests permute whole clusters.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ Group = Literal[
 ]
 Positions = Literal["all", "1", "2", "2+", "3+"]
 PERMUTATIONS = 10_000
+CLUSTER_TURNS = 5
+"""Prefixes at which a metric is defined that a cluster counts for at most; all of its own have the same weight."""
 CHUNK = 1_000
 """Permutations whose sums are in memory at once."""
 
@@ -99,7 +103,7 @@ def at_positions(prefixes: Sequence[Prefix], positions: Positions) -> NDArray[np
 
 @dataclass(frozen=True)
 class ClusterSums:
-    """Numerator and denominator of a metric summed over the prefixes of every cluster."""
+    """Numerator and denominator of a metric summed over the prefixes of every cluster, large clusters weighed down."""
 
     numerator_C: Floats
     denominator_C: Floats
@@ -108,9 +112,11 @@ class ClusterSums:
     def of(cls, values: Values, clusters: Sequence[str]) -> ClusterSums:
         _, owner = np.unique(np.asarray(clusters), return_inverse=True)
         count = int(owner.max()) + 1 if len(owner) else 0
+        defined_C = np.bincount(owner, values.denominator_P != 0, count)
+        weight_C = np.minimum(1.0, CLUSTER_TURNS / np.maximum(defined_C, 1.0))
         return cls(
-            np.bincount(owner, values.numerator_P, count).astype(np.float64),
-            np.bincount(owner, values.denominator_P, count).astype(np.float64),
+            weight_C * np.bincount(owner, values.numerator_P, count),
+            weight_C * np.bincount(owner, values.denominator_P, count),
         )
 
     @property
@@ -119,8 +125,14 @@ class ClusterSums:
 
     @property
     def residuals_C(self) -> Floats:
-        """Influence of each cluster on the ratio; they sum to 0."""
-        found: Floats = (self.numerator_C - self.ratio * self.denominator_C) / self.denominator_C.sum()
+        """Influence of each cluster: the ratio minus what it is without the cluster."""
+        rest_C = self.denominator_C.sum() - self.denominator_C
+        found: Floats = np.divide(
+            self.numerator_C - self.ratio * self.denominator_C,
+            rest_C,
+            out=np.zeros_like(rest_C),
+            where=rest_C > 1e-12,
+        )
         return found
 
     @property
@@ -130,8 +142,16 @@ class ClusterSums:
 
 
 def standard_error(residuals_C: Floats, known: int) -> float:
-    """Of a linearised statistic over `known` independent clusters."""
-    return math.sqrt(known / max(known - 1, 1) * float((residuals_C**2).sum()))
+    """Of a statistic with these influences of `known` independent clusters (jackknife)."""
+    return math.sqrt(max(known - 1, 1) / max(known, 1) * float((residuals_C**2).sum()))
+
+
+def degrees_of_freedom(residuals_C: Floats, known: int) -> float:
+    """Of the variance of `known` influences by their fourth moments (Satterthwaite): `known` where they are Gaussian,
+    about the number of clusters that carry the variance where few do; between 1 and known - 1."""
+    squares, fourth = float((residuals_C**2).sum()), float((residuals_C**4).sum())
+    excess, most = fourth - squares**2 / max(known, 1), float(max(known - 1, 1))
+    return min(max(2 * squares**2 / excess, 1.0), most) if excess > 1e-12 * fourth else most
 
 
 def estimate(sums: ClusterSums, *, is_share: bool = False) -> Estimate:
@@ -143,11 +163,12 @@ def estimate(sums: ClusterSums, *, is_share: bool = False) -> Estimate:
     known = sums.known
     if not known:
         raise ValueError("a ratio over nothing")
-    value, error = sums.ratio, standard_error(sums.residuals_C, known)
+    value, residuals_C = sums.ratio, sums.residuals_C
+    error, freedom = standard_error(residuals_C, known), degrees_of_freedom(residuals_C, known)
     if is_share:
-        low, high = _wilson_effective(value, error, known)
+        low, high = _wilson_effective(value, error, known, freedom)
     else:
-        half = _quantile(known) * error
+        half = _quantile(freedom) * error
         low, high = value - half, value + half
     return Estimate(value=value, low=low, high=high, n=known)
 
@@ -156,16 +177,20 @@ def difference(first: ClusterSums, second: ClusterSums) -> Estimate:
     """first - second over the same clusters (paired), with its 95 % interval."""
     known = min(first.known, second.known)
     value = first.ratio - second.ratio
-    half = _quantile(known) * standard_error(first.residuals_C - second.residuals_C, known)
+    residuals_C = first.residuals_C - second.residuals_C
+    half = _quantile(degrees_of_freedom(residuals_C, known)) * standard_error(residuals_C, known)
     return Estimate(value=value, low=value - half, high=value + half, n=known)
 
 
 def unpaired_difference(first: ClusterSums, second: ClusterSums) -> Estimate:
     """first - second of independent clusters, with its 95 % interval (Welch's degrees of freedom)."""
-    one, two = (standard_error(s.residuals_C, s.known) for s in (first, second))
-    value, variance = first.ratio - second.ratio, one**2 + two**2
-    below = one**4 / max(first.known - 1, 1) + two**4 / max(second.known - 1, 1)
-    half = _quantile(int(variance**2 / below) + 1 if below > 0 else 2) * math.sqrt(variance)
+    value, variance, below = first.ratio - second.ratio, 0.0, 0.0
+    for sums in (first, second):
+        residuals_C = sums.residuals_C
+        square = standard_error(residuals_C, sums.known) ** 2
+        variance += square
+        below += square**2 / degrees_of_freedom(residuals_C, sums.known)
+    half = _quantile(variance**2 / below if below > 0 else 1.0) * math.sqrt(variance)
     return Estimate(value=value, low=value - half, high=value + half, n=min(first.known, second.known))
 
 
@@ -236,14 +261,15 @@ def _chunks(total: int) -> list[int]:
     return [min(CHUNK, total - start) for start in range(0, total, CHUNK)]
 
 
-def _quantile(known: int) -> float:
-    return float(student_t.ppf(0.975, max(known - 1, 1)))
+def _quantile(freedom: float) -> float:
+    return float(student_t.ppf(0.975, max(freedom, 1.0)))
 
 
-def _wilson_effective(share: float, error: float, known: int) -> tuple[float, float]:
+def _wilson_effective(share: float, error: float, known: int, freedom: float) -> tuple[float, float]:
     """Wilson's interval at the sample size that a simple random sample would need for the same error."""
-    n = share * (1 - share) / error**2 if 0 < share < 1 and error > 0 else float(known)
-    z2 = _quantile(known) ** 2
+    varies = 0 < share < 1 and error > 0
+    n = share * (1 - share) / error**2 if varies else float(known)
+    z2 = _quantile(freedom if varies else known - 1) ** 2
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
     return (0.0 if share <= 0 else max(0.0, middle - half)), (1.0 if share >= 1 else min(1.0, middle + half))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -59,7 +60,7 @@ def metrics(material: Material) -> list[Simple]:
     pairs, letters = Counter(), Counter()
     for chat in material.chats.values():
         pairs.update(
-            {(a, b) for turn in chat.turns for said in [words(turn)] for a, b in zip(said, said[1:])}
+            {(a, b) for turn in chat.turns for said in [words(turn)] for a, b in itertools.pairwise(said)}
         )
         letters.update({turn[i : i + 4] for turn in chat.turns for i in range(len(turn) - 3)})
     answers = [p.answer for p in prefixes if p.answer]
@@ -74,7 +75,9 @@ def metrics(material: Material) -> list[Simple]:
 
     def rough(prefix, text):
         said = words(text)
-        return sum(pairs[pair] < 2 for pair in zip(said, said[1:])) / len(said) if len(said) > 1 else None
+        return (
+            sum(pairs[pair] < 2 for pair in itertools.pairwise(said)) / len(said) if len(said) > 1 else None
+        )
 
     def rough_letters(prefix, text):
         return sum(letters[text[i : i + 4]] < 2 for i in range(len(text) - 3)) / len(text)
@@ -102,8 +105,12 @@ def metrics(material: Material) -> list[Simple]:
         ),
         Simple("coherence.goal.embedding", goal, scorer="embedding"),
         Simple("facts.supported", supported, is_share=True),
-        Simple("acts.thanks", later(lambda p, t: bool(re.search(r"thank|cheers|thx", t.lower()))), is_share=True),
-        Simple("acts.objects", later(lambda p, t: bool(re.match(r"no\b|.*\bwrong\b", t.lower()))), is_share=True),
+        Simple(
+            "acts.thanks", later(lambda p, t: bool(re.search(r"thank|cheers|thx", t.lower()))), is_share=True
+        ),
+        Simple(
+            "acts.objects", later(lambda p, t: bool(re.match(r"no\b|.*\bwrong\b", t.lower()))), is_share=True
+        ),
         Simple("copying.reference", copied, is_share=True),
     ]
 
