@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     comparison = comparison.model_copy(update={"command": command_line()})
     page = write_comparison(comparison, args.out)
     console.print(comparison_table(comparison))
-    console.print(headline(comparison), how(comparison))
+    console.print(headline(comparison), how(comparison), markup=False)
     for note in (*comparison.notes, *comparison.missing.values()):
         console.print(f"- {note}", style="dim")
     console.print(f"{comparison.seconds:.0f} s · {page}")

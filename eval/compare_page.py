@@ -35,16 +35,19 @@ def verdict(comparison: Comparison, winner: Winner) -> str:
 
 
 def headline(comparison: Comparison) -> str:
-    """A vector in words, no index."""
-    shown = sum(figure.headline for figure in comparison.figures)
-    few = comparison.wins("too few")
-    parts = [
-        f"closer to human on {comparison.wins('first')}: {comparison.first.name}",
-        f"on {comparison.wins('second')}: {comparison.second.name}",
-        f"inconclusive: {comparison.wins('inconclusive')}",
-        *([f"too few to say: {few}"] if few else []),
+    """The figures by name under who is closer to people; no count and no index."""
+    return " ".join(f"{name}: {'; '.join(labels) or 'none'}." for _, name, labels in _parts(comparison))
+
+
+def _parts(comparison: Comparison) -> list[tuple[str, str, tuple[str, ...]]]:
+    """(style, heading, figures) for either simulator and for neither."""
+    few = comparison.labels("too few")
+    return [
+        ("c0", f"Closer to people, {comparison.first.name}", comparison.labels("first")),
+        ("c1", f"Closer to people, {comparison.second.name}", comparison.labels("second")),
+        ("human", "Not told", comparison.labels("inconclusive")),
+        *([("human", "Too few to say", few)] if few else []),
     ]
-    return f"Of {shown} figures, " + "; ".join(parts) + "."
 
 
 def how(comparison: Comparison) -> str:
@@ -76,20 +79,10 @@ def render_page(comparison: Comparison) -> str:
 
 
 def _cards(comparison: Comparison) -> str:
-    cards = (
-        ("c0", comparison.first.name, comparison.wins("first"), "figures closer to human"),
-        ("c1", comparison.second.name, comparison.wins("second"), "figures closer to human"),
-        (
-            "human",
-            "neither",
-            comparison.wins("inconclusive") + comparison.wins("too few"),
-            "without a winner",
-        ),
-    )
     shown = "".join(
         f'<div class="card sim {style}"><h2 class="name">{escape(name)}</h2>'
-        f'<div class="big">{count} <small>{text}</small></div></div>'
-        for style, name, count, text in cards
+        f"<p>{escape('; '.join(labels) or 'none')}</p></div>"
+        for style, name, labels in _parts(comparison)
     )
     return f'<div class="cards">{shown}</div>'
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from eval.battery import Progress, judged, measure_all
 from eval.compare_record import Comparison, Contender, FigureGap, gap_of, with_winners
+from eval.confounds import answers_in_words
 from eval.estimates import (
     Draws,
     Estimate,
@@ -80,7 +81,13 @@ def compare_paired(
         human_file=human_file,
         figures=with_winners(gaps),
         missing=missing,
-        notes=prepared.notes,
+        notes=(
+            *prepared.notes,
+            *(
+                f"{name}: {answers_in_words(side, prepared.human_side)}"
+                for name, side in prepared.simulated_sides.items()
+            ),
+        ),
         config=config,
         versions=versions(),
         seconds=round(time.monotonic() - started, 2),

@@ -67,8 +67,9 @@ class Comparison(Record):
     seconds: float
     command: str = ""
 
-    def wins(self, winner: Winner) -> int:
-        return sum(figure.winner == winner for figure in self.figures if figure.headline)
+    def labels(self, *winners: Winner) -> tuple[str, ...]:
+        """Headline figures with one of these winners."""
+        return tuple(figure.label for figure in self.figures if figure.headline and figure.winner in winners)
 
 
 def gap_of(first: Figure, second: Figure, gap: Estimate, p: float) -> FigureGap:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from eval.prepare import Side
 from eval.report import Report, SimulatorReport
 from usersim.guards import Guards
 from usersim.plots import percent
@@ -19,15 +20,16 @@ def confounds(report: Report, simulator: SimulatorReport) -> list[str]:
     return [
         f"{report.n} conversations of {simulator.name} and {report.n} of people, the same n for every simulator; "
         "gates included.",
-        _assistant(report, simulator),
+        answers_in_words(simulator.side, report.human),
         f"Guards: {guards_in_words(simulator.guards)}",
         f"Its longest turn has {simulator.side.longest_turn} words; {percent(simulator.people_longer)} of people's "
         "turns are longer. Where a cap forbids those, figures of length measure the cap as well.",
     ]
 
 
-def _assistant(report: Report, simulator: SimulatorReport) -> str:
-    ours, theirs = simulator.side.answer_words, report.human.answer_words
+def answers_in_words(simulated: Side, human: Side) -> str:
+    """Length of the assistant's answers on both sides; records do not name the assistant."""
+    ours, theirs = simulated.answer_words, human.answer_words
     if ours is None or theirs is None:
         return "Assistant: one side has no answers."
     said = f"Assistant: its answers have {ours:.0f} words in the median, those to people {theirs:.0f}"

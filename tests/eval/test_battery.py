@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from eval.battery import run_battery
+from eval.confounds import answers_in_words
 from eval.invented import invented
 from eval.metrics.folds import matters
 from eval.prepare import cut, draws_of, inferred_cap, prepare
@@ -172,7 +173,8 @@ def test_differences_of_the_conditions_are_said():
     assert prepared.simulated_sides["s"].excluded == {"failed": 4}
     assert "60 of 60 goals do not occur" in notes
     assert "system prompt is not that of the human side" in notes
-    assert "have 1 words in the median, 12 on the human side" in notes
+    answers = answers_in_words(prepared.simulated_sides["s"], prepared.human_side)
+    assert "have 1 words in the median, those to people 12: not the same assistant" in answers
     assert "first 100 characters" in notes
     assert "lower bound" in notes
 

@@ -210,7 +210,11 @@ def test_the_command_writes_three_files_without_text(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert json.loads(out) == json.loads((tmp_path / "out" / "compare.json").read_text(encoding="utf-8"))
     assert json.loads(out)["human_file"]["path"].endswith("human.jsonl")
-    assert "closer to human on 2: <A|_>; on 0: B; inconclusive: 9" in " ".join(err.split())
+    shown = " ".join(err.split())
+    assert (
+        "Closer to people, <A|_>: words of the opening; words per turn. Closer to people, B: none." in shown
+    )
+    assert "Not told: user turns per conversation;" in shown
     page = (tmp_path / "out" / "compare.html").read_text(encoding="utf-8")
     assert page.count('<b class="c0 own">&lt;A|_&gt;</b>') >= 2
     assert not any(word in page for word in ("<A|", "<script", "http", "settle matter"))

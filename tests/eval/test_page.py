@@ -154,7 +154,7 @@ def test_everything_that_made_the_numbers_is_on_the_page():
 def test_what_was_not_measured_is_listed_with_its_reason():
     page = render_page(report(simulator(missing={"spread": "no goal occurs <twice>"})))
     assert "<td>spread</td><td>no goal occurs &lt;twice&gt;</td>" in page
-    assert '<a href="#missing">1 could not be measured.</a>' in page
+    assert '<a href="#missing">Some figures could not be measured.</a>' in page
     assert 'id="missing"' not in render_page(report())
 
 

@@ -20,6 +20,7 @@ from usersim.__main__ import main
 from usersim.cli import run_main
 from usersim.commands import simulate as simulate_command
 from usersim.errors import BackendError, DataError
+from usersim.guards import Guards
 from usersim.prompted import CAREFUL, prompt_hash
 from usersim.records import read_conversations
 from usersim.simulate import SILENT, Case, Journal, Outcome, read_cases, repeated, simulate
@@ -265,8 +266,18 @@ def test_a_prompted_user_over_an_endpoint_and_the_record_of_how_it_was_made(tmp_
     assert run["settings"]["prompt_hash"] == session["user"]["prompt_hash"] == prompt_hash(CAREFUL)
     # Two calls a conversation: the opening and the end.
     assert (session["user"]["model"], session["user"]["replies"], session["user"]["cut"]) == ("large", 8, 0)
+    assert session["user"]["guards"] == Guards.off().model_dump()
     assert (session["assistant"]["model"], session["assistant"]["completion_tokens"]) == ("helper", 20)
     assert session["failed"] == {}
+
+
+def test_guards_of_a_server_are_not_turned_off_from_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "g.jsonl").write_text('{"goal": "a chair"}\n')
+    argv = ["--goals", str(tmp_path / "g.jsonl"), "--out", str(tmp_path / "s.jsonl"), "--assistant", "local"]
+    assert run_main(simulate_command.main, [*argv, "--url", "http://127.0.0.1:9", "--no-guards"]) == 2
+    assert "a server has guards of its own" in capsys.readouterr().err
 
 
 def test_what_failed_is_counted_and_done_by_the_same_command_later(

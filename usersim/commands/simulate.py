@@ -105,6 +105,8 @@ def _settings(args: argparse.Namespace) -> dict[str, object]:
     settings["goals_sha256"] = file_hash(Path(args.goals))
     if args.prompted:
         settings |= {"url": None, "prompt": args.prompt, "prompt_hash": prompt_hash(BY_NAME[args.prompt])}
+    if args.no_guards:
+        settings["guards"] = "off"
     return settings
 
 
@@ -163,7 +165,11 @@ def _speaker(args: argparse.Namespace) -> User:
         chat = _chat(where, args.user_tokens, args.user_temperature, option="--prompted")
         name = args.name or "-".join(filter(None, ("prompted", args.model)))
         return PromptedUser(chat, prompt=BY_NAME[args.prompt], name=name)
-    user: User = user_from(args)
+    if args.no_guards and args.url:
+        raise ConfigError("--no-guards: a server has guards of its own; set them there, or use --model")
+    user = user_from(args)
+    if isinstance(user, UserLM) and args.no_guards:
+        user.guards = Guards.off()
     if isinstance(user, RemoteUser) and args.name:
         user.name = args.name
     return user
@@ -234,6 +240,11 @@ def _parser() -> argparse.ArgumentParser:
         "--policy",
         metavar="NAME[:KEY=VALUE,…]",
         help=f"a user who does not cooperate: {', '.join(POLICIES)}",
+    )
+    add(
+        "--no-guards",
+        action="store_true",
+        help="take a User LM's first attempt, as for people (with --model)",
     )
     add("--user-tokens", type=int, default=SAMPLED["user_tokens"], help="of a prompted user's turn")
     add("--user-temperature", type=float, default=SAMPLED["user_temperature"], help="of a prompted user")
