@@ -154,22 +154,30 @@ class Renderer:
         max_tokens: int | None = None,
         wording: random.Random | None = None,
     ) -> Iterator[Example]:
-        """Windows of at most `max_tokens`, cut at turn boundaries, all user turns supervised in one pass.
+        """Windows of at most `max_tokens`, cut at turn boundaries; every user turn is supervised once.
 
-        Each window repeats the system message. A single message never exceeds the window once `Limits`
-        hold, so nothing is dropped. The end is supervised only where the person is known to have left.
+        Each window repeats the system message, and a later one begins with what was said before as context that is
+        not supervised: up to a third of it, at least the message that its first user turn answers, for an opening is
+        the person's first words and no others. A window is longer only where that message and the turn do not fit.
+        The end is supervised only where the person is known to have left.
         `wording` draws a paraphrase of the profile; without it the one canonical rendering, as in `prompt`.
         """
         system = self._system(conversation.profile if profile is None else profile, wording)
         budget = (max_tokens or self.settings.context_tokens) - len(system)
-        window: list[tuple[list[int], list[bool]]] = []
-        for message in self._messages(conversation):
-            if window and sum(len(ids) for ids, _ in window) + len(message[0]) > budget:
-                yield _join(system, window)
-                window = []
-            window.append(message)
-        if any(any(mask) for _, mask in window):
-            yield _join(system, window)
+        messages = list(self._messages(conversation))
+        lengths = [len(ids) for ids, _ in messages]
+        start, spoken = 0, list[int]()
+        for index in (i for i, (_, mask) in enumerate(messages) if any(mask)):
+            if spoken and sum(lengths[start : index + 1]) > budget:
+                yield _join(system, messages[start : spoken[-1] + 1], supervised_from=spoken[0] - start)
+                start, spoken = index - 1, []
+                while start and sum(lengths[start - 1 : index]) <= min(budget // 3, budget - lengths[index]):
+                    start -= 1
+            spoken.append(index)
+        if spoken:
+            fits = sum(lengths[start:]) <= budget
+            rest = messages[start:] if fits else messages[start : spoken[-1] + 1]
+            yield _join(system, rest, supervised_from=spoken[0] - start)
 
     def _messages(self, conversation: Conversation) -> Iterator[tuple[list[int], list[bool]]]:
         for turn in conversation.turns:
@@ -227,11 +235,14 @@ def check_history(turns: Sequence[Turn]) -> None:
         )
 
 
-def _join(system: list[int], window: list[tuple[list[int], list[bool]]]) -> Example:
+def _join(
+    system: list[int], window: Sequence[tuple[list[int], list[bool]]], *, supervised_from: int
+) -> Example:
+    """One window; of the messages before `supervised_from` none is supervised."""
     ids, supervised = list(system), [False] * len(system)
-    for message_ids, mask in window:
+    for index, (message_ids, mask) in enumerate(window):
         ids += message_ids
-        supervised += mask
+        supervised += mask if index >= supervised_from else [False] * len(mask)
     return Example(ids, supervised)
 
 

@@ -150,8 +150,11 @@ def _some(windows: list[Example], most: int | None, rng: random.Random) -> list[
 
 
 def row(example: Example) -> Row:
-    labels = [token if on else IGNORED for token, on in zip(example.ids, example.supervised, strict=True)]
-    return {"input_ids": example.ids, "labels": labels}
+    """Up to the last supervised token: nothing is learnt after it."""
+    used = max((i + 1 for i, on in enumerate(example.supervised) if on), default=len(example.ids))
+    ids, supervised = example.ids[:used], example.supervised[:used]
+    labels = [token if on else IGNORED for token, on in zip(ids, supervised, strict=True)]
+    return {"input_ids": ids, "labels": labels}
 
 
 def without_labels(row: Row) -> Row:

@@ -134,6 +134,34 @@ def test_windows_cut_at_turn_boundaries_and_keep_the_end() -> None:
     assert supervised_text(r, conversation)[0] == "".join(f"user line {i}" for i in range(0, 12, 2))
 
 
+def test_a_later_window_never_begins_with_a_supervised_turn_and_repeats_what_it_answers() -> None:
+    r = renderer()
+    for length in range(150, 420, 7):
+        lines = [f"user line {i}" if i % 2 == 0 else f"answer number {i}" for i in range(16)]
+        windows = list(r.examples(talk(*lines), max_tokens=length))
+        said = [r.decode([t for t, on in zip(w.ids, w.supervised, strict=True) if on]) for w in windows]
+        assert "".join(said).count("user line") == 8
+        for window, words in zip(windows[1:], said[1:], strict=True):
+            before = r.decode(window.ids[: window.supervised.index(True)])
+            spoken = int(words.split("<|im_end|>")[0].split()[2]) if "user" in words else 16  # 16: the end
+            assert (
+                before.rindex("assistant")
+                < before.rindex(f"answer number {spoken - 1}")
+                < before.rindex("user")
+            )
+
+
+def test_an_overlap_is_at_most_a_third_and_as_much_as_fits_there() -> None:
+    # ChatML in bytes: 12 + 1 for a user turn's frame (start, "user", newline, end, newline), so 20 a turn here.
+    r = renderer()
+    conversation = talk(*["u" * 12, "a" * 7] * 10)
+    system = len(r.prompt(UserProfile(), [])) - len(r.encode("user\n")) - 1
+    first, second, *_ = r.examples(conversation, max_tokens=system + 120)
+    assert len(first.ids) == system + 100  # three user turns and two answers; a fourth would make 140
+    overlap = second.supervised.index(True) - system
+    assert overlap == 20 + 20 + 6  # the answer, the turn that it answered and the header of the next
+
+
 def test_goal_persona_and_style_are_rendered_in_this_order() -> None:
     profile = UserProfile(
         goal=Goal(summary="Plan a trip.", facets=(Facet(text="by train"), Facet(text="two people"))),

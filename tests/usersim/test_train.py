@@ -210,6 +210,17 @@ def test_an_opening_has_the_style_of_its_own_words_and_no_end(tiny_base: Path) -
         assert end not in made["input_ids"]
 
 
+def test_a_row_ends_with_its_last_supervised_token(tiny_base: Path) -> None:
+    renderer = load_user_base(tiny_base).renderer
+    cut = talk("hi", "a long answer that nobody replies to", ended_by="cut")
+    (made,) = training_rows([cut], renderer, max_tokens=400, epochs=1, seed=0)
+    assert (made["input_ids"][-1], made["labels"][-1]) == (renderer.settings.end_of_turn_id,) * 2
+    assert [label for label in made["labels"] if label != IGNORED] == [
+        *renderer.encode("hi"),
+        made["labels"][-1],
+    ]
+
+
 def test_where_nobody_speaks_for_the_person_there_is_no_opening() -> None:
     silent = talk("hi", "Hello!").model_copy(update={"turns": (Turn(role="assistant", text="Hello!"),)})
     assert opening(silent) == silent
