@@ -20,6 +20,7 @@ from trl.trainer.sft_config import SFTConfig
 
 from usersim.allocator import keep_pages
 from usersim.base import UserBase, load_user_base
+from usersim.borrowed import borrowed
 from usersim.errors import ConfigError, DataError
 from usersim.ledger import LEDGER, Pass, Stretch, read_ledger, refuse_other_rows
 from usersim.locks import locked
@@ -235,6 +236,7 @@ def _render_train(config: TrainConfig, renderer: Renderer, folder: Path) -> tupl
         seed=config.seed,
         windows_per_conversation=config.windows_per_conversation,
         openings=config.openings,
+        borrowed=borrowed(corpus.conversations, Path(config.out)) if config.borrow_facets else None,
     )
     through, behind = Pass(), _behind(config)
     skip = behind[-1].last if config.skip == "ledger" else config.skip

@@ -52,6 +52,8 @@ class TrainConfig(Config):
     """Extra weight of each turn's first token and of stopping or going on, where style and length show."""
     emphasis_end: float | None = Field(default=None, ge=0)
     """What `emphasis` becomes by the last step, in a straight line; none: it stays."""
+    borrow_facets: bool = False
+    """Where it is not known what a person left unsaid, facets of the nearest other goal stand for it."""
     context_tokens: int = Field(default=4096, ge=256)
     """Longest prompt plus turn when serving."""
     keep_without_goal: float = Field(default=1.0, ge=0, le=1)

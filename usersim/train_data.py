@@ -9,7 +9,7 @@ import random
 import tempfile
 import weakref
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from pathlib import Path
@@ -102,10 +102,12 @@ def training_rows(
     seed: int,
     windows_per_conversation: int | None = None,
     openings: float = 0.0,
+    borrowed: Mapping[int, Sequence[str]] | None = None,
 ) -> Iterator[Row]:
     """`epochs` passes in a row, each shuffled and thinned on its own, so that one sequential pass trains all.
 
-    `openings`: the share of conversations of which only the opening is taken, see `opening`.
+    `openings`: the share of conversations of which only the opening is taken, see `opening`. `borrowed`: by index,
+    what stands for the unsaid of a conversation that has none, see `usersim.borrowed`.
     """
     for epoch in range(epochs):
         order = list(range(len(conversations)))
@@ -116,7 +118,9 @@ def training_rows(
             short = rng.random() < openings
             if short:
                 conversation = opening(conversation)
-            profile = thin(conversation.profile, rng)
+            # An opening has no facets to be counted.
+            unsaid = () if short else conversation.unsaid or (borrowed or {}).get(index, ())
+            profile = thin(conversation.profile, rng, unsaid=unsaid)
             wording = rng if rng.random() < PARAPHRASED and not short else None
             windows = list(
                 renderer.examples(conversation, profile=profile, max_tokens=max_tokens, wording=wording)
