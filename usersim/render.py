@@ -23,8 +23,10 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from usersim.calibration import Calibration
 from usersim.conditioning import describe
 from usersim.errors import ConfigError, ContextOverflowError, RenderError
+from usersim.records import write_json
 from usersim.tokenizer_json import added_tokens, content_tokenizer, read_tokenizer
 from usersim.types import Conversation, Record, Turn, UserProfile, check_alternation
 
@@ -50,6 +52,16 @@ class RenderSettings(Record):
     end_of_conversation_id: int
     context_tokens: int
     limits: Limits = Limits()
+    calibration: Calibration | None = None
+    """Of P(end), where one was fitted (`usersim.calibration`)."""
+
+    def end_probability(self, raw: float, *, user_turns: int) -> float:
+        """P(end) as it counts, from the model's own."""
+        return raw if self.calibration is None else self.calibration(raw, user_turns=user_turns)
+
+    def uncalibrated(self) -> RenderSettings:
+        """What has to agree between a base and an adapter."""
+        return self.model_copy(update={"calibration": None})
 
 
 @dataclass(frozen=True)
@@ -105,7 +117,9 @@ class Renderer:
     @cached_property
     def fingerprint(self) -> str:
         """Hash over template, limits and control ids: equal fingerprints render equal token ids."""
-        facts = self.settings.model_dump_json() + json.dumps([self._start, self._after_turn])
+        facts = self.settings.model_dump_json(exclude={"calibration"}) + json.dumps(
+            [self._start, self._after_turn]
+        )
         return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
     def encode(self, text: str) -> list[int]:
@@ -244,6 +258,10 @@ def _join(
         ids += message_ids
         supervised += mask if index >= supervised_from else [False] * len(mask)
     return Example(ids, supervised)
+
+
+def write_settings(settings: RenderSettings, folder: Path) -> None:
+    write_json(folder / SETTINGS_FILE, settings.model_dump(mode="json", exclude_none=True))
 
 
 def read_settings(folder: Path) -> RenderSettings:

@@ -295,7 +295,7 @@ def _started(start: str, base: UserBase) -> Any:
     trained = read_settings(folder)
     # How much of a conversation is read may change; how it becomes tokens may not.
     own = {"limits": base.settings.limits, "context_tokens": base.settings.context_tokens}
-    if trained.model_copy(update=own) != base.settings:
+    if trained.uncalibrated().model_copy(update=own) != base.settings:
         raise ConfigError(f"start={start}: trained on another base (control tokens or template differ)")
     return PeftModel.from_pretrained(base.model, folder, is_trainable=True)
 

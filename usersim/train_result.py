@@ -20,7 +20,7 @@ from usersim.base import UserBase, save_user_lm
 from usersim.errors import BackendError, ConfigError
 from usersim.ledger import Stretch, write_ledger
 from usersim.records import write_json
-from usersim.render import SETTINGS_FILE
+from usersim.render import write_settings
 from usersim.runs import BASE, RunDir, has_come_of_it
 
 STATE = "trainer_state.json"
@@ -183,7 +183,7 @@ def _save_adapter(base: UserBase, model: PeftModel, folder: Path, *, named_base:
     model.peft_config["default"].base_model_name_or_path = named_base
     model.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # an empty template; a model card is written by hand
-    write_json(folder / SETTINGS_FILE, base.settings.model_dump(mode="json"))
+    write_settings(base.settings, folder)
 
 
 def _replace(target: Path, folder: Path) -> None:
