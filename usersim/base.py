@@ -60,6 +60,7 @@ def load_user_base(
     dtype: torch.dtype = torch.float32,
     context_tokens: int | None = None,
     limits: Limits | None = None,
+    acts: bool = False,
     attention: str | None = None,
 ) -> UserBase:
     """The base at `path` with `<|endconversation|>` named and its rows initialised, input and output alike.
@@ -89,6 +90,7 @@ def load_user_base(
         end_of_conversation_id=end_id,
         context_tokens=context_tokens or min(4096, int(model.config.max_position_embeddings)),
         limits=limits or Limits(),
+        acts=acts,
     )
     return UserBase(model, tokenizer_json, settings, folder)
 

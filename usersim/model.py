@@ -195,7 +195,9 @@ def _merge(base_path: Path, adapter: Path, folder: Path) -> None:
     from usersim.render import read_settings, write_settings
 
     settings = read_settings(adapter)
-    base = load_user_base(base_path, context_tokens=settings.context_tokens, limits=settings.limits)
+    base = load_user_base(
+        base_path, context_tokens=settings.context_tokens, limits=settings.limits, acts=settings.acts
+    )
     if base.settings != settings.uncalibrated():
         raise ConfigError(
             f"{adapter}: trained on another base than {base_path} (control tokens or template differ)"

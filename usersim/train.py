@@ -183,6 +183,7 @@ def _load_base(config: TrainConfig) -> UserBase:
         dtype=config.weights_dtype,
         context_tokens=config.context_tokens,
         limits=config.limits,
+        acts=config.acts,
         attention=register() if config.attention == "packed" else config.attention,
     )
 
@@ -294,7 +295,7 @@ def _started(start: str, base: UserBase) -> Any:
     folder = start_folder(start)
     trained = read_settings(folder)
     # How much of a conversation is read may change; how it becomes tokens may not.
-    own = {"limits": base.settings.limits, "context_tokens": base.settings.context_tokens}
+    own = {name: getattr(base.settings, name) for name in ("limits", "context_tokens", "acts")}
     if trained.uncalibrated().model_copy(update=own) != base.settings:
         raise ConfigError(f"start={start}: trained on another base (control tokens or template differ)")
     return PeftModel.from_pretrained(base.model, folder, is_trainable=True)

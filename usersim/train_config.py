@@ -54,6 +54,8 @@ class TrainConfig(Config):
     """What `emphasis` becomes by the last step, in a straight line; none: it stays."""
     borrow_facets: bool = False
     """Where it is not known what a person left unsaid, facets of the nearest other goal stand for it."""
+    acts: bool = False
+    """Before some turns of some conversations it is told what they do: object, correct, ask, answer, thank."""
     context_tokens: int = Field(default=4096, ge=256)
     """Longest prompt plus turn when serving."""
     keep_without_goal: float = Field(default=1.0, ge=0, le=1)

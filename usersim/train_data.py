@@ -23,6 +23,7 @@ from datasets import Dataset, concatenate_datasets  # type: ignore[import-untype
 from usersim.cli import tell_goals
 from usersim.conditioning import thin
 from usersim.errors import DataError
+from usersim.moves import Act, act_of
 from usersim.records import read_records
 from usersim.render import Example, Renderer
 from usersim.style import measure
@@ -122,10 +123,31 @@ def training_rows(
             unsaid = () if short else conversation.unsaid or (borrowed or {}).get(index, ())
             profile = thin(conversation.profile, rng, unsaid=unsaid)
             wording = rng if rng.random() < PARAPHRASED and not short else None
+            acts = told_acts(conversation, rng) if renderer.settings.acts and not short else ()
             windows = list(
-                renderer.examples(conversation, profile=profile, max_tokens=max_tokens, wording=wording)
+                renderer.examples(
+                    conversation, profile=profile, max_tokens=max_tokens, wording=wording, acts=acts
+                )
             )
             yield from map(row, _some(windows, windows_per_conversation, rng))
+
+
+TOLD = {"conversation": 0.5, "turn": 0.5}
+"""Chance that acts are told in a conversation, and then of each turn: most turns have none before them."""
+
+
+def told_acts(conversation: Conversation, rng: random.Random) -> list[Act | None]:
+    """What is told of each user turn; a few at random, so that a turn with an act often comes after ones without."""
+    if rng.random() >= TOLD["conversation"]:
+        return []
+    told: list[Act | None] = []
+    answer: str | None = None
+    for turn in conversation.turns:
+        if turn.role == "assistant":
+            answer = turn.text
+        else:
+            told.append(act_of(turn.text, answer) if rng.random() < TOLD["turn"] else None)
+    return told
 
 
 def opening(conversation: Conversation) -> Conversation:

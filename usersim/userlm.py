@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from usersim.attempts import CUT, Tries
 from usersim.guards import Guards, rejection
+from usersim.moves import Act
 from usersim.noise import nth_seed, sampler_seed
 from usersim.render import Renderer
 from usersim.sampling import Draw, EndPolicy, Leaving, Sampled, SampledPiece, Sampler, Sampling, TurnPiece
@@ -64,18 +65,20 @@ class UserLM:
         affinity: str | None = None,
         logprobs: int | None = None,
         common_noise: bool | None = None,
+        act: Act | None = None,
     ) -> list[UserTurn]:
         """`n` independent next turns; one prefill for all of them.
 
         The same seed and the same prompt give the same turn on the local backend; with vLLM a turn also depends,
         through rounding, on what else is in the engine's batch. A turn's `seed` gives it again, alone. At
         temperature 0 all `n` are one; what the guards refuse of it is drawn warm, from the same noise every time.
-        `logprobs` makes them `DetailedTurn`s, with that many of the likeliest tokens at every position.
+        `logprobs` makes them `DetailedTurn`s, with that many of the likeliest tokens at every position. `act` asks for
+        what the turn is to do, of a model that was trained to be told (`RenderSettings.acts`).
         Raises RenderError (history), BackendError (engine), GuardError (every attempt at one rejected).
         """
         end = end or self.end
         common = self.common_noise if common_noise is None else common_noise
-        asked = self._asked(profile, turns, sampling, end, affinity, logprobs)
+        asked = self._asked(profile, turns, sampling, end, affinity, logprobs, act)
         whole, cold = self._wants_whole(sampling), asked.sampling.temperature < COLD
         tries = Tries(1 if cold else n, lenient=cold)
         given = 0 if cold and seed is None else seed
@@ -109,6 +112,7 @@ class UserLM:
         affinity: str | None = None,
         logprobs: bool = False,
         common_noise: bool | None = None,
+        act: Act | None = None,
     ) -> AsyncGenerator[TurnPiece | UserTurn, None]:
         """One turn as it is said: `TurnPiece`s, then the whole as a `UserTurn`. A user who leaves says nothing.
 
@@ -117,7 +121,7 @@ class UserLM:
         """
         end = end or self.end
         common = self.common_noise if common_noise is None else common_noise
-        asked = self._asked(profile, turns, sampling, end, affinity)
+        asked = self._asked(profile, turns, sampling, end, affinity, act=act)
         if seed is not None:
             asked = replace(asked, seed=sampler_seed(seed, asked.prompt_ids, common=common))
         cold = asked.sampling.temperature < COLD
@@ -174,9 +178,10 @@ class UserLM:
         end: EndPolicy,
         affinity: str | None,
         top_logprobs: int | None = None,
+        act: Act | None = None,
     ) -> Draw:
         settings, sampling = self.renderer.settings, sampling or self.sampling
-        prompt = self.renderer.prompt(profile, turns)
+        prompt = self.renderer.prompt(profile, turns, act=act)
         # Whoever scores what was said (`top_logprobs`) needs a place after it.
         room = max(1, settings.context_tokens - len(prompt) - bool(top_logprobs))
         # Threshold and greedy read P(end) from the same call, which is raw: a ban does not touch it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -239,6 +240,45 @@ def test_supervised_text_is_the_users_words_whatever_they_are(texts: list[str]) 
     assert controls == [END] * len(texts[::2]) + [LEFT] * answered
 
 
+def telling() -> Renderer:
+    return Renderer(byte_tokenizer(CHATML), renderer().settings.model_copy(update={"acts": True}))
+
+
+def test_an_act_stands_right_before_the_turn_and_nowhere_in_a_prompt_to_come() -> None:
+    r, turns = telling(), talk("hi", "hello there", "bye", "see you").turns
+    plain, told = r.prompt(UserProfile(), turns[:2]), r.prompt(UserProfile(), turns[:2], act="asks")
+    header = len(r.encode("user\n")) + 1
+    note = [START, *r.encode("system\nYou ask about it."), END, *r.encode("\n")]
+    assert told == [*plain[:-header], *note, *plain[-header:]]
+    longer = r.prompt(UserProfile(), turns, act="thanks")
+    assert longer[: len(plain) - header] == plain[:-header]
+    assert "ask about" not in r.decode(longer)
+
+
+def test_an_act_trained_on_is_the_act_of_the_prompt_and_not_supervised() -> None:
+    r, conversation = telling(), talk("hi", "hello there", "bye", "see you")
+    (example,) = r.examples(conversation, acts=[None, "thanks"])
+    prompt = r.prompt(conversation.profile, conversation.turns[:2], act="thanks")
+    assert example.ids[: len(prompt)] == prompt
+    said = [t for t, on in zip(example.ids, example.supervised, strict=True) if on and t not in r.control_ids]
+    assert r.decode(said) == "hibye"
+
+
+def test_a_model_that_was_not_told_acts_refuses_them() -> None:
+    with pytest.raises(RenderError, match="act=asks: this model was not trained to be told"):
+        renderer().prompt(UserProfile(), talk("hi", "hello").turns, act="asks")
+
+
 def test_fingerprint_changes_with_the_policy() -> None:
     assert renderer().fingerprint == renderer().fingerprint != renderer(user_head=7).fingerprint
+    assert telling().fingerprint != renderer().fingerprint
+    # What earlier versions computed for the same settings: answers say by it which rendering made them.
+    facts = (
+        '{"template":"userlm-v1","chat_format":"chatml","end_of_turn_id":2,"end_of_conversation_id":3,'
+        '"context_tokens":2000,"limits":{"assistant_head":500,"assistant_tail":16,"user_head":500,"user_tail":32}}'
+        "[[], [266]]"
+    )
+    newline = renderer().encode("\n")
+    facts = facts.replace("[266]", json.dumps(newline))
+    assert renderer().fingerprint == hashlib.sha256(facts.encode()).hexdigest()[:16]
     assert json.loads(renderer().settings.model_dump_json())["template"] == "userlm-v1"
