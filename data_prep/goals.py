@@ -28,7 +28,7 @@ JOIN_COUNTS = ("joined", "facets_joined", "facets_after_last_turn", "satisfied_j
 
 
 class Annotation(Record):
-    """One line of a goals file: facets with turns, or bare constraints."""
+    """One line of a goals file: facets with turns, or bare constraints; beside them what was never said."""
 
     id: NonEmpty
     goal: NonEmpty
@@ -36,8 +36,8 @@ class Annotation(Record):
     constraints: tuple[NonEmpty, ...] = ()
     persona: str | None = None
     satisfied: Literal["yes", "no", "unclear"] | None = None
-    unsaid: tuple[str, ...] = ()
-    """What the person plausibly wanted or knew and never said: for goals that do not give the end away."""
+    unsaid: tuple[NonEmpty, ...] = ()
+    """What this person plausibly wanted or knew and never said."""
     provenance: str | None = None
     """Who wrote it. Not said: the file's name counts."""
 
@@ -113,7 +113,8 @@ class Goals:
         satisfied = (annotation.satisfied if whole else None) or conversation.satisfied
         self._count(goal, len(given), texts, satisfied is not None)
         profile = UserProfile(goal=goal, persona=persona)
-        return conversation.model_copy(update={"profile": profile, "satisfied": satisfied})
+        joined = {"profile": profile, "satisfied": satisfied, "unsaid": annotation.unsaid}
+        return conversation.model_copy(update=joined)
 
     def _count(self, goal: Goal, given: int, texts: list[str], satisfied: bool) -> None:
         self.counts["joined"] += 1

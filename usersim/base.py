@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from usersim.cli import quiet_transformers
 from usersim.errors import ConfigError
 from usersim.records import write_json
-from usersim.render import END_OF_CONVERSATION, SETTINGS_FILE, Limits, Renderer, RenderSettings
+from usersim.render import END_OF_CONVERSATION, Limits, Renderer, RenderSettings, write_settings
 from usersim.tokenizer_json import added_tokens, check_byte_level, read_tokenizer
 
 UNUSED = re.compile(r"<empty_output>|<\|reserved_special_token_(?P<number>\d+)\|>")
@@ -60,6 +60,7 @@ def load_user_base(
     dtype: torch.dtype = torch.float32,
     context_tokens: int | None = None,
     limits: Limits | None = None,
+    acts: bool = False,
     attention: str | None = None,
 ) -> UserBase:
     """The base at `path` with `<|endconversation|>` named and its rows initialised, input and output alike.
@@ -89,6 +90,7 @@ def load_user_base(
         end_of_conversation_id=end_id,
         context_tokens=context_tokens or min(4096, int(model.config.max_position_embeddings)),
         limits=limits or Limits(),
+        acts=acts,
     )
     return UserBase(model, tokenizer_json, settings, folder)
 
@@ -102,7 +104,7 @@ def save_user_lm(base: UserBase, model: Any, out: str | Path) -> None:
         shutil.copyfile(base.source / "chat_template.jinja", folder / "chat_template.jinja")
     if (base.source / "tokenizer_config.json").is_file():
         write_json(folder / "tokenizer_config.json", _tokenizer_config(base))
-    write_json(folder / SETTINGS_FILE, base.settings.model_dump(mode="json"))
+    write_settings(base.settings, folder)
 
 
 def _tokenizer_config(base: UserBase) -> dict[str, Any]:

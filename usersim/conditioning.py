@@ -15,6 +15,7 @@ bins (`usersim.style_bins`), and a level that most people share is left unsaid.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 from usersim import phrases
 from usersim.phrases import Phrases
@@ -123,28 +124,36 @@ def _lower_first(text: str) -> str:
     return text[0].lower() + text[1:] if len(text) > 1 and text[1].islower() else text
 
 
-KEPT = {"goal": 0.85, "facets": 2 / 3, "facet": 0.6, "description": 0.5, "style": 0.85}
+KEPT = {"goal": 0.85, "facets": 0.5, "facet": 0.6, "description": 0.5, "style": 0.85}
 """Chance that training keeps a part; `facets`: that a goal keeps any, `facet`: each of them then."""
+MOST_UNSAID = 3
+"""To the facets of a goal that keeps any come 0 to so many that the person never said, each number as likely: else a
+model counts facets to know when to leave."""
 KEPT_ATTRIBUTES = (0.1, 0.3, 0.6, 1.0)
 """Each attribute's chance, drawn once a conversation: a lone request and a full description both occur."""
 
 
-def thin(profile: UserProfile, rng: random.Random) -> UserProfile:
+def thin(profile: UserProfile, rng: random.Random, *, unsaid: Sequence[str] = ()) -> UserProfile:
     """`profile` with parts dropped at random, for training: each on its own, so that every subset occurs.
 
-    Draws happen in a fixed order, whatever the persona holds, so one seed gives one result.
+    `unsaid`: what may be added to the facets, see `Conversation.unsaid`. Draws happen in a fixed order, whatever the
+    persona holds, so one seed gives one result.
     """
-    return UserProfile(goal=_thin_goal(profile.goal, rng), persona=_thin_persona(profile.persona, rng))
+    return UserProfile(
+        goal=_thin_goal(profile.goal, rng, unsaid), persona=_thin_persona(profile.persona, rng)
+    )
 
 
-def _thin_goal(goal: Goal | None, rng: random.Random) -> Goal | None:
+def _thin_goal(goal: Goal | None, rng: random.Random, unsaid: Sequence[str]) -> Goal | None:
     keep, with_facets = rng.random() < KEPT["goal"], rng.random() < KEPT["facets"]
     if goal is None or not keep:
         return None
-    facets: tuple[Facet, ...] = ()
+    facets: list[Facet] = []
     if with_facets:
-        facets = tuple(facet for facet in goal.facets if rng.random() < KEPT["facet"])
-    return goal.model_copy(update={"facets": facets})
+        facets = [facet for facet in goal.facets if rng.random() < KEPT["facet"]]
+        for text in rng.sample(unsaid, min(len(unsaid), rng.randint(0, MOST_UNSAID))):
+            facets.insert(rng.randint(0, len(facets)), Facet(text=text))  # the last ones would be told apart
+    return goal.model_copy(update={"facets": tuple(facets)})
 
 
 def _thin_persona(persona: Persona | None, rng: random.Random) -> Persona | None:

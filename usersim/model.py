@@ -75,19 +75,22 @@ def build_userlm(
     force: bool = False,
 ) -> Path:
     """Base plus adapter, merged: serving an unmerged adapter on CPU is four times slower."""
+    from usersim.render import SETTINGS_FILE
+
     weights = adapter / "adapter_model.safetensors"
     if not weights.is_file():
         raise ConfigError(f"{adapter}: no adapter_model.safetensors; train one with `usersim train`")
     digest = file_hash(weights)
     _check_shipped(adapter, digest)
     out = out or home() / f"{USERLM_NAME}-{digest[:12]}"
-    if not force and _is_built(out, {"adapter_sha256": digest}):
+    facts = {"adapter_sha256": digest}
+    if (adapter / SETTINGS_FILE).is_file():  # a calibration changes it and not the weights
+        facts["settings_sha256"] = file_hash(adapter / SETTINGS_FILE)
+    if not force and _is_built(out, facts):
         return out
     base_path = base or build_base()
     console.print(f"merging {adapter.name} into {base_path.name} as {out}", style="dim")
-    return _materialise(
-        out, {"adapter_sha256": digest}, lambda folder: _merge(base_path, adapter, folder), force=force
-    )
+    return _materialise(out, facts, lambda folder: _merge(base_path, adapter, folder), force=force)
 
 
 def resolve(model: str | Path | None) -> Path:
@@ -189,15 +192,18 @@ def _dequantise(gguf: Path, folder: Path) -> None:
 
 def _merge(base_path: Path, adapter: Path, folder: Path) -> None:
     from usersim.base import load_user_base, save_user_lm
-    from usersim.render import read_settings
+    from usersim.render import read_settings, write_settings
 
     settings = read_settings(adapter)
-    base = load_user_base(base_path, context_tokens=settings.context_tokens, limits=settings.limits)
-    if base.settings != settings:
+    base = load_user_base(
+        base_path, context_tokens=settings.context_tokens, limits=settings.limits, acts=settings.acts
+    )
+    if base.settings != settings.uncalibrated():
         raise ConfigError(
             f"{adapter}: trained on another base than {base_path} (control tokens or template differ)"
         )
     save_user_lm(base, _adapted(base.model, adapter, base_path).merge_and_unload(), folder)
+    write_settings(settings, folder)
 
 
 def _adapted(model: Any, adapter: Path, base_path: Path) -> Any:

@@ -1,8 +1,9 @@
-"""What a turn does: gives an order, objects to the answer. English phrases, by rules."""
+"""What a turn does: gives an order, objects, corrects, asks, answers, thanks. English phrases, by rules."""
 
 from __future__ import annotations
 
 import re
+from typing import Literal, get_args
 
 from usersim.spelling import word_set
 
@@ -105,3 +106,44 @@ def is_pushback(text: str) -> bool:
     if OBJECTION.match(start):
         return True
     return any(hint in start for hint in INSIDE_HINTS) and OBJECTION_INSIDE.search(start) is not None
+
+
+Act = Literal["objects", "corrects", "asks", "answers", "thanks"]
+ACTS: tuple[Act, ...] = get_args(Act)
+SENTENCE_START = r"^\W*(?:(?:ok|okay|great|perfect|cool|awesome|nice|good|yes|no|ah|oh|wow)\W+)*"
+THANKS = re.compile(
+    SENTENCE_START + r"(?:many |no )?(?:thanks?\b|thank you|thx\b|ty\b|cheers\b|much appreciated|appreciate)"
+)
+THANKS_WORDS = 14
+"""A longer turn that begins with thanks wants something else."""
+CORRECTS = re.compile(
+    SENTENCE_START
+    + r"(?:sorry,? )?(?:i meant?\b|correction\b|my (?:mistake|bad)\b|scratch that|let me rephrase|"
+    r"(?:actually|rather),? (?:i|it|my|make it|the|we)\b|sorry,? (?:i|my|it)\b|oops\b|typo\b)"
+)
+"""Puts right what the person said before."""
+ASKS = re.compile(
+    SENTENCE_START
+    + r"(?:(?:and|but|so|then|also|now|well) )?(?:what|how|why|when|where|which|who|whose|is|are|was|were|do|"
+    r"does|did|can|could|would|will|should|shall|has|have|am|may|might)\b"
+)
+ASKED_WITHIN = 200
+"""Last characters of an answer in which it asks something."""
+
+
+def act_of(text: str, answer: str | None) -> Act | None:
+    """What a turn does in reply to `answer`; None for an opening and for what is none of the five, as most orders."""
+    if answer is None:
+        return None
+    start = " ".join(text[:OBJECTION_WITHIN].replace("’", "'").split()).lower()  # noqa: RUF001
+    if THANKS.match(start) and len(text.split()) <= THANKS_WORDS and "?" not in text:
+        return "thanks"
+    if CORRECTS.match(start):
+        return "corrects"
+    if is_pushback(text):
+        return "objects"
+    if "?" in start or ASKS.match(start):
+        return "asks"
+    if "?" in answer[-ASKED_WITHIN:] and not is_order(text):
+        return "answers"
+    return None

@@ -189,3 +189,12 @@ LEVELLED: dict[str, dict[Level, Phrases]] = {
     },
 }
 """Nothing is said at a level without words: it is what most people do, or it says little."""
+
+ACTS = {
+    "objects": "You object to the answer.",
+    "corrects": "You put right what you said.",
+    "asks": "You ask about it.",
+    "answers": "You answer the question.",
+    "thanks": "You say thanks.",
+}
+"""What the person does in the turn that follows."""

@@ -23,8 +23,12 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from usersim import phrases
+from usersim.calibration import Calibration
 from usersim.conditioning import describe
 from usersim.errors import ConfigError, ContextOverflowError, RenderError
+from usersim.moves import Act
+from usersim.records import write_json
 from usersim.tokenizer_json import added_tokens, content_tokenizer, read_tokenizer
 from usersim.types import Conversation, Record, Turn, UserProfile, check_alternation
 
@@ -50,6 +54,18 @@ class RenderSettings(Record):
     end_of_conversation_id: int
     context_tokens: int
     limits: Limits = Limits()
+    acts: bool = False
+    """Whether it was trained to be told what a turn does (`usersim.moves`)."""
+    calibration: Calibration | None = None
+    """Of P(end), where one was fitted (`usersim.calibration`)."""
+
+    def end_probability(self, raw: float, *, user_turns: int) -> float:
+        """P(end) as it counts, from the model's own."""
+        return raw if self.calibration is None else self.calibration(raw, user_turns=user_turns)
+
+    def uncalibrated(self) -> RenderSettings:
+        """What has to agree between a base and an adapter."""
+        return self.model_copy(update={"calibration": None})
 
 
 @dataclass(frozen=True)
@@ -105,7 +121,8 @@ class Renderer:
     @cached_property
     def fingerprint(self) -> str:
         """Hash over template, limits and control ids: equal fingerprints render equal token ids."""
-        facts = self.settings.model_dump_json() + json.dumps([self._start, self._after_turn])
+        unsaid = {"calibration"} | (set() if self.settings.acts else {"acts"})  # as before there were any
+        facts = self.settings.model_dump_json(exclude=unsaid) + json.dumps([self._start, self._after_turn])
         return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
     def encode(self, text: str) -> list[int]:
@@ -120,16 +137,21 @@ class Renderer:
 
     # -- prompts ---------------------------------------------------------------------------------
 
-    def prompt(self, profile: UserProfile, turns: Sequence[Turn]) -> list[int]:
+    def prompt(self, profile: UserProfile, turns: Sequence[Turn], *, act: Act | None = None) -> list[int]:
         """Ids up to where the user speaks. `turns`: empty, or alternating and ending with the assistant.
 
-        Append-only: the prompt of a longer history starts with the prompt of a shorter one, but for the
-        user's header, so that an engine's prefix cache carries over. Raises RenderError.
+        `act`: what the next turn is to do. Append-only: the prompt of a longer history starts with the prompt of a
+        shorter one, but for the act and the user's header, so that an engine's prefix cache carries over.
+        Raises RenderError.
         """
         check_history(turns)
+        if act is not None and not self.settings.acts:
+            raise RenderError(f"act={act}: this model was not trained to be told what a turn does")
         ids = self._system(profile)
         for turn in turns:
             ids += self._message(turn)[0]
+        if act is not None:
+            ids += self._note(phrases.ACTS[act])
         ids += self._headers["user"]
         if len(ids) >= self.settings.context_tokens:
             raise ContextOverflowError(
@@ -153,27 +175,43 @@ class Renderer:
         profile: UserProfile | None = None,
         max_tokens: int | None = None,
         wording: random.Random | None = None,
+        acts: Sequence[Act | None] = (),
     ) -> Iterator[Example]:
-        """Windows of at most `max_tokens`, cut at turn boundaries, all user turns supervised in one pass.
+        """Windows of at most `max_tokens`, cut at turn boundaries; every user turn is supervised once.
 
-        Each window repeats the system message. A single message never exceeds the window once `Limits`
-        hold, so nothing is dropped. The end is supervised only where the person is known to have left.
+        Each window repeats the system message, and a later one begins with what was said before as context that is
+        not supervised: up to a third of it, at least the message that its first user turn answers, for an opening is
+        the person's first words and no others. A window is longer only where that message and the turn do not fit.
+        The end is supervised only where the person is known to have left.
         `wording` draws a paraphrase of the profile; without it the one canonical rendering, as in `prompt`.
+        `acts`: what is told of each user turn before it; a prompt has its own alone, and training tells few.
         """
         system = self._system(conversation.profile if profile is None else profile, wording)
         budget = (max_tokens or self.settings.context_tokens) - len(system)
-        window: list[tuple[list[int], list[bool]]] = []
-        for message in self._messages(conversation):
-            if window and sum(len(ids) for ids, _ in window) + len(message[0]) > budget:
-                yield _join(system, window)
-                window = []
-            window.append(message)
-        if any(any(mask) for _, mask in window):
-            yield _join(system, window)
+        messages = list(self._messages(conversation, acts))
+        lengths = [len(ids) for ids, _ in messages]
+        start, spoken = 0, list[int]()
+        for index in (i for i, (_, mask) in enumerate(messages) if any(mask)):
+            if spoken and sum(lengths[start : index + 1]) > budget:
+                yield _join(system, messages[start : spoken[-1] + 1], supervised_from=spoken[0] - start)
+                start, spoken = index - 1, []
+                while start and sum(lengths[start - 1 : index]) <= min(budget // 3, budget - lengths[index]):
+                    start -= 1
+            spoken.append(index)
+        if spoken:
+            fits = sum(lengths[start:]) <= budget
+            rest = messages[start:] if fits else messages[start : spoken[-1] + 1]
+            yield _join(system, rest, supervised_from=spoken[0] - start)
 
-    def _messages(self, conversation: Conversation) -> Iterator[tuple[list[int], list[bool]]]:
+    def _messages(
+        self, conversation: Conversation, acts: Sequence[Act | None] = ()
+    ) -> Iterator[tuple[list[int], list[bool]]]:
+        told = iter(acts)
         for turn in conversation.turns:
-            yield self._message(turn)
+            ids, mask = self._message(turn)
+            act = next(told, None) if turn.role == "user" else None
+            note = [] if act is None else self._note(phrases.ACTS[act])
+            yield [*note, *ids], [False] * len(note) + mask
         if (
             conversation.ended_by == "user"
             and conversation.turns[-1:]
@@ -183,10 +221,13 @@ class Renderer:
             yield [*header, self.settings.end_of_conversation_id], [False] * len(header) + [True]
 
     def _system(self, profile: UserProfile, wording: random.Random | None = None) -> list[int]:
+        return [*self._start, *self._note(describe(profile, wording))]
+
+    def _note(self, text: str) -> list[int]:
+        """A message that tells the user what it is to know."""
         return [
-            *self._start,
             *self._headers["system"],
-            *self.encode(describe(profile, wording)),
+            *self.encode(text),
             self.settings.end_of_turn_id,
             *self._after_turn,
         ]
@@ -227,12 +268,19 @@ def check_history(turns: Sequence[Turn]) -> None:
         )
 
 
-def _join(system: list[int], window: list[tuple[list[int], list[bool]]]) -> Example:
+def _join(
+    system: list[int], window: Sequence[tuple[list[int], list[bool]]], *, supervised_from: int
+) -> Example:
+    """One window; of the messages before `supervised_from` none is supervised."""
     ids, supervised = list(system), [False] * len(system)
-    for message_ids, mask in window:
+    for index, (message_ids, mask) in enumerate(window):
         ids += message_ids
-        supervised += mask
+        supervised += mask if index >= supervised_from else [False] * len(mask)
     return Example(ids, supervised)
+
+
+def write_settings(settings: RenderSettings, folder: Path) -> None:
+    write_json(folder / SETTINGS_FILE, settings.model_dump(mode="json", exclude_none=True))
 
 
 def read_settings(folder: Path) -> RenderSettings:

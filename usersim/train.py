@@ -6,7 +6,9 @@ import math
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ from trl.trainer.sft_config import SFTConfig
 
 from usersim.allocator import keep_pages
 from usersim.base import UserBase, load_user_base
+from usersim.borrowed import borrowed
 from usersim.errors import ConfigError, DataError
+from usersim.ledger import LEDGER, Pass, Stretch, read_ledger, refuse_other_rows
 from usersim.locks import locked
 from usersim.model import BASE_NAME, build_base
 from usersim.packed import register
@@ -29,6 +33,7 @@ from usersim.train_config import LoraSettings, TrainConfig, check, processes, st
 from usersim.train_data import Amounts, Corpus, collate, even_out, load_corpus, training_rows, write_rows
 from usersim.train_log import RunLog, rewind
 from usersim.train_result import (
+    average,
     check_base,
     drop_incomplete,
     last_checkpoint,
@@ -66,11 +71,11 @@ def _train(config: TrainConfig, *, export: bool) -> Path:
     keep_pages()
     args = _arguments(config)  # joins the other processes, where there are any
     base = _load_base(config)
-    corpus, dev = None, list[Conversation]()
+    corpus, through, dev = None, Pass(), list[Conversation]()
     with args.main_process_first(local=False):
         if args.process_index == 0:
             _open_run(config, base, export=export)
-            corpus, dev = _render(config, base.renderer, Path(config.out) / ".rows")
+            corpus, through, dev = _render(config, base.renderer, Path(config.out) / ".rows")
         run = RunDir(config.out, config)
         rows = _mapped(run.path / ".rows" / "train.arrow")
         dev_rows = _mapped(run.path / ".rows" / "dev.arrow")
@@ -83,7 +88,7 @@ def _train(config: TrainConfig, *, export: bool) -> Path:
         data_collator=collate,
         processing_class=AutoTokenizer.from_pretrained(base.source),
     )
-    trainer.stop_ids, trainer.emphasis = tuple(base.renderer.stop_ids), config.emphasis
+    trainer.stop_ids, trainer.emphasis = tuple(base.renderer.stop_ids), config.emphases
     trainer.accelerator.wait_for_everyone()
     shutil.rmtree(run.path / ".rows", ignore_errors=True)  # every process has it mapped
     amounts = Amounts.of(rows)
@@ -96,30 +101,72 @@ def _train(config: TrainConfig, *, export: bool) -> Path:
         load_checkpoint(trainer, last)
     else:
         trainer.train(resume_from_checkpoint=str(last) if last else None)
-    facts: dict[str, Any] = dict(_last_dev_loss(trainer) or trainer.evaluate())
+    facts: dict[str, Any] = average(trainer, config.average, _last_dev_loss(trainer) or trainer.evaluate())
+    ledger: list[Stretch] = []
     if corpus is not None:
-        facts |= plan(corpus, amounts, steps=trainer.state.global_step, batch=config.batch)
-    folder = save_result(run, base, trainer, named_base=config.base, facts=facts)
+        facts |= plan(corpus, through, amounts, config, steps=trainer.state.global_step)
+        ledger = [*_behind(config), _stretch(config, through, facts)]
+    folder = save_result(run, base, trainer, named_base=config.base, facts=facts, ledger=ledger)
     trainer.accelerator.end_training()
     if processes() > 1:
         _finished.append(trainer)
     return folder
 
 
-def plan(corpus: Corpus, amounts: Amounts, *, steps: int, batch: int) -> dict[str, Any]:
+def plan(
+    corpus: Corpus, through: Pass, amounts: Amounts, config: TrainConfig, *, steps: int
+) -> dict[str, Any]:
     """What `steps` steps amount to, for `--dry-run` and for the summary; tokens are those trained on."""
     windows = len(amounts.tokens) - 1
-    seen = min(windows, steps * batch)
+    seen = min(windows, steps * config.batch)
+    tokens, supervised = amounts.after(steps, batch=config.batch)
+    behind = _behind(config)
     return {
         "conversations": len(corpus.conversations),
         "with_goal": corpus.with_goal,
         "without_goal_left_out": corpus.without_goal_left_out,
         "windows": windows,
+        "windows_skipped": through.windows - windows,
         "steps": steps,
         "windows_seen": seen,
-        "tokens": int(amounts.tokens[seen]),
-        "supervised_tokens": int(amounts.supervised[seen]),
+        "tokens": tokens,
+        "supervised_tokens": supervised,
+        "tokens_before": sum(stretch.tokens for stretch in behind),
+        "pass_windows": through.windows,
+        "pass_tokens": through.tokens,
     }
+
+
+def _behind(config: TrainConfig) -> tuple[Stretch, ...]:
+    """What the adapter to go on from was trained on."""
+    return read_ledger(start_folder(config.start)) if config.start is not None else ()
+
+
+def _stretch(config: TrainConfig, through: Pass, facts: Mapping[str, Any]) -> Stretch:
+    first = facts["windows_skipped"]
+    return Stretch(
+        run=Path(config.out).name,
+        rows_sha256=through.sha256,
+        first=first,
+        last=first + facts["windows_seen"],
+        batch=config.batch,
+        lr=config.lr,
+        schedule=config.schedule,
+        emphasis=config.emphases,
+        **{name: facts[name] for name in FACTS},
+    )
+
+
+FACTS = (
+    "pass_windows",
+    "pass_tokens",
+    "tokens",
+    "supervised_tokens",
+    "steps",
+    "averaged",
+    "eval_loss",
+)
+"""Of the summary, those that the ledger has too."""
 
 
 def _last_dev_loss(trainer: UserTrainer) -> dict[str, float] | None:
@@ -136,6 +183,7 @@ def _load_base(config: TrainConfig) -> UserBase:
         dtype=config.weights_dtype,
         context_tokens=config.context_tokens,
         limits=config.limits,
+        acts=config.acts,
         attention=register() if config.attention == "packed" else config.attention,
     )
 
@@ -156,12 +204,12 @@ def _refuse_unknown(out: Path) -> None:
         raise ConfigError(f"{out} holds checkpoints of an unknown run (no config.json); choose another out=…")
 
 
-def _render(config: TrainConfig, renderer: Renderer, folder: Path) -> tuple[Corpus, list[Conversation]]:
-    """`train.arrow` and `dev.arrow` in `folder`, made anew; returns the corpus and the dev conversations taken."""
+def _render(config: TrainConfig, renderer: Renderer, folder: Path) -> tuple[Corpus, Pass, list[Conversation]]:
+    """`train.arrow` and `dev.arrow` in `folder`, made anew; returns the corpus, the pass and the dev conversations."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     with saving(folder):
-        corpus = _render_train(config, renderer, folder)
+        corpus, through = _render_train(config, renderer, folder)
         held_out = load_corpus(config.dev, keep_without_goal=1.0, seed=config.seed, folder=folder)
         every = max(1, len(held_out.conversations) // config.dev_conversations)
         dev = list(held_out.conversations[::every][: config.dev_conversations])
@@ -174,10 +222,10 @@ def _render(config: TrainConfig, renderer: Renderer, folder: Path) -> tuple[Corp
             windows_per_conversation=2,
         )
         write_rows(rows, folder / "dev.arrow")
-    return corpus, dev
+    return corpus, through, dev
 
 
-def _render_train(config: TrainConfig, renderer: Renderer, folder: Path) -> Corpus:
+def _render_train(config: TrainConfig, renderer: Renderer, folder: Path) -> tuple[Corpus, Pass]:
     corpus = load_corpus(
         config.train, keep_without_goal=config.keep_without_goal, seed=config.seed, folder=folder
     )
@@ -189,10 +237,21 @@ def _render_train(config: TrainConfig, renderer: Renderer, folder: Path) -> Corp
         seed=config.seed,
         windows_per_conversation=config.windows_per_conversation,
         openings=config.openings,
+        borrowed=borrowed(corpus.conversations, Path(config.out)) if config.borrow_facets else None,
     )
-    if not write_rows(rows, folder / "train.arrow"):
+    through, behind = Pass(), _behind(config)
+    skip = behind[-1].last if config.skip == "ledger" else config.skip
+    written = write_rows(islice(through.over(rows), skip, None), folder / "train.arrow")
+    if not through.windows:
         raise DataError(f"no user turn to learn from in {', '.join(config.train)}")
-    return corpus
+    if config.skip == "ledger":
+        refuse_other_rows(behind, through, where=start_folder(str(config.start)))
+    if not written:
+        raise ConfigError(
+            f"skip={config.skip}: all {through.windows} windows of the pass are behind; "
+            "give skip=0 with another seed for a second one"
+        )
+    return corpus, through
 
 
 def _mapped(file: Path) -> Dataset:
@@ -226,16 +285,24 @@ def _check_start(config: TrainConfig) -> None:
     """Before anything is loaded or written."""
     if config.start is not None:
         read_settings(start_folder(config.start))
+        if config.skip == "ledger" and not _behind(config):
+            raise ConfigError(
+                f"skip=ledger: {start_folder(config.start)} has no {LEDGER}; give the windows as skip=N"
+            )
 
 
 def _started(start: str, base: UserBase) -> Any:
     folder = start_folder(start)
     trained = read_settings(folder)
     # How much of a conversation is read may change; how it becomes tokens may not.
-    own = {"limits": base.settings.limits, "context_tokens": base.settings.context_tokens}
-    if trained.model_copy(update=own) != base.settings:
+    own = {name: getattr(base.settings, name) for name in ("limits", "context_tokens", "acts")}
+    if trained.uncalibrated().model_copy(update=own) != base.settings:
         raise ConfigError(f"start={start}: trained on another base (control tokens or template differ)")
     return PeftModel.from_pretrained(base.model, folder, is_trainable=True)
+
+
+SCHEDULES = {"cosine": "cosine", "constant": "constant_with_warmup", "linear": "linear"}
+"""By the names of transformers."""
 
 
 def _arguments(config: TrainConfig) -> SFTConfig:
@@ -256,7 +323,7 @@ def _arguments(config: TrainConfig) -> SFTConfig:
             num_train_epochs=1,  # the rows already hold every epoch
             max_steps=config.max_steps or -1,
             learning_rate=config.lr,
-            lr_scheduler_type="cosine",
+            lr_scheduler_type=SCHEDULES[config.schedule],
             warmup_steps=config.warmup,
             weight_decay=config.weight_decay,
             max_grad_norm=1.0,
@@ -264,7 +331,7 @@ def _arguments(config: TrainConfig) -> SFTConfig:
             eval_strategy="steps",
             eval_steps=config.eval_every,
             save_steps=config.steps_between_saves,
-            save_total_limit=2,
+            save_total_limit=max(2, config.average),
             seed=config.seed,
             data_seed=config.seed,
             max_length=None,  # windows are cut at turn boundaries already; cutting here would lose ends
@@ -288,7 +355,7 @@ def dry_run(config: TrainConfig) -> dict[str, Any]:
     _trainable(config, base)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "rows"
-        corpus, _ = _render(config, base.renderer, folder)
+        corpus, through, _ = _render(config, base.renderer, folder)
         amounts = Amounts.of(_mapped(folder / "train.arrow"))
     steps = config.max_steps or math.ceil((len(amounts.tokens) - 1) / config.batch)
-    return plan(corpus, amounts, steps=steps, batch=config.batch)
+    return plan(corpus, through, amounts, config, steps=steps)

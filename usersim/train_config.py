@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -50,11 +50,19 @@ class TrainConfig(Config):
     """Share of the conversations of which only the opening is taken, with the style measured on it alone."""
     emphasis: float = Field(default=0.0, ge=0)
     """Extra weight of each turn's first token and of stopping or going on, where style and length show."""
+    emphasis_end: float | None = Field(default=None, ge=0)
+    """What `emphasis` becomes by the last step, in a straight line; none: it stays."""
+    borrow_facets: bool = False
+    """Where it is not known what a person left unsaid, facets of the nearest other goal stand for it."""
+    acts: bool = False
+    """Before some turns of some conversations it is told what they do: object, correct, ask, answer, thank."""
     context_tokens: int = Field(default=4096, ge=256)
     """Longest prompt plus turn when serving."""
     keep_without_goal: float = Field(default=1.0, ge=0, le=1)
     """Share of the conversations without a goal that are trained on."""
     epochs: int = Field(default=1, ge=1)
+    skip: Annotated[int, Field(ge=0)] | Literal["ledger"] = 0
+    """Windows of the pass that are not trained on, from its beginning; ledger: those the start adapter has seen."""
     max_steps: int | None = Field(default=None, ge=1)
     """Optimiser steps; none: as many as the epochs take."""
     batch: int = Field(default=8, ge=1)
@@ -66,10 +74,14 @@ class TrainConfig(Config):
     gradient_checkpointing: bool = False
     """Activations are computed twice: far less memory, about a third slower."""
     lr: float = Field(default=6e-4, gt=0)
-    """Highest learning rate; it falls along a cosine."""
+    """Highest learning rate."""
+    schedule: Literal["cosine", "constant", "linear"] = "cosine"
+    """After the warm-up: falls along a cosine, stays for a later run to go on from, or falls in a straight line."""
     warmup: float = Field(default=0.04, ge=0, lt=1)
     """Share of the steps."""
     weight_decay: float = Field(default=0.0, ge=0)
+    average: int = Field(default=1, ge=1)
+    """The result is the mean of so many last checkpoints, where that has the lower dev loss."""
     eval_every: int = Field(default=100, ge=1)
     """Steps between dev losses with sampled conversations, and between checkpoints unless `save_every` is set."""
     save_every: int | None = Field(default=None, ge=1)
@@ -89,6 +101,11 @@ class TrainConfig(Config):
     @property
     def steps_between_saves(self) -> int:
         return self.save_every or self.eval_every
+
+    @property
+    def emphases(self) -> tuple[float, float]:
+        """At the first step and at the last."""
+        return self.emphasis, self.emphasis if self.emphasis_end is None else self.emphasis_end
 
     @property
     def accumulation(self) -> int:
@@ -130,11 +147,16 @@ def check(config: TrainConfig) -> None:
             f"start={config.start} is an adapter and needs method=lora; "
             "a full fine-tune goes on from a folder given as base=…"
         )
+    if config.skip == "ledger" and config.start is None:
+        raise ConfigError("skip=ledger needs the adapter whose ledger is meant, as start=…")
+    sharded = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    if sharded and config.average > 1:
+        raise ConfigError(f"average={config.average}: sharded checkpoints cannot be averaged; leave it out")
     if processes() == 1 and torch.cuda.device_count() > 1:
         raise ConfigError(
             f"{torch.cuda.device_count()} GPUs are visible to one process; "
             "launch with `accelerate launch --config_file configs/accelerate/ddp.yaml -m usersim train …`, "
             "or choose one with CUDA_VISIBLE_DEVICES=0"
         )
-    if config.method == "lora" and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+    if config.method == "lora" and sharded:
         raise ConfigError("method=lora does not shard; launch it with configs/accelerate/ddp.yaml")

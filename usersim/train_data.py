@@ -9,7 +9,7 @@ import random
 import tempfile
 import weakref
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from pathlib import Path
@@ -23,6 +23,7 @@ from datasets import Dataset, concatenate_datasets  # type: ignore[import-untype
 from usersim.cli import tell_goals
 from usersim.conditioning import thin
 from usersim.errors import DataError
+from usersim.moves import Act, act_of
 from usersim.records import read_records
 from usersim.render import Example, Renderer
 from usersim.style import measure
@@ -102,10 +103,12 @@ def training_rows(
     seed: int,
     windows_per_conversation: int | None = None,
     openings: float = 0.0,
+    borrowed: Mapping[int, Sequence[str]] | None = None,
 ) -> Iterator[Row]:
     """`epochs` passes in a row, each shuffled and thinned on its own, so that one sequential pass trains all.
 
-    `openings`: the share of conversations of which only the opening is taken, see `opening`.
+    `openings`: the share of conversations of which only the opening is taken, see `opening`. `borrowed`: by index,
+    what stands for the unsaid of a conversation that has none, see `usersim.borrowed`.
     """
     for epoch in range(epochs):
         order = list(range(len(conversations)))
@@ -116,12 +119,38 @@ def training_rows(
             short = rng.random() < openings
             if short:
                 conversation = opening(conversation)
-            profile = thin(conversation.profile, rng)
+            # An opening has no facets to be counted.
+            unsaid = () if short else conversation.unsaid or (borrowed or {}).get(index, ())
+            profile = thin(conversation.profile, rng, unsaid=unsaid)
             wording = rng if rng.random() < PARAPHRASED and not short else None
+            acts = told_acts(conversation, rng) if renderer.settings.acts and not short else ()
             windows = list(
-                renderer.examples(conversation, profile=profile, max_tokens=max_tokens, wording=wording)
+                renderer.examples(
+                    conversation, profile=profile, max_tokens=max_tokens, wording=wording, acts=acts
+                )
             )
             yield from map(row, _some(windows, windows_per_conversation, rng))
+
+
+TOLD_CONVERSATIONS = 0.5
+TOLD_TURNS: dict[Act, float] = {"asks": 0.25, "objects": 1.0, "corrects": 1.0, "answers": 1.0, "thanks": 1.0}
+"""Chance that acts are told in a conversation, and then of each turn: 38 % of people's later turns ask, 4 % answer, 2 %
+object, fewer than 1 % correct or thank, so that the rare ones would hardly be learnt at one rate for all."""
+
+
+def told_acts(conversation: Conversation, rng: random.Random) -> list[Act | None]:
+    """What is told of each user turn: in half of the conversations nothing, in the others few."""
+    if rng.random() >= TOLD_CONVERSATIONS:
+        return []
+    told: list[Act | None] = []
+    answer: str | None = None
+    for turn in conversation.turns:
+        if turn.role == "assistant":
+            answer = turn.text
+        else:
+            act, draw = act_of(turn.text, answer), rng.random()
+            told.append(act if act is not None and draw < TOLD_TURNS[act] else None)
+    return told
 
 
 def opening(conversation: Conversation) -> Conversation:
@@ -150,8 +179,11 @@ def _some(windows: list[Example], most: int | None, rng: random.Random) -> list[
 
 
 def row(example: Example) -> Row:
-    labels = [token if on else IGNORED for token, on in zip(example.ids, example.supervised, strict=True)]
-    return {"input_ids": example.ids, "labels": labels}
+    """Up to the last supervised token: nothing is learnt after it."""
+    used = max((i + 1 for i, on in enumerate(example.supervised) if on), default=len(example.ids))
+    ids, supervised = example.ids[:used], example.supervised[:used]
+    labels = [token if on else IGNORED for token, on in zip(ids, supervised, strict=True)]
+    return {"input_ids": ids, "labels": labels}
 
 
 def without_labels(row: Row) -> Row:

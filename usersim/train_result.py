@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from transformers import AutoModelForCausalLM, TrainerState
 
 from usersim.base import UserBase, save_user_lm
 from usersim.errors import BackendError, ConfigError
+from usersim.ledger import Stretch, write_ledger
 from usersim.records import write_json
-from usersim.render import SETTINGS_FILE
+from usersim.render import write_settings
 from usersim.runs import BASE, RunDir, has_come_of_it
 
 STATE = "trainer_state.json"
@@ -42,8 +43,13 @@ def saving(folder: Path) -> Iterator[None]:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest complete one."""
+    return next(iter(complete_checkpoints(folder)), None)
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """Newest first."""
     complete = [path for path in _checkpoints(folder) if _is_complete(path)]
-    return max(complete, key=step_of, default=None)
+    return sorted(complete, key=step_of, reverse=True)
 
 
 def drop_incomplete(folder: Path) -> None:
@@ -100,8 +106,47 @@ def _sample_hash(model: Any) -> str:
     return digest.hexdigest()
 
 
-def save_result(run: RunDir, base: UserBase, trainer: Any, *, named_base: str, facts: dict[str, Any]) -> Path:
-    """`adapter/` in bf16 (LoRA) or `model/` (full), first under a temporary name; then summary.json.
+def average(trainer: Any, count: int, last: Mapping[str, float]) -> dict[str, Any]:
+    """The mean of the last `count` checkpoints' weights into the model, where its dev loss is below `last`'s.
+
+    Of a LoRA it is the mean of A and the mean of B: checkpoints of one run lie close together, and there that differs
+    from the mean of their products only by products of their differences. Returns the dev loss of what is kept.
+    """
+    checkpoints = complete_checkpoints(Path(trainer.args.output_dir))[:count]
+    if len(checkpoints) < 2:
+        return {**last, "averaged": 1}
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    own = {name: p.detach().clone() for name, p in trained.items()}
+    sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in own.items()}
+    for checkpoint in checkpoints:
+        _load_weights(trainer, checkpoint)
+        for name, p in trained.items():
+            sums[name] += p.detach()
+    _put(trained, {name: total / len(checkpoints) for name, total in sums.items()})
+    mean = trainer.dev_loss()
+    if mean["eval_loss"] < last["eval_loss"]:
+        return {**mean, "averaged": len(checkpoints), "eval_loss_last": last["eval_loss"]}
+    _put(trained, own)
+    return {**last, "averaged": 1, "eval_loss_averaged": mean["eval_loss"]}
+
+
+@torch.no_grad()
+def _put(parameters: Mapping[str, Any], values: Mapping[str, torch.Tensor]) -> None:
+    for name, parameter in parameters.items():
+        parameter.copy_(values[name])
+
+
+def save_result(
+    run: RunDir,
+    base: UserBase,
+    trainer: Any,
+    *,
+    named_base: str,
+    facts: dict[str, Any],
+    ledger: Sequence[Stretch] = (),
+) -> Path:
+    """`adapter/` in bf16 (LoRA) or `model/` (full) with its ledger, first under a temporary name; then summary.json.
 
     Every process has to call it; the main one writes.
     """
@@ -118,6 +163,7 @@ def save_result(run: RunDir, base: UserBase, trainer: Any, *, named_base: str, f
             _save_adapter(base, model, folder, named_base=named_base)
         else:
             save_user_lm(base, model, folder)
+        write_ledger(folder, ledger)
     _replace(target, folder)
     write_json(run.path / "summary.json", {**facts, "out": str(target)})
     return target
@@ -137,7 +183,7 @@ def _save_adapter(base: UserBase, model: PeftModel, folder: Path, *, named_base:
     model.peft_config["default"].base_model_name_or_path = named_base
     model.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # an empty template; a model card is written by hand
-    write_json(folder / SETTINGS_FILE, base.settings.model_dump(mode="json"))
+    write_settings(base.settings, folder)
 
 
 def _replace(target: Path, folder: Path) -> None:
@@ -155,6 +201,10 @@ def load_checkpoint(trainer: Any, checkpoint: Path | None) -> None:
     if checkpoint is None:
         raise ConfigError(f"{trainer.args.output_dir}: no checkpoint to export yet")
     trainer.state = TrainerState.load_from_json(str(checkpoint / STATE))
+    _load_weights(trainer, checkpoint)
+
+
+def _load_weights(trainer: Any, checkpoint: Path) -> None:
     if isinstance(trainer.model, PeftModel):
         trainer.model.load_adapter(str(checkpoint), "default", is_trainable=False)
         return

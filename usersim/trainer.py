@@ -18,8 +18,8 @@ from usersim.train_result import saving
 
 class UserTrainer(SFTTrainer):
     stop_ids: tuple[int, ...] = ()
-    emphasis: float = 0.0
-    """Set by `train`; see `TrainConfig.emphasis`."""
+    emphasis: tuple[float, float] = (0.0, 0.0)
+    """At the first step and at the last, set by `train`; see `TrainConfig.emphasis`."""
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -36,17 +36,22 @@ class UserTrainer(SFTTrainer):
         total_S = logits_SV.logsumexp(-1)
         nll_S = total_S - logits_SV.gather(1, labels_S.unsqueeze(1)).squeeze(1)
         loss = nll_S.sum()
-        if model.training and self.emphasis:
+        if model.training and (emphasis := self.emphasis_now):
             first_S = torch.where(positions > 0, labels[positions - 1], IGNORED) == IGNORED
             stop_S = logits_SV[:, list(self.stop_ids)].logsumexp(-1) - total_S
             stops_S = torch.isin(labels_S, torch.tensor(self.stop_ids, device=labels_S.device))
-            loss = loss + self.emphasis * decisions(nll_S, first_S, stop_S, stops_S)
+            loss = loss + emphasis * decisions(nll_S, first_S, stop_S, stops_S)
         if num_items_in_batch is None:
             loss = loss / max(1, len(positions))
         else:
             # The count is over all processes, and DDP and FSDP take the mean of the gradients over them.
             loss = loss * self.accelerator.num_processes / num_items_in_batch
         return (loss, outputs) if return_outputs else loss
+
+    @property
+    def emphasis_now(self) -> float:
+        first, last = self.emphasis
+        return first + (last - first) * self.state.global_step / max(1, self.state.max_steps - 1)
 
     def _clip_grad_norm(self, model: Any) -> Any:
         """Raises before the optimiser steps, so that no checkpoint can hold what such gradients make of weights."""
@@ -70,8 +75,14 @@ class UserTrainer(SFTTrainer):
         with saving(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"):
             super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call]
 
-    @torch.no_grad()
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        metrics = self.dev_loss()
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    @torch.no_grad()
+    def dev_loss(self) -> dict[str, float]:
         """NLL per supervised token over all dev windows, nats (a mean of batch means would weigh short windows up)."""
         model: Any = self.model
         model.eval()
@@ -84,10 +95,7 @@ class UserTrainer(SFTTrainer):
         total, tokens = self.accelerator.reduce(sums).tolist()
         if not math.isfinite(total):
             raise self._not_finite("the dev loss")
-        metrics = {"eval_loss": total / tokens, "eval_perplexity": math.exp(min(total / tokens, 50))}
-        self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        return {"eval_loss": total / tokens, "eval_perplexity": math.exp(min(total / tokens, 50))}
 
     def _share_of_dev(self) -> Iterator[dict[str, Any]]:
         """Every `processes`-th window, and as many forward passes in each process: sharded weights wait for all."""

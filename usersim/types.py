@@ -151,6 +151,9 @@ class Conversation(Record):
     """What the corpus says about the text: `toxic`, `redacted` …"""
     satisfied: Literal["yes", "no", "unclear"] | None = None
     """Whether the person seemed to have got what they wanted, where somebody judged it."""
+    unsaid: tuple[NonEmpty, ...] = ()
+    """What this person plausibly wanted or knew and never said. No part of the profile, so nothing shows it; training
+    mixes some into the facets, for their number must not say when a person leaves."""
 
     @model_validator(mode="after")
     def _alternates(self) -> Conversation:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import random
 import sys
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from usersim.attempts import CUT, Tries
 from usersim.guards import Guards, rejection
+from usersim.moves import Act
 from usersim.noise import nth_seed, sampler_seed
 from usersim.render import Renderer
 from usersim.sampling import Draw, EndPolicy, Leaving, Sampled, SampledPiece, Sampler, Sampling, TurnPiece
@@ -20,6 +22,7 @@ from usersim.types import Goal, Turn, UserProfile, UserTurn
 
 COLD = 1e-5
 """Samplers take the likeliest token below this temperature."""
+Drawn = TypeVar("Drawn", Sampled, SampledPiece)
 
 
 class UserLM:
@@ -62,18 +65,20 @@ class UserLM:
         affinity: str | None = None,
         logprobs: int | None = None,
         common_noise: bool | None = None,
+        act: Act | None = None,
     ) -> list[UserTurn]:
         """`n` independent next turns; one prefill for all of them.
 
         The same seed and the same prompt give the same turn on the local backend; with vLLM a turn also depends,
         through rounding, on what else is in the engine's batch. A turn's `seed` gives it again, alone. At
         temperature 0 all `n` are one; what the guards refuse of it is drawn warm, from the same noise every time.
-        `logprobs` makes them `DetailedTurn`s, with that many of the likeliest tokens at every position.
+        `logprobs` makes them `DetailedTurn`s, with that many of the likeliest tokens at every position. `act` asks for
+        what the turn is to do, of a model that was trained to be told (`RenderSettings.acts`).
         Raises RenderError (history), BackendError (engine), GuardError (every attempt at one rejected).
         """
         end = end or self.end
         common = self.common_noise if common_noise is None else common_noise
-        asked = self._asked(profile, turns, sampling, end, affinity, logprobs)
+        asked = self._asked(profile, turns, sampling, end, affinity, logprobs, act)
         whole, cold = self._wants_whole(sampling), asked.sampling.temperature < COLD
         tries = Tries(1 if cold else n, lenient=cold)
         given = 0 if cold and seed is None else seed
@@ -85,9 +90,11 @@ class UserLM:
             shift = attempt * 1_000_003
             fresh = replace(asked, n=len(missing), seed=None if base is None else base + shift)
             drawn = await self.sampler.sample(self._warm(fresh) if cold and attempt else fresh)
+            drawn = [self._calibrated(sampled, turns) for sampled in drawn]
             for place, (index, sampled) in enumerate(zip(missing, drawn, strict=True)):
                 own = seed if cold or seed is None else nth_seed(seed, shift + place, common=common)
-                said = self._read(sampled, end, turns, own, detailed=logprobs is not None)
+                noise = self._end_noise(asked, own, common=common, cold=cold)
+                said = self._read(sampled, end, turns, own, noise, detailed=logprobs is not None)
                 tries.add(index, said, self._refusal(said, profile.goal, turns, whole))
         tries.settle()
         self.rejections.update(tries.reasons)
@@ -105,6 +112,7 @@ class UserLM:
         affinity: str | None = None,
         logprobs: bool = False,
         common_noise: bool | None = None,
+        act: Act | None = None,
     ) -> AsyncGenerator[TurnPiece | UserTurn, None]:
         """One turn as it is said: `TurnPiece`s, then the whole as a `UserTurn`. A user who leaves says nothing.
 
@@ -113,24 +121,27 @@ class UserLM:
         """
         end = end or self.end
         common = self.common_noise if common_noise is None else common_noise
-        asked = self._asked(profile, turns, sampling, end, affinity)
+        asked = self._asked(profile, turns, sampling, end, affinity, act=act)
         if seed is not None:
             asked = replace(asked, seed=sampler_seed(seed, asked.prompt_ids, common=common))
+        cold = asked.sampling.temperature < COLD
+        noise = self._end_noise(asked, seed, common=common, cold=cold)
         shown, ids, logps = TextStream(self.renderer), list[int](), list[float]()
         async with aclosing(self.sampler.stream(asked)) as pieces:
-            async for piece in pieces:
+            async for drawn in pieces:
+                piece = self._calibrated(drawn, turns)
                 if not ids:
                     yield TurnPiece(text="", end_probability=_share(piece.end_probability))
                 ids += piece.token_ids
                 logps += piece.logprobs
-                if _decided(piece, end, turns):
+                if _decided(piece, end, turns, noise):
                     break
                 fresh = shown.push(piece.token_ids)
                 tokens = trace(self.renderer, piece.token_ids, piece.logprobs) if logprobs else ()
                 if fresh or tokens:
                     yield TurnPiece(text=fresh, end_probability=_share(piece.end_probability), tokens=tokens)
         sampled = Sampled(ids, logps, piece.finish or "stop", piece.end_probability, piece.end_is_likeliest)
-        said = self._read(sampled, end, turns, seed, detailed=logprobs)
+        said = self._read(sampled, end, turns, seed, noise, detailed=logprobs)
         if rest := shown.finish(said.text):
             yield TurnPiece(text=rest, end_probability=said.end_probability)
         why = self._refusal(said, profile.goal, turns, self._wants_whole(sampling))
@@ -149,7 +160,8 @@ class UserLM:
         end = end or self.end
         one = Sampling(temperature=0, max_tokens=1)
         asked = replace(self._asked(profile, turns, one, end, affinity), ban_ids=())
-        (sampled,) = await self.sampler.sample(asked)
+        (drawn,) = await self.sampler.sample(asked)
+        sampled = self._calibrated(drawn, turns)
         mode: Literal["greedy", "threshold"] = "greedy" if end.mode == "greedy" else "threshold"
         ends = end.mode != "never" and _decided(sampled, end.model_copy(update={"mode": mode}), turns)
         return Leaving(
@@ -166,13 +178,16 @@ class UserLM:
         end: EndPolicy,
         affinity: str | None,
         top_logprobs: int | None = None,
+        act: Act | None = None,
     ) -> Draw:
         settings, sampling = self.renderer.settings, sampling or self.sampling
-        prompt = self.renderer.prompt(profile, turns)
+        prompt = self.renderer.prompt(profile, turns, act=act)
         # Whoever scores what was said (`top_logprobs`) needs a place after it.
         room = max(1, settings.context_tokens - len(prompt) - bool(top_logprobs))
         # Threshold and greedy read P(end) from the same call, which is raw: a ban does not touch it.
-        banned = end.mode != "sample" or not _may_end(end, turns)
+        # So is a calibrated one: words are drawn as if nobody left, and leaving apart from them (`_end_noise`).
+        apart = end.mode != "sample" or settings.calibration is not None
+        banned = apart or not _may_end(end, turns)
         return Draw(
             prompt,
             self.renderer.stop_ids,
@@ -183,6 +198,27 @@ class UserLM:
             top_logprobs=top_logprobs or 0,
             rank_watched=end.mode == "greedy",
         )
+
+    def _calibrated(self, drawn: Drawn, turns: Sequence[Turn]) -> Drawn:
+        """`drawn` with P(end) as it counts; which token is the likeliest stays as the model has it."""
+        spoken = sum(turn.role == "user" for turn in turns)
+        settings = self.renderer.settings
+        return replace(
+            drawn, end_probability=settings.end_probability(drawn.end_probability, user_turns=spoken)
+        )
+
+    def _end_noise(self, asked: Draw, seed: int | None, *, common: bool, cold: bool) -> float | None:
+        """Where P(end) is calibrated and leaving is sampled: the person leaves if this lies below P(end).
+
+        From the noise of the turn's seed; at temperature 0 a half. None where the drawn token itself says it.
+        """
+        if self.renderer.settings.calibration is None:
+            return None
+        if cold:
+            return 0.5
+        if seed is None:
+            return random.random()
+        return random.Random(f"end:{sampler_seed(seed, asked.prompt_ids, common=common)}").random()
 
     def _warm(self, asked: Draw) -> Draw:
         usual = self.sampling.temperature
@@ -206,12 +242,13 @@ class UserLM:
         end: EndPolicy,
         turns: Sequence[Turn],
         seed: int | None,
+        noise: float | None,
         *,
         detailed: bool,
     ) -> UserTurn:
         text, ends = self.renderer.read(sampled.token_ids)
         logprob, ids = sum(sampled.logprobs), sampled.token_ids
-        if _decided(sampled, end, turns):  # the words drawn beside are not what was said
+        if _decided(sampled, end, turns, noise):  # the words drawn beside are not what was said
             ends, ids = True, []
             logprob = math.log(max(sampled.end_probability, sys.float_info.min))
         said: dict[str, Any] = {
@@ -238,10 +275,14 @@ def _may_end(end: EndPolicy, turns: Sequence[Turn]) -> bool:
     return end.mode != "never" and spoken >= end.min_user_turns
 
 
-def _decided(first: Sampled | SampledPiece, end: EndPolicy, turns: Sequence[Turn]) -> bool:
-    """Whether P(end) alone ends the conversation."""
-    if not _may_end(end, turns) or end.mode not in ("threshold", "greedy"):
+def _decided(
+    first: Sampled | SampledPiece, end: EndPolicy, turns: Sequence[Turn], noise: float | None = None
+) -> bool:
+    """Whether P(end) alone ends the conversation; `noise`: of a sampled decision, see `UserLM._end_noise`."""
+    if not _may_end(end, turns):
         return False
+    if end.mode == "sample":
+        return noise is not None and noise < first.end_probability
     return first.end_is_likeliest if end.mode == "greedy" else first.end_probability >= end.threshold
 
 

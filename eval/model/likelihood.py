@@ -61,8 +61,10 @@ class UserScorer:
         end_id = self.renderer.settings.end_of_conversation_id
         turns: list[TurnScore] = []
         closing = None
+        settings = self.renderer.settings
         for example in self.renderer.examples(conversation, profile=profile):
-            for positions, logprobs, ends in self._runs(example):
+            for positions, logprobs, raw in self._runs(example):
+                ends = settings.end_probability(raw, user_turns=len(turns))
                 ids = [example.ids[position] for position in positions]
                 if ids == [end_id]:
                     closing = ends

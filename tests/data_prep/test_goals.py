@@ -91,6 +91,21 @@ def test_satisfaction_is_carried_over_unless_turns_it_speaks_of_are_missing(tmp_
     assert goals.summary()["satisfied_joined"] == 1
 
 
+def test_what_was_never_said_is_kept_apart_from_the_goal(tmp_path: Path) -> None:
+    row = {
+        "id": "a",
+        "goal": "plan a walk",
+        "facets": [{"text": "by the sea"}],
+        "unsaid": ["is afraid of dogs"],
+    }
+    goals = read_goals([goals_file(tmp_path / "goals.jsonl", row)])
+    goals.see("a")
+    joined = goals.join(conversation("a"))
+    assert joined.unsaid == ("is afraid of dogs",)
+    assert "dogs" not in joined.profile.model_dump_json()
+    assert goals.join(conversation("b")).unsaid == ()
+
+
 def test_personas_can_be_replaced_before_they_are_joined(tmp_path: Path) -> None:
     rows = [{"id": id_, "goal": "User wants to hike", "persona": f"hiker {id_}"} for id_ in "abc"]
     goals = read_goals([goals_file(tmp_path / "g.jsonl", *rows)])

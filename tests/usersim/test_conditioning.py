@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -160,7 +161,8 @@ def test_every_part_is_dropped_on_its_own_at_its_rate() -> None:
     assert sum(facets) / len(facets) == pytest.approx(4 * KEPT["facets"] * KEPT["facet"], abs=0.1)
     described = [bool(p.persona and p.persona.description) for p in drawn]
     assert sum(described) / 3000 == pytest.approx(KEPT["description"], abs=0.03)
-    assert len(styled) / 3000 == pytest.approx(KEPT["style"], abs=0.04)
+    none_drawn = sum((1 - rate) ** len(SAID) for rate in KEPT_ATTRIBUTES) / len(KEPT_ATTRIBUTES)
+    assert len(styled) / 3000 == pytest.approx(KEPT["style"] * (1 - none_drawn), abs=0.03)
     both = sum(bool(p.goal) and not stated(p) for p in drawn) / 3000
     assert both == pytest.approx(KEPT["goal"] * (1 - len(styled) / 3000), abs=0.03)
 
@@ -171,6 +173,26 @@ def test_one_attribute_alone_and_all_sixteen_occur() -> None:
     assert counts.count(1) / 3000 > 0.02
     each = [sum(name in stated(thin(EVERYTHING, random.Random(s))) for s in range(500)) for name in SAID]
     assert max(each) - min(each) < 0.15 * 500
+
+
+def test_what_was_never_said_comes_among_the_facets_in_any_number_and_place() -> None:
+    unsaid = ("never 1", "never 2", "never 3", "never 4")
+    drawn = [thin(EVERYTHING, random.Random(seed), unsaid=unsaid).goal for seed in range(4000)]
+    facets = [[facet.text for facet in goal.facets] for goal in drawn if goal and goal.facets]
+    added = Counter(sum(text in unsaid for text in texts) for texts in facets)
+    shares = [added[count] / len(facets) for count in range(5)]
+    assert shares == pytest.approx([0.25, 0.25, 0.25, 0.25, 0], abs=0.04)
+    bare = sum(not goal.facets for goal in drawn if goal) / sum(bool(goal) for goal in drawn)
+    assert bare == pytest.approx(1 - KEPT["facets"] * (1 - 0.4**4 / 4), abs=0.03)
+    mixed = [texts for texts in facets if 0 < sum(text in unsaid for text in texts) < len(texts)]
+    last = sum(texts[-1] in unsaid for texts in mixed) / len(mixed)
+    expected = sum(sum(text in unsaid for text in texts) / len(texts) for texts in mixed) / len(mixed)
+    assert last == pytest.approx(
+        expected, abs=0.05
+    )  # a place at random: what is unsaid is last as often as elsewhere
+    assert all(len(set(texts)) == len(texts) for texts in facets)
+    plain = thin(EVERYTHING, random.Random(1)).goal
+    assert plain is None or not any(facet.text in unsaid for facet in plain.facets)
 
 
 def test_thinning_draws_the_same_whatever_the_persona_holds() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -134,6 +135,34 @@ def test_windows_cut_at_turn_boundaries_and_keep_the_end() -> None:
     assert supervised_text(r, conversation)[0] == "".join(f"user line {i}" for i in range(0, 12, 2))
 
 
+def test_a_later_window_never_begins_with_a_supervised_turn_and_repeats_what_it_answers() -> None:
+    r = renderer()
+    for length in range(150, 420, 7):
+        lines = [f"user line {i}" if i % 2 == 0 else f"answer number {i}" for i in range(16)]
+        windows = list(r.examples(talk(*lines), max_tokens=length))
+        said = [r.decode([t for t, on in zip(w.ids, w.supervised, strict=True) if on]) for w in windows]
+        assert "".join(said).count("user line") == 8
+        for window, words in zip(windows[1:], said[1:], strict=True):
+            before = r.decode(window.ids[: window.supervised.index(True)])
+            spoken = int(words.split("<|im_end|>")[0].split()[2]) if "user" in words else 16  # 16: the end
+            assert (
+                before.rindex("assistant")
+                < before.rindex(f"answer number {spoken - 1}")
+                < before.rindex("user")
+            )
+
+
+def test_an_overlap_is_at_most_a_third_and_as_much_as_fits_there() -> None:
+    # ChatML in bytes: 12 + 1 for a user turn's frame (start, "user", newline, end, newline), so 20 a turn here.
+    r = renderer()
+    conversation = talk(*["u" * 12, "a" * 7] * 10)
+    system = len(r.prompt(UserProfile(), [])) - len(r.encode("user\n")) - 1
+    first, second, *_ = r.examples(conversation, max_tokens=system + 120)
+    assert len(first.ids) == system + 100  # three user turns and two answers; a fourth would make 140
+    overlap = second.supervised.index(True) - system
+    assert overlap == 20 + 20 + 6  # the answer, the turn that it answered and the header of the next
+
+
 def test_goal_persona_and_style_are_rendered_in_this_order() -> None:
     profile = UserProfile(
         goal=Goal(summary="Plan a trip.", facets=(Facet(text="by train"), Facet(text="two people"))),
@@ -211,6 +240,45 @@ def test_supervised_text_is_the_users_words_whatever_they_are(texts: list[str]) 
     assert controls == [END] * len(texts[::2]) + [LEFT] * answered
 
 
+def telling() -> Renderer:
+    return Renderer(byte_tokenizer(CHATML), renderer().settings.model_copy(update={"acts": True}))
+
+
+def test_an_act_stands_right_before_the_turn_and_nowhere_in_a_prompt_to_come() -> None:
+    r, turns = telling(), talk("hi", "hello there", "bye", "see you").turns
+    plain, told = r.prompt(UserProfile(), turns[:2]), r.prompt(UserProfile(), turns[:2], act="asks")
+    header = len(r.encode("user\n")) + 1
+    note = [START, *r.encode("system\nYou ask about it."), END, *r.encode("\n")]
+    assert told == [*plain[:-header], *note, *plain[-header:]]
+    longer = r.prompt(UserProfile(), turns, act="thanks")
+    assert longer[: len(plain) - header] == plain[:-header]
+    assert "ask about" not in r.decode(longer)
+
+
+def test_an_act_trained_on_is_the_act_of_the_prompt_and_not_supervised() -> None:
+    r, conversation = telling(), talk("hi", "hello there", "bye", "see you")
+    (example,) = r.examples(conversation, acts=[None, "thanks"])
+    prompt = r.prompt(conversation.profile, conversation.turns[:2], act="thanks")
+    assert example.ids[: len(prompt)] == prompt
+    said = [t for t, on in zip(example.ids, example.supervised, strict=True) if on and t not in r.control_ids]
+    assert r.decode(said) == "hibye"
+
+
+def test_a_model_that_was_not_told_acts_refuses_them() -> None:
+    with pytest.raises(RenderError, match="act=asks: this model was not trained to be told"):
+        renderer().prompt(UserProfile(), talk("hi", "hello").turns, act="asks")
+
+
 def test_fingerprint_changes_with_the_policy() -> None:
     assert renderer().fingerprint == renderer().fingerprint != renderer(user_head=7).fingerprint
+    assert telling().fingerprint != renderer().fingerprint
+    # What earlier versions computed for the same settings: answers say by it which rendering made them.
+    facts = (
+        '{"template":"userlm-v1","chat_format":"chatml","end_of_turn_id":2,"end_of_conversation_id":3,'
+        '"context_tokens":2000,"limits":{"assistant_head":500,"assistant_tail":16,"user_head":500,"user_tail":32}}'
+        "[[], [266]]"
+    )
+    newline = renderer().encode("\n")
+    facts = facts.replace("[266]", json.dumps(newline))
+    assert renderer().fingerprint == hashlib.sha256(facts.encode()).hexdigest()[:16]
     assert json.loads(renderer().settings.model_dump_json())["template"] == "userlm-v1"

@@ -346,5 +346,5 @@ def test_thinning_is_seeded_and_every_part_is_sometimes_dropped() -> None:
     bare = sum(t.goal is not None and not t.goal.facets for t in thinned) / 400
     described = sum(bool(t.persona and t.persona.description) for t in thinned) / 400
     assert 0.78 < with_goal < 0.92
-    assert 0.2 < bare < 0.45
+    assert 0.45 < bare / with_goal < 0.7  # no facets half of the time, and each of three dropped now and then
     assert 0.42 < described < 0.58

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,12 +19,13 @@ from usersim.base import load_user_base
 from usersim.commands.train import main
 from usersim.config import load_config
 from usersim.errors import ConfigError, DataError
+from usersim.ledger import read_ledger
 from usersim.model import resolve
 from usersim.records import whole_lines, write_records
 from usersim.train import LoraSettings, TrainConfig, train
 from usersim.train_config import check
 from usersim.train_data import IGNORED, Amounts, load_corpus, opening, training_rows, write_rows
-from usersim.trainer import decisions
+from usersim.trainer import UserTrainer, decisions
 from usersim.types import Conversation, Goal, Turn, UserProfile
 
 
@@ -210,6 +212,17 @@ def test_an_opening_has_the_style_of_its_own_words_and_no_end(tiny_base: Path) -
         assert end not in made["input_ids"]
 
 
+def test_a_row_ends_with_its_last_supervised_token(tiny_base: Path) -> None:
+    renderer = load_user_base(tiny_base).renderer
+    cut = talk("hi", "a long answer that nobody replies to", ended_by="cut")
+    (made,) = training_rows([cut], renderer, max_tokens=400, epochs=1, seed=0)
+    assert (made["input_ids"][-1], made["labels"][-1]) == (renderer.settings.end_of_turn_id,) * 2
+    assert [label for label in made["labels"] if label != IGNORED] == [
+        *renderer.encode("hi"),
+        made["labels"][-1],
+    ]
+
+
 def test_where_nobody_speaks_for_the_person_there_is_no_opening() -> None:
     silent = talk("hi", "Hello!").model_copy(update={"turns": (Turn(role="assistant", text="Hello!"),)})
     assert opening(silent) == silent
@@ -276,3 +289,83 @@ def test_memory_settings_do_not_change_the_course(
     plain, changed = (losses(tmp_path / name) for name in ("plain", "changed"))
     # bf16 arithmetic in another order; a mean over windows in place of tokens would show as 1e-1.
     assert changed == pytest.approx(plain, abs=5e-3)
+
+
+def test_a_run_goes_on_where_the_ledger_says_that_the_last_one_stopped(
+    tiny_base: Path, data: Path, tmp_path: Path
+) -> None:
+    first = config(tiny_base, data, tmp_path / "one", max_steps=3, schedule="constant", warmup=0.3)
+    adapter = train(first)
+    (stretch,) = read_ledger(adapter)
+    assert (stretch.first, stretch.last, stretch.pass_windows, stretch.steps) == (0, 12, 24, 3)
+    rates = [v["learning_rate"] for _, _, v in whole_lines(tmp_path / "one" / "metrics.jsonl") if "loss" in v]
+    assert rates[-1] == first.lr  # it has not fallen: the next run goes on at this rate
+
+    changes = {"start": str(tmp_path / "one"), "skip": "ledger", "schedule": "linear", "max_steps": None}
+    second = config(tiny_base, data, tmp_path / "two", **changes)
+    (before, after) = read_ledger(train(second))
+    assert before == stretch
+    assert (after.first, after.last, after.rows_sha256) == (12, 24, stretch.rows_sha256)
+    assert before.tokens + after.tokens == after.pass_tokens
+    summary = json.loads((tmp_path / "two" / "summary.json").read_text())
+    assert (summary["windows_skipped"], summary["tokens_before"]) == (12, stretch.tokens)
+
+    with pytest.raises(ConfigError, match="stopped at window 12 of 24 in other rows"):
+        train(config(tiny_base, data, tmp_path / "three", **changes, seed=1))
+    with pytest.raises(ConfigError, match="all 24 windows of the pass are behind"):
+        train(config(tiny_base, data, tmp_path / "three", **{**changes, "start": str(tmp_path / "two")}))
+    (adapter / "ledger.json").unlink()
+    with pytest.raises(ConfigError, match=r"has no ledger\.json; give the windows as skip=N"):
+        train(config(tiny_base, data, tmp_path / "three", **changes))
+
+
+def test_a_damaged_ledger_is_named(tmp_path: Path) -> None:
+    for text in ("[{}]", "{", "[1]"):
+        (tmp_path / "ledger.json").write_text(text)
+        with pytest.raises(ConfigError, match=r"ledger\.json: damaged"):
+            read_ledger(tmp_path)
+    assert read_ledger(tmp_path / "elsewhere") == ()
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_the_result_is_the_mean_of_the_last_checkpoints_where_that_is_better(
+    tiny_base: Path, data: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = iter(
+        [{"eval_loss": 5.0, "eval_perplexity": 148.0}, {"eval_loss": 4.0, "eval_perplexity": 54.6}]
+    )
+    monkeypatch.setattr(UserTrainer, "dev_loss", lambda self: next(figures))  # of the last one, of the mean
+    out = tmp_path / "run"
+    settings = config(
+        tiny_base, data, out, method=method, save_every=1, average=3, max_steps=12, eval_every=12
+    )
+    folder = train(settings)
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["averaged"], summary["eval_loss"], summary["eval_loss_last"]) == (3, 4, 5)
+    name = "adapter_model.safetensors" if method == "lora" else "model.safetensors"
+    saved = load_file(folder / name)
+    steps = [load_file(out / "checkpoints" / f"checkpoint-{step}" / name) for step in (10, 11, 12)]
+    some = [key for key in saved if "layers" in key and key in steps[0]]
+    assert len(some) > 4
+    for key in some:
+        mean = sum(step[key].double() for step in steps) / 3
+        assert torch.allclose(saved[key].double(), mean, atol=0.01 * float(mean.abs().max()))
+
+
+def test_a_mean_that_is_worse_is_not_kept(tiny_base: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"  # it learns at every step, so what came before is worse
+    train(config(tiny_base, data, out, max_steps=4, save_every=1, average=3, schedule="constant"))
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["averaged"] == 1
+    assert summary["eval_loss"] < summary["eval_loss_averaged"]
+
+
+def test_emphasis_falls_in_a_straight_line() -> None:
+    seen = []
+    for step in range(5):
+        state = SimpleNamespace(global_step=step, max_steps=5)
+        trainer = SimpleNamespace(emphasis=(4.0, 0.0), state=state)
+        seen.append(UserTrainer.emphasis_now.fget(trainer))  # type: ignore[attr-defined]
+    assert seen == [4, 3, 2, 1, 0]
+    assert TrainConfig(emphasis=4).emphases == (4, 4)
+    assert TrainConfig(emphasis=4, emphasis_end=0).emphases == (4, 0)
