@@ -22,8 +22,9 @@ from typing import Any
 
 from data_prep.annotated import annotated
 from eval.next_turn.selftest import one_simulator, sample, self_test
-from eval.next_turn.selftest_command import config_of, load_instruments
+from eval.next_turn.selftest_command import config_of
 from eval.next_turn.selftest_page import headline, terminal, write_selftest
+from eval.next_turn.vector import instruments
 from usersim.cli import console, emit_json
 from usersim.records import read_conversations
 from usersim.types import Conversation
@@ -39,10 +40,10 @@ def main(argv: list[str] | None = None) -> None:
     n = len({prefix.conversation for prefix in chosen.prefixes})
     console.print(f"{n} conversations: all metrics of people and one simulator")
     start = time.monotonic()
-    instruments = load_instruments(chosen, config)
-    one_simulator(chosen, instruments, config)
+    metrics = instruments(chosen, config)
+    one_simulator(chosen, metrics, config)
     seconds = time.monotonic() - start
-    report = self_test(chosen, instruments, config, progress=console.print)
+    report = self_test(chosen, metrics, config, progress=console.print)
     if args.out:
         write_selftest(report, args.out)
     console.print(terminal(report))

@@ -25,6 +25,7 @@ SPECS = (
         label="numbers and names of later turns that goal or history holds",
         unit="share of numbers and names",
         is_share=True,
+        is_ratio=True,
         positions="2+",
     ),
     MetricSpec(

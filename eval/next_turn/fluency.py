@@ -17,7 +17,7 @@ import numpy as np
 from eval.estimates import rng_for
 from eval.next_turn.coherence import Coherence
 from eval.next_turn.prefixes import Prefix
-from eval.next_turn.values import MetricSpec, Values
+from eval.next_turn.values import Metric, MetricSpec, Values
 from usersim.errors import DataError
 
 TOKENS = re.compile(r" ?\w+|[^\w\s]|\s")
@@ -99,7 +99,7 @@ class TurnModel:
         return self._words.bits(TOKENS.findall(text))
 
 
-class LanguageModelFluency:
+class LanguageModelFluency(Metric):
     """`fluency.lm`: bits a character of a turn in its own history, Σ bits / Σ characters of the scored beginnings.
 
     A turn without history follows the bare header of a user message.
@@ -129,7 +129,7 @@ class LanguageModelFluency:
         return {"fluency.lm": Values(bits_P, characters_P)}
 
 
-class NgramFluency:
+class NgramFluency(Metric):
     """`fluency.ngram`: bits a character of a turn's beginning under `TurnModel`, Σ bits / Σ characters.
 
     Build it with `fitted` or `cross_fitted`.
@@ -179,7 +179,12 @@ class NgramFluency:
 
 def _spec(scorer: str, label: str) -> MetricSpec:
     return MetricSpec(
-        key=f"fluency.{scorer}", group="fluency", label=label, unit="bits a character", scorer=scorer
+        key=f"fluency.{scorer}",
+        group="fluency",
+        label=label,
+        unit="bits a character",
+        is_ratio=True,
+        scorer=scorer,
     )
 
 

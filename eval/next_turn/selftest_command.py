@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from usersim.cli import command_line, console, emit_json, load_conversations
-from usersim.errors import ConfigError
 
 if TYPE_CHECKING:
-    from eval.next_turn.selftest import Instruments, Sample
     from eval.next_turn.selftest_report import SelfTestConfig
-
-VECTOR = "eval.next_turn.vector"
-"""Has `instruments(sample, config, quick=…) -> Instruments`: the metrics of `usersim eval next-turn`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,14 +41,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from eval.next_turn.selftest import sample, self_test
     from eval.next_turn.selftest_page import headline, terminal, write_selftest
+    from eval.next_turn.vector import instruments
 
     config = config_of(args.quick, n=args.n, seed=args.seed, language=args.language)
     human = [c for path in args.human for c in load_conversations(path)]
     training = load_conversations(args.train) if args.train else []
     chosen = sample(human, config, training=training, prompted=args.prompted)
-    instruments = load_instruments(chosen, config)
+    metrics = instruments(chosen, config, journal=args.out / "scores.jsonl")
     with console.status("planted users") as status:
-        report = self_test(chosen, instruments, config, progress=status.update)
+        report = self_test(chosen, metrics, config, progress=status.update)
     report = report.model_copy(update={"command": command_line()})
     write_selftest(report, args.out)
     console.print(terminal(report))
@@ -76,21 +71,3 @@ def config_of(quick: bool, *, n: int | None, seed: int, language: str) -> SelfTe
         **({} if n is None else {"n": n}),
     }
     return SelfTestConfig.model_validate({**(QUICK.model_dump() if quick else {}), **given})
-
-
-def load_instruments(chosen: Sample, config: SelfTestConfig) -> Instruments:
-    """The metrics of the next-turn evaluation, fitted where they need it.
-
-    Raises:
-        ConfigError: This installation has none.
-    """
-    try:
-        module = importlib.import_module(VECTOR)
-    except ModuleNotFoundError as error:
-        if error.name != VECTOR:
-            raise
-        raise ConfigError(
-            f"{VECTOR} is missing: this installation has no next-turn metrics to test"
-        ) from error
-    found: Instruments = module.instruments(chosen, config)
-    return found

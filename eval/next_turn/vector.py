@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from eval.estimates import Estimate, rng_for
 from eval.next_turn.acts import Acts
@@ -22,7 +23,7 @@ from eval.next_turn.discriminators import (
     told_apart_specs,
 )
 from eval.next_turn.facts import FactSupport
-from eval.next_turn.fluency import Fluency
+from eval.next_turn.fluency import LanguageModelFluency, NgramFluency
 from eval.next_turn.goal_conditions import GoalCondition
 from eval.next_turn.language_model import LanguageModelScorer
 from eval.next_turn.leaving import LeavingMetrics, leaving_tests, tells_probability
@@ -33,6 +34,7 @@ from eval.next_turn.selftest_report import SelfTestConfig
 from eval.next_turn.turns import SimulatedTurns, shared_prefixes
 from eval.next_turn.values import ClusterSums, Metric, MetricSpec, Values, at_positions, estimate, p_paired
 from usersim.errors import DataError
+from usersim.model import BASE_NAME
 from usersim.types import Conversation, Turn, UserProfile
 
 Step = Callable[[str], None]
@@ -70,7 +72,8 @@ class Vector:
         self.coherence = Coherence(reference.scorer, Contexts.of(spoken, reference.seed))
         self.metrics: list[Metric] = [
             self.coherence,
-            Fluency(self.coherence, reference.training or None, reference.conversations),
+            LanguageModelFluency(self.coherence),
+            self._ngrams(spoken),
             FactSupport(),
             Acts(self._people_of_voices(), seed=reference.seed),
             Copying(reference.training or None),
@@ -79,6 +82,10 @@ class Vector:
             Lexical() if family == "a" else Embedded() for family in reference.families
         ]
         self._people_rows: dict[tuple[str, ...], list[object]] = {}
+
+    def _ngrams(self, spoken: Sequence[Prefix]) -> Metric:
+        turns = [turn.text for c in self.reference.training for turn in c.turns if turn.role == "user"]
+        return NgramFluency.fitted(turns) if turns else NgramFluency.cross_fitted(spoken, self.reference.seed)
 
     def _people_of_voices(self) -> Sequence[Conversation] | None:
         try:
@@ -292,16 +299,26 @@ def instruments(
     chosen: Sample,
     config: SelfTestConfig,
     *,
-    scorer: LanguageModelScorer | None = None,
+    scorer: str | None = BASE_NAME,
+    journal: Path | None = None,
     families: tuple[Family, ...] = ("a", "b"),
 ) -> Instruments:
-    """All metrics, for the self-test on these conversations."""
+    """All metrics, for the self-test on these conversations.
+
+    Args:
+        chosen: Conversations and what planted users are made from.
+        config: Settings of the self-test.
+        scorer: Language model of the contrasts; None leaves its numbers out.
+        journal: Where the language model's scores are kept between runs; in memory otherwise.
+        families: Discriminators.
+    """
+    model = LanguageModelScorer.from_pretrained(scorer, journal=journal) if scorer else None
     vector = Vector(
         Reference(
             chosen.prefixes,
             tuple(conversations_of(chosen.prefixes)),
             tuple(chosen.material.training),
-            scorer,
+            model,
             families,
             config.seed,
         )

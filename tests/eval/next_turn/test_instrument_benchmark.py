@@ -7,7 +7,7 @@ from usersim.records import write_records
 
 
 def test_the_benchmark_writes_flat_keys_without_chat_text(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(instrument, "load_instruments", lambda chosen, config: instruments(chosen.material))
+    monkeypatch.setattr(instrument, "instruments", lambda chosen, config: instruments(chosen.material))
     file, out = tmp_path / "people.jsonl", tmp_path / "out.json"
     write_records(file, varied(60))
     instrument.main(["--quick", "--human", str(file), "--json-out", str(out)])

@@ -168,19 +168,10 @@ def test_few_conversations_missing_goals_and_other_languages_are_said_and_counte
         sample([silent], FAST)
 
 
-def test_the_command_says_so_where_there_are_no_metrics_to_test(tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("eval.next_turn.selftest_command.VECTOR", "eval.next_turn.no_such_module")
-    file = tmp_path / "people.jsonl"
-    write_records(file, varied(10))
-    argv = ["next-turn-selftest", "--human", str(file), "--out", str(tmp_path / "out"), "--quick"]
-    assert run_main(main, argv) == 2
-    assert "no next-turn metrics" in capsys.readouterr().err
-
-
 def test_the_command_writes_the_three_files(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(
-        "eval.next_turn.selftest_command.load_instruments",
-        lambda chosen, config: instruments(chosen.material),
+        "eval.next_turn.vector.instruments",
+        lambda chosen, config, journal: instruments(chosen.material),
     )
     file = tmp_path / "people.jsonl"
     write_records(file, varied(60))
