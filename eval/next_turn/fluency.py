@@ -1,6 +1,7 @@
 """Fluency of turns: bits a character under a language model in context, and under an n-gram model of people's turns.
 
-It is read two-sided: gibberish needs more bits than people's turns, and what everybody expects needs fewer.
+It is read two-sided: what everybody expects needs fewer bits than people's turns. The n-gram model sees the order of
+neighbouring words; gibberish that was cut from the text it was fitted on is smoother to it than people are.
 """
 
 from __future__ import annotations

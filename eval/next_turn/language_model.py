@@ -199,7 +199,7 @@ class LanguageModelScorer:
     """Scorer of user turns in contexts under a causal LM.
 
     Weights are in the precision of this machine, log-probabilities in fp32. In bf16 a score depends on its
-    neighbours in a row by rounding, some hundredths of a nat.
+    neighbours in a row by rounding, up to about 0.1 % of its nats.
 
     Args:
         model: A causal LM of transformers.

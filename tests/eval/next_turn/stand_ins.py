@@ -16,6 +16,7 @@ from eval.next_turn.selftest import Discriminator, Instruments, LeavingNumber
 from eval.next_turn.turns import SimulatedTurns
 from eval.next_turn.values import (
     ClusterSums,
+    Metric,
     MetricSpec,
     Values,
     at_positions,
@@ -32,16 +33,20 @@ def words(text):
     return WORD.findall(text.lower())
 
 
-class Simple:
+class Simple(Metric):
     """One metric from a function of prefix and text; None is undefined."""
 
     def __init__(self, key, of, *, is_share=False, scorer=None):
-        self.specs = [
+        self._specs = [
             MetricSpec(
                 key=key, group=GROUPS[key.split(".")[0]], label=key, unit="", is_share=is_share, scorer=scorer
             )
         ]
         self._of = of
+
+    @property
+    def specs(self) -> Sequence[MetricSpec]:
+        return self._specs
 
     def values(self, prefixes: Sequence[Prefix], texts: Sequence[str]) -> dict[str, Values]:
         return {self.specs[0].key: Values.of([self._of(p, t) for p, t in zip(prefixes, texts, strict=True)])}

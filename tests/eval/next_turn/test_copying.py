@@ -68,7 +68,7 @@ def test_people_are_compared_with_another_person():
     ]
     assert most_alike(prefixes)[:2] == [same, TRUE]
     assert most_alike(prefixes)[3] is None
-    values = Copying([TRAINING]).people_values(prefixes)
+    values = Copying([TRAINING]).people(prefixes)
     assert values["copying.reference"].numerator_P.tolist() == [1, 1, 0, 0]
     assert values["copying.reference"].denominator_P.tolist() == [1, 1, 1, 0]
     assert values["copying.training"].numerator_P.tolist() == [0, 0, 0, 0]
