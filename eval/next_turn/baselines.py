@@ -34,7 +34,8 @@ class UnpromptedUser:
 
     It can leave in the two ways that its text has: the document ends after the answer, where the user's header would
     stand, or the user's message is empty. P(end) = P(end of text) + (1 - P(end of text)) P(empty message), both raw.
-    A model that was only trained on single chats may give both hardly any probability; that is then its answer.
+    A chat model may give both next to no probability, and then never leaves: SmolLM2-135M-Instruct gave less than 1e-5
+    at 8 prefixes of dev. That is its answer; no hazard is lent to it.
     """
 
     def __init__(self, header: UserHeader, sampler: Sampler, sampling: Sampling, window: int) -> None:
