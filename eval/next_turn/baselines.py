@@ -186,7 +186,8 @@ def _context_vectors(contexts: Sequence[tuple[Goal | None, Sequence[Turn]]]) -> 
     """(n, 2 d): answer and user turn before it, side by side; an opening has its goal in both halves."""
     pairs = [_context_texts(goal, turns) for goal, turns in contexts]
     first, second = (embed([pair[half] for pair in pairs]) for half in (0, 1))
-    return np.concatenate([first, second], axis=1) / np.float32(2**0.5)
+    vectors: Vectors = np.concatenate([first, second], axis=1) * np.float32(0.5**0.5)
+    return vectors
 
 
 def _context_texts(goal: Goal | None, turns: Sequence[Turn]) -> tuple[str, str]:

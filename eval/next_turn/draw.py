@@ -151,7 +151,8 @@ class _PrefixUser:
     """A `User` that redraws what the guards refuse, shortens histories that are too long and stops when it is down."""
 
     def __init__(self, simulator: Simulator) -> None:
-        self._simulator, self._user = simulator, None
+        self._simulator = simulator
+        self._user: User | None = None
         guards = simulator.settings.guard_rules
         # A User LM applies its guards itself, without another prefill.
         own = simulator.kind == "userlm"

@@ -168,7 +168,7 @@ def _endpoint(name: str, source: str, options: Options, settings: DrawSettings) 
     identity = {"url": url, "model": model}
 
     def open_user() -> User:
-        return _EndBanned(connect(url, **({"model": model} if model else {})), settings.sampling)
+        return _EndBanned(connect(url, model=model or "userlm"), settings.sampling)
 
     return Simulator(name, "endpoint", source, identity, True, open_user, settings)
 
