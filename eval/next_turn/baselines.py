@@ -34,7 +34,8 @@ class UnpromptedUser:
 
     It can leave in the two ways that its text has: the document ends after the answer, where the user's header would
     stand, or the user's message is empty. P(end) = P(end of text) + (1 - P(end of text)) P(empty message), both raw.
-    A model that was only trained on single chats may give both hardly any probability; that is then its answer.
+    A chat model may give both next to no probability, and then never leaves: SmolLM2-135M-Instruct gave less than 1e-5
+    at 8 prefixes of dev. That is its answer; no hazard is lent to it.
     """
 
     def __init__(self, header: UserHeader, sampler: Sampler, sampling: Sampling, window: int) -> None:
@@ -185,7 +186,8 @@ def _context_vectors(contexts: Sequence[tuple[Goal | None, Sequence[Turn]]]) -> 
     """(n, 2 d): answer and user turn before it, side by side; an opening has its goal in both halves."""
     pairs = [_context_texts(goal, turns) for goal, turns in contexts]
     first, second = (embed([pair[half] for pair in pairs]) for half in (0, 1))
-    return (np.concatenate([first, second], axis=1) / 2**0.5).astype(np.float32)
+    vectors: Vectors = np.concatenate([first, second], axis=1) * np.float32(0.5**0.5)
+    return vectors
 
 
 def _context_texts(goal: Goal | None, turns: Sequence[Turn]) -> tuple[str, str]:
