@@ -112,6 +112,7 @@ def average(trainer: Any, count: int, last: Mapping[str, float]) -> dict[str, An
     Of a LoRA it is the mean of A and the mean of B: checkpoints of one run lie close together, and there that differs
     from the mean of their products only by products of their differences. Returns the dev loss of what is kept.
     """
+    trainer.accelerator.wait_for_everyone()  # the main process may still be saving
     checkpoints = complete_checkpoints(Path(trainer.args.output_dir))[:count]
     if len(checkpoints) < 2:
         return {**last, "averaged": 1}
