@@ -9,6 +9,7 @@ import sys
 from usersim.cli import run_main
 
 COMMANDS = {
+    "next-turn": ("eval.next_turn.command", "simulators' next turns beside people's, at the same prefixes"),
     "run": ("eval.run_command", "simulated against human conversations, without any judge"),
     "selftest": ("eval.selftest.command", "which planted faults each metric sees on your own conversations"),
     "next-turn-selftest": (

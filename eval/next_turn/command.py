@@ -20,7 +20,7 @@ from rich.progress import (
 
 from eval.next_turn.draw import draw_turns
 from eval.next_turn.family_b_log import log_use
-from eval.next_turn.goal_conditions import CONDITIONS, GoalCondition, read_unsaid, under_condition
+from eval.next_turn.goal_conditions import CONDITIONS, GoalCondition, under_condition
 from eval.next_turn.prefixes import Prefix, prefixes_of, stratified, usable
 from eval.next_turn.results import NextTurnReport, SourceFacts
 from eval.next_turn.simulators import DrawSettings, Simulator, simulator_from
@@ -85,12 +85,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--goals",
         default="own",
         help=f"goals that leaving is read under, comma-separated: {', '.join(CONDITIONS)} (own)",
-    )
-    parser.add_argument(
-        "--annotations",
-        type=Path,
-        metavar="FILE",
-        help="goal annotations with `unsaid` facets, for count_neutral",
     )
     parser.add_argument("--scorer", default=BASE_NAME, help=f"language model of the contrasts ({BASE_NAME})")
     parser.add_argument("--no-scorer", action="store_true", help="leave the language model's numbers out")
@@ -192,7 +186,7 @@ def _evaluate(
         drawn = [
             draw_turns(s, prefixes, args.out, concurrency=args.concurrency, track=track) for s in simulators
         ]
-        unsaid = read_unsaid(args.annotations) if args.annotations else None
+        unsaid = {conversation.id: conversation.unsaid for conversation in people if conversation.unsaid}
         leaving: dict[GoalCondition, tuple[Sequence[Prefix], Sequence[SimulatedTurns]]] = {
             "own": (prefixes, drawn)
         }
