@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from eval.next_turn.ceiling import pooled, read_annotated
 from eval.next_turn.draw import draw_turns
 from eval.next_turn.family_b_log import log_use
 from eval.next_turn.goal_conditions import CONDITIONS, GoalCondition, under_condition
@@ -78,6 +79,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="FILE",
         help="what the simulators were trained on; such conversations are left out of the human side",
+    )
+    parser.add_argument(
+        "--ceiling", type=Path, metavar="FILE", help="other people's next turns at the same prefixes (JSONL)"
     )
     parser.add_argument("--limit", type=int, default=200, help="conversations, sources in equal parts (200)")
     parser.add_argument("--with-goal", action="store_true", help="only conversations with a goal")
@@ -187,6 +191,8 @@ def _evaluate(
             draw_turns(s, prefixes, args.out, concurrency=args.concurrency, track=track) for s in simulators
         ]
         unsaid = {conversation.id: conversation.unsaid for conversation in people if conversation.unsaid}
+        if args.ceiling:
+            drawn.append(pooled(read_annotated(args.ceiling), prefixes, args.seed))
         leaving: dict[GoalCondition, tuple[Sequence[Prefix], Sequence[SimulatedTurns]]] = {
             "own": (prefixes, drawn)
         }
