@@ -163,7 +163,7 @@ class Material:
                 donors = self.by_position.get((source, kind), [])
                 for index in rng.integers(0, len(donors), 20) if donors else ():
                     if donors[index][0] != prefix.cluster and (fits is None or fits(donors[index][1])):
-                        return donors[index][1]
+                        return str(donors[index][1])
                 suitable = [t for c, t in donors if c != prefix.cluster and (fits is None or fits(t))]
                 if suitable:
                     return suitable[int(rng.integers(len(suitable)))]
@@ -706,7 +706,7 @@ def _one_of(texts: Sequence[str], rng: np.random.Generator) -> str:
 def _other(words: Sequence[str], word: str, rng: np.random.Generator) -> str:
     for index in rng.integers(0, len(words), 10) if words else ():
         if words[index].lower() != word.lower():
-            return words[index]
+            return str(words[index])
     return word
 
 
