@@ -369,16 +369,19 @@ class _Run:
         return found
 
     def coverage(self, planted: Mapping[str, Planted]) -> tuple[dict[str, float], dict[str, str]]:
-        """Coverage by metric, and why some have none. Numbers on leaving: of the first leaving user that has them."""
+        """Coverage by metric, and why some have none. Numbers on leaving: of the first clock that has them."""
         prefixes = self.texts
         clusters = [p.cluster for p in prefixes]
         shares = {spec.key: spec.is_share for spec in self.instruments.specs}
         sums = {
             key: (ClusterSums.of(v, clusters), shares[key]) for key, v in self._of_people(prefixes).items()
         }
+        if (leaving := self._leaving_of_people()) is not None:
+            sums["leaving.rate"] = (leaving, True)
         if self.instruments.leaving is not None:
             for user in TABLE:
-                if user.changes == "leaving" and user.name in planted:
+                # The rate is people's own; one that never leaves has the same P(end) everywhere.
+                if user.changes == "leaving" and user.name in planted and user.name != "never_leaves":
                     one = planted[user.name]
                     for key, number in self._measure_leaving(one).items():
                         if number.sums is not None and key not in sums:
