@@ -32,7 +32,15 @@ from eval.estimates import Floats, Ints, rng_for
 from eval.metrics.folds import grouped_folds
 from eval.metrics.lexical import REMEMBERED, stems
 from eval.next_turn.prefixes import Prefix
-from eval.next_turn.values import CHUNK, PERMUTATIONS, MetricSpec, Positions, Values, at_positions
+from eval.next_turn.values import (
+    CHUNK,
+    PERMUTATIONS,
+    MetricSpec,
+    Positions,
+    Values,
+    at_positions,
+    cluster_weights,
+)
 from usersim.embed import EmbedModel, default_model
 from usersim.errors import DataError
 from usersim.prose import split
@@ -163,13 +171,16 @@ class ToldApart:
         """
         if not mask_P.any():
             raise ValueError("a forced choice at no prefix")
-        observed = abs(float(self.choices_P[mask_P].mean()) - 0.5)
+        defined_C = np.bincount(self.owner_P[mask_P], minlength=int(self.owner_P.max()) + 1)
+        weight_P = cluster_weights(defined_C.astype(np.float64))[self.owner_P[mask_P]]
+        weight_P = weight_P / weight_P.sum()
+        observed = abs(float(weight_P @ self.choices_P[mask_P]) - 0.5)
         extreme, clusters = 0, int(self.owner_P.max()) + 1
         for start in range(0, permutations, CHUNK):
             size = min(CHUNK, permutations - start)
             signs_PR = (rng.integers(0, 2, size=(clusters, size)) * 2.0 - 1.0)[self.owner_P]
             scores_PR = signs_PR[mask_P] * (self.smoother_PP[mask_P] @ signs_PR)
-            extreme += int((np.abs(_choices(scores_PR).mean(0) - 0.5) >= observed - 1e-12).sum())
+            extreme += int((np.abs(weight_P @ _choices(scores_PR) - 0.5) >= observed - 1e-12).sum())
         return (1 + extreme) / (1 + permutations)
 
 

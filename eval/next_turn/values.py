@@ -101,6 +101,12 @@ def at_positions(prefixes: Sequence[Prefix], positions: Positions) -> NDArray[np
     return np.asarray(number_P == int(positions))
 
 
+def cluster_weights(defined_C: Floats) -> Floats:
+    """Weight of each cluster by its turns at which a metric is defined: at most `CLUSTER_TURNS` of them count."""
+    weights: Floats = np.minimum(1.0, CLUSTER_TURNS / np.maximum(defined_C, 1.0))
+    return weights
+
+
 @dataclass(frozen=True)
 class ClusterSums:
     """Numerator and denominator of a metric summed over the prefixes of every cluster, large clusters weighed down."""
@@ -112,8 +118,7 @@ class ClusterSums:
     def of(cls, values: Values, clusters: Sequence[str]) -> ClusterSums:
         _, owner = np.unique(np.asarray(clusters), return_inverse=True)
         count = int(owner.max()) + 1 if len(owner) else 0
-        defined_C = np.bincount(owner, values.denominator_P != 0, count)
-        weight_C = np.minimum(1.0, CLUSTER_TURNS / np.maximum(defined_C, 1.0))
+        weight_C = cluster_weights(np.bincount(owner, values.denominator_P != 0, count).astype(np.float64))
         return cls(
             weight_C * np.bincount(owner, values.numerator_P, count),
             weight_C * np.bincount(owner, values.denominator_P, count),
