@@ -34,6 +34,7 @@ from usersim.model import BASE_NAME
 from usersim.types import Conversation
 
 if TYPE_CHECKING:
+    from eval.estimates import Estimate
     from eval.next_turn.discriminators import Family
     from eval.next_turn.language_model import LanguageModelScorer
 
@@ -225,6 +226,13 @@ def _evaluate(
         )
         vector = Vector(reference)
         shared, results = vector.measure(drawn, leaving, clock)
+        held = {s.name: s.source for s in simulators if isinstance(s, Simulator) and s.kind == "userlm"}
+        results = [
+            r.model_copy(update={"bits_per_character": _likelihood(held[r.name], people, track, clock)})
+            if r.name in held
+            else r
+            for r in results
+        ]
         clock("people's own values")
         own = vector.people(shared)
         clock("")
@@ -283,6 +291,21 @@ def _scorer(args: argparse.Namespace) -> LanguageModelScorer:
     from eval.next_turn.language_model import LanguageModelScorer
 
     return LanguageModelScorer.from_pretrained(args.scorer, journal=args.out / "scores.jsonl")
+
+
+def _likelihood(
+    source: str,
+    people: Sequence[Conversation],
+    track: Callable[[str, int], Callable[[], None]],
+    step: Callable[[str], None],
+) -> Estimate:
+    from eval.model.likelihood import UserScorer
+    from eval.next_turn.likelihood import bits_per_character
+    from usersim.model import resolve
+
+    step("likelihood of people's turns")
+    scorer = UserScorer.from_pretrained(resolve(source))
+    return bits_per_character(scorer, people, track("likelihood", len(people)))
 
 
 def _opening(conversation: Conversation) -> str:

@@ -86,8 +86,20 @@ def _card(index: int, simulator: SimulatorResult) -> str:
     silent = (
         f"wrote nothing at {simulator.silent} prefixes where the person went on" if simulator.silent else ""
     )
+    held = simulator.bits_per_character
+    bits = (
+        f"people's turns cost it {held.value:.2f} [{held.low:.2f}, {held.high:.2f}] bits a character"
+        if held
+        else ""
+    )
+    slope = simulator.calibration_slope
+    calibrated = (
+        f"calibration slope of P(end) {slope.value:.2f} [{slope.low:.2f}, {slope.high:.2f}]" if slope else ""
+    )
     failed = ", ".join(f"{count} {reason}" for reason, count in simulator.failed.items())
-    facts = "; ".join(filter(None, (simulator.drawn_with, silent, failed and f"failed: {failed}")))
+    facts = "; ".join(
+        filter(None, (simulator.drawn_with, bits, calibrated, silent, failed and f"failed: {failed}"))
+    )
     return (
         f'<div class="card sim {style_of(index)}"><h3>{escape(simulator.name)}</h3>'
         f'<p class="soft">{escape(facts)}</p><dl class="verdicts">{body}</dl></div>'
