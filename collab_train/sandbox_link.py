@@ -29,6 +29,8 @@ PurePython: Any = pickle._Unpickler
 """Its steps can be overridden, those of `pickle.Unpickler` cannot."""
 TRANSPORT = os.read, os.write
 """Taken before a test can patch them."""
+WORKING_FOLDER = os.getcwd, os.chdir
+"""Likewise."""
 VALUES: dict[str, frozenset[str]] = {
     "builtins": frozenset(
         {"complex", "bytearray", "range", "slice", "set", "frozenset", "list", "dict", "tuple", "str", "int"}

@@ -286,10 +286,10 @@ def test_what_hides_from_the_limits_is_found(code: str, stopped: str) -> None:
 
 
 def test_1500_nested_directories_are_removed_and_pass_nothing() -> None:
-    before = set(Path(tempfile.gettempdir()).glob("usersim-sandbox-*"))
+    before = set(Path(tempfile.gettempdir()).glob("usersimsandbox*"))
     code = "import os\nfor _ in range(1500): os.mkdir('d'); os.chdir('d')\nopen('f', 'w')\nos._exit(0)"
     assert run(code).share == 0
-    assert set(Path(tempfile.gettempdir()).glob("usersim-sandbox-*")) <= before
+    assert set(Path(tempfile.gettempdir()).glob("usersimsandbox*")) <= before
 
 
 FORGERIES = {
@@ -448,9 +448,9 @@ def test_right_answers_of_many_kinds_pass(code: str, tests: str) -> None:
 
 
 def test_a_folder_named_as_the_cleaner_names_its_own_is_removed() -> None:
-    before = set(Path(tempfile.gettempdir()).glob("usersim-sandbox-*"))
+    before = set(Path(tempfile.gettempdir()).glob("usersimsandbox*"))
     run("import os\nos.makedirs('a/b'); os.makedirs('.lifted-0/c')\ndef f(x): return 2 * x\n")
-    assert set(Path(tempfile.gettempdir()).glob("usersim-sandbox-*")) <= before
+    assert set(Path(tempfile.gettempdir()).glob("usersimsandbox*")) <= before
 
 
 def test_only_what_a_test_hands_over_can_be_asked_of_the_judge() -> None:
@@ -518,7 +518,7 @@ def test_code_is_refused_where_the_kernel_does_not_protect(monkeypatch: pytest.M
 
 def test_its_directory_is_gone_afterwards() -> None:
     def left() -> set[Path]:
-        return set(Path(tempfile.gettempdir()).glob("usersim-sandbox-*/kept-by-this-test"))
+        return set(Path(tempfile.gettempdir()).glob("usersimsandbox*/kept-by-this-test"))
 
     assert run("open('kept-by-this-test', 'w').close()\n" + GOOD).share == 1
     assert not left()
