@@ -264,7 +264,9 @@ def miss_what_is_not_there() -> None:
         setattr(posix, name, checked)
 
 
-def _checked(pretended: Callable[..., None], stat: Callable[..., Any], *, follows: bool) -> Callable[..., None]:
+def _checked(
+    pretended: Callable[..., None], stat: Callable[..., Any], *, follows: bool
+) -> Callable[..., None]:
     @functools.wraps(pretended)
     def checked(path: Any, *arguments: Any, **options: Any) -> None:
         where = {"dir_fd": options.get("dir_fd"), "follow_symlinks": options.get("follow_symlinks", follows)}

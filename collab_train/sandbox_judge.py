@@ -96,7 +96,11 @@ class JudgeEnd(Link):  # type: ignore[misc]
 
     def _ambient(self) -> dict[str, Any]:
         """The parts of this process's state that changed since the code last heard of them."""
-        state: dict[str, Any] = {"folder": WORKING_FOLDER[0](), "environment": dict(os.environ), **random_state()}
+        state: dict[str, Any] = {
+            "folder": WORKING_FOLDER[0](),
+            "environment": dict(os.environ),
+            **random_state(),
+        }
         new = {name: value for name, value in state.items() if self._sent.get(name) != value}
         self._sent |= new
         return new
