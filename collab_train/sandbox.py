@@ -173,7 +173,7 @@ def _imported(*sources: str) -> list[str]:
 
 def _run(job: _Job, timeout_s: float) -> dict[str, Any]:
     """What the sandbox's own process answers: `protections`, `passed` and `stopped`."""
-    folder = tempfile.mkdtemp(prefix="usersim-sandbox-")
+    folder = tempfile.mkdtemp(prefix="usersimsandbox")  # no sign at which a test may split paths
     environment = {
         **{name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ},
         **dict.fromkeys(("HOME", "TMPDIR", "MPLCONFIGDIR", "XDG_CACHE_HOME"), folder),

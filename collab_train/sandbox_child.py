@@ -11,6 +11,7 @@ with the result.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import json
 import os
@@ -240,10 +241,39 @@ def set_limits(limits: dict[str, float]) -> None:
 def lock(readable: list[str]) -> dict[str, str]:
     """Landlock for files, seccomp for sockets, processes and signals; where the kernel has them not, Python's rules."""
     files, calls = kernel.landlock(readable), kernel.seccomp()
+    if calls:
+        miss_what_is_not_there()
     if not (files and calls):
         refuse(readable, files=not files, calls=not calls)
     weak = "rules in Python"
     return {"files": "Landlock" if files else weak, "network and processes": "seccomp" if calls else weak}
+
+
+def miss_what_is_not_there() -> None:
+    """Lets calls that only pretend (`sandbox_calls.PRETENDED`) fail for a path without a file: `Path.touch` makes one
+    then. Not a protection."""
+    import posix  # not everywhere
+
+    for name in ("chmod", "chown", "lchown", "utime"):
+        pretended = getattr(os, name)
+        checked = _checked(pretended, os.stat, follows=name != "lchown")
+        for supporting in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks):
+            if pretended in supporting:
+                supporting.add(checked)
+        setattr(os, name, checked)
+        setattr(posix, name, checked)
+
+
+def _checked(
+    pretended: Callable[..., None], stat: Callable[..., Any], *, follows: bool
+) -> Callable[..., None]:
+    @functools.wraps(pretended)
+    def checked(path: Any, *arguments: Any, **options: Any) -> None:
+        where = {"dir_fd": options.get("dir_fd"), "follow_symlinks": options.get("follow_symlinks", follows)}
+        stat(path, **where)
+        pretended(path, *arguments, **options)
+
+    return checked
 
 
 def refuse(readable: list[str], *, files: bool, calls: bool) -> None:

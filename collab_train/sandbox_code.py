@@ -15,6 +15,7 @@ from typing import Any
 
 from sandbox_link import (  # type: ignore[import-not-found]
     OPERATIONS,
+    WORKING_FOLDER,
     Link,
     Unpickler,
     has_name,
@@ -89,6 +90,8 @@ class CodeEnd(Link):  # type: ignore[misc]
             return self._patch(*arguments)
         if operation == "unpatch":
             return self._unpatch()
+        if operation == "pyplot":
+            return self._pyplot(*arguments)
         return OPERATIONS[operation](*arguments)
 
     def _call(
@@ -109,7 +112,7 @@ class CodeEnd(Link):  # type: ignore[misc]
     def _adopt(self, ambient: dict[str, Any]) -> None:
         """The state that functions read besides their arguments, as it is in the judge."""
         if "folder" in ambient:
-            os.chdir(ambient["folder"])
+            WORKING_FOLDER[1](ambient["folder"])
         if "environment" in ambient:
             os.environ.clear()
             os.environ.update(ambient["environment"])
@@ -129,6 +132,9 @@ class CodeEnd(Link):  # type: ignore[misc]
             setattr(owner, attribute, value)
         else:
             delattr(owner, attribute)
+
+    def _pyplot(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        getattr(sys.modules["matplotlib.pyplot"], name)(*args, **kwargs)
 
 
 def _described(value: Any) -> tuple[str, Any]:

@@ -8,18 +8,19 @@ from __future__ import annotations
 import ast
 import builtins
 import contextlib
+import functools
 import importlib
 import io
 import os
 import sys
 import types
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from sandbox_link import (  # type: ignore[import-not-found]
     HIDDEN,
     OPERATIONS,
+    WORKING_FOLDER,
     CarefulUnpickler,
     Link,
     LinkError,
@@ -95,7 +96,11 @@ class JudgeEnd(Link):  # type: ignore[misc]
 
     def _ambient(self) -> dict[str, Any]:
         """The parts of this process's state that changed since the code last heard of them."""
-        state: dict[str, Any] = {"folder": str(Path.cwd()), "environment": dict(os.environ), **random_state()}
+        state: dict[str, Any] = {
+            "folder": WORKING_FOLDER[0](),
+            "environment": dict(os.environ),
+            **random_state(),
+        }
         new = {name: value for name, value in state.items() if self._sent.get(name) != value}
         self._sent |= new
         return new
@@ -159,6 +164,8 @@ def run(descriptor: int, tests: str, by_classes: bool, report: Callable[[str], N
     _bind(end, tree, module.__dict__)
     if "mock" in tests:
         _forward_patches(end)
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        _forward_clearing(end, pyplot)
     if by_classes:
         exec(compile(tree, "tests.py", "exec"), module.__dict__)
         classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
@@ -216,6 +223,26 @@ def _forward_patches(end: JudgeEnd) -> None:
         return leave(self, *details)
 
     patch.__enter__, patch.__exit__ = entered, left
+
+
+def _forward_clearing(end: JudgeEnd, pyplot: Any) -> None:
+    """A test that closes or clears the current figures does so where the code draws as well."""
+
+    def forwarding(name: str) -> Any:
+        clear = getattr(pyplot, name)
+
+        @functools.wraps(clear)
+        def both(*args: Any, **kwargs: Any) -> Any:
+            # A figure of the test's own is no matter of the code's.
+            if all(type(value) in (Remote, str, int, type(None)) for value in (*args, *kwargs.values())):
+                with contextlib.suppress(Exception):
+                    end.ask("pyplot", name, args, kwargs)
+            return clear(*args, **kwargs)
+
+        return both
+
+    for name in ("close", "clf", "cla"):
+        setattr(pyplot, name, forwarding(name))
 
 
 def run_classes(names: list[str], scope: dict[str, Any], report: Callable[[str], None]) -> None:

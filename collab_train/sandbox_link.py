@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import io
 import operator
 import os
@@ -29,6 +30,8 @@ PurePython: Any = pickle._Unpickler
 """Its steps can be overridden, those of `pickle.Unpickler` cannot."""
 TRANSPORT = os.read, os.write
 """Taken before a test can patch them."""
+WORKING_FOLDER = os.getcwd, os.chdir
+"""Likewise."""
 VALUES: dict[str, frozenset[str]] = {
     "builtins": frozenset(
         {"complex", "bytearray", "range", "slice", "set", "frozenset", "list", "dict", "tuple", "str", "int"}
@@ -145,6 +148,23 @@ class Remote:
             raise AttributeError(name)  # numpy would take memory addresses from `__array_interface__`
         return self._remote_link.ask("get", self, name)
 
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """For `inspect`, and for libraries that count the parameters of a function."""
+        try:
+            described = self._remote_link.ask("signature", self)
+            kinds = inspect._ParameterKind
+            return inspect.Signature(
+                [
+                    inspect.Parameter(
+                        name, kinds(kind), default=default[0] if default else inspect.Parameter.empty
+                    )
+                    for name, kind, default in described
+                ]
+            )
+        except Exception as error:
+            raise AttributeError("__signature__") from error
+
     def __setattr__(self, name: str, value: Any) -> None:
         self._remote_link.ask("set", self, name, value)
 
@@ -200,6 +220,18 @@ class Remote:
         return int(self._remote_link.ask("int", self))
 
 
+def _signature(function: Any) -> list[tuple[str, int, list[Any]]]:
+    """(name, kind, [default] if there is one) of each parameter. A default that is no plain value shows as `...`."""
+    return [
+        (part.name, int(part.kind), [] if part.default is part.empty else [_plain(part.default)])
+        for part in inspect.signature(function).parameters.values()
+    ]
+
+
+def _plain(value: Any) -> Any:
+    return value if type(value) in (bool, int, float, complex, str, bytes, type(None)) else ...
+
+
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "get": getattr,
     "set": setattr,
@@ -215,6 +247,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "float": float,
     "int": int,
     "enter": lambda opened: opened.__enter__(),
+    "signature": _signature,
     "exit": lambda opened: opened.__exit__(None, None, None),
 }
 

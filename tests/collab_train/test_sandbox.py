@@ -286,10 +286,10 @@ def test_what_hides_from_the_limits_is_found(code: str, stopped: str) -> None:
 
 
 def test_1500_nested_directories_are_removed_and_pass_nothing() -> None:
-    before = set(Path(tempfile.gettempdir()).glob("usersim-sandbox-*"))
+    before = set(Path(tempfile.gettempdir()).glob("usersimsandbox*"))
     code = "import os\nfor _ in range(1500): os.mkdir('d'); os.chdir('d')\nopen('f', 'w')\nos._exit(0)"
     assert run(code).share == 0
-    assert set(Path(tempfile.gettempdir()).glob("usersim-sandbox-*")) <= before
+    assert set(Path(tempfile.gettempdir()).glob("usersimsandbox*")) <= before
 
 
 FORGERIES = {
@@ -429,6 +429,42 @@ def test_what_the_code_is_handed_does_not_give_the_answer_away(code: str, tests:
             "        self.assertEqual(f(2), 4)\n"
             "        show.assert_called_once_with()\n",
         ),
+        (
+            "import os\ndef f(folder): return sorted(os.listdir(folder))\n",
+            "import os\nfrom pathlib import Path\nos.mkdir('made')\n"
+            "Path('made/a').touch(); Path('made/a').touch(); os.utime('made/a', (1, 1)); os.chmod('made', 0o700)\n"
+            "assert f('made') == ['a']\n",
+        ),
+        (
+            "import os\ndef f(call):\n    try: getattr(os, call)('nowhere', 5)\n"
+            "    except FileNotFoundError: return 1\n",
+            "assert f('chmod') == 1\nassert f('utime') == 1\n",
+        ),
+        (
+            "import os\ndef f(): return os.path.exists('here'), os.getcwd()\n",
+            "from pathlib import Path\nfrom unittest.mock import patch\nPath('here').mkdir()\n"
+            "patch('os.getcwd', return_value='./here').__enter__()\nassert f() == (True, './here')\n",
+        ),
+        (
+            "import matplotlib.pyplot as plt\ndef f(x):\n    plt.bar([x], [1])\n    return plt.gca()\n",
+            "import matplotlib.pyplot as plt\n"
+            + CASE
+            + "self.assertEqual(len(f(1).patches), 1); plt.close()\n"
+            "        self.assertEqual(len(f(2).patches), 1); plt.close('all')\n"
+            "        self.assertEqual(len(f(3).patches), 1); plt.clf()\n"
+            "        axes = f(4); self.assertEqual(len(axes.patches), 1); plt.close(axes.figure)\n"
+            "        self.assertEqual(len(f(5).patches), 1)\n",
+        ),
+        (
+            "import re, tempfile\ndef f(x): return len(re.split('[-.]', tempfile.mkdtemp()))\n",
+            "assert f(1) == 1\n",
+        ),
+        (
+            "import inspect\ndef f(g):\n    spec = inspect.getfullargspec(g)\n"
+            "    return spec.args, spec.varargs, spec.defaults, spec.kwonlyargs\n",
+            "import inspect\nassert f(lambda x, y=1, *more, z: 0) == (['x', 'y'], 'more', (1,), ['z'])\n"
+            "assert list(inspect.signature(f).parameters) == ['g']\n",
+        ),
     ],
     ids=[
         "exception of the library",
@@ -441,6 +477,12 @@ def test_what_the_code_is_handed_does_not_give_the_answer_away(code: str, tests:
         "a generator",
         "zones",
         "a figure that is shown to a mock",
+        "files that are touched",
+        "changes of what is not there",
+        "a folder that is pretended",
+        "figures that are closed",
+        "a folder without a hyphen",
+        "parameters of functions",
     ],
 )
 def test_right_answers_of_many_kinds_pass(code: str, tests: str) -> None:
@@ -448,15 +490,16 @@ def test_right_answers_of_many_kinds_pass(code: str, tests: str) -> None:
 
 
 def test_a_folder_named_as_the_cleaner_names_its_own_is_removed() -> None:
-    before = set(Path(tempfile.gettempdir()).glob("usersim-sandbox-*"))
+    before = set(Path(tempfile.gettempdir()).glob("usersimsandbox*"))
     run("import os\nos.makedirs('a/b'); os.makedirs('.lifted-0/c')\ndef f(x): return 2 * x\n")
-    assert set(Path(tempfile.gettempdir()).glob("usersim-sandbox-*")) <= before
+    assert set(Path(tempfile.gettempdir()).glob("usersimsandbox*")) <= before
 
 
 def test_only_what_a_test_hands_over_can_be_asked_of_the_judge() -> None:
     code = (
         "def f(g):\n"
         "    tried = [('get', [1], 'append'), ('get', g, '__globals__'), ('call', print, (), {}), ('len', 'abc')]\n"
+        "    tried.append(('signature', len))\n"
         "    worked = []\n"
         "    for request in tried:\n"
         "        try: worked.append(g._remote_link.ask(*request))\n"
@@ -464,6 +507,14 @@ def test_only_what_a_test_hands_over_can_be_asked_of_the_judge() -> None:
         "    return g(4), worked\n"
     )
     assert run(code, "assert f(lambda x: 2 * x) == (8, [])").share == 1
+
+
+def test_defaults_of_a_function_of_the_test_do_not_hand_over_its_objects() -> None:
+    code = (
+        "import inspect\n"
+        "def f(g): return [part.default for part in inspect.signature(g).parameters.values()] == [..., ..., 2]\n"
+    )
+    assert run(code, CASE + "self.assertTrue(f(lambda a=self, b=[42], c=2: 0))\n").share == 1
 
 
 def test_arguments_that_code_changes_mocks_prints_and_seeds_cross() -> None:
@@ -518,7 +569,7 @@ def test_code_is_refused_where_the_kernel_does_not_protect(monkeypatch: pytest.M
 
 def test_its_directory_is_gone_afterwards() -> None:
     def left() -> set[Path]:
-        return set(Path(tempfile.gettempdir()).glob("usersim-sandbox-*/kept-by-this-test"))
+        return set(Path(tempfile.gettempdir()).glob("usersimsandbox*/kept-by-this-test"))
 
     assert run("open('kept-by-this-test', 'w').close()\n" + GOOD).share == 1
     assert not left()
