@@ -73,7 +73,8 @@ def decisions_of_all(model: Path, people: Sequence[Conversation], *, seed: int) 
     settings_folder(model)
     path, device = resolve(model), default_device()
     renderer = Renderer.from_pretrained(path)
-    weights: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype(device)).to(device).eval()
+    weights: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype(device))
+    weights = weights.to(device).eval()
     places = []
     with torch.inference_mode():
         for conversation in console_progress(people):
