@@ -57,7 +57,7 @@ def under_condition(
     Args:
         prefixes: Prefixes under the people's own goals.
         condition: own: as they are. none: no goal. count_neutral: see the module; goals without facets stay.
-        unsaid: Facets that people never said (`read_unsaid`); beyond them, those of the nearest other goal are taken.
+        unsaid: Facets that people never said (`read_unsaid`); beyond them, those of the nearest other goal of its source are taken.
         seed: A conversation's goal follows from it and the conversation's id, whatever else is measured; only the
             facets of the nearest other goal depend on the other prefixes.
     """
@@ -85,8 +85,12 @@ def counting_gain(prefixes: Sequence[Prefix], *, seed: int = 0) -> tuple[Leaving
 
 def _count_neutral(prefixes: Sequence[Prefix], unsaid: Unsaid, seed: int) -> dict[str, Goal]:
     """By conversation whose goal has facets."""
-    own = {p.conversation: (p.goal, p.cluster) for p in prefixes if p.goal is not None and p.goal.facets}
-    foreign = _foreign_facets(own, unsaid)
+    faceted = [p for p in prefixes if p.goal is not None and p.goal.facets]
+    own = {p.conversation: (p.goal, p.cluster) for p in faceted if p.goal is not None}
+    foreign: dict[str, list[str]] = {}
+    for source in sorted({p.source for p in faceted}):
+        here = {p.conversation: own[p.conversation] for p in faceted if p.source == source}
+        foreign |= _foreign_facets(here, unsaid)
     goals = {}
     for conversation, (goal, _) in own.items():
         rng = rng_for(seed, f"count-neutral goal {conversation}")
@@ -106,7 +110,7 @@ def _chosen(said: Sequence[Facet], spare: Sequence[str], rng: np.random.Generato
 
 
 def _foreign_facets(own: Mapping[str, tuple[Goal, str]], unsaid: Unsaid) -> dict[str, list[str]]:
-    """Facets of the nearest goals of other people, for the conversations with too few unsaid ones."""
+    """Facets of the nearest goals of other people of one source, for the conversations with too few unsaid ones."""
     lacking = [name for name in own if len(unsaid.get(name, ())) < MOST_ADDED]
     if not lacking or len(own) < 2:
         return {}
