@@ -57,7 +57,8 @@ def under_condition(
     Args:
         prefixes: Prefixes under the people's own goals.
         condition: own: as they are. none: no goal. count_neutral: see the module; goals without facets stay.
-        unsaid: Facets that people never said (`read_unsaid`); beyond them, those of the nearest other goal of its source are taken.
+        unsaid: Facets that people never said (`read_unsaid`); beyond them, those of the nearest other goal of the
+            same source are taken.
         seed: A conversation's goal follows from it and the conversation's id, whatever else is measured; only the
             facets of the nearest other goal depend on the other prefixes.
     """
