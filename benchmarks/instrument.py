@@ -43,6 +43,8 @@ def main(argv: list[str] | None = None) -> None:
     metrics = instruments(chosen, config)
     one_simulator(chosen, metrics, config)
     seconds = time.monotonic() - start
+    if args.scores:
+        metrics = instruments(chosen, config, journal=args.scores)
     report = self_test(chosen, metrics, config, progress=console.print)
     if args.out:
         write_selftest(report, args.out)
@@ -113,6 +115,12 @@ def _arguments(argv: list[str] | None) -> Any:
     parser.add_argument("--prompted", type=Path, metavar="FILE", help="turns drawn from a prompted base")
     parser.add_argument("--n", type=int, help="conversations (200; --quick 60)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--scores",
+        type=Path,
+        metavar="FILE",
+        help="keep the self-test's language-model scores, to go on after a kill",
+    )
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="report.json, .md and .html of the self-test"
     )
