@@ -131,7 +131,8 @@ def _print(comparison: PopulationComparison) -> None:
             f"{row.ks:.3f} [{row.low:.3f}, {row.high:.3f}]",
             f"{row.by_chance:.3f}",
         )
-    out = Console(file=sys.stdout, highlight=False, markup=False)
+    width = None if sys.stdout.isatty() else 110
+    out = Console(file=sys.stdout, highlight=False, markup=False, width=width, soft_wrap=True)
     out.print(table)
     out.print(f"style: mean KS {comparison.mean_ks:.3f} (by chance {comparison.mean_ks_by_chance:.3f})")
     kinds = {"style": comparison.style_pairs, "persona and style": comparison.persona_pairs}

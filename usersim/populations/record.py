@@ -9,11 +9,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from usersim.errors import ConfigError, DataError
-from usersim.model import SHIPPED_ADAPTER, USERLM_NAME
-from usersim.records import explain, write_json
+from usersim.model import POPULATION_FILE, SHIPPED_ADAPTER, USERLM_NAME
+from usersim.records import atomic_writer, explain
 from usersim.types import Record, Style
 
-POPULATION_FILE = "population.json"
 ATTRIBUTES = tuple(Style.model_fields)
 STATED, TRAIT = "stated:", "trait:"
 """Prefixes of columns with two values: whether a style attribute is stated; whether a person has a trait."""
@@ -121,4 +120,5 @@ def write_population(record: PopulationRecord, file: Path) -> None:
     """Writes the file, whole or not at all; raises DataError where its folder does not exist."""
     if not file.parent.is_dir():
         raise DataError(f"{file.parent}: no such folder; give a model folder, or a path that ends in .json")
-    write_json(file, record.model_dump(mode="json"))
+    with atomic_writer(file) as stream:
+        stream.write(record.model_dump_json() + "\n")

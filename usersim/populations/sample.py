@@ -39,7 +39,10 @@ PER_TURN = frozenset(
 """Attributes that are shares of the turns: of three turns they are 0, 1/3, 2/3 or 1."""
 SMOOTH = frozenset(("words_per_turn", "opening_words", "typos", "code_share", "length_spread"))
 """Attributes that may take any value; they move a user that lies too near a person."""
-NUDGES, REDRAWS = 20, 50
+NUDGES, REDRAWS = 10, 100
+"""A user too near a person is moved a little, further each time, so often; then another is drawn."""
+NUDGE = 0.04
+"""Standard deviation of the first move, of a latent normal."""
 _NORMAL = NormalDist()
 
 
@@ -101,15 +104,15 @@ class Population:
         stratum, factor = strata[index], self._factors[index]
         for _ in range(REDRAWS):
             normals = _correlated(factor, rng)
-            latent = dict(zip(stratum.columns, normals, strict=True))
+            drawn = dict(zip(stratum.columns, normals, strict=True))
             for nudge in range(NUDGES):
+                moves = {name: rng.gauss(0, NUDGE * nudge) for name in drawn if nudge and name in SMOOTH}
+                latent = {name: value + moves.get(name, 0.0) for name, value in drawn.items()}
                 style = self._style(stratum, latent)
                 if not self._is_near(style):
                     return UserProfile(
                         persona=Persona(description=_description(stratum, latent), style=style)
                     )
-                for name in SMOOTH & latent.keys():
-                    latent[name] += rng.gauss(0, 0.05 * (1 + nudge))
         raise ConfigError(
             f"no user farther than {self.distance} from every person could be drawn; fit with a smaller distance"
         )
