@@ -20,7 +20,7 @@ DEGREE = 24
 GRID = 2048
 """Points of the unit interval at which a marginal is looked at."""
 FEWEST_PAIRS = 30
-"""People who state both of two columns, below which their correlation is taken as 0."""
+"""People who state both of two columns, below which their own correlation says too little."""
 MOST_CORRELATED = 0.98
 
 
@@ -34,25 +34,29 @@ def mid_ranks(values: Floats) -> Floats:
     return ranks
 
 
-def latent_correlation(values_NC: Floats) -> Floats:
-    """Latent correlation matrix of columns with NaN where a person does not state them; positive definite."""
+def latent_correlation(values_NC: Floats, prior_CC: Floats | None = None) -> Floats:
+    """Latent correlation matrix of columns with NaN where a person does not state them; positive definite.
+
+    `prior_CC`: for pairs of columns that fewer than 30 people state both of; default 0.
+    """
     ranks_NC = np.column_stack([mid_ranks(column) for column in values_NC.T])
     terms_CK = np.stack([_hermite_terms(column) for column in ranks_NC.T])
     count = values_NC.shape[1]
-    latent = np.eye(count)
+    latent = np.eye(count) if prior_CC is None else prior_CC.copy()
     for first in range(count):
         for second in range(first):
             both = np.isfinite(ranks_NC[:, first]) & np.isfinite(ranks_NC[:, second])
+            if both.sum() < FEWEST_PAIRS:
+                continue
             target = correlation(ranks_NC[both, first], ranks_NC[both, second])
-            latent[first, second] = latent[second, first] = _latent(
-                terms_CK[first], terms_CK[second], target, people=int(both.sum())
-            )
+            fitted = _latent(terms_CK[first], terms_CK[second], target)
+            latent[first, second] = latent[second, first] = fitted
     return positive_definite(latent)
 
 
 def correlation(first: Floats, second: Floats) -> float:
-    """Pearson's; 0 where one of them does not vary or fewer than `FEWEST_PAIRS` are given."""
-    if len(first) < FEWEST_PAIRS or np.ptp(first) == 0 or np.ptp(second) == 0:
+    """Pearson's; 0 where one of them does not vary."""
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
         return 0.0
     return float(np.corrcoef(first, second)[0, 1])
 
@@ -62,7 +66,8 @@ def positive_definite(matrix: Floats, *, least: float = 0.01) -> Floats:
     eigenvalues, vectors = np.linalg.eigh(matrix)
     raised = (vectors * np.maximum(eigenvalues, least)) @ vectors.T
     size = np.sqrt(np.diag(raised))
-    return raised / np.outer(size, size)
+    scaled: Floats = raised / np.outer(size, size)
+    return scaled
 
 
 def _hermite_terms(ranks: Floats) -> Floats:
@@ -80,8 +85,8 @@ def _hermite_terms(ranks: Floats) -> Floats:
     return terms
 
 
-def _latent(first: Floats, second: Floats, target: float, *, people: int) -> float:
-    if people < FEWEST_PAIRS or target == 0:
+def _latent(first: Floats, second: Floats, target: float) -> float:
+    if target == 0:
         return 0.0
     grid = np.linspace(-MOST_CORRELATED, MOST_CORRELATED, 393)
     powers_RK = grid[:, None] ** np.arange(1, DEGREE + 1)

@@ -30,7 +30,7 @@ STRATUM_PEOPLE = 100
 STRATA = (1, 2, 3, 5, 9)
 """Fewest user turns of each stratum; a stratum of fewer than `STRATUM_PEOPLE` people is joined to its neighbour."""
 TRAIT_PEOPLE = 10
-"""People who must have a trait for the population to keep it, and in a stratum for its dependencies there."""
+"""People who must have a trait for the population to keep it, and in a stratum for dependencies of its own."""
 POOLED_PEOPLE = 50
 """Weight of all described people in a trait's share in one stratum, beside the people described there."""
 KNOTS = 64
@@ -103,6 +103,7 @@ def _strata(people: Sequence[LoggedPerson], values: dict[str, Floats]) -> tuple[
     leaves = np.array([person.leaves for person in people])
     stays = _staying(turns, leaves, starts)
     trait_shares = _trait_shares(people)
+    overall = _overall(people, values, trait_shares)
     strata = []
     for index, start in enumerate(starts):
         after = starts[index + 1] if index + 1 < len(starts) else None
@@ -116,6 +117,7 @@ def _strata(people: Sequence[LoggedPerson], values: dict[str, Floats]) -> tuple[
                 last_turns=None if after is None else after - 1,
                 share=stays[index] - (stays[index + 1] if after is not None else 0.0),
                 trait_shares=trait_shares,
+                overall=overall,
             )
         )
     return tuple(strata)
@@ -154,43 +156,73 @@ def _stratum(
     last_turns: int | None,
     share: float,
     trait_shares: dict[str, float],
+    overall: dict[tuple[str, str], float],
 ) -> Stratum:
+    columns = _columns(people, values, trait_shares)
+    shares = {name: float(column.mean()) for name, column in columns.items() if name.startswith(STATED)}
+    described = [person.traits for person in people if person.traits is not None]
+    for trait, pooled in trait_shares.items():
+        having = sum(trait in traits for traits in described) + POOLED_PEOPLE * pooled
+        shares[TRAIT + trait] = having / (len(described) + POOLED_PEOPLE)
+    varying = [name for name, column in columns.items() if name.startswith(TRAIT) or _varies(column)]
+    prior = [[overall.get((a, b), float(a == b)) for b in varying] for a in varying]
+    matrix = np.column_stack([columns[name] for name in varying]) if varying else np.zeros((0, 0))
+    correlation = latent_correlation(matrix, np.array(prior)) if varying else matrix
+    return Stratum(
+        first_turns=first_turns,
+        last_turns=last_turns,
+        share=round(share, 5),
+        people=len(people),
+        marginals={
+            name: _quantiles(column[np.isfinite(column)])
+            for name, column in columns.items()
+            if name in ATTRIBUTES
+        },
+        shares={name: round(value, 4) for name, value in shares.items()},
+        columns=tuple(varying),
+        correlation=lower_triangle(correlation),
+    )
+
+
+def _overall(
+    people: Sequence[LoggedPerson], values: dict[str, Floats], trait_shares: dict[str, float]
+) -> dict[tuple[str, str], float]:
+    """Latent correlations of traits with attributes and with each other, over all strata."""
+    columns = {
+        name: column
+        for name, column in _columns(people, values, trait_shares).items()
+        if not name.startswith(STATED)
+    }
+    if not trait_shares:
+        return {}
+    matrix = latent_correlation(np.column_stack(list(columns.values())))
+    return {
+        (first, second): float(matrix[row, column])
+        for row, first in enumerate(columns)
+        for column, second in enumerate(columns)
+        if first.startswith(TRAIT) or second.startswith(TRAIT)
+    }
+
+
+def _columns(
+    people: Sequence[LoggedPerson], values: dict[str, Floats], trait_shares: dict[str, float]
+) -> dict[str, Floats]:
+    """What a copula describes, by name: attributes, whether they are stated, traits; NaN where not known."""
     columns: dict[str, Floats] = {}
-    marginals: dict[str, tuple[float, ...]] = {}
-    shares: dict[str, float] = {}
     leaves = np.array([person.leaves for person in people])
     for name, every in values.items():
         column = np.where(leaves, every, np.nan) if name == "turns" and leaves.any() else every
         known = np.isfinite(column)
         if not known.any():
             continue
-        marginals[name] = _quantiles(column[known])
         columns[name] = column
         if name != "turns" and not known.all():
             columns[STATED + name] = known.astype(np.float64)
-            shares[STATED + name] = round(float(known.mean()), 4)
-    described = [person.traits for person in people if person.traits is not None]
-    for trait, pooled in trait_shares.items():
-        having = sum(trait in traits for traits in described)
+    for trait in trait_shares:
         column = np.array([np.nan if p.traits is None else float(trait in p.traits) for p in people])
-        # Too few to say how it goes with the style: drawn independently of it.
-        columns[TRAIT + trait] = column if having >= TRAIT_PEOPLE else np.full(len(people), np.nan)
-        weighted = (having + POOLED_PEOPLE * pooled) / (len(described) + POOLED_PEOPLE)
-        shares[TRAIT + trait] = round(weighted, 4)
-    varying = [name for name, column in columns.items() if name.startswith(TRAIT) or _varies(column)]
-    matrix = (
-        latent_correlation(np.column_stack([columns[name] for name in varying])) if varying else np.eye(0)
-    )
-    return Stratum(
-        first_turns=first_turns,
-        last_turns=last_turns,
-        share=round(share, 5),
-        people=len(people),
-        marginals=marginals,
-        shares=shares,
-        columns=tuple(varying),
-        correlation=lower_triangle(matrix),
-    )
+        # Too few here to say how it goes with the style; all strata together say it.
+        columns[TRAIT + trait] = column if np.nansum(column) >= TRAIT_PEOPLE else np.full(len(people), np.nan)
+    return columns
 
 
 def _trait_shares(people: Sequence[LoggedPerson]) -> dict[str, float]:

@@ -11,7 +11,7 @@ STYLE = (
     "svg{font:12px system-ui,sans-serif;background:#fff}text{fill:#222}.axis{stroke:#999}.chance{stroke:#c33}"
     ".interval{stroke:#2563a8;stroke-width:2}.point{fill:#2563a8}.trait{fill:#d98a1f;fill-opacity:.6}"
 )
-ROW, LEFT, SPAN, TOP = 17, 250, 330, 46
+ROW, LEFT, SPAN, TOP = 17, 250, 330, 62
 SQUARE = 360
 
 
@@ -29,9 +29,9 @@ def comparison_svg(comparison: PopulationComparison) -> str:
 def _marginals(comparison: PopulationComparison) -> str:
     most = max(max(m.high, m.by_chance) for m in comparison.marginals) or 1.0
     marks = [
-        f'<text x="{LEFT}" y="16">Marginals: Kolmogorov-Smirnov distance (persona: difference in shares)</text>'
-        f'<text x="{LEFT}" y="32">dot and interval: {comparison.users:,} users, {comparison.people:,} held-out '
-        "people; red: by chance, 95 %</text>"
+        f'<text x="{LEFT}" y="16">Marginals: Kolmogorov-Smirnov distance,</text>'
+        f'<text x="{LEFT}" y="32">{comparison.users:,} users and {comparison.people:,} held-out people</text>'
+        f'<text x="{LEFT}" y="48">red: 95 % quantile by chance</text>'
     ]
     for row, marginal in enumerate(comparison.marginals):
         y = TOP + ROW * (row + 0.5)
@@ -58,9 +58,10 @@ def _marginals(comparison: PopulationComparison) -> str:
 def _pairs(comparison: PopulationComparison, left: int) -> str:
     summary = comparison.style_pairs
     marks = [
-        f'<text x="{left}" y="16">Pairs: Spearman correlation; blue: style, orange: persona and style</text>'
-        f'<text x="{left}" y="32">mean difference of style pairs {summary.mean_difference:.3f} (by chance '
-        f"{summary.by_chance:.3f}; independent {summary.mean_spearman_people:.3f})</text>"
+        f'<text x="{left}" y="16">Pairs: Spearman correlation, blue style, orange persona and style</text>'
+        f'<text x="{left}" y="32">style: mean difference {summary.mean_difference:.3f}, by chance '
+        f'{summary.by_chance:.3f},</text><text x="{left}" y="48">of independent attributes '
+        f"{summary.mean_spearman_people:.3f}</text>"
         f'<rect x="{left}" y="{TOP}" width="{SQUARE}" height="{SQUARE}" fill="none" class="axis"/>'
         f'<line class="axis" x1="{left}" y1="{TOP + SQUARE}" x2="{left + SQUARE}" y2="{TOP}"/>'
     ]
