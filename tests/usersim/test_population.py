@@ -129,6 +129,14 @@ def test_a_cut_conversation_counts_as_staying_that_long() -> None:
     assert [(stratum.first_turns, stratum.share) for stratum in strata] == [(1, 0.4), (2, 0.6)]
 
 
+def test_a_corpus_without_ends_says_nothing_about_patience() -> None:
+    people = [person(1, words_per_turn=n) for n in range(150)] + [
+        person(2, words_per_turn=n) for n in range(450)
+    ]
+    people += [LoggedPerson("cut", Style(turns=8, words_per_turn=n), False, None) for n in range(400)]
+    assert [stratum.share for stratum in fit_population(people).strata][:2] == [0.25, 0.75]
+
+
 def test_what_the_logs_do_not_say_is_not_stated() -> None:
     people = [person(2, leaves=n < 29, words_per_turn=n % 7) for n in range(60)]
     record = fit_population(people)

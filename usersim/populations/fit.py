@@ -41,7 +41,7 @@ def fit_population(people: Sequence[LoggedPerson], *, distance: float = DISTANCE
     """A population with the people's marginals and pair dependencies, stratum by stratum of their patience.
 
     The share of each stratum is Kaplan and Meier's (1958) estimate: a conversation that was cut says only that its
-    person stayed that long.
+    person stayed that long. A source without any end has no part in the shares.
 
     Args:
         people: One entry a person, from `people_of`.
@@ -101,7 +101,9 @@ def _strata(people: Sequence[LoggedPerson], values: dict[str, Floats]) -> tuple[
     turns = values["turns"]
     starts = _starts(turns)
     leaves = np.array([person.leaves for person in people])
-    stays = _staying(turns, leaves, starts)
+    with_ends = {person.source for person in people if person.leaves}
+    tells = np.array([person.source in with_ends or not with_ends for person in people])
+    stays = _staying(turns[tells], leaves[tells], starts)
     trait_shares = _trait_shares(people)
     overall = _overall(people, values, trait_shares)
     strata = []
