@@ -150,7 +150,7 @@ def test_what_the_logs_do_not_say_is_not_stated() -> None:
 
 
 def test_too_few_people_are_refused() -> None:
-    with pytest.raises(DataError, match="29 people; a population needs at least 30"):
+    with pytest.raises(DataError, match="logs: 29; a population needs at least 30"):
         fit_population(crowd(29))
 
 
@@ -302,7 +302,7 @@ def test_what_the_operator_can_fix_is_one_line(tmp_path: Path, capsys: pytest.Ca
         "".join(conversation(f"c{n}", "hi", user="ann").model_dump_json() + "\n" for n in range(50))
     )
     assert run_main(main, ["fit", str(one), "--out", str(tmp_path / "p.json")]) == 2
-    assert "1 people" in capsys.readouterr().err
+    assert "people in the logs: 1;" in capsys.readouterr().err
 
 
 def test_a_truncated_table_of_styles_is_damage(population: Population, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def fit_population(people: Sequence[LoggedPerson], *, distance: float = DISTANCE
     """
     if len(people) < FEWEST_PEOPLE:
         raise DataError(
-            f"{len(people)} people; a population needs at least {FEWEST_PEOPLE}: give more conversations, or logs "
+            f"people in the logs: {len(people)}; a population needs at least {FEWEST_PEOPLE}: give more conversations, or logs "
             "of more people"
         )
     values = {
