@@ -52,8 +52,8 @@ def fit_population(people: Sequence[LoggedPerson], *, distance: float = DISTANCE
     """
     if len(people) < FEWEST_PEOPLE:
         raise DataError(
-            f"people in the logs: {len(people)}; a population needs at least {FEWEST_PEOPLE}: give more conversations, or logs "
-            "of more people"
+            f"people in the logs: {len(people)}; a population needs at least {FEWEST_PEOPLE}: give more "
+            "conversations, or logs of more people"
         )
     values = {
         name: np.array([np.nan if (value := getattr(p.style, name)) is None else value for p in people])
