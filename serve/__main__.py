@@ -31,6 +31,8 @@ from usersim.cli import run_main
 from usersim.config import load_config
 from usersim.errors import ConfigError, UsersimError
 from usersim.model import BASE_NAME, SHIPPED_ADAPTER, USERLM_NAME, file_hash, home, resolve
+from usersim.populations.record import population_file, read_population
+from usersim.populations.sample import Population
 from usersim.render import SETTINGS_FILE, Renderer
 from usersim.userlm import UserLM
 
@@ -69,7 +71,7 @@ def main(argv: list[str]) -> int:
             guards=config.guards,
             name=path.name,
         )
-        app = create_app(config, user, log_sink=_sinks(stack, config))
+        app = create_app(config, user, population=_population(config.model), log_sink=_sinks(stack, config))
         if engine:
             engine.keep_running()
             app.state.service.metrics.restarts.set_function(lambda: engine.restarts)
@@ -133,6 +135,12 @@ def _place(model: str | None) -> Path:
         if (weights := adapter / "adapter_model.safetensors").is_file():
             return home() / f"{USERLM_NAME}-{file_hash(weights)[:12]}"
     return resolve(model)
+
+
+def _population(model: str | None) -> Population | None:
+    """The population that lies with the model; None where there is none."""
+    file = population_file(model)
+    return Population(read_population(file)) if file.is_file() else None
 
 
 def _settings(config: ServeConfig, renderer: Renderer | None) -> EngineSettings:

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from usersim.types import UserProfile
+
 
 class SaidMessage(BaseModel):
     role: Literal["user"] = "user"
@@ -141,3 +143,17 @@ class TerminationResponse(BaseModel):
     end_of_conversation_prob: float
     usage: Usage
     prompt: PromptFacts
+
+
+class ProfilesResponse(BaseModel):
+    """Users drawn from the model's population."""
+
+    id: str
+    object: Literal["user.profiles"] = "user.profiles"
+    created: int
+    model: str
+    system_fingerprint: str
+    seed: int
+    distance: float
+    """Each user differs from every person of the logs by more than this: `usersim.populations`."""
+    profiles: list[UserProfile]

@@ -21,15 +21,18 @@ from serve.logs import Sink
 from serve.middleware import Door, Intake
 from serve.pool import EnginePool
 from serve.service import Service
+from usersim.populations.sample import Population
 from usersim.userlm import UserLM
 
 DESCRIPTION = """A language model of the *human* side of a chat. `/v1/user/turns` takes a hidden goal, a
 persona and the conversation so far, and gives the user's next turn with the probability that the
-conversation ends here; `/v1/chat/completions` is the same user for tools that speak OpenAI's interface, in each
+conversation ends here; `/v1/user/profiles` draws users from the
+model's population; `/v1/chat/completions` is the same user for tools that speak OpenAI's interface, in each
 tool's own dialect, chosen by the model's name or by the prompt."""
 
 PLACES = {
     "turns": "POST /v1/user/turns, /v1/user/turns/batch, /v1/user/termination",
+    "users": "POST /v1/user/profiles",
     "openai": "base URL …/v1: POST /v1/chat/completions, GET /v1/models",
     "promptfoo": "POST /compat/promptfoo/task",
     "pages": "/docs, /playground",
@@ -37,10 +40,16 @@ PLACES = {
 }
 
 
-def create_app(config: ServeConfig, user: UserLM, *, log_sink: Sink | None = None) -> FastAPI:
+def create_app(
+    config: ServeConfig,
+    user: UserLM,
+    *,
+    population: Population | None = None,
+    log_sink: Sink | None = None,
+) -> FastAPI:
     """`app.state` holds what outlives a request: `service` (counters), `drain`, `keys`. The app closes `user` when
     it shuts down."""
-    service = Service(config, user)
+    service = Service(config, user, population)
     drain, keys = (
         Drain(config.drain_delay_s, config.drain_timeout_s),
         KeyRing(configured(config), is_open=config.is_open),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 import uuid
 from collections.abc import AsyncGenerator
@@ -23,6 +24,7 @@ from serve.answers import (
     Delta,
     ErrorFacts,
     LikelyToken,
+    ProfilesResponse,
     PromptFacts,
     SaidMessage,
     TerminationResponse,
@@ -33,7 +35,7 @@ from serve.answers import (
     UserTurnResponse,
 )
 from serve.errors import RequestError, problem
-from serve.schemas import BatchRequest, TerminationRequest, UserTurnRequest
+from serve.schemas import BatchRequest, ProfilesRequest, TerminationRequest, UserTurnRequest
 from serve.service import Service, usage
 from serve.streaming import EventStream, error_body
 from serve.strict import StrictRoute
@@ -92,6 +94,18 @@ def router(service: Service) -> APIRouter:
             usage=Usage(prompt_tokens=tokens, completion_tokens=1, total_tokens=tokens + 1),
             prompt=_prompt(service),
         )
+
+    @routes.post(
+        "/v1/user/profiles",
+        summary="Users drawn from the model's population: persona, style and patience",
+        response_model_exclude_none=True,
+    )
+    async def profiles(request: ProfilesRequest) -> ProfilesResponse:
+        head = _head(service, request.model)
+        seed = random.getrandbits(53) if request.seed is None else request.seed
+        population = service.population_of(head["model"])
+        drawn = await asyncio.to_thread(population.sample, request.n, seed)
+        return ProfilesResponse(**head, seed=seed, distance=population.distance, profiles=drawn)
 
     return routes
 

@@ -21,6 +21,7 @@ from usersim.sampling import EndPolicy, as_profile
 from usersim.types import Facet, Goal, Persona, Turn, UserProfile
 
 MAX_MESSAGES, MAX_CHARACTERS, MAX_N, MAX_BATCH, MAX_TOP_LOGPROBS = 512, 65_536, 16, 64, 20
+MAX_PROFILES = 512
 Text = Annotated[str, StringConstraints(max_length=MAX_CHARACTERS)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63, strict=True)]
 Label = Annotated[str, StringConstraints(max_length=512)]
@@ -203,6 +204,18 @@ class TerminationRequest(Situation):
     end_of_conversation: EndPolicy | None = Field(
         default=None,
         description="mode never and greedy as for a turn; every other mode decides by the threshold",
+    )
+
+
+class ProfilesRequest(BaseModel):
+    """Users to draw from the model's population."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"n": 3, "seed": 1}})
+
+    model: str | None = Field(default=None, max_length=512, description="default: the model served")
+    n: int = Field(default=1, ge=1, le=MAX_PROFILES, strict=True)
+    seed: Seed | None = Field(
+        default=None, description="the same seed gives the same users; a larger n begins with them"
     )
 
 

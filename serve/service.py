@@ -15,6 +15,7 @@ from serve.errors import RequestError
 from serve.metrics import Metrics
 from serve.schemas import SamplingFields
 from usersim.errors import GuardError
+from usersim.populations.sample import Population
 from usersim.sampling import EndPolicy, Leaving, Sampling, TurnPiece
 from usersim.types import Turn, UserProfile, UserTurn
 from usersim.userlm import UserLM
@@ -23,8 +24,9 @@ from usersim.userlm import UserLM
 class Service:
     """Stateless between requests, but for the counters."""
 
-    def __init__(self, config: ServeConfig, user: UserLM) -> None:
+    def __init__(self, config: ServeConfig, user: UserLM, population: Population | None = None) -> None:
         self.config, self.user, self.metrics = config, user, Metrics()
+        self.population = population
         self.models = config.models
         """Aliases and the engines' names for them; may be replaced while requests are under way."""
         self.started = int(time.time())
@@ -52,6 +54,18 @@ class Service:
         name = name or self.names[0]
         visit.ask_for(self.models.get(name))
         return name
+
+    def population_of(self, name: str) -> Population:
+        """The population of a model by one of its names; raises RequestError 404 where it has none."""
+        if self.population is None or name in self.models:
+            raise RequestError(
+                f"the model {name[:80]!r} has no population of users; `usersim population fit` makes one, and the "
+                "server reads it at start",
+                code="population_not_found",
+                param="model",
+                status=404,
+            )
+        return self.population
 
     async def turns(
         self,

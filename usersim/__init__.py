@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         connect,
         converse,
         load,
+        population,
         sample,
         sample_many,
     )
@@ -47,11 +48,15 @@ __all__ = [
     "connect",
     "converse",
     "load",
+    "population",
     "sample",
     "sample_many",
 ]
 __version__ = "0.1.0"
-_API = {"as_profile", "as_turns", "asample", "connect", "converse", "load", "sample", "sample_many"}
+_API = {
+    *("as_profile", "as_turns", "asample", "connect", "converse"),
+    *("load", "population", "sample", "sample_many"),
+}
 
 
 def __getattr__(name: str) -> Any:

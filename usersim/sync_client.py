@@ -51,6 +51,9 @@ class SyncRemoteUser:
     ) -> list[UserTurn | UsersimError]:
         return run(self.user.batch(requests, **options))
 
+    def profiles(self, n: int = 1, *, seed: int | None = None) -> list[UserProfile]:
+        return run(self.user.profiles(n, seed=seed))
+
     def close(self) -> None:
         run(self.user.aclose())
 

@@ -13,7 +13,7 @@ from serve.bounds import MAX_LIST, MAX_NESTED, MAX_OBJECT, TooManyError, check_s
 from serve.chat_schemas import ChatRequest
 from serve.config import ServeConfig
 from serve.promptfoo import PromptfooRequest
-from serve.schemas import BatchRequest, TerminationRequest, UserTurnRequest
+from serve.schemas import BatchRequest, ProfilesRequest, TerminationRequest, UserTurnRequest
 from tests.serve.conftest import SETTINGS, byte_tokenizer, serving
 from usersim.render import Renderer
 from usersim.testing import ScriptedSampler
@@ -26,6 +26,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "/v1/user/turns": UserTurnRequest,
     "/v1/user/turns/batch": BatchRequest,
     "/v1/user/termination": TerminationRequest,
+    "/v1/user/profiles": ProfilesRequest,
     "/v1/chat/completions": ChatRequest,
     "/compat/promptfoo/task": PromptfooRequest,
 }

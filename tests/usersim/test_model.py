@@ -91,6 +91,20 @@ def test_an_adapter_and_its_base_become_a_user_lm(
     assert Renderer.from_pretrained(built).settings.model_dump(mode="json") == settings
 
 
+def test_a_population_fitted_later_reaches_the_built_model_without_another_merge(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("USERSIM_HOME", str(tmp_path / "home"))
+    built = model.resolve(adapter)
+    assert not (built / "population.json").exists()
+    merged_at = (built / "model.safetensors").stat().st_mtime_ns
+    for population in ("{}", '{"people": 1}'):
+        (adapter / "population.json").write_text(population)
+        assert model.resolve(adapter) == built
+        assert (built / "population.json").read_text() == population
+    assert (built / "model.safetensors").stat().st_mtime_ns == merged_at
+
+
 @pytest.mark.parametrize(
     ("other", "why"),
     [
