@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.estimates import Floats, rng_for
+from eval.estimates import Floats
 from eval.next_turn.language_model import ChatRendering, Context, LanguageModelScorer, Progress
 from eval.next_turn.prefixes import Prefix, language_model_prefixes
 from eval.next_turn.values import Metric, MetricSpec, Positions, Values, at_positions
@@ -241,11 +241,11 @@ def _partners(prefixes: Sequence[Prefix], seed: int, purpose: str) -> dict[str, 
     """Another person's prefix at a like position for each; of the same source where there is one.
 
     The prefixes of a source stand in a ring in which neighbours have like positions, and each takes the next that is
-    another person's. One without any other person has none.
+    another person's. One without any other person has none. The order depends on the prefixes' ids, so that a source
+    measured alone or with others keeps its partners, and with them its scores.
     """
     partners: dict[str, Prefix] = {}
-    rank = rng_for(seed, f"other {purpose}").permutation(len(prefixes))
-    order = [prefixes[i] for i in sorted(range(len(prefixes)), key=lambda i: (prefixes[i].position, rank[i]))]
+    order = sorted(prefixes, key=lambda prefix: (prefix.position, _digest(f"{seed} {purpose} {prefix.id}")))
     sources = sorted({prefix.source for prefix in order})
     for ring in (order, *([p for p in order if p.source == source] for source in sources)):
         # Every second one up, the rest down: the last and the first are neighbours too.
