@@ -140,9 +140,9 @@ def run(args: argparse.Namespace) -> int:
     for simulator in report.simulators:
         console.print(f"{simulator.name}", style="bold")
         for reading in ("like people", "more", "less", "not told"):
-            told = "; ".join(c.label for c in simulator.claims if c.reading == reading)
-            if told:
-                console.print(f"  {reading}: {told}")
+            labels = "; ".join(c.label for c in simulator.claims if c.reading == reading)
+            if labels:
+                console.print(f"  {reading}: {labels}")
     console.print(f"{report.seconds:.0f} s · {args.out / 'report.html'} · {args.out / 'report.json'}")
     emit_json(report.model_dump(mode="json"), stdout=args.json, path=args.json_out)
     return 0
@@ -157,20 +157,22 @@ def human_side(
         DataError: Fewer than two usable conversations.
     """
     human = [c for path in args.human for c in load_conversations(path)]
-    kept, excluded = usable(human, None if args.language == "any" else args.language)
-    seen = {c.id for c in training} | {_opening(c) for c in training}
-    unseen = [c for c in kept if c.id not in seen and _opening(c) not in seen]
-    excluded["seen in training (id or beginning)"] = len(kept) - len(unseen)
-    wanted = [c for c in unseen if c.profile.goal or not args.with_goal]
-    excluded["no goal"] = len(unseen) - len(wanted)
-    chosen = stratified(wanted, args.limit, args.seed)
-    excluded["beyond --limit"] = len(wanted) - len(chosen)
-    if len(chosen) < 2:
+    usable_conversations, excluded = usable(human, None if args.language == "any" else args.language)
+    training_keys = {c.id for c in training} | {_opening(c) for c in training}
+    unseen = [
+        c for c in usable_conversations if c.id not in training_keys and _opening(c) not in training_keys
+    ]
+    excluded["seen in training (id or beginning)"] = len(usable_conversations) - len(unseen)
+    eligible = [c for c in unseen if c.profile.goal or not args.with_goal]
+    excluded["no goal"] = len(unseen) - len(eligible)
+    sample = stratified(eligible, args.limit, args.seed)
+    excluded["beyond --limit"] = len(eligible) - len(sample)
+    if len(sample) < 2:
         reasons = ", ".join(f"{count} {reason}" for reason, count in (+excluded).items())
         raise DataError(
-            f"{len(chosen)} usable human conversations; {FEW} at least are needed (left out: {reasons})"
+            f"{len(sample)} usable human conversations; {FEW} at least are needed (left out: {reasons})"
         )
-    return chosen, dict(+excluded)
+    return sample, dict(+excluded)
 
 
 def _evaluate(
@@ -188,14 +190,14 @@ def _evaluate(
     with _progress() as (track, say):
         clock = StageClock(say)
         clock("drawing next turns")
-        drawn = [
+        simulated = [
             draw_turns(s, prefixes, args.out, concurrency=args.concurrency, track=track) for s in simulators
         ]
         unsaid = {conversation.id: conversation.unsaid for conversation in people if conversation.unsaid}
         if args.ceiling:
-            drawn.append(pooled(read_annotated(args.ceiling), prefixes, args.seed))
+            simulated.append(pooled(read_annotated(args.ceiling), prefixes, args.seed))
         leaving: dict[GoalCondition, tuple[Sequence[Prefix], Sequence[SimulatedTurns]]] = {
-            "own": (prefixes, drawn)
+            "own": (prefixes, simulated)
         }
         for condition in conditions:
             if condition == "own":
@@ -225,7 +227,7 @@ def _evaluate(
             args.seed,
         )
         vector = Vector(reference)
-        shared, results = vector.measure(drawn, leaving, clock)
+        shared, results = vector.measure(simulated, leaving, clock)
         held = {s.name: s.source for s in simulators if isinstance(s, Simulator) and s.kind == "userlm"}
         results = [
             r.model_copy(update={"bits_per_character": _likelihood(held[r.name], people, track, clock)})
@@ -238,7 +240,7 @@ def _evaluate(
         clock("")
     use = None
     if args.certificate:
-        use = max(log_use(args.certificate, s.name, command_line(), len(shared)) for s in drawn)
+        use = max(log_use(args.certificate, s.name, command_line(), len(shared)) for s in simulated)
     return NextTurnReport(
         title=args.title,
         sources=_sources(people, prefixes),
@@ -314,18 +316,18 @@ def _opening(conversation: Conversation) -> str:
 
 
 def _sources(people: Sequence[Conversation], prefixes: Sequence[Prefix]) -> dict[str, SourceFacts]:
-    found = {}
+    facts_by_source = {}
     for source in sorted({c.source for c in people}):
         own = [c for c in people if c.source == source]
         here = [prefix for prefix in prefixes if prefix.source == source]
-        found[source] = SourceFacts(
+        facts_by_source[source] = SourceFacts(
             conversations=len(own),
             people=len({prefix.cluster for prefix in here}),
             prefixes=len(here),
             with_goal=sum(c.profile.goal is not None for c in own),
             known_ends=sum(prefix.has_left for prefix in here),
         )
-    return found
+    return facts_by_source
 
 
 def _notes(people: Sequence[Conversation], scorer: LanguageModelScorer | None) -> list[str]:

@@ -54,7 +54,7 @@ Rows = Any
 FOLDS = 5
 STRATA: tuple[Positions, ...] = ("1", "2", "3+", "all")
 CHARACTERS = 2_000
-"""Of a text, from its beginning, that the lexical family reads; word runs and overlaps read the same."""
+"""Characters of a text, from its beginning, that the lexical family, word runs and overlaps read."""
 HASHED = 2**18
 SMOOTH = 400
 """Random Fourier features (Rahimi & Recht 2007) that let a linear score bend along the hand-made features."""
@@ -208,7 +208,7 @@ def told_apart(
     Args:
         simulated: Rows of the simulator's turns, one a prefix.
         people: Rows of the persons' turns at the same prefixes.
-        clusters: Cluster of each prefix; no pair is scored by a fit that saw its cluster.
+        clusters: Cluster of each prefix. No pair is scored by a fit that saw its cluster.
         ridge: `Representation.ridge`.
 
     Raises:
@@ -300,7 +300,7 @@ class Discriminator:
         return cls(representation, np.asarray(difference.T @ dual, dtype=np.float64).ravel())
 
     def score(self, prefixes: Sequence[Prefix], texts: Sequence[str]) -> Floats:
-        """How much each text looks like the simulator's; compare texts of one prefix only."""
+        """Likeness of each text to the simulator's; compare texts of one prefix only."""
         rows = self.representation.features(prefixes, texts)
         return np.asarray(rows @ self.weights_D, dtype=np.float64).ravel()
 
@@ -438,7 +438,7 @@ def _form(prefix: Prefix, text: str) -> list[float]:
     ]
     before = parts[1] | parts[2] | parts[3]
     runs = [longest_run(text, [other]) for other in (goal, answer)] + [longest_run(text, own)]
-    # Only words of goals that nothing before has said: the others stand there whoever writes.
+    # Only words of goals that nothing before has said: the others stand there for every writer.
     due = parts[0] - before
     marks = marks_of(split(text).prose)
     counted = max(1, length)

@@ -42,7 +42,7 @@ def content_control(prefixes: Sequence[Prefix], seed: int) -> tuple[list[Prefix]
         probability = LIKELY if len(prefix.answer) > middle else UNLIKELY
         leaves = bool(rng_for(seed, f"planted end {prefix.id}").random() < probability)
         if prefix.has_left and not leaves:
-            continue  # the planted person would go on, and nobody knows with what
+            continue  # the planted person would go on, and it is not known with what
         planted.append(prefix.model_copy(update={"text": None}) if leaves else prefix)
         turns[prefix.id] = NextTurn(
             prefix=prefix.id, text=prefix.text or "ok", ends=leaves, end_probability=probability

@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
 
 
 def settings_folder(model: Path) -> Path:
-    """Where the `userlm.json` of a run, an adapter or a model lies; raises ConfigError where there is none."""
+    """Folder of the `userlm.json` of a run, an adapter or a model; raises ConfigError where there is none."""
     for folder in (model / "adapter", model / "model", model):
         if (folder / "userlm.json").is_file():
             return folder
@@ -63,7 +63,7 @@ def settings_folder(model: Path) -> Path:
 
 
 def decisions_of_all(model: Path, people: Sequence[Conversation], *, seed: int) -> list[list[Decision]]:
-    """By conversation; raises DataError where nobody left or nobody went on."""
+    """By conversation; raises DataError where all people left or all went on."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -91,7 +91,7 @@ def decisions_of_all(model: Path, people: Sequence[Conversation], *, seed: int) 
 def decisions(
     model: Any, renderer: Renderer, conversation: Conversation, profile: UserProfile
 ) -> Iterator[Decision]:
-    """Where a person left or went on, after the first turn, with the model's own P(end)."""
+    """Decisions of a person to leave or go on, after the first turn, with the model's own P(end)."""
     import torch
 
     end, spoken = renderer.settings.end_of_conversation_id, 0
