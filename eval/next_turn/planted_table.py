@@ -39,7 +39,7 @@ class PlantedUserSpec(Record):
     name: str
     label: str
     description: str
-    """Making of its turns, in a sentence."""
+    """Description of its turns, in a sentence."""
     meant: tuple[Expectation, ...]
     needs: Literal["any", "all"] = "any"
     changes: Literal["text", "leaving"] = "text"

@@ -193,7 +193,8 @@ def sample(
     notes += [f"{count} conversations left out: {reason}." for reason, count in sorted(excluded.items())]
     if goals < len(people_sample):
         notes.append(
-            f"{len(people_sample) - goals} of {len(people_sample)} conversations have no goal: numbers on goals leave them out."
+            f"{len(people_sample) - goals} of {len(people_sample)} conversations have no goal: "
+            "numbers on goals leave them out."
         )
     if ends < len(people_sample):
         notes.append(
