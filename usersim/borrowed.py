@@ -63,9 +63,9 @@ def _nearest(borrowers: dict[int, str], lenders: dict[int, str]) -> dict[int, in
     indices, texts = list(lenders), np.array(list(lenders.values()))
     vectors = embed(list(lenders.values()))
     neighbours: dict[int, int] = {}
-    asking = list(borrowers.items())
-    for start in range(0, len(asking), BLOCK):
-        block = asking[start : start + BLOCK]
+    queries = list(borrowers.items())
+    for start in range(0, len(queries), BLOCK):
+        block = queries[start : start + BLOCK]
         cosine: Vectors = np.round(embed([text for _, text in block]) @ vectors.T, 3)
         for row, (borrower, text) in zip(cosine, block, strict=True):
             row[texts == text] = -2  # itself, and those who wanted the very same

@@ -60,12 +60,12 @@ class UnpromptedUser:
             raise ContextOverflowError(f"the window is {self.window} tokens; this takes {len(prompt)}")
         request = Draw(prompt, [stop], stop, self.sampling, seed=seed)
         (completion,) = await self.sampler.sample(request)
-        closing = await self._end_of_text(history, request)
+        end_of_text = await self._end_of_text(history, request)
         text = self.header.decode([token for token in completion.token_ids if token != stop])
         return UserTurn(
             text=text,
             ends=False,
-            end_probability=min(1.0, closing + (1 - closing) * completion.end_probability),
+            end_probability=min(1.0, end_of_text + (1 - end_of_text) * completion.end_probability),
             finish=completion.finish,
             logprob=sum(completion.logprobs),
             tokens=len(completion.token_ids),
@@ -80,8 +80,8 @@ class UnpromptedUser:
         prompt = self.header.closed(turns)
         one = Sampling(temperature=0, max_tokens=1)
         look = replace(request, prompt_ids=prompt, watch_id=self.end_of_text, sampling=one, seed=0)
-        (looked,) = await self.sampler.sample(look)
-        return looked.end_probability
+        (completion,) = await self.sampler.sample(look)
+        return completion.end_probability
 
     async def aclose(self) -> None:
         await self.sampler.aclose()

@@ -70,8 +70,8 @@ def pooled(turns: Sequence[AnnotatedTurn], prefixes: Sequence[Prefix], seed: int
         by_prefix.setdefault(turn.prefix, []).append(turn)
     turns_by_prefix = {}
     for prefix, candidates in by_prefix.items():
-        ordered = sorted(candidates, key=lambda turn: turn.person)
-        turns_by_prefix[prefix] = ordered[rng_for(seed, f"annotator {prefix}").integers(len(ordered))]
+        by_name = sorted(candidates, key=lambda turn: turn.person)
+        turns_by_prefix[prefix] = by_name[rng_for(seed, f"annotator {prefix}").integers(len(by_name))]
     people = len({turn.person for turn in usable})
     note = f"{people} annotators, {len(usable)} turns at {len(turns_by_prefix)} prefixes, one drawn for each"
     return SimulatedTurns(CEILING, dict(turns_by_prefix), failed=left_out, note=note)
@@ -80,14 +80,14 @@ def pooled(turns: Sequence[AnnotatedTurn], prefixes: Sequence[Prefix], seed: int
 def by_person(turns: Sequence[AnnotatedTurn], prefixes: Sequence[Prefix]) -> list[SimulatedTurns]:
     """Each annotator as a simulator, by name. Leaves out, counts and raises as `pooled`."""
     usable, _ = _usable(turns, prefixes)
-    simulated = []
+    annotators = []
     for person in sorted({turn.person for turn in usable}):
         own = {turn.prefix: turn for turn in usable if turn.person == person}
         _, left_out = _split([turn for turn in turns if turn.person == person], prefixes)
-        simulated.append(
+        annotators.append(
             SimulatedTurns(person, dict(own), failed=left_out, note=f"an annotator, {len(own)} prefixes")
         )
-    return simulated
+    return annotators
 
 
 def _usable(

@@ -186,33 +186,33 @@ def _evaluate(
 ) -> NextTurnReport:
     from eval.next_turn.vector import Reference, StageClock, Vector
 
-    started = time.monotonic()
+    start = time.monotonic()
     with _progress() as (track, say):
         clock = StageClock(say)
         clock("drawing next turns")
-        simulated = [
+        turn_sets = [
             draw_turns(s, prefixes, args.out, concurrency=args.concurrency, track=track) for s in simulators
         ]
         unsaid = {conversation.id: conversation.unsaid for conversation in people if conversation.unsaid}
         if args.ceiling:
-            simulated.append(pooled(read_annotated(args.ceiling), prefixes, args.seed))
+            turn_sets.append(pooled(read_annotated(args.ceiling), prefixes, args.seed))
         leaving: dict[GoalCondition, tuple[Sequence[Prefix], Sequence[SimulatedTurns]]] = {
-            "own": (prefixes, simulated)
+            "own": (prefixes, turn_sets)
         }
         for condition in conditions:
             if condition == "own":
                 continue
             clock(f"P(end) with goals: {condition}")
-            changed = under_condition(prefixes, condition, unsaid=unsaid, seed=args.seed)
-            later = [prefix for prefix in changed if prefix.position >= 2]
-            probing = [_probe(s, condition) for s in simulators if isinstance(s, Simulator) and s.tells_end]
+            condition_prefixes = under_condition(prefixes, condition, unsaid=unsaid, seed=args.seed)
+            later = [prefix for prefix in condition_prefixes if prefix.position >= 2]
+            probes = [_probe(s, condition) for s in simulators if isinstance(s, Simulator) and s.tells_end]
             leaving[condition] = (
-                changed,
+                condition_prefixes,
                 [
                     _renamed(
                         draw_turns(s, later, args.out, concurrency=args.concurrency, track=track), condition
                     )
-                    for s in probing
+                    for s in probes
                 ],
             )
         clock("reading the people")
@@ -227,11 +227,11 @@ def _evaluate(
             args.seed,
         )
         vector = Vector(reference)
-        shared, results = vector.measure(simulated, leaving, clock)
-        held = {s.name: s.source for s in simulators if isinstance(s, Simulator) and s.kind == "userlm"}
+        shared, results = vector.measure(turn_sets, leaving, clock)
+        model_of = {s.name: s.source for s in simulators if isinstance(s, Simulator) and s.kind == "userlm"}
         results = [
-            r.model_copy(update={"bits_per_character": _likelihood(held[r.name], people, track, clock)})
-            if r.name in held
+            r.model_copy(update={"bits_per_character": _likelihood(model_of[r.name], people, track, clock)})
+            if r.name in model_of
             else r
             for r in results
         ]
@@ -240,7 +240,7 @@ def _evaluate(
         clock("")
     use = None
     if args.certificate:
-        use = max(log_use(args.certificate, s.name, command_line(), len(shared)) for s in simulated)
+        use = max(log_use(args.certificate, s.name, command_line(), len(shared)) for s in turn_sets)
     return NextTurnReport(
         title=args.title,
         sources=_sources(people, prefixes),
@@ -257,7 +257,7 @@ def _evaluate(
         files=tuple(FileFacts.of(path) for path in (*args.human, *args.train)),
         command=command_line(),
         versions=versions(),
-        seconds=round(time.monotonic() - started, 1),
+        seconds=round(time.monotonic() - start, 1),
         minutes_by_stage={name: round(minutes, 2) for name, minutes in clock.minutes.items()},
     )
 

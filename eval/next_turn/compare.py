@@ -124,10 +124,10 @@ def against_null(
 
 def judged(measurements: Sequence[Measurement]) -> list[Measurement]:
     """The measurements of one simulator with Holm's adjustment over all of them, and their readings."""
-    adjusted = holm([m.p for m in measurements])
+    p_values = holm([m.p for m in measurements])
     return [
         m.model_copy(update={"p_holm": p, "reading": _reading(m, p)})
-        for m, p in zip(measurements, adjusted, strict=True)
+        for m, p in zip(measurements, p_values, strict=True)
     ]
 
 
@@ -161,14 +161,14 @@ def claims(measurements: Sequence[Measurement]) -> list[Claim]:
     statements = []
     for key, members in families.items():
         readings = {m.reading for m in members}
-        agreed = len(readings) == 1
+        is_agreed = len(readings) == 1
         statements.append(
             Claim(
                 key=key,
                 group=members[0].spec.group,
                 label=members[0].spec.label,
-                reading=members[0].reading if agreed else "not told",
-                disagree=not agreed,
+                reading=members[0].reading if is_agreed else "not told",
+                disagree=not is_agreed,
                 scorers=len(members),
             )
         )

@@ -107,9 +107,9 @@ def most_alike(prefixes: Sequence[Prefix]) -> list[str | None]:
     has_text_P = np.array([prefix.text is not None for prefix in prefixes])
     for position in np.unique(position_P):
         here = np.flatnonzero((position_P == position) & has_text_P)
-        alike = (rows[here] @ rows[here].T).toarray()
-        alike[clusters[here][:, None] == clusters[here][None, :]] = -1.0
-        for row, best in enumerate(alike.argmax(1)) if len(here) else ():
-            if alike[row, best] >= 0:
+        cosine = (rows[here] @ rows[here].T).toarray()
+        cosine[clusters[here][:, None] == clusters[here][None, :]] = -1.0
+        for row, best in enumerate(cosine.argmax(1)) if len(here) else ():
+            if cosine[row, best] >= 0:
                 nearest[here[row]] = prefixes[here[best]].text
     return nearest

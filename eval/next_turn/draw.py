@@ -276,12 +276,12 @@ def run(args: argparse.Namespace) -> int:
     conversations, excluded = usable(
         load_conversations(args.human), None if args.language == "any" else args.language
     )
-    chosen = stratified(conversations, args.limit, args.seed)
-    prefixes = [prefix for conversation in chosen for prefix in prefixes_of(conversation)]
+    sample = stratified(conversations, args.limit, args.seed)
+    prefixes = [prefix for conversation in sample for prefix in prefixes_of(conversation)]
     unsaid = read_unsaid(args.unsaid) if args.unsaid else None
     prefixes = under_condition(prefixes, args.goals, unsaid=unsaid, seed=args.seed)
     left_out = "".join(f"; left out: {count} {reason}" for reason, count in excluded.items())
-    console.print(f"{len(chosen)} conversations, {len(prefixes)} prefixes{left_out}")
+    console.print(f"{len(sample)} conversations, {len(prefixes)} prefixes{left_out}")
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -294,12 +294,12 @@ def run(args: argparse.Namespace) -> int:
             task = bar.add_task(name, total=total)
             return lambda: bar.advance(task)
 
-        simulated = [
+        turn_sets = [
             draw_turns(simulator, prefixes, args.out, concurrency=args.concurrency, track=track)
             for simulator in simulators
         ]
     condition = "" if args.goals == "own" else f".{args.goals}"
-    for turns in simulated:
+    for turns in turn_sets:
         stem = _journal_path(args.out, turns.name).stem
         write_turns(args.out / f"{stem}{condition}.turns.jsonl", turns.turns.values())
         failed = "".join(f"; {count} failed ({error})" for error, count in turns.failed.items())

@@ -170,17 +170,19 @@ def contradictions(prefix: Prefix, text: str) -> list[tuple[Quantity, Quantity]]
     """
     if prefix.goal is None:
         return []
-    fixed: dict[str, set[float]] = {}
+    values_by_unit: dict[str, set[float]] = {}
     for quantity in facts_of(goal_text(prefix.goal)).quantities:
         if quantity.unit:
-            fixed.setdefault(quantity.unit, set()).add(quantity.value)
-    if not fixed:
+            values_by_unit.setdefault(quantity.unit, set()).add(quantity.value)
+    if not values_by_unit:
         return []
     context_values = frozenset[float]().union(*(_numbers_and_words(part)[0] for part in _sources(prefix)))
     return [
-        (Quantity(next(iter(fixed[quantity.unit])), quantity.unit), quantity)
+        (Quantity(next(iter(values_by_unit[quantity.unit])), quantity.unit), quantity)
         for quantity in facts_of(split(text).prose).quantities
-        if quantity.unit and len(fixed.get(quantity.unit, ())) == 1 and quantity.value not in context_values
+        if quantity.unit
+        and len(values_by_unit.get(quantity.unit, ())) == 1
+        and quantity.value not in context_values
     ]
 
 

@@ -93,8 +93,8 @@ class TurnModel:
         spelling = WittenBell(
             ((*token, None) for token in vocabulary), SPELLING_ORDER, lambda _: 1 / ALPHABET
         )
-        spelled = lru_cache(SPELLINGS)(lambda token: 2.0 ** -spelling.bits((*token, None)))
-        self._words = WittenBell(sequences, TOKEN_ORDER, spelled)
+        spelling_probability = lru_cache(SPELLINGS)(lambda token: 2.0 ** -spelling.bits((*token, None)))
+        self._words = WittenBell(sequences, TOKEN_ORDER, spelling_probability)
 
     def bits(self, text: str) -> float:
         return self._words.bits(TOKENS.findall(text))

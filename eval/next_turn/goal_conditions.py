@@ -66,10 +66,9 @@ def under_condition(
         return list(prefixes)
     if condition == "none":
         return [prefix.model_copy(update={"goal": None}) for prefix in prefixes]
-    changed = _count_neutral(prefixes, unsaid or {}, seed)
+    goals = _count_neutral(prefixes, unsaid or {}, seed)
     return [
-        prefix.model_copy(update={"goal": changed.get(prefix.conversation, prefix.goal)})
-        for prefix in prefixes
+        prefix.model_copy(update={"goal": goals.get(prefix.conversation, prefix.goal)}) for prefix in prefixes
     ]
 
 

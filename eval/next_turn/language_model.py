@@ -312,12 +312,12 @@ class LanguageModelScorer:
     ) -> np.typing.NDArray[np.float64]:
         """Log-probability of each target at its predicting position; logits are computed nowhere else."""
         device, dtype = self.model.device, self.model.dtype
-        blocked = torch.zeros(mask_TT.shape, dtype=dtype).masked_fill(~mask_TT, torch.finfo(dtype).min)
+        attention_bias = torch.zeros(mask_TT.shape, dtype=dtype).masked_fill(~mask_TT, torch.finfo(dtype).min)
         places, rows = np.unique(predictors, return_inverse=True)
         logits_PV = self.model(
             input_ids=torch.tensor([ids], device=device),
             position_ids=torch.tensor([positions], device=device),
-            attention_mask=blocked[None, None].to(device),
+            attention_mask=attention_bias[None, None].to(device),
             logits_to_keep=torch.tensor(places, device=device),
             use_cache=False,
         ).logits[0]

@@ -128,13 +128,15 @@ class LeavingMetrics:
 
     @cached_property
     def specs(self) -> tuple[MetricSpec, ...]:
-        described = [("rate", "share of user turns at which the user leaves", "share")]
+        descriptions = [("rate", "share of user turns at which the user leaves", "share")]
         for name in BASELINES:
-            described.append((f"skill.{name}", f"Brier skill against {_LABEL[name]}", "skill"))
+            descriptions.append((f"skill.{name}", f"Brier skill against {_LABEL[name]}", "skill"))
         for name in BASELINES:
-            described.append((f"logloss.{name}", f"log-loss skill against {_LABEL[name]}", "skill"))
+            descriptions.append((f"logloss.{name}", f"log-loss skill against {_LABEL[name]}", "skill"))
         for name in BASELINES:
-            described.append((f"gain.{name}", f"log-loss saved beside {_LABEL[name]}", "share of the loss"))
+            descriptions.append(
+                (f"gain.{name}", f"log-loss saved beside {_LABEL[name]}", "share of the loss")
+            )
         return tuple(
             MetricSpec(
                 key=f"leaving.{key}{self._suffix}",
@@ -144,7 +146,7 @@ class LeavingMetrics:
                 is_share=key == "rate",
                 positions="2+",
             )
-            for key, label, unit in described
+            for key, label, unit in descriptions
         )
 
     @cached_property

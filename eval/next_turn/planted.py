@@ -207,8 +207,8 @@ def plant(name: str, prefixes: Sequence[Prefix], material: Material, seed: int) 
         DataError: It cannot be made from this material; the message says why.
     """
     if name == "ends_on_content":
-        changed, turns = ends_on_content(prefixes, material, seed)
-        return PlantedTurns(name, tuple(changed), turns)
+        new_prefixes, turns = ends_on_content(prefixes, material, seed)
+        return PlantedTurns(name, tuple(new_prefixes), turns)
     turns = PLANTERS[name](prefixes, material, seed)
     if not turns.turns:
         raise DataError(f"{name}: " + "; ".join(turns.failed or ["no prefixes"]))
@@ -257,14 +257,14 @@ def deaf(prefixes: Sequence[Prefix], material: Material, seed: int) -> Simulated
 
 def thread_lost(prefixes: Sequence[Prefix], material: Material, seed: int) -> SimulatedTurns:
     """Turns 1 and 2 are the person's, the later ones those of one other conversation."""
-    chosen: dict[str, tuple[str, ...]] = {}
+    turns_by_conversation: dict[str, tuple[str, ...]] = {}
 
     def rewrite(prefix: Prefix, rng: np.random.Generator) -> str:
         if prefix.position < LOST_FROM:
             return prefix.text or ""
-        if prefix.conversation not in chosen:
-            chosen[prefix.conversation] = _long_enough(prefix, material, seed)
-        return _turn_of(chosen[prefix.conversation], prefix.position)
+        if prefix.conversation not in turns_by_conversation:
+            turns_by_conversation[prefix.conversation] = _long_enough(prefix, material, seed)
+        return _turn_of(turns_by_conversation[prefix.conversation], prefix.position)
 
     return _rewritten("thread_lost", prefixes, seed, rewrite)
 
@@ -373,8 +373,8 @@ def thanks_added(prefixes: Sequence[Prefix], material: Material, seed: int) -> S
     """Thanks of the list of this module put before 40 % of the later turns."""
 
     def rewrite(prefix: Prefix, rng: np.random.Generator) -> str:
-        thanked = prefix.position > 1 and rng.random() < THANKED
-        return f"{_one_of(THANKS, rng)} {prefix.text}" if thanked else prefix.text or ""
+        is_thanking = prefix.position > 1 and rng.random() < THANKED
+        return f"{_one_of(THANKS, rng)} {prefix.text}" if is_thanking else prefix.text or ""
 
     return _rewritten("thanks_added", prefixes, seed, rewrite)
 

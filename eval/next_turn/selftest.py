@@ -427,14 +427,14 @@ class _Run:
         is_first_C, is_first_P = self._half(shared)
         specs = {spec.key: spec for spec in self.instruments.specs}
         own, theirs = self._of(shared, texts), self._of_people(shared)
-        for key, simulated in own.items():
-            people, both_P = theirs[key], (simulated.denominator_P != 0) & (theirs[key].denominator_P != 0)
+        for key, own_values in own.items():
+            people, both_P = theirs[key], (own_values.denominator_P != 0) & (theirs[key].denominator_P != 0)
             if not specs[key].is_ratio:
-                simulated, people = simulated.at(both_P), people.at(both_P)
+                own_values, people = own_values.at(both_P), people.at(both_P)
             if not both_P.any():
                 undefined[key] = "defined at none of these prefixes"
                 continue
-            one, two = ClusterSums.of(simulated, clusters), ClusterSums.of(people, clusters)
+            one, two = ClusterSums.of(own_values, clusters), ClusterSums.of(people, clusters)
             rng = rng_for(config.seed, f"{user.name} {key}")
             half_one, half_two = _part(one, is_first_C), _part(two, ~is_first_C)
             is_unpaired = bool(half_one.denominator_C.any() and half_two.denominator_C.any())

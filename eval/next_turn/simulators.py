@@ -190,15 +190,15 @@ def _chat(name: str, source: str, options: Options, settings: DrawSettings) -> S
     def open_user() -> User:
         from usersim.backends.chat import ChatSettings, HttpChat
 
-        chosen = ChatSettings(**sampling)
+        chat_settings = ChatSettings(**sampling)
         chat: Any
         if source.startswith(ADDRESSES):
             key = os.environ.get("OPENAI_API_KEY")
-            chat = HttpChat(url, model=model or None, api_key=key, settings=chosen)
+            chat = HttpChat(url, model=model or None, api_key=key, settings=chat_settings)
         else:
             from usersim.backends.local_chat import LocalChat
 
-            chat = LocalChat.from_pretrained(path, settings=chosen)
+            chat = LocalChat.from_pretrained(path, settings=chat_settings)
         return PromptedUser(chat, name=name, prompt=prompt)
 
     description = f"{source}, prompt {options.get('prompt', PROMPT)}"
