@@ -3,12 +3,20 @@
     python -m benchmarks.instrument [--quick] [--human FILE …] [--train FILE] [--prompted FILE] --json-out FILE
 
 Without files: people's ShareGPT conversations of the installed wheel that have a goal (dev split; train as training).
-Keys: `planted_caught` (name -> bool), `planted_needed_n` (of those not caught), `planted_left_out` (name -> reason),
-`human_false_positives` and `human_false_positives_paired` (share of `splits` in which any metric is below the same
-criterion), `coverage` (metric -> share of resamples), `minutes_200` (all metrics for people and one simulator, without
-drawing, scaled to 200 conversations; measured on `minutes_n`), `memory_gib` (peak of the process), `minutes_self_test`,
-`n`, `clusters`, `turns`. `--quick`: 60 conversations, the planted users that so few can show, the metrics meant for
-them.
+Keys of the JSON document:
+
+    planted_caught                 name -> bool
+    planted_needed_n               name -> conversations, of those not caught
+    planted_left_out               name -> reason
+    human_false_positives          share of `splits` in which any metric is below the same criterion
+    human_false_positives_paired   the same for pairs of people
+    coverage                       metric -> share of resamples
+    minutes_200                    minutes scaled to 200 conversations, measured on `minutes_n`: all metrics for people
+                                   and one simulator, without drawing
+    memory_gib                     peak of the process
+    minutes_self_test, n, clusters, turns
+
+`--quick`: 60 conversations, the planted users that so few can show, the metrics meant for them.
 """
 
 from __future__ import annotations
@@ -36,16 +44,16 @@ def main(argv: list[str] | None = None) -> None:
     args = _arguments(argv)
     human, training = conversations(args.human, args.train)
     config = config_of(args.quick, n=args.n, seed=args.seed, language="en")
-    chosen = sample(human, config, training=training, prompted=args.prompted)
-    n = len({prefix.conversation for prefix in chosen.prefixes})
+    people_sample = sample(human, config, training=training, prompted=args.prompted)
+    n = len({prefix.conversation for prefix in people_sample.prefixes})
     console.print(f"{n} conversations: all metrics of people and one simulator")
     start = time.monotonic()
-    metrics = instruments(chosen, config)
-    one_simulator(chosen, metrics, config)
+    metrics = instruments(people_sample, config)
+    one_simulator(people_sample, metrics, config)
     seconds = time.monotonic() - start
     if args.scores:
-        metrics = instruments(chosen, config, journal=args.scores)
-    report = self_test(chosen, metrics, config, progress=console.print)
+        metrics = instruments(people_sample, config, journal=args.scores)
+    report = self_test(people_sample, metrics, config, progress=console.print)
     if args.out:
         write_selftest(report, args.out)
     console.print(terminal(report))

@@ -36,7 +36,7 @@ class Tuning(Config):
 
     @property
     def sequences_per_step(self) -> int:
-        """What `micro_batch` counts, over all processes."""
+        """Sequences per optimiser step, over all processes; the unit of `micro_batch`."""
         return self.batch
 
     @property
@@ -71,7 +71,7 @@ class Online(Tuning, MRConfig):
     micro_batch: int = Field(default=8, ge=1)
     """Replies per forward and backward pass of one process."""
     temperature: float = Field(default=0.8, gt=0, le=2)
-    """Of the replies that are trained on and of the assistant in the futures."""
+    """Sampling temperature of the replies that are trained on and of the assistant in the futures."""
     beta: float = Field(default=0.0, ge=0)
     """Weight of the KL divergence from the starting point."""
     vllm: str | None = None
@@ -101,7 +101,7 @@ class OnlineDPO(Online):
     micro_batch: int = Field(default=16, ge=2, multiple_of=2)
     """Replies sampled, rewarded and trained on at once in one process; fewer save memory and leave less to batch."""
     beta: float = Field(default=0.1, gt=0)
-    """How strongly the policy is held to its starting point."""
+    """Strength of the pull towards the starting point."""
     margin: float = Field(default=0.02, ge=0)
     """Pairs whose rewards lie closer are left out, like those with a reply that has no reward."""
 

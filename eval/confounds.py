@@ -1,4 +1,4 @@
-"""What besides the simulator differs between the two sides of a free-running comparison, in words."""
+"""Confounds of a free-running comparison: differences between its two sides besides the simulator, in words."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def answers_in_words(simulated: Side, human: Side) -> str:
     ours, theirs = simulated.answer_words, human.answer_words
     if ours is None or theirs is None:
         return "Assistant: one side has no answers."
-    said = f"Assistant: its answers have {ours:.0f} words in the median, those to people {theirs:.0f}"
+    sentence = f"Assistant: its answers have {ours:.0f} words in the median, those to people {theirs:.0f}"
     if max(ours, theirs, 1.0) < ANSWER_RATIO * max(1.0, min(ours, theirs)):
-        return said + "."
-    return said + ": not the same assistant. Figures after the opening also measure that difference."
+        return sentence + "."
+    return sentence + ": not the same assistant. Figures after the opening also measure that difference."
 
 
 def guards_in_words(guards: Guards | None) -> str:

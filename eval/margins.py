@@ -19,8 +19,8 @@ SHARE = 0.05
 RATIO = 0.14
 """|log2 ratio| of 1.1: ten per cent more or fewer."""
 COSINE = 0.02
-"""Of conversations that have nothing to do with each other; within one goal, where cosines are several times as
-large, five points."""
+"""Cosine between conversations that have nothing to do with each other; within one goal, where cosines are several
+times as large, five points."""
 
 MARGINS: dict[str, float] = {
     **dict.fromkeys(

@@ -1,4 +1,4 @@
-"""Facets of the nearest other goal: what a person might have wanted and never said, where no annotation knows it."""
+"""Facets of the nearest other goal: wishes a person may have had and never said, where no annotation knows them."""
 
 from __future__ import annotations
 
@@ -31,25 +31,29 @@ def borrowed(conversations: Sequence[Conversation], folder: Path) -> dict[int, t
                 lenders[index] = goal.summary
             if not conversation.unsaid:
                 borrowers[index] = goal.summary
-    found: dict[int, tuple[str, ...]] = {}
+    facets_by_borrower: dict[int, tuple[str, ...]] = {}
     for borrower, lender in _neighbours(borrowers, lenders, folder / NEIGHBOURS).items():
         own, other = conversations[borrower].profile.goal, conversations[lender].profile.goal
         assert own is not None
         assert other is not None
-        said = {facet.text.casefold() for facet in own.facets}
-        found[borrower] = tuple(f.text for f in other.facets if f.text.casefold() not in said)
-    return found
+        own_facets = {facet.text.casefold() for facet in own.facets}
+        facets_by_borrower[borrower] = tuple(
+            f.text for f in other.facets if f.text.casefold() not in own_facets
+        )
+    return facets_by_borrower
 
 
 def _neighbours(borrowers: dict[int, str], lenders: dict[int, str], file: Path) -> dict[int, int]:
-    asked = hashlib.sha256(json.dumps([list(borrowers.items()), list(lenders.items())]).encode()).hexdigest()
+    request_hash = hashlib.sha256(
+        json.dumps([list(borrowers.items()), list(lenders.items())]).encode()
+    ).hexdigest()
     if file.is_file():
-        kept = json.loads(file.read_bytes())
-        if kept["asked"] == asked:
-            return dict(kept["neighbours"])
+        cache = json.loads(file.read_bytes())
+        if cache["asked"] == request_hash:
+            return dict(cache["neighbours"])
     neighbours = _nearest(borrowers, lenders)
     if file.parent.is_dir():  # not in a dry run
-        write_json(file, {"asked": asked, "neighbours": list(neighbours.items())})
+        write_json(file, {"asked": request_hash, "neighbours": list(neighbours.items())})
     return neighbours
 
 
@@ -58,13 +62,13 @@ def _nearest(borrowers: dict[int, str], lenders: dict[int, str]) -> dict[int, in
         return {}
     indices, texts = list(lenders), np.array(list(lenders.values()))
     vectors = embed(list(lenders.values()))
-    found: dict[int, int] = {}
-    asking = list(borrowers.items())
-    for start in range(0, len(asking), BLOCK):
-        block = asking[start : start + BLOCK]
+    neighbours: dict[int, int] = {}
+    queries = list(borrowers.items())
+    for start in range(0, len(queries), BLOCK):
+        block = queries[start : start + BLOCK]
         cosine: Vectors = np.round(embed([text for _, text in block]) @ vectors.T, 3)
         for row, (borrower, text) in zip(cosine, block, strict=True):
             row[texts == text] = -2  # itself, and those who wanted the very same
             if (best := int(row.argmax())) >= 0 and row[best] > -2:
-                found[borrower] = indices[best]
-    return found
+                neighbours[borrower] = indices[best]
+    return neighbours

@@ -40,7 +40,7 @@ class Decision:
     end_probability: float
     """As the model says, not calibrated."""
     user_turns: int
-    """What the person had said by then."""
+    """User turns so far."""
     left: bool
 
 

@@ -1,7 +1,7 @@
 """The ledger beside a User LM's weights: what it was trained on, run by run, and where in its rows each run stopped.
 
 Between machines only what is committed survives. A run that goes on from an adapter reads there which windows of the
-pass are behind it (`skip = "ledger"`), and a model card says how much of a pass was seen.
+pass are behind it (`skip = "ledger"`). A model card reads there how much of a pass was trained on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LEDGER = "ledger.json"
 
 
 class Stretch(Record):
-    """What one run trained on: windows `first` to `last` (the first that was not) of a pass over `rows`."""
+    """Training data of one run: windows `first` to `last` (the first that was not) of a pass over `rows`."""
 
     run: str
     rows_sha256: str
@@ -46,7 +46,7 @@ class Stretch(Record):
 
 
 @dataclass
-class Pass:
+class RowCounter:
     """Counts the rows that go through `over`; all there are, also those that are skipped after it."""
 
     windows: int = 0
@@ -84,7 +84,7 @@ def write_ledger(folder: Path, stretches: Iterable[Stretch]) -> None:
     write_json(folder / LEDGER, [stretch.model_dump(mode="json") for stretch in stretches])
 
 
-def refuse_other_rows(ledger: tuple[Stretch, ...], rows: Pass, *, where: Path) -> None:
+def refuse_other_rows(ledger: tuple[Stretch, ...], rows: RowCounter, *, where: Path) -> None:
     """Raises ConfigError where the last run of the ledger went through other rows than these."""
     if ledger[-1].rows_sha256 != rows.sha256:
         raise ConfigError(

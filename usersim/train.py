@@ -22,7 +22,7 @@ from usersim.allocator import keep_pages
 from usersim.base import UserBase, load_user_base
 from usersim.borrowed import borrowed
 from usersim.errors import ConfigError, DataError
-from usersim.ledger import LEDGER, Pass, Stretch, read_ledger, refuse_other_rows
+from usersim.ledger import LEDGER, RowCounter, Stretch, read_ledger, refuse_other_rows
 from usersim.locks import locked
 from usersim.model import BASE_NAME, build_base
 from usersim.packed import register
@@ -71,7 +71,7 @@ def _train(config: TrainConfig, *, export: bool) -> Path:
     keep_pages()
     args = _arguments(config)  # joins the other processes, where there are any
     base = _load_base(config)
-    corpus, through, dev = None, Pass(), list[Conversation]()
+    corpus, through, dev = None, RowCounter(), list[Conversation]()
     with args.main_process_first(local=False):
         if args.process_index == 0:
             _open_run(config, base, export=export)
@@ -114,7 +114,7 @@ def _train(config: TrainConfig, *, export: bool) -> Path:
 
 
 def plan(
-    corpus: Corpus, through: Pass, amounts: Amounts, config: TrainConfig, *, steps: int
+    corpus: Corpus, through: RowCounter, amounts: Amounts, config: TrainConfig, *, steps: int
 ) -> dict[str, Any]:
     """What `steps` steps amount to, for `--dry-run` and for the summary; tokens are those trained on."""
     windows = len(amounts.tokens) - 1
@@ -142,7 +142,7 @@ def _behind(config: TrainConfig) -> tuple[Stretch, ...]:
     return read_ledger(start_folder(config.start)) if config.start is not None else ()
 
 
-def _stretch(config: TrainConfig, through: Pass, facts: Mapping[str, Any]) -> Stretch:
+def _stretch(config: TrainConfig, through: RowCounter, facts: Mapping[str, Any]) -> Stretch:
     first = facts["windows_skipped"]
     return Stretch(
         run=Path(config.out).name,
@@ -204,7 +204,9 @@ def _refuse_unknown(out: Path) -> None:
         raise ConfigError(f"{out} holds checkpoints of an unknown run (no config.json); choose another out=…")
 
 
-def _render(config: TrainConfig, renderer: Renderer, folder: Path) -> tuple[Corpus, Pass, list[Conversation]]:
+def _render(
+    config: TrainConfig, renderer: Renderer, folder: Path
+) -> tuple[Corpus, RowCounter, list[Conversation]]:
     """`train.arrow` and `dev.arrow` in `folder`, made anew; returns the corpus, the pass and the dev conversations."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -225,7 +227,7 @@ def _render(config: TrainConfig, renderer: Renderer, folder: Path) -> tuple[Corp
     return corpus, through, dev
 
 
-def _render_train(config: TrainConfig, renderer: Renderer, folder: Path) -> tuple[Corpus, Pass]:
+def _render_train(config: TrainConfig, renderer: Renderer, folder: Path) -> tuple[Corpus, RowCounter]:
     corpus = load_corpus(
         config.train, keep_without_goal=config.keep_without_goal, seed=config.seed, folder=folder
     )
@@ -239,7 +241,7 @@ def _render_train(config: TrainConfig, renderer: Renderer, folder: Path) -> tupl
         openings=config.openings,
         borrowed=borrowed(corpus.conversations, Path(config.out)) if config.borrow_facets else None,
     )
-    through, behind = Pass(), _behind(config)
+    through, behind = RowCounter(), _behind(config)
     skip = behind[-1].last if config.skip == "ledger" else config.skip
     written = write_rows(islice(through.over(rows), skip, None), folder / "train.arrow")
     if not through.windows:

@@ -122,8 +122,8 @@ class Voices:
         self._models: list[tuple[Any, float]] = []
         for held in range(VOICE_FOLDS):
             nearby = (held + 1) % VOICE_FOLDS
-            fitted = [c for k, part in enumerate(parts) if k not in (held, nearby) for c in part]
-            self._models.append(_voice(fitted, parts[nearby], rng))
+            training_part = [c for k, part in enumerate(parts) if k not in (held, nearby) for c in part]
+            self._models.append(_voice(training_part, parts[nearby], rng))
 
     def is_assistant(self, prefixes: Sequence[Prefix], texts: Sequence[str]) -> NDArray[np.bool_]:
         """One flag a text, by the classifier that has not seen the prefix's person."""
@@ -138,16 +138,16 @@ class Voices:
 
 
 def _voice(
-    fitted: Sequence[Conversation], nearby: Sequence[Conversation], rng: np.random.Generator
+    training: Sequence[Conversation], nearby: Sequence[Conversation], rng: np.random.Generator
 ) -> tuple[Any, float]:
     """(classifier, threshold): beginnings and single sentences of answers against people's turns."""
-    own, answered = (_texts(fitted, role) for role in ("user", "assistant"))
+    own, assistant_texts = (_texts(training, role) for role in ("user", "assistant"))
     lengths = [len(text.split()) for text in own]
     # Length must not give the speaker away.
-    beginnings = [" ".join(text.split()[: int(rng.choice(lengths))]) for text in answered]
+    beginnings = [" ".join(text.split()[: int(rng.choice(lengths))]) for text in assistant_texts]
     sentences = [
         options[int(rng.integers(len(options)))]
-        for text in answered
+        for text in assistant_texts
         if (options := [part for part in SENTENCE.split(text) if len(part.split()) >= LEAST_SENTENCE])
     ]
     theirs = beginnings + sentences
@@ -194,8 +194,8 @@ def _acts(prefix: Prefix, text: str) -> dict[str, float]:
         row["acts.objects.after_error"] = objects
     if "refuses" in acts:
         row["acts.objects.after_refusal"] = objects
-    answered = answers(prefix, text)
-    return row if answered is None else row | {"acts.answers": float(answered)}
+    is_answer = answers(prefix, text)
+    return row if is_answer is None else row | {"acts.answers": float(is_answer)}
 
 
 def _assistant_acts(prefix: Prefix) -> frozenset[AssistantAct]:
@@ -204,8 +204,8 @@ def _assistant_acts(prefix: Prefix) -> frozenset[AssistantAct]:
 
 
 @lru_cache(maxsize=REMEMBERED)
-def _acts_of(answer: str, corrected: bool) -> frozenset[AssistantAct]:
-    return assistant_acts(answer, corrected=corrected)
+def _acts_of(answer: str, was_corrected: bool) -> frozenset[AssistantAct]:
+    return assistant_acts(answer, corrected=was_corrected)
 
 
 def _question(answer: str) -> str:

@@ -54,43 +54,44 @@ class UnpromptedUser:
         self, profile: UserProfile, turns: Sequence[Turn], *, seed: int | None = None
     ) -> UserTurn:
         # Control tokens that a person typed stay text.
-        shown = [turn.model_copy(update={"text": harmless(turn.text)}) for turn in turns]
-        prompt, stop = self.header.prompt(shown), self.header.stop
+        history = [turn.model_copy(update={"text": harmless(turn.text)}) for turn in turns]
+        prompt, stop = self.header.prompt(history), self.header.stop
         if len(prompt) + self.sampling.max_tokens > self.window:
             raise ContextOverflowError(f"the window is {self.window} tokens; this takes {len(prompt)}")
-        asked = Draw(prompt, [stop], stop, self.sampling, seed=seed)
-        (drawn,) = await self.sampler.sample(asked)
-        closing = await self._end_of_text(shown, asked)
-        text = self.header.decode([token for token in drawn.token_ids if token != stop])
+        request = Draw(prompt, [stop], stop, self.sampling, seed=seed)
+        (completion,) = await self.sampler.sample(request)
+        end_of_text = await self._end_of_text(history, request)
+        text = self.header.decode([token for token in completion.token_ids if token != stop])
         return UserTurn(
             text=text,
             ends=False,
-            end_probability=min(1.0, closing + (1 - closing) * drawn.end_probability),
-            finish=drawn.finish,
-            logprob=sum(drawn.logprobs),
-            tokens=len(drawn.token_ids),
+            end_probability=min(1.0, end_of_text + (1 - end_of_text) * completion.end_probability),
+            finish=completion.finish,
+            logprob=sum(completion.logprobs),
+            tokens=len(completion.token_ids),
             prompt_tokens=len(prompt),
             seed=seed,
         )
 
-    async def _end_of_text(self, turns: Sequence[Turn], asked: Draw) -> float:
+    async def _end_of_text(self, turns: Sequence[Turn], request: Draw) -> float:
         """P(the document ends here) after the answer; 0 before the first turn."""
         if not turns:
             return 0.0
         prompt = self.header.closed(turns)
         one = Sampling(temperature=0, max_tokens=1)
-        look = replace(asked, prompt_ids=prompt, watch_id=self.end_of_text, sampling=one, seed=0)
-        (looked,) = await self.sampler.sample(look)
-        return looked.end_probability
+        look = replace(request, prompt_ids=prompt, watch_id=self.end_of_text, sampling=one, seed=0)
+        (completion,) = await self.sampler.sample(look)
+        return completion.end_probability
 
     async def aclose(self) -> None:
         await self.sampler.aclose()
 
 
 def _end_of_text(header: UserHeader) -> int:
-    known = header.tokenizer.get_vocab()
+    vocabulary = header.tokenizer.get_vocab()
     return next(
-        (int(known[token]) for token in END_OF_TEXT if token in known), int(header.tokenizer.eos_token_id)
+        (int(vocabulary[token]) for token in END_OF_TEXT if token in vocabulary),
+        int(header.tokenizer.eos_token_id),
     )
 
 
@@ -105,14 +106,14 @@ class _Contexts:
 class NearestUser:
     """A `User` that says what the person said after the nearest training context.
 
-    Contexts are compared at the same position (1, 2, 3, 4 and later): openings by their goals, later ones by the last
-    answer and the user turn before it (mean of two cosines). The words are those of the nearest context at which the
-    person went on; P(end) is the share of the `k` nearest whose person left, contexts of unknown end left out.
+    Contexts are compared at the same position (1, 2, 3, 4 and later). Openings are compared by their goals, later ones
+    by the last answer and the user turn before it (mean of two cosines). The words are those of the nearest context at
+    which the person went on. P(end) is the share of the `k` nearest whose person left; unknown ends do not count.
 
     Args:
         conversations: Training conversations.
         k: Contexts that P(end) is counted over.
-        most: Contexts of each class at most, drawn with `seed`: embedding them takes time.
+        most: Contexts of each class at most, drawn with `seed`.
         language: Language of the user turns; None for all.
     """
 
@@ -125,10 +126,10 @@ class NearestUser:
         seed: int = 0,
         language: str | None = "en",
     ) -> None:
-        kept, _ = usable(conversations, language)
+        measurable, _ = usable(conversations, language)
         self.k, self.name = k, "nearest"
         self._classes: dict[int, list[Prefix]] = {}
-        for conversation in kept:
+        for conversation in measurable:
             for prefix in prefixes_of(conversation):
                 if prefix.position > 1 or prefix.goal is not None:
                     self._classes.setdefault(_class_of(prefix.position), []).append(prefix)

@@ -28,7 +28,7 @@ UNKNOWN = "at a prefix that is not measured"
 
 
 class AnnotatedTurn(NextTurn):
-    """What another person did at a prefix. One line of a ceiling file."""
+    """Next turn of another person at a prefix. One line of a ceiling file."""
 
     person: NonEmpty
     """Id of the annotator, the same in every line of one person."""
@@ -37,11 +37,11 @@ class AnnotatedTurn(NextTurn):
 def read_annotated(path: str | Path) -> list[AnnotatedTurn]:
     """Turns of a ceiling file. Raises DataError for a person's second turn at one prefix, and for an empty file."""
     turns: list[AnnotatedTurn] = []
-    known: set[tuple[str, str]] = set()
+    pairs: set[tuple[str, str]] = set()
     for number, turn in enumerate(read_records(path, AnnotatedTurn), start=1):
-        if (turn.prefix, turn.person) in known:
+        if (turn.prefix, turn.person) in pairs:
             raise DataError(f"{path}:{number}: a second turn of {turn.person!r} at prefix {turn.prefix!r}")
-        known.add((turn.prefix, turn.person))
+        pairs.add((turn.prefix, turn.person))
         turns.append(turn)
     if not turns:
         raise DataError(
@@ -68,26 +68,26 @@ def pooled(turns: Sequence[AnnotatedTurn], prefixes: Sequence[Prefix], seed: int
     by_prefix: dict[str, list[AnnotatedTurn]] = {}
     for turn in usable:
         by_prefix.setdefault(turn.prefix, []).append(turn)
-    chosen = {}
+    turns_by_prefix = {}
     for prefix, candidates in by_prefix.items():
-        ordered = sorted(candidates, key=lambda turn: turn.person)
-        chosen[prefix] = ordered[rng_for(seed, f"annotator {prefix}").integers(len(ordered))]
+        by_name = sorted(candidates, key=lambda turn: turn.person)
+        turns_by_prefix[prefix] = by_name[rng_for(seed, f"annotator {prefix}").integers(len(by_name))]
     people = len({turn.person for turn in usable})
-    note = f"{people} annotators, {len(usable)} turns at {len(chosen)} prefixes, one drawn for each"
-    return SimulatedTurns(CEILING, dict(chosen), failed=left_out, note=note)
+    note = f"{people} annotators, {len(usable)} turns at {len(turns_by_prefix)} prefixes, one drawn for each"
+    return SimulatedTurns(CEILING, dict(turns_by_prefix), failed=left_out, note=note)
 
 
 def by_person(turns: Sequence[AnnotatedTurn], prefixes: Sequence[Prefix]) -> list[SimulatedTurns]:
     """Each annotator as a simulator, by name. Leaves out, counts and raises as `pooled`."""
     usable, _ = _usable(turns, prefixes)
-    found = []
+    annotators = []
     for person in sorted({turn.person for turn in usable}):
         own = {turn.prefix: turn for turn in usable if turn.person == person}
         _, left_out = _split([turn for turn in turns if turn.person == person], prefixes)
-        found.append(
+        annotators.append(
             SimulatedTurns(person, dict(own), failed=left_out, note=f"an annotator, {len(own)} prefixes")
         )
-    return found
+    return annotators
 
 
 def _usable(

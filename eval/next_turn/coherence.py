@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.estimates import Floats
-from eval.next_turn.language_model import ChatRendering, Context, LanguageModelScorer, Progress
+from eval.next_turn.language_model import ChatRendering, LanguageModelScorer, Progress, TurnContext
 from eval.next_turn.prefixes import Prefix, language_model_prefixes
 from eval.next_turn.values import Metric, MetricSpec, Positions, Values, at_positions
 from usersim.conditioning import describe
@@ -26,7 +26,7 @@ Part = Literal["history", "answer", "goal"]
 Embed = Callable[[Sequence[str]], NDArray[Any]]
 
 PARTS: dict[Part, Positions] = {"history": "2+", "answer": "2+", "goal": "all"}
-"""What a turn is held against, and the user turns at which it exists."""
+"""Parts of the context that a turn is held against, and the user turns at which each exists."""
 LABELS = {"history": "the history", "answer": "the last answer", "goal": "the goal"}
 MOST_NATS = 50.0
 """Bound on the contrast of one turn under a language model, either way.
@@ -41,8 +41,8 @@ class Contexts:
     """The other conversation of every prefix, the same for people and all simulators.
 
     Attributes:
-        histories: By prefix id, a prefix of another person at a like position, of the same source where there is one.
-        goals: By prefix id, the goal of another person, of the same source where there is one.
+        histories: By prefix id, a prefix of another person at a like position. It is of the same source where possible.
+        goals: By prefix id, the goal of another person. It is of the same source where possible.
         scored: Ids of the prefixes at which language models are asked.
     """
 
@@ -94,7 +94,7 @@ class Coherence(Metric):
         self, scorer: LanguageModelScorer | None, contexts: Contexts, embedding: Embed | None = embed
     ) -> None:
         self.scorer, self.contexts, self.embedding = scorer, contexts, embedding
-        self._rendered: dict[tuple[str, str], Context] = {}
+        self._rendered: dict[tuple[str, str], TurnContext] = {}
         self._vectors: dict[str, Floats] = {}
 
     @property
@@ -142,7 +142,7 @@ class Coherence(Metric):
                     values[key] = whole.at(at_positions(prefixes, positions))
         return values
 
-    def own_context(self, prefix: Prefix) -> Context:
+    def own_context(self, prefix: Prefix) -> TurnContext:
         """The history of a prefix as the language model reads it; at position 1 nothing but the header of a turn."""
         return self._render("own history", prefix, lambda r: r.history(prefix.history))
 
@@ -151,7 +151,7 @@ class Coherence(Metric):
             name for name, part in (("lm", self.scorer), ("embedding", self.embedding)) if part is not None
         ]
 
-    def _contexts(self, prefix: Prefix) -> Iterable[Context]:
+    def _contexts(self, prefix: Prefix) -> Iterable[TurnContext]:
         """All that a turn at this prefix is scored in."""
         if prefix.id in self.contexts.scored:
             yield self.own_context(prefix)
@@ -159,17 +159,21 @@ class Coherence(Metric):
                 if self.contexts.is_defined(part, prefix):
                     yield from self._pair(part, prefix)
 
-    def _pair(self, part: Part, prefix: Prefix) -> tuple[Context, Context]:
+    def _pair(self, part: Part, prefix: Prefix) -> tuple[TurnContext, TurnContext]:
         """(own, other)."""
         if part != "goal":
             other = self._render(part, prefix, lambda r: r.history(self.contexts.other_history(part, prefix)))
             return self.own_context(prefix), other
         return (
-            self._render("own goal", prefix, lambda r: r.told(_in_words(prefix.goal))),
-            self._render("goal", prefix, lambda r: r.told(_in_words(self.contexts.goals[prefix.id]))),
+            self._render("own goal", prefix, lambda r: r.system_message(_in_words(prefix.goal))),
+            self._render(
+                "goal", prefix, lambda r: r.system_message(_in_words(self.contexts.goals[prefix.id]))
+            ),
         )
 
-    def _render(self, kind: str, prefix: Prefix, render: Callable[[ChatRendering], Context]) -> Context:
+    def _render(
+        self, kind: str, prefix: Prefix, render: Callable[[ChatRendering], TurnContext]
+    ) -> TurnContext:
         assert self.scorer is not None
         key = kind, prefix.id
         if key not in self._rendered:

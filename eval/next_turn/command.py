@@ -140,9 +140,9 @@ def run(args: argparse.Namespace) -> int:
     for simulator in report.simulators:
         console.print(f"{simulator.name}", style="bold")
         for reading in ("like people", "more", "less", "not told"):
-            told = "; ".join(c.label for c in simulator.claims if c.reading == reading)
-            if told:
-                console.print(f"  {reading}: {told}")
+            labels = "; ".join(c.label for c in simulator.claims if c.reading == reading)
+            if labels:
+                console.print(f"  {reading}: {labels}")
     console.print(f"{report.seconds:.0f} s · {args.out / 'report.html'} · {args.out / 'report.json'}")
     emit_json(report.model_dump(mode="json"), stdout=args.json, path=args.json_out)
     return 0
@@ -157,20 +157,22 @@ def human_side(
         DataError: Fewer than two usable conversations.
     """
     human = [c for path in args.human for c in load_conversations(path)]
-    kept, excluded = usable(human, None if args.language == "any" else args.language)
-    seen = {c.id for c in training} | {_opening(c) for c in training}
-    unseen = [c for c in kept if c.id not in seen and _opening(c) not in seen]
-    excluded["seen in training (id or beginning)"] = len(kept) - len(unseen)
-    wanted = [c for c in unseen if c.profile.goal or not args.with_goal]
-    excluded["no goal"] = len(unseen) - len(wanted)
-    chosen = stratified(wanted, args.limit, args.seed)
-    excluded["beyond --limit"] = len(wanted) - len(chosen)
-    if len(chosen) < 2:
+    usable_conversations, excluded = usable(human, None if args.language == "any" else args.language)
+    training_keys = {c.id for c in training} | {_opening(c) for c in training}
+    unseen = [
+        c for c in usable_conversations if c.id not in training_keys and _opening(c) not in training_keys
+    ]
+    excluded["seen in training (id or beginning)"] = len(usable_conversations) - len(unseen)
+    eligible = [c for c in unseen if c.profile.goal or not args.with_goal]
+    excluded["no goal"] = len(unseen) - len(eligible)
+    sample = stratified(eligible, args.limit, args.seed)
+    excluded["beyond --limit"] = len(eligible) - len(sample)
+    if len(sample) < 2:
         reasons = ", ".join(f"{count} {reason}" for reason, count in (+excluded).items())
         raise DataError(
-            f"{len(chosen)} usable human conversations; {FEW} at least are needed (left out: {reasons})"
+            f"{len(sample)} usable human conversations; {FEW} at least are needed (left out: {reasons})"
         )
-    return chosen, dict(+excluded)
+    return sample, dict(+excluded)
 
 
 def _evaluate(
@@ -184,33 +186,33 @@ def _evaluate(
 ) -> NextTurnReport:
     from eval.next_turn.vector import Reference, StageClock, Vector
 
-    started = time.monotonic()
+    start = time.monotonic()
     with _progress() as (track, say):
         clock = StageClock(say)
         clock("drawing next turns")
-        drawn = [
+        turn_sets = [
             draw_turns(s, prefixes, args.out, concurrency=args.concurrency, track=track) for s in simulators
         ]
         unsaid = {conversation.id: conversation.unsaid for conversation in people if conversation.unsaid}
         if args.ceiling:
-            drawn.append(pooled(read_annotated(args.ceiling), prefixes, args.seed))
+            turn_sets.append(pooled(read_annotated(args.ceiling), prefixes, args.seed))
         leaving: dict[GoalCondition, tuple[Sequence[Prefix], Sequence[SimulatedTurns]]] = {
-            "own": (prefixes, drawn)
+            "own": (prefixes, turn_sets)
         }
         for condition in conditions:
             if condition == "own":
                 continue
             clock(f"P(end) with goals: {condition}")
-            changed = under_condition(prefixes, condition, unsaid=unsaid, seed=args.seed)
-            later = [prefix for prefix in changed if prefix.position >= 2]
-            probing = [_probe(s, condition) for s in simulators if isinstance(s, Simulator) and s.tells_end]
+            condition_prefixes = under_condition(prefixes, condition, unsaid=unsaid, seed=args.seed)
+            later = [prefix for prefix in condition_prefixes if prefix.position >= 2]
+            probes = [_probe(s, condition) for s in simulators if isinstance(s, Simulator) and s.tells_end]
             leaving[condition] = (
-                changed,
+                condition_prefixes,
                 [
                     _renamed(
                         draw_turns(s, later, args.out, concurrency=args.concurrency, track=track), condition
                     )
-                    for s in probing
+                    for s in probes
                 ],
             )
         clock("reading the people")
@@ -225,11 +227,11 @@ def _evaluate(
             args.seed,
         )
         vector = Vector(reference)
-        shared, results = vector.measure(drawn, leaving, clock)
-        held = {s.name: s.source for s in simulators if isinstance(s, Simulator) and s.kind == "userlm"}
+        shared, results = vector.measure(turn_sets, leaving, clock)
+        model_of = {s.name: s.source for s in simulators if isinstance(s, Simulator) and s.kind == "userlm"}
         results = [
-            r.model_copy(update={"bits_per_character": _likelihood(held[r.name], people, track, clock)})
-            if r.name in held
+            r.model_copy(update={"bits_per_character": _likelihood(model_of[r.name], people, track, clock)})
+            if r.name in model_of
             else r
             for r in results
         ]
@@ -238,7 +240,7 @@ def _evaluate(
         clock("")
     use = None
     if args.certificate:
-        use = max(log_use(args.certificate, s.name, command_line(), len(shared)) for s in drawn)
+        use = max(log_use(args.certificate, s.name, command_line(), len(shared)) for s in turn_sets)
     return NextTurnReport(
         title=args.title,
         sources=_sources(people, prefixes),
@@ -255,7 +257,7 @@ def _evaluate(
         files=tuple(FileFacts.of(path) for path in (*args.human, *args.train)),
         command=command_line(),
         versions=versions(),
-        seconds=round(time.monotonic() - started, 1),
+        seconds=round(time.monotonic() - start, 1),
         minutes_by_stage={name: round(minutes, 2) for name, minutes in clock.minutes.items()},
     )
 
@@ -314,18 +316,18 @@ def _opening(conversation: Conversation) -> str:
 
 
 def _sources(people: Sequence[Conversation], prefixes: Sequence[Prefix]) -> dict[str, SourceFacts]:
-    found = {}
+    facts_by_source = {}
     for source in sorted({c.source for c in people}):
         own = [c for c in people if c.source == source]
         here = [prefix for prefix in prefixes if prefix.source == source]
-        found[source] = SourceFacts(
+        facts_by_source[source] = SourceFacts(
             conversations=len(own),
             people=len({prefix.cluster for prefix in here}),
             prefixes=len(here),
             with_goal=sum(c.profile.goal is not None for c in own),
             known_ends=sum(prefix.has_left for prefix in here),
         )
-    return found
+    return facts_by_source
 
 
 def _notes(people: Sequence[Conversation], scorer: LanguageModelScorer | None) -> list[str]:

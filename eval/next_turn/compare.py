@@ -1,8 +1,8 @@
 """Comparison of simulators with people, metric by metric, at the same prefixes.
 
 A metric reads *like people* where the whole interval of the difference lies within a margin fixed here, in the metric's
-own unit; *more* or *less* where the permutation test, adjusted by Holm over the simulator's metrics, stays below 5 %;
-and *not told* otherwise. Metrics of two scorers make one claim, which both must support.
+own unit. It reads *more* or *less* where the permutation test, adjusted by Holm over the simulator's metrics, stays
+below 5 %, and *not told* otherwise. Metrics of two scorers make one claim, which both must support.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def compare(
         return "defined at no prefix"
     clusters = [prefix.cluster for prefix in prefixes]
     ours, theirs = ClusterSums.of(simulated, clusters), ClusterSums.of(people, clusters)
-    if min(ours.known, theirs.known) < 2:
+    if min(ours.n_clusters, theirs.n_clusters) < 2:
         return "defined for one person only"
     p = p_paired(ours, theirs, rng_for(seed, f"permutations {spec.key}"), PERMUTATIONS)
     return Measurement(
@@ -102,7 +102,7 @@ def against_null(
 ) -> Measurement | str:
     """A metric that people have no value of, against what it would be for people."""
     sums = ClusterSums.of(simulated, [prefix.cluster for prefix in prefixes])
-    if sums.known < 2:
+    if sums.n_clusters < 2:
         return "defined for fewer than two people"
     value = estimate(sums, is_share=spec.is_share)
     p = p_against(sums, null, rng_for(seed, f"permutations {spec.key}"), PERMUTATIONS)
@@ -124,10 +124,10 @@ def against_null(
 
 def judged(measurements: Sequence[Measurement]) -> list[Measurement]:
     """The measurements of one simulator with Holm's adjustment over all of them, and their readings."""
-    adjusted = holm([m.p for m in measurements])
+    p_values = holm([m.p for m in measurements])
     return [
         m.model_copy(update={"p_holm": p, "reading": _reading(m, p)})
-        for m, p in zip(measurements, adjusted, strict=True)
+        for m, p in zip(measurements, p_values, strict=True)
     ]
 
 
@@ -141,7 +141,7 @@ def _reading(measurement: Measurement, p_holm: float) -> Reading:
 
 
 class Claim(Record):
-    """What one metric, or the two scorers of one metric together, allow to say of a simulator."""
+    """Statement on a simulator that one metric, or the two scorers of one metric together, allow."""
 
     key: str
     """The metric's key without the scorer."""
@@ -158,21 +158,21 @@ def claims(measurements: Sequence[Measurement]) -> list[Claim]:
     families: dict[str, list[Measurement]] = {}
     for m in measurements:
         families.setdefault(claim_key(m.spec), []).append(m)
-    found = []
+    statements = []
     for key, members in families.items():
         readings = {m.reading for m in members}
-        agreed = len(readings) == 1
-        found.append(
+        is_agreed = len(readings) == 1
+        statements.append(
             Claim(
                 key=key,
                 group=members[0].spec.group,
                 label=members[0].spec.label,
-                reading=members[0].reading if agreed else "not told",
-                disagree=not agreed,
+                reading=members[0].reading if is_agreed else "not told",
+                disagree=not is_agreed,
                 scorers=len(members),
             )
         )
-    return found
+    return statements
 
 
 def claim_key(spec: MetricSpec) -> str:

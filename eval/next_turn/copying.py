@@ -56,11 +56,11 @@ class Copying(Metric):
         return SPECS if self._seen is not None else SPECS[:1]
 
     def values(self, prefixes: Sequence[Prefix], texts: Sequence[str]) -> dict[str, Values]:
-        """Of a simulator's turns, each against the true turn at its prefix."""
+        """Values of a simulator's turns, each against the true turn at its prefix."""
         return self._against(prefixes, texts, [prefix.text for prefix in prefixes])
 
     def people(self, prefixes: Sequence[Prefix]) -> dict[str, Values]:
-        """Of people's turns, each against the most alike turn that another person wrote at the same position.
+        """Values of people's turns, each against the most alike turn of another person at the same position.
 
         Undefined for `copying.reference` where no other person has a turn at that position.
         """
@@ -70,21 +70,23 @@ class Copying(Metric):
     def _against(
         self, prefixes: Sequence[Prefix], texts: Sequence[str], references: Sequence[str | None]
     ) -> dict[str, Values]:
-        copied: list[float | None] = []
-        recited: list[float | None] = []
+        copies: list[float | None] = []
+        recitals: list[float | None] = []
         for prefix, text, reference in zip(prefixes, texts, references, strict=True):
             own = self._new_runs(prefix, text)
-            copied.append(None if reference is None else float(np.isin(own, self._runs(reference)).any()))
-            recited.append(None if self._seen is None else float(any_in(own, self._seen)))
-        values = {SPECS[0].key: Values.of(copied)}
-        return values | ({SPECS[1].key: Values.of(recited)} if self._seen is not None else {})
+            copies.append(None if reference is None else float(np.isin(own, self._runs(reference)).any()))
+            recitals.append(None if self._seen is None else float(any_in(own, self._seen)))
+        values = {SPECS[0].key: Values.of(copies)}
+        return values | ({SPECS[1].key: Values.of(recitals)} if self._seen is not None else {})
 
     def _new_runs(self, prefix: Prefix, text: str) -> Hashes:
         own = self._runs(text)
         if not len(own):
             return own
-        known = [turn.text for turn in prefix.history] + ([goal_text(prefix.goal)] if prefix.goal else [])
-        return own[~np.isin(own, np.concatenate([self._runs(part) for part in ["", *known]]))]
+        context_texts = [turn.text for turn in prefix.history] + (
+            [goal_text(prefix.goal)] if prefix.goal else []
+        )
+        return own[~np.isin(own, np.concatenate([self._runs(part) for part in ["", *context_texts]]))]
 
     def _runs(self, text: str) -> Hashes:
         numbers = self._numbers
@@ -94,9 +96,9 @@ class Copying(Metric):
 def most_alike(prefixes: Sequence[Prefix]) -> list[str | None]:
     """By prefix: the turn with the most similar words (TF-IDF cosine) that another cluster's person wrote at the same
     position; None where there is none."""
-    chosen: list[str | None] = [None] * len(prefixes)
+    nearest: list[str | None] = [None] * len(prefixes)
     if not any((prefix.text or "").strip() for prefix in prefixes):
-        return chosen
+        return nearest
     rows = TfidfVectorizer(token_pattern=r"\S+", sublinear_tf=True).fit_transform(
         [prefix.text or "" for prefix in prefixes]
     )
@@ -105,9 +107,9 @@ def most_alike(prefixes: Sequence[Prefix]) -> list[str | None]:
     has_text_P = np.array([prefix.text is not None for prefix in prefixes])
     for position in np.unique(position_P):
         here = np.flatnonzero((position_P == position) & has_text_P)
-        alike = (rows[here] @ rows[here].T).toarray()
-        alike[clusters[here][:, None] == clusters[here][None, :]] = -1.0
-        for row, best in enumerate(alike.argmax(1)) if len(here) else ():
-            if alike[row, best] >= 0:
-                chosen[here[row]] = prefixes[here[best]].text
-    return chosen
+        cosine = (rows[here] @ rows[here].T).toarray()
+        cosine[clusters[here][:, None] == clusters[here][None, :]] = -1.0
+        for row, best in enumerate(cosine.argmax(1)) if len(here) else ():
+            if cosine[row, best] >= 0:
+                nearest[here[row]] = prefixes[here[best]].text
+    return nearest

@@ -54,7 +54,7 @@ Rows = Any
 FOLDS = 5
 STRATA: tuple[Positions, ...] = ("1", "2", "3+", "all")
 CHARACTERS = 2_000
-"""Of a text, from its beginning, that the lexical family reads; word runs and overlaps read the same."""
+"""Characters of a text, from its beginning, that the lexical family, word runs and overlaps read."""
 HASHED = 2**18
 SMOOTH = 400
 """Random Fourier features (Rahimi & Recht 2007) that let a linear score bend along the hand-made features."""
@@ -208,7 +208,7 @@ def told_apart(
     Args:
         simulated: Rows of the simulator's turns, one a prefix.
         people: Rows of the persons' turns at the same prefixes.
-        clusters: Cluster of each prefix; no pair is scored by a fit that saw its cluster.
+        clusters: Cluster of each prefix. No pair is scored by a fit that saw its cluster.
         ridge: `Representation.ridge`.
 
     Raises:
@@ -300,7 +300,7 @@ class Discriminator:
         return cls(representation, np.asarray(difference.T @ dual, dtype=np.float64).ravel())
 
     def score(self, prefixes: Sequence[Prefix], texts: Sequence[str]) -> Floats:
-        """How much each text looks like the simulator's; compare texts of one prefix only."""
+        """Likeness of each text to the simulator's; compare texts of one prefix only."""
         rows = self.representation.features(prefixes, texts)
         return np.asarray(rows @ self.weights_D, dtype=np.float64).ravel()
 
@@ -311,12 +311,12 @@ class Discriminator:
     @classmethod
     def load(cls, path: str | Path, representation: Representation) -> Self:
         """Raises DataError for a file of another family."""
-        with np.load(path) as stored:
-            if str(stored["family"]) != representation.family:
+        with np.load(path) as archive:
+            if str(archive["family"]) != representation.family:
                 raise DataError(
-                    f"{path}: a discriminator of family {stored['family']}, not {representation.family}"
+                    f"{path}: a discriminator of family {archive['family']}, not {representation.family}"
                 )
-            return cls(representation, np.asarray(stored["weights"], dtype=np.float64))
+            return cls(representation, np.asarray(archive["weights"], dtype=np.float64))
 
 
 def _choices(scores: NDArray[np.floating[Any]]) -> Floats:
@@ -348,8 +348,8 @@ def _smoother(products_NN: Floats, fold_N: Ints, ridge: float) -> Floats:
         held, train = np.flatnonzero(fold_N == fold), np.flatnonzero(fold_N != fold)
         inner = products_NN[np.ix_(train, train)]
         inner[np.diag_indices_from(inner)] += ridge
-        solved = cho_solve(cho_factor(inner, overwrite_a=True), products_NN[np.ix_(train, held)])
-        smoother[np.ix_(held, train)] = solved.T
+        solution = cho_solve(cho_factor(inner, overwrite_a=True), products_NN[np.ix_(train, held)])
+        smoother[np.ix_(held, train)] = solution.T
     return smoother
 
 
@@ -438,8 +438,8 @@ def _form(prefix: Prefix, text: str) -> list[float]:
     ]
     before = parts[1] | parts[2] | parts[3]
     runs = [longest_run(text, [other]) for other in (goal, answer)] + [longest_run(text, own)]
-    # Only words of goals that nothing before has said: the others stand there whoever writes.
-    due = parts[0] - before
+    # Only words of goals that nothing before has said: the others stand there for every writer.
+    new_goal_words = parts[0] - before
     marks = marks_of(split(text).prose)
     counted = max(1, length)
     return [
@@ -449,8 +449,8 @@ def _form(prefix: Prefix, text: str) -> list[float]:
         np.log1p(length) - np.log1p(count_words(goal)) if goal else 0.0,
         *(_share(content & part, content) for part in parts),
         _share(content - before - parts[0], content),
-        _share(content & due, due),
-        _share(content & due, content),
+        _share(content & new_goal_words, new_goal_words),
+        _share(content & new_goal_words, content),
         *(np.log1p(run) for run in runs),
         *(run / counted for run in runs),
         float(starts_lower(text) or 0),

@@ -129,8 +129,8 @@ def next_turn(prefix: Prefix, turn: UserTurn, simulator: Simulator) -> NextTurn:
 def _ask(prefix: Prefix, seed: int) -> Ask:
     """Its key has a digest of all that the simulator sees, so that a journal outlives changed goals or texts."""
     profile = UserProfile(goal=prefix.goal)
-    seen = profile.model_dump_json() + "".join(turn.model_dump_json() for turn in prefix.history)
-    key = f"{prefix.id} {hashlib.sha256(seen.encode()).hexdigest()[:16]}"
+    context = profile.model_dump_json() + "".join(turn.model_dump_json() for turn in prefix.history)
+    key = f"{prefix.id} {hashlib.sha256(context.encode()).hexdigest()[:16]}"
     return Ask(key, profile, prefix.history, seed=zlib.crc32(f"{seed} {prefix.id}".encode()))
 
 
@@ -182,16 +182,16 @@ class _PrefixUser:
         return turn
 
     async def _shortening(self, profile: UserProfile, turns: Sequence[Turn], seed: int | None) -> UserTurn:
-        shown = list(turns)
+        history = list(turns)
         while True:
             try:
-                turn = await self._guarded(profile, shown, seed)
+                turn = await self._guarded(profile, history, seed)
             except (ContextOverflowError, BackendError) as error:
-                if len(shown) < 4 or not _is_overflow(error):
+                if len(history) < 4 or not _is_overflow(error):
                     raise
-                shown = shown[2:]
+                history = history[2:]
                 continue
-            if len(shown) < len(turns):
+            if len(history) < len(turns):
                 turn = turn.model_copy(update={"rejected": (*turn.rejected, SHORTENED)})
             return turn
 
@@ -276,12 +276,12 @@ def run(args: argparse.Namespace) -> int:
     conversations, excluded = usable(
         load_conversations(args.human), None if args.language == "any" else args.language
     )
-    chosen = stratified(conversations, args.limit, args.seed)
-    prefixes = [prefix for conversation in chosen for prefix in prefixes_of(conversation)]
+    sample = stratified(conversations, args.limit, args.seed)
+    prefixes = [prefix for conversation in sample for prefix in prefixes_of(conversation)]
     unsaid = read_unsaid(args.unsaid) if args.unsaid else None
     prefixes = under_condition(prefixes, args.goals, unsaid=unsaid, seed=args.seed)
     left_out = "".join(f"; left out: {count} {reason}" for reason, count in excluded.items())
-    console.print(f"{len(chosen)} conversations, {len(prefixes)} prefixes{left_out}")
+    console.print(f"{len(sample)} conversations, {len(prefixes)} prefixes{left_out}")
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -294,12 +294,12 @@ def run(args: argparse.Namespace) -> int:
             task = bar.add_task(name, total=total)
             return lambda: bar.advance(task)
 
-        drawn = [
+        turn_sets = [
             draw_turns(simulator, prefixes, args.out, concurrency=args.concurrency, track=track)
             for simulator in simulators
         ]
     condition = "" if args.goals == "own" else f".{args.goals}"
-    for turns in drawn:
+    for turns in turn_sets:
         stem = _journal_path(args.out, turns.name).stem
         write_turns(args.out / f"{stem}{condition}.turns.jsonl", turns.turns.values())
         failed = "".join(f"; {count} failed ({error})" for error, count in turns.failed.items())

@@ -107,7 +107,7 @@ class Quantity:
 
 
 @dataclass(frozen=True)
-class Facts:
+class TextFacts:
     quantities: tuple[Quantity, ...]
     names: frozenset[str]
     """In lower case."""
@@ -118,13 +118,13 @@ class Facts:
 
 
 @lru_cache(maxsize=REMEMBERED)
-def facts_of(prose: str) -> Facts:
+def facts_of(prose: str) -> TextFacts:
     """Numbers and names of a text, in the order of the numbers. Marks of list items are no numbers; "one" is none."""
     quantities, names = list[Quantity](), set[str]()
     for sentence in _sentences(ADDRESS.sub(" ", prose)):
         quantities += _quantities(sentence)
         names.update(_names(sentence))
-    return Facts(tuple(quantities), frozenset(names))
+    return TextFacts(tuple(quantities), frozenset(names))
 
 
 class FactSupport(Metric):
@@ -156,7 +156,7 @@ def support(prefix: Prefix, text: str) -> tuple[int, int]:
     own = facts_of(split(text).prose)
     if not own.numbers and not own.names:
         return 0, 0
-    sources = [_everything(part) for part in _sources(prefix)]
+    sources = [_numbers_and_words(part) for part in _sources(prefix)]
     numbers = frozenset[float]().union(*(n for n, _ in sources))
     words = frozenset[str]().union(*(w for _, w in sources))
     supported = len(own.numbers & numbers) + sum(_is_among(name, words) for name in own.names)
@@ -170,17 +170,19 @@ def contradictions(prefix: Prefix, text: str) -> list[tuple[Quantity, Quantity]]
     """
     if prefix.goal is None:
         return []
-    fixed: dict[str, set[float]] = {}
+    values_by_unit: dict[str, set[float]] = {}
     for quantity in facts_of(goal_text(prefix.goal)).quantities:
         if quantity.unit:
-            fixed.setdefault(quantity.unit, set()).add(quantity.value)
-    if not fixed:
+            values_by_unit.setdefault(quantity.unit, set()).add(quantity.value)
+    if not values_by_unit:
         return []
-    known = frozenset[float]().union(*(_everything(part)[0] for part in _sources(prefix)))
+    context_values = frozenset[float]().union(*(_numbers_and_words(part)[0] for part in _sources(prefix)))
     return [
-        (Quantity(next(iter(fixed[quantity.unit])), quantity.unit), quantity)
+        (Quantity(next(iter(values_by_unit[quantity.unit])), quantity.unit), quantity)
         for quantity in facts_of(split(text).prose).quantities
-        if quantity.unit and len(fixed.get(quantity.unit, ())) == 1 and quantity.value not in known
+        if quantity.unit
+        and len(values_by_unit.get(quantity.unit, ())) == 1
+        and quantity.value not in context_values
     ]
 
 
@@ -189,7 +191,7 @@ def _sources(prefix: Prefix) -> list[str]:
 
 
 @lru_cache(maxsize=REMEMBERED)
-def _everything(text: str) -> tuple[frozenset[float], frozenset[str]]:
+def _numbers_and_words(text: str) -> tuple[frozenset[float], frozenset[str]]:
     """All numbers and lower-case words of a text, code and lists included."""
     tokens = list(TOKEN.finditer(text))
     numbers = {quantity.value for quantity in _quantities(tokens)}

@@ -17,7 +17,7 @@ from usersim.records import append_line, whole_lines
 from usersim.types import Record
 
 LOG = "docs/results/family-b.jsonl"
-"""Where this repository keeps its own uses, from its root."""
+"""Log of this repository's own uses, from its root."""
 
 
 class FamilyBUse(Record):
@@ -60,13 +60,13 @@ def count(path: str | Path, model: str | None = None) -> int:
 
 def uses(path: str | Path) -> list[FamilyBUse]:
     """The uses in their order; lines that are none are left out."""
-    kept = []
+    log = []
     for _, _, value in whole_lines(path):
         try:
-            kept.append(FamilyBUse.model_validate(value))
+            log.append(FamilyBUse.model_validate(value))
         except ValidationError:
             continue
-    return kept
+    return log
 
 
 def code_version() -> str:

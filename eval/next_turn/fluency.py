@@ -1,6 +1,6 @@
 """Fluency of turns: bits a character under a language model in context, and under an n-gram model of people's turns.
 
-It is read two-sided: what everybody expects needs fewer bits than people's turns. The n-gram model sees the order of
+It is read two-sided: what everyone expects needs fewer bits than people's turns. The n-gram model sees the order of
 neighbouring words; gibberish that was cut from the text it was fitted on is smoother to it than people are.
 """
 
@@ -29,7 +29,7 @@ SPELLING_ORDER = 6
 SCORED_CHARACTERS = 512
 """Only the beginning of a longer turn is scored, about as much as a language model's tokens cover."""
 FITTED_CHARACTERS = 2_000_000
-"""Of training text; more costs memory and changes little."""
+"""Characters of training text; more costs memory and changes little."""
 SPELLINGS = 50_000
 """Tokens whose spelling probability is remembered."""
 ALPHABET = 1_114_112
@@ -70,7 +70,7 @@ class WittenBell:
         return -sum(math.log2(self._probability(padded[i : i + self.order])) for i in range(len(sequence)))
 
     def _probability(self, gram: tuple[Hashable, ...]) -> float:
-        """Of the last element after the others."""
+        """p of the last element after the others."""
         probability = self.base(gram[-1])
         for start in range(len(gram) - 1, -1, -1):
             types = self._types[gram[start:-1]]
@@ -93,8 +93,8 @@ class TurnModel:
         spelling = WittenBell(
             ((*token, None) for token in vocabulary), SPELLING_ORDER, lambda _: 1 / ALPHABET
         )
-        spelled = lru_cache(SPELLINGS)(lambda token: 2.0 ** -spelling.bits((*token, None)))
-        self._words = WittenBell(sequences, TOKEN_ORDER, spelled)
+        spelling_probability = lru_cache(SPELLINGS)(lambda token: 2.0 ** -spelling.bits((*token, None)))
+        self._words = WittenBell(sequences, TOKEN_ORDER, spelling_probability)
 
     def bits(self, text: str) -> float:
         return self._words.bits(TOKENS.findall(text))

@@ -57,19 +57,18 @@ def under_condition(
     Args:
         prefixes: Prefixes under the people's own goals.
         condition: own: as they are. none: no goal. count_neutral: see the module; goals without facets stay.
-        unsaid: Facets that people never said (`read_unsaid`); beyond them, those of the nearest other goal of the
-            same source are taken.
-        seed: A conversation's goal follows from it and the conversation's id, whatever else is measured; only the
-            facets of the nearest other goal depend on the other prefixes.
+        unsaid: Facets that people never said (`read_unsaid`). Where they are too few, those of the nearest other goal
+            of the same source are added.
+        seed: A conversation's goal follows from it and the conversation's id. Only the facets of the nearest other
+            goal depend on the other prefixes.
     """
     if condition == "own":
         return list(prefixes)
     if condition == "none":
         return [prefix.model_copy(update={"goal": None}) for prefix in prefixes]
-    changed = _count_neutral(prefixes, unsaid or {}, seed)
+    goals = _count_neutral(prefixes, unsaid or {}, seed)
     return [
-        prefix.model_copy(update={"goal": changed.get(prefix.conversation, prefix.goal)})
-        for prefix in prefixes
+        prefix.model_copy(update={"goal": goals.get(prefix.conversation, prefix.goal)}) for prefix in prefixes
     ]
 
 
@@ -100,13 +99,13 @@ def _count_neutral(prefixes: Sequence[Prefix], unsaid: Unsaid, seed: int) -> dic
     return goals
 
 
-def _chosen(said: Sequence[Facet], spare: Sequence[str], rng: np.random.Generator) -> tuple[Facet, ...]:
+def _chosen(own: Sequence[Facet], spare: Sequence[str], rng: np.random.Generator) -> tuple[Facet, ...]:
     """1 to 4 facets in random order, with equal chances whatever the number of those that were said."""
     total = int(rng.integers(1, MOST_FACETS + 1))
-    least, most = max(0, total - len(said)), min(MOST_ADDED, total - 1)
+    least, most = max(0, total - len(own)), min(MOST_ADDED, total - 1)
     added = min(int(rng.integers(least, most + 1)), len(spare))
-    kept = [said[i] for i in rng.permutation(len(said))[: total - added]]
-    facets = [*kept, *(Facet(text) for text in spare[:added])]
+    remaining = [own[i] for i in rng.permutation(len(own))[: total - added]]
+    facets = [*remaining, *(Facet(text) for text in spare[:added])]
     return tuple(facets[i] for i in rng.permutation(len(facets)))
 
 
@@ -133,10 +132,10 @@ def _foreign_facets(own: Mapping[str, tuple[Goal, str]], unsaid: Unsaid) -> dict
 
 def _distinct(texts: Sequence[str], goal: Goal) -> list[str]:
     """Without repetitions and without what the goal already has."""
-    seen = {facet.text.lower() for facet in goal.facets}
-    kept = []
+    texts_lower = {facet.text.lower() for facet in goal.facets}
+    distinct = []
     for text in texts:
-        if text.lower() not in seen:
-            seen.add(text.lower())
-            kept.append(text)
-    return kept
+        if text.lower() not in texts_lower:
+            texts_lower.add(text.lower())
+            distinct.append(text)
+    return distinct

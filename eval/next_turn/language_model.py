@@ -31,7 +31,7 @@ RENDERING = "1"
 """Version of the contexts' text; a part of the journal's keys."""
 CONTEXT_TOKENS = 256
 ANSWER_TOKENS = 128
-"""Of the last answer. The user turn before it and every older turn have `TURN_TOKENS`."""
+"""Tokens of the last answer. The user turn before it and every older turn have `TURN_TOKENS`."""
 TURN_TOKENS = 64
 SMALLEST_TURN = 16
 """Tokens below which an older turn is left out rather than cut."""
@@ -47,27 +47,27 @@ TREE_TOKENS = 768
 LOGIT_ROWS = 32
 """Positions whose logits become fp32 at once; few, so that they stay in a core's cache."""
 SHORTEST_WINDOW = 2 * CONTEXT_TOKENS
-"""Of a model: contexts with the template's own words, and a turn, have to fit."""
+"""Least window of a model: contexts with the template's own words, and a turn, have to fit."""
 
 Progress = Callable[[int, int], None]
 """Called with the numbers of turns scored and of turns to score."""
 
 
-class Context(NamedTuple):
+class TurnContext(NamedTuple):
     """Token ids that end where a user turn begins."""
 
     ids: tuple[int, ...]
     lead: str
-    """What stands between the context and a turn: a space where the model has no chat template."""
+    """Text between the context and a turn: a space where the model has no chat template."""
 
 
 @dataclass(frozen=True)
-class TurnScore:
+class LanguageModelScore:
     nats: float
     """Negative log-likelihood of the scored tokens; the end of the turn is not one of them."""
     tokens: int
     characters: int
-    """Of the scored tokens' text."""
+    """Characters of the scored tokens' text."""
 
 
 class ChatRendering:
@@ -82,33 +82,33 @@ class ChatRendering:
         self._encode = content_encoder(tokenizer)
         self._frame = lru_cache(maxsize=None)(self._frame_of)
 
-    def history(self, turns: Sequence[Turn]) -> Context:
+    def history(self, turns: Sequence[Turn]) -> TurnContext:
         """The end of a history, about `CONTEXT_TOKENS` long; without turns the bare header of a user message.
 
         The last exchange always shows. Older ones are added from the latest on while they fit.
         """
-        shown: list[tuple[str, str, int]] = []
+        messages: list[tuple[str, str, int]] = []
         room = CONTEXT_TOKENS
         rest = list(turns)
         while rest:
-            limit = ANSWER_TOKENS if not shown else min(TURN_TOKENS, room // 2)
+            limit = ANSWER_TOKENS if not messages else min(TURN_TOKENS, room // 2)
             if limit < SMALLEST_TURN:
                 break
             answer = rest.pop()
             question = rest.pop() if rest and answer.role == "assistant" else None
-            shown.append((answer.role, answer.text, limit))
+            messages.append((answer.role, answer.text, limit))
             room -= len(self._clip(answer.text, limit))
             if question is not None:
                 limit = min(TURN_TOKENS, max(room, SMALLEST_TURN))
-                shown.append((question.role, question.text, limit))
+                messages.append((question.role, question.text, limit))
                 room -= len(self._clip(question.text, limit))
-        return self._context(shown[::-1])
+        return self._context(messages[::-1])
 
-    def told(self, text: str) -> Context:
+    def system_message(self, text: str) -> TurnContext:
         """A system message and no history."""
         return self._context([("system", text, CONTEXT_TOKENS)])
 
-    def turn(self, context: Context, text: str) -> tuple[tuple[int, ...], int]:
+    def turn(self, context: TurnContext, text: str) -> tuple[tuple[int, ...], int]:
         """(token ids, characters) of the part of a turn that is scored."""
         ids = self._encode(context.lead + text.strip()[:READ_CHARACTERS])
         scored = ids[:SCORED_TOKENS]
@@ -118,13 +118,13 @@ class ChatRendering:
             str(self.tokenizer.decode(scored, clean_up_tokenization_spaces=False)).strip()
         )
 
-    def _context(self, messages: Sequence[tuple[str, str, int]]) -> Context:
+    def _context(self, messages: Sequence[tuple[str, str, int]]) -> TurnContext:
         pieces, lead = self._frame(tuple(role for role, _, _ in messages))
         ids = list(pieces[0])
         for (_, text, limit), piece in zip(messages, pieces[1:], strict=True):
             ids += self._clip(text, limit, lead)
             ids += piece
-        return Context(tuple(ids), lead)
+        return TurnContext(tuple(ids), lead)
 
     def _clip(self, text: str, limit: int, lead: str = "") -> list[int]:
         """Head and tail of a text that is longer than `limit` tokens."""
@@ -135,11 +135,11 @@ class ChatRendering:
             return head
         mark = self._encode(ELLIPSIS)
         tail = self._encode(text[-READ_CHARACTERS:]) if is_long else head
-        kept = max(limit - len(mark), 2)
-        return head[: kept - kept // 2] + mark + tail[-(kept // 2) :]
+        room = max(limit - len(mark), 2)
+        return head[: room - room // 2] + mark + tail[-(room // 2) :]
 
     def _frame_of(self, roles: tuple[str, ...]) -> tuple[tuple[tuple[int, ...], ...], str]:
-        """(what stands before, between and behind the messages, up to the next user message; lead of a text)."""
+        """(token ids before, between and behind the messages, up to the next user message; lead of a text)."""
         marks = [MARK.format(place) for place in range(len(roles) + 1)]
         if self.tokenizer.chat_template:
             messages = [
@@ -242,8 +242,8 @@ class LanguageModelScorer:
         )
 
     def score(
-        self, turns: Sequence[tuple[Context, str]], progress: Progress | None = None
-    ) -> list[TurnScore]:
+        self, turns: Sequence[tuple[TurnContext, str]], progress: Progress | None = None
+    ) -> list[LanguageModelScore]:
         """Score of each text as the user turn that follows its context.
 
         Scores in the journal are not computed again, and a score that occurs several times is computed once.
@@ -267,7 +267,7 @@ class LanguageModelScorer:
             if progress:
                 progress(scored, len(missing))
         return [
-            TurnScore(self.journal.nats[key] if ids else 0.0, len(ids), characters)
+            LanguageModelScore(self.journal.nats[key] if ids else 0.0, len(ids), characters)
             for key, (_, ids, characters) in zip(keys, rendered, strict=True)
         ]
 
@@ -312,12 +312,12 @@ class LanguageModelScorer:
     ) -> np.typing.NDArray[np.float64]:
         """Log-probability of each target at its predicting position; logits are computed nowhere else."""
         device, dtype = self.model.device, self.model.dtype
-        blocked = torch.zeros(mask_TT.shape, dtype=dtype).masked_fill(~mask_TT, torch.finfo(dtype).min)
+        attention_bias = torch.zeros(mask_TT.shape, dtype=dtype).masked_fill(~mask_TT, torch.finfo(dtype).min)
         places, rows = np.unique(predictors, return_inverse=True)
         logits_PV = self.model(
             input_ids=torch.tensor([ids], device=device),
             position_ids=torch.tensor([positions], device=device),
-            attention_mask=blocked[None, None].to(device),
+            attention_mask=attention_bias[None, None].to(device),
             logits_to_keep=torch.tensor(places, device=device),
             use_cache=False,
         ).logits[0]
@@ -327,12 +327,12 @@ class LanguageModelScorer:
         return np.asarray((logits_N - totals_P[rows_N]).double().cpu())
 
     def _branches_are_exact(self) -> bool:
-        """Whether this architecture keeps branches apart; one with state beside attention does not."""
+        """True where this architecture keeps branches apart; one with state beside attention does not."""
         context, turn = (
             self.rendering.history(()).ids,
-            self.rendering.turn(Context((), ""), "one two three four")[0],
+            self.rendering.turn(TurnContext((), ""), "one two three four")[0],
         )
-        other = self.rendering.turn(Context((), ""), "four")[0]
+        other = self.rendering.turn(TurnContext((), ""), "four")[0]
         alone = self._nats([_Branches(context, (turn,))])[0][0]
         ((_, branch), (second,)) = self._nats(
             [_Branches(context, (other, turn)), _Branches(context, (turn,))]
@@ -341,7 +341,7 @@ class LanguageModelScorer:
 
 
 def _hash(model: Any) -> str:
-    """Of the weights as they are computed with, so that precisions differ."""
+    """Hash of the weights as they are computed with, so that precisions differ."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())

@@ -8,11 +8,11 @@ penalty that are cross-fitted by cluster on the people at the same prefixes, eac
 
     constant    nothing else
     turn        number of the user turn that comes next
-    facets      facets of the goal minus user turns so far; the turn number where the goal has none
+    facets      facets of the goal minus user turns so far (turn number without facets)
     both        turn and facets
 
 Gain tells an informative simulator that is badly calibrated from one that knows nothing. Two logistic regressions are
-cross-fitted, one of the baseline's logit alone, one of that and the logit of P(end); the gain is the share of the first
+cross-fitted, one of the baseline's logit alone, one of that and the logit of P(end). The gain is the share of the first
 one's log-loss that the second one saves. A clock has a gain of 0 over its own baseline.
 """
 
@@ -86,7 +86,7 @@ def decision(turn: NextTurn | None) -> float | None:
 
 
 def tells_probability(simulator: SimulatedTurns) -> bool:
-    """Whether every turn has a P(end)."""
+    """True where every turn has a P(end)."""
     return all(turn.end_probability is not None for turn in simulator.turns.values())
 
 
@@ -98,7 +98,7 @@ class CalibrationBin(Record):
     prefixes: int
 
 
-class Calibration(Record):
+class LeavingCalibration(Record):
     """logit P(person leaves) = intercept + slope · logit P(end); 0 and 1 are ideal."""
 
     slope: Estimate | None
@@ -113,10 +113,10 @@ class LeavingMetrics:
     """The numbers of leaving over prefixes. Not a `Metric`: leaving is no text.
 
     Args:
-        prefixes: As `prefixes_of` makes them, closing ones among them; others than `known_ends` are left out.
-        seed: Of the folds.
-        condition: Goal that the simulators were shown, where it is not the own one. It becomes a part of the keys, and
-            the prefixes carry that goal (`eval.next_turn.goal_conditions`), so that the baselines count its facets.
+        prefixes: Prefixes of `prefixes_of`, closing ones among them. Only `known_ends` are measured.
+        seed: Seed of the folds.
+        condition: Goal condition of the simulators (`eval.next_turn.goal_conditions`). Any but `own` becomes a part of
+            the keys. The prefixes carry that goal, so that the baselines count its facets.
     """
 
     def __init__(self, prefixes: Sequence[Prefix], *, seed: int = 0, condition: str = "own") -> None:
@@ -128,13 +128,15 @@ class LeavingMetrics:
 
     @cached_property
     def specs(self) -> tuple[MetricSpec, ...]:
-        described = [("rate", "share of user turns at which the user leaves", "share")]
+        descriptions = [("rate", "share of user turns at which the user leaves", "share")]
         for name in BASELINES:
-            described.append((f"skill.{name}", f"Brier skill against {_LABEL[name]}", "skill"))
+            descriptions.append((f"skill.{name}", f"Brier skill against {_LABEL[name]}", "skill"))
         for name in BASELINES:
-            described.append((f"logloss.{name}", f"log-loss skill against {_LABEL[name]}", "skill"))
+            descriptions.append((f"logloss.{name}", f"log-loss skill against {_LABEL[name]}", "skill"))
         for name in BASELINES:
-            described.append((f"gain.{name}", f"log-loss saved beside {_LABEL[name]}", "share of the loss"))
+            descriptions.append(
+                (f"gain.{name}", f"log-loss saved beside {_LABEL[name]}", "share of the loss")
+            )
         return tuple(
             MetricSpec(
                 key=f"leaving.{key}{self._suffix}",
@@ -144,7 +146,7 @@ class LeavingMetrics:
                 is_share=key == "rate",
                 positions="2+",
             )
-            for key, label, unit in described
+            for key, label, unit in descriptions
         )
 
     @cached_property
@@ -182,31 +184,35 @@ class LeavingMetrics:
         return ClusterSums.of(values, self.clusters)
 
     def counting_gain(self) -> Values:
-        """What facets add to the turn number, without any simulator: near 0 where the goal does not give ends away."""
+        """Gain of facets beside the turn number, without a simulator: near 0 where goals do not give ends away."""
         return _saved(
             _log_loss(self.baselines["both"], self.left_P), _log_loss(self.baselines["turn"], self.left_P)
         )
 
-    def calibration(self, simulator: SimulatedTurns) -> Calibration:
+    def calibration(self, simulator: SimulatedTurns) -> LeavingCalibration:
         """Slope, intercept and reliability of P(end). Intervals are cluster-robust."""
         known_P, end_P = self._decisions(simulator)
         if not tells_probability(simulator):
-            return Calibration(slope=None, intercept=None, bins=(), undefined="undefined: no P(end) was told")
+            return LeavingCalibration(
+                slope=None, intercept=None, bins=(), undefined="undefined: no P(end) was told"
+            )
         if not known_P.any():
-            return Calibration(slope=None, intercept=None, bins=(), undefined="undefined: no known ends")
+            return LeavingCalibration(
+                slope=None, intercept=None, bins=(), undefined="undefined: no known ends"
+            )
         end_P, left_P = end_P[known_P], self.left_P[known_P]
-        clusters = [cluster for cluster, known in zip(self.clusters, known_P, strict=True) if known]
+        clusters = [cluster for cluster, is_known in zip(self.clusters, known_P, strict=True) if is_known]
         bins = _bins(end_P, left_P, clusters)
         fit = _cluster_logistic(_logit(end_P), left_P, clusters)
         if fit is None:
             reason = "undefined: P(end) is the same everywhere, or separates those who left"
-            return Calibration(slope=None, intercept=None, bins=bins, undefined=reason)
-        return Calibration(intercept=fit[0], slope=fit[1], bins=bins)
+            return LeavingCalibration(slope=None, intercept=None, bins=bins, undefined=reason)
+        return LeavingCalibration(intercept=fit[0], slope=fit[1], bins=bins)
 
     def _decisions(self, simulator: SimulatedTurns) -> tuple[NDArray[np.bool_], Floats]:
-        drawn = [decision(simulator.turns.get(prefix.id)) for prefix in self.prefixes]
-        known_P = np.array([value is not None for value in drawn], dtype=bool)
-        return known_P, np.array([value or 0.0 for value in drawn], dtype=np.float64)
+        decisions = [decision(simulator.turns.get(prefix.id)) for prefix in self.prefixes]
+        known_P = np.array([value is not None for value in decisions], dtype=bool)
+        return known_P, np.array([value or 0.0 for value in decisions], dtype=np.float64)
 
     @cached_property
     def _features(self) -> dict[Baseline, Floats]:
@@ -265,10 +271,10 @@ def p_above(sums: ClusterSums, null: float, rng: np.random.Generator) -> float:
 
 def p_below(sums: ClusterSums, bound: float = BOUND) -> float:
     """One-sided p of "the ratio is at least `bound`": t of the linearised ratio over clusters."""
-    error = standard_error(sums.residuals_C, sums.known)
+    error = standard_error(sums.residuals_C, sums.n_clusters)
     if error == 0:
         return float(sums.ratio >= bound)
-    return float(student_t.cdf((sums.ratio - bound) / error, max(sums.known - 1, 1)))
+    return float(student_t.cdf((sums.ratio - bound) / error, max(sums.n_clusters - 1, 1)))
 
 
 @cache
@@ -388,9 +394,9 @@ class LeavingTests:
     """One-sided p-values of a skill or gain."""
 
     above_zero: float
-    """Of "no better than the baseline"."""
+    """p of "no better than the baseline"."""
     below_bound: float
-    """Of "at least `BOUND` better than the baseline"."""
+    """p of "at least `BOUND` better than the baseline"."""
 
 
 def leaving_tests(sums: ClusterSums, rng: np.random.Generator) -> LeavingTests:

@@ -32,9 +32,9 @@ def content_control(prefixes: Sequence[Prefix], seed: int) -> tuple[list[Prefix]
     middle = median(lengths) if lengths else 0
     planted: list[Prefix] = []
     turns: dict[str, NextTurn] = {}
-    over: set[str] = set()
+    ended_conversations: set[str] = set()
     for prefix in prefixes:
-        if prefix.conversation in over:
+        if prefix.conversation in ended_conversations:
             continue
         if prefix.position < 2 or prefix.answer is None:
             planted.append(prefix)
@@ -42,11 +42,11 @@ def content_control(prefixes: Sequence[Prefix], seed: int) -> tuple[list[Prefix]
         probability = LIKELY if len(prefix.answer) > middle else UNLIKELY
         leaves = bool(rng_for(seed, f"planted end {prefix.id}").random() < probability)
         if prefix.has_left and not leaves:
-            continue  # the planted person would go on, and nobody knows with what
+            continue  # the planted person would go on, and it is not known with what
         planted.append(prefix.model_copy(update={"text": None}) if leaves else prefix)
         turns[prefix.id] = NextTurn(
             prefix=prefix.id, text=prefix.text or "ok", ends=leaves, end_probability=probability
         )
         if leaves:
-            over.add(prefix.conversation)
+            ended_conversations.add(prefix.conversation)
     return planted, SimulatedTurns("knows planted ends", turns, note="positive control of leaving")

@@ -82,7 +82,7 @@ def _card(index: int, simulator: SimulatorResult) -> str:
         ("Not like people", [c for c in simulator.claims if c.reading in WORDS]),
         ("Could not be told", [c for c in simulator.claims if c.reading == "not told"]),
     )
-    body = "".join(f"<dt>{title}</dt><dd>{_claims(found)}</dd>" for title, found in lists)
+    body = "".join(f"<dt>{title}</dt><dd>{_claims(claims)}</dd>" for title, claims in lists)
     silent = (
         f"wrote nothing at {simulator.silent} prefixes where the person went on" if simulator.silent else ""
     )
@@ -106,10 +106,10 @@ def _card(index: int, simulator: SimulatorResult) -> str:
     )
 
 
-def _claims(found: Sequence[Claim]) -> str:
-    if not found:
+def _claims(claims: Sequence[Claim]) -> str:
+    if not claims:
         return '<span class="soft">nothing</span>'
-    return "<ul>" + "".join(f"<li>{escape(claim_words(c))}</li>" for c in found) + "</ul>"
+    return "<ul>" + "".join(f"<li>{escape(claim_words(c))}</li>" for c in claims) + "</ul>"
 
 
 def claim_words(claim: Claim) -> str:
@@ -234,16 +234,16 @@ def markdown(report: NextTurnReport) -> str:
             ("Not like people", tuple(WORDS)),
             ("Could not be told", ("not told",)),
         ):
-            told = "; ".join(claim_words(c) for c in simulator.claims if c.reading in readings)
-            lines.append(f"- **{title}**: {told or 'nothing'}")
+            words = "; ".join(claim_words(c) for c in simulator.claims if c.reading in readings)
+            lines.append(f"- **{title}**: {words or 'nothing'}")
     lines += ["", *(f"- {note}" for note in report.notes)]
     if report.command:
         lines += ["", f"    {report.command}"]
     return "\n".join(lines) + "\n"
 
 
-def _plain(found: Estimate) -> str:
-    return f"{found.value:.3g} [{found.low:.3g}, {found.high:.3g}]"
+def _plain(number: Estimate) -> str:
+    return f"{number.value:.3g} [{number.low:.3g}, {number.high:.3g}]"
 
 
 def write_report(report: NextTurnReport, out: Path) -> None:

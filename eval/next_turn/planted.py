@@ -1,7 +1,7 @@
 """Planted users: bad in one known way each, made from the reader's own conversations.
 
-Each is a function of (prefixes, material, seed) and the same for the same arguments; every turn has a random stream of
-its own, so that a prefix gets the same turn whichever others are asked for. Lists and labels here are used by no
+Each is a function of (prefixes, material, seed) and the same for the same arguments. Every turn has a random stream of
+its own. So a prefix gets the same turn whichever others are asked for. Lists and labels here are used by no
 metric. Text users leave where the person left; leaving users write the person's words. What each is, and the metric
 meant for it: `eval.next_turn.planted_table`.
 """
@@ -33,14 +33,14 @@ LOST_FROM = 3
 THANKED, VOICED = 0.4, 0.2
 """Shares of later turns."""
 MODEL_WORDS, MODEL_CHARACTERS = 400, 2000
-"""Of a turn, for the models of gibberish: pasted documents would be most of them."""
+"""Length of a turn read by the models of gibberish: pasted documents would be most of them."""
 SHRINKAGE = 5.0
 """Prefixes of the overall rate that are added to a hazard."""
 LAST_HAZARD = 8
 """Turn number from which hazards are pooled."""
 LEAVES_ON_CONTENT, LEAVES_WITHOUT = 0.9, 0.05
 CONTENT_SHARE = 0.3
-"""Of the answers hold the word that people are made to leave on."""
+"""Share of answers that hold the word that people are made to leave on."""
 
 THANKS = (
     "Thanks!",
@@ -92,7 +92,7 @@ CONTENT_WORD = re.compile(r"[a-z]{5,}")
 
 
 @dataclass(frozen=True)
-class Chat:
+class ChatTurns:
     """A conversation as planted users see it: what the person said and the goal."""
 
     name: str
@@ -105,7 +105,7 @@ class Chat:
 
 @dataclass(frozen=True)
 class Material:
-    """What planted users are made from."""
+    """Source material of planted users."""
 
     prefixes: tuple[Prefix, ...]
     """All prefixes of the reader's conversations, closing ones included."""
@@ -115,18 +115,18 @@ class Material:
     """Turns of a prompted base, drawn before."""
 
     @cached_property
-    def chats(self) -> dict[str, Chat]:
+    def chats(self) -> dict[str, ChatTurns]:
         longest: dict[str, Prefix] = {}
         for prefix in self.prefixes:
-            known = longest.get(prefix.conversation)
-            if known is None or prefix.position > known.position:
+            last = longest.get(prefix.conversation)
+            if last is None or prefix.position > last.position:
                 longest[prefix.conversation] = prefix
         return {name: _chat(prefix) for name, prefix in longest.items()}
 
     @cached_property
-    def training_chats(self) -> list[Chat]:
+    def training_chats(self) -> list[ChatTurns]:
         return [
-            Chat(
+            ChatTurns(
                 c.id,
                 person_of(c),
                 c.source,
@@ -169,7 +169,7 @@ class Material:
                     return suitable[int(rng.integers(len(suitable)))]
         raise DataError("no other person has a turn at a like position")
 
-    def others_of(self, cluster: str) -> list[Chat]:
+    def others_of(self, cluster: str) -> list[ChatTurns]:
         return [chat for chat in self.chats.values() if chat.cluster != cluster]
 
     def fold_of(self, seed: int) -> dict[str, int]:
@@ -180,7 +180,7 @@ class Material:
 
 
 @dataclass(frozen=True)
-class Planted:
+class PlantedTurns:
     """A planted user and the people whom it is measured beside."""
 
     name: str
@@ -197,22 +197,22 @@ class Planted:
 
 Planter = Callable[[Sequence[Prefix], Material, int], SimulatedTurns]
 Rewrite = Callable[[Prefix, np.random.Generator], str]
-"""What it says where the person said something. Raises DataError where it can say nothing there."""
+"""Function from a prefix to the planted user's turn there. Raises DataError where it has none."""
 
 
-def plant(name: str, prefixes: Sequence[Prefix], material: Material, seed: int) -> Planted:
+def plant(name: str, prefixes: Sequence[Prefix], material: Material, seed: int) -> PlantedTurns:
     """The planted user of that name (`planted_table.TABLE`) at these prefixes.
 
     Raises:
         DataError: It cannot be made from this material; the message says why.
     """
     if name == "ends_on_content":
-        changed, turns = ends_on_content(prefixes, material, seed)
-        return Planted(name, tuple(changed), turns)
+        new_prefixes, turns = ends_on_content(prefixes, material, seed)
+        return PlantedTurns(name, tuple(new_prefixes), turns)
     turns = PLANTERS[name](prefixes, material, seed)
     if not turns.turns:
         raise DataError(f"{name}: " + "; ".join(turns.failed or ["no prefixes"]))
-    return Planted(name, tuple(prefixes), turns)
+    return PlantedTurns(name, tuple(prefixes), turns)
 
 
 def gibberish_words(prefixes: Sequence[Prefix], material: Material, seed: int) -> SimulatedTurns:
@@ -257,14 +257,14 @@ def deaf(prefixes: Sequence[Prefix], material: Material, seed: int) -> Simulated
 
 def thread_lost(prefixes: Sequence[Prefix], material: Material, seed: int) -> SimulatedTurns:
     """Turns 1 and 2 are the person's, the later ones those of one other conversation."""
-    chosen: dict[str, tuple[str, ...]] = {}
+    turns_by_conversation: dict[str, tuple[str, ...]] = {}
 
     def rewrite(prefix: Prefix, rng: np.random.Generator) -> str:
         if prefix.position < LOST_FROM:
             return prefix.text or ""
-        if prefix.conversation not in chosen:
-            chosen[prefix.conversation] = _long_enough(prefix, material, seed)
-        return _turn_of(chosen[prefix.conversation], prefix.position)
+        if prefix.conversation not in turns_by_conversation:
+            turns_by_conversation[prefix.conversation] = _long_enough(prefix, material, seed)
+        return _turn_of(turns_by_conversation[prefix.conversation], prefix.position)
 
     return _rewritten("thread_lost", prefixes, seed, rewrite)
 
@@ -276,7 +276,7 @@ def replay(prefixes: Sequence[Prefix], material: Material, seed: int) -> Simulat
     if not donors:
         raise DataError("replay: no conversation of two turns to replay")
     likeness_ND = _likeness([chat.turns[0] for chat in own], [chat.turns[0] for chat in donors])
-    nearest: dict[str, Chat] = {}
+    nearest: dict[str, ChatTurns] = {}
     for row, chat in zip(likeness_ND, own, strict=True):
         best = next((i for i in np.argsort(-row, kind="stable") if donors[i].cluster != chat.cluster), None)
         if best is None:
@@ -351,8 +351,8 @@ def drifting(prefixes: Sequence[Prefix], material: Material, seed: int) -> Simul
             return text
         text = NUMBER.sub(lambda m: str((int(m[0]) + int(rng.integers(1, 10))) % 10), text)
         text = NUMBER_WORD.sub(lambda m: _other(NUMBER_WORDS, m[0].lower(), rng), text)
-        known = [name for cluster, name in names if cluster != prefix.cluster]
-        return NAME.sub(lambda m: _other(known, m[0], rng), text)
+        other_names = [name for cluster, name in names if cluster != prefix.cluster]
+        return NAME.sub(lambda m: _other(other_names, m[0], rng), text)
 
     return _rewritten("drifting", prefixes, seed, rewrite)
 
@@ -373,8 +373,8 @@ def thanks_added(prefixes: Sequence[Prefix], material: Material, seed: int) -> S
     """Thanks of the list of this module put before 40 % of the later turns."""
 
     def rewrite(prefix: Prefix, rng: np.random.Generator) -> str:
-        thanked = prefix.position > 1 and rng.random() < THANKED
-        return f"{_one_of(THANKS, rng)} {prefix.text}" if thanked else prefix.text or ""
+        is_thanking = prefix.position > 1 and rng.random() < THANKED
+        return f"{_one_of(THANKS, rng)} {prefix.text}" if is_thanking else prefix.text or ""
 
     return _rewritten("thanks_added", prefixes, seed, rewrite)
 
@@ -382,26 +382,26 @@ def thanks_added(prefixes: Sequence[Prefix], material: Material, seed: int) -> S
 def assistant_voice(prefixes: Sequence[Prefix], material: Material, seed: int) -> SimulatedTurns:
     """20 % of the later turns are sentences of another conversation's assistant, about as long as the person's."""
     sentences = [
-        (chat.cluster, found)
+        (chat.cluster, parts)
         for chat in material.chats.values()
         for answer in chat.answers
-        if (found := SENTENCE.split(CODE.sub(" ", answer).strip())) and found[0]
+        if (parts := SENTENCE.split(CODE.sub(" ", answer).strip())) and parts[0]
     ]
 
     def rewrite(prefix: Prefix, rng: np.random.Generator) -> str:
         if prefix.position == 1 or rng.random() >= VOICED:
             return prefix.text or ""
-        foreign = [found for cluster, found in sentences if cluster != prefix.cluster]
+        foreign = [parts for cluster, parts in sentences if cluster != prefix.cluster]
         if not foreign:
             raise DataError("no answer of another conversation")
         answer = foreign[int(rng.integers(len(foreign)))]
         first, length = int(rng.integers(len(answer))), len((prefix.text or "").split())
-        said = answer[first]
+        excerpt = answer[first]
         for sentence in answer[first + 1 :]:
-            if len(said.split()) >= length:
+            if len(excerpt.split()) >= length:
                 break
-            said += f" {sentence}"
-        return said
+            excerpt += f" {sentence}"
+        return excerpt
 
     return _rewritten("assistant_voice", prefixes, seed, rewrite)
 
@@ -483,14 +483,14 @@ def ends_on_content(
     five letters or more whose share among the answers is nearest to 0.3.
 
     Returns:
-        The prefixes with the planted leaving (a conversation stops where it was left; one that was not left has no
-        closing prefix any more), and the user, whose P(end) are those of the rule.
+        The prefixes with the planted leaving, and the user, whose P(end) are those of the rule. A conversation stops
+        where it was left; one that was not left has no closing prefix any more.
     """
     word = _planted_word(prefixes)
     by_conversation: dict[str, list[Prefix]] = {}
     for prefix in prefixes:
         by_conversation.setdefault(prefix.conversation, []).append(prefix)
-    replanted, rates = [], dict[str, float]()
+    new_prefixes, rates = [], dict[str, float]()
     for own in by_conversation.values():
         for prefix in sorted(own, key=lambda p: p.position):
             rate = 0.0
@@ -501,23 +501,23 @@ def ends_on_content(
             if prefix.has_left and not leaves:
                 break
             rates[prefix.id] = rate
-            replanted.append(prefix.model_copy(update={"text": None}) if leaves else prefix)
+            new_prefixes.append(prefix.model_copy(update={"text": None}) if leaves else prefix)
             if leaves:
                 break
-    turns = _leaving("ends_on_content", replanted, material, seed, rates)
-    return replanted, turns
+    turns = _leaving("ends_on_content", new_prefixes, material, seed, rates)
+    return new_prefixes, turns
 
 
 def prompted_base(prefixes: Sequence[Prefix], material: Material, seed: int) -> SimulatedTurns:
     """Turns of a prompted base model from a file; those at other prefixes are left out."""
     if material.prompted is None:
         raise DataError("prompted_base: no file of drawn turns was given")
-    drawn = read_turns(material.prompted, "prompted_base")
-    wanted = {p.id for p in prefixes}
-    turns = {name: turn for name, turn in drawn.turns.items() if name in wanted}
+    turns_of_file = read_turns(material.prompted, "prompted_base")
+    prefix_ids = {p.id for p in prefixes}
+    turns = {name: turn for name, turn in turns_of_file.turns.items() if name in prefix_ids}
     missing = sum(not p.has_left and p.id not in turns for p in prefixes)
     failed = {"no turn in the file": missing} if missing else {}
-    return SimulatedTurns("prompted_base", turns, failed, drawn.note)
+    return SimulatedTurns("prompted_base", turns, failed, turns_of_file.note)
 
 
 PLANTERS: Mapping[str, Planter] = {
@@ -582,14 +582,14 @@ class _Trigrams:
         return units
 
 
-def _chat(prefix: Prefix) -> Chat:
-    said = tuple(t.text for t in prefix.history if t.role == "user")
-    return Chat(
+def _chat(prefix: Prefix) -> ChatTurns:
+    history = tuple(t.text for t in prefix.history if t.role == "user")
+    return ChatTurns(
         prefix.conversation,
         prefix.cluster,
         prefix.source,
         prefix.goal,
-        said if prefix.text is None else (*said, prefix.text),
+        history if prefix.text is None else (*history, prefix.text),
         tuple(t.text for t in prefix.history if t.role == "assistant"),
     )
 
@@ -691,8 +691,8 @@ def _likeness(texts: Sequence[str], others: Sequence[str]) -> Floats:
         model.fit([*clipped, *against])
     except ValueError:  # not a word in any of them
         return np.zeros((len(texts), len(others)))
-    found: Floats = (model.transform(clipped) @ model.transform(against).T).toarray()
-    return found
+    similarity: Floats = (model.transform(clipped) @ model.transform(against).T).toarray()
+    return similarity
 
 
 def _goal_text(goal: Goal) -> str:
@@ -751,7 +751,7 @@ def _content_words(answer: str) -> set[str]:
 
 def _planted_word(prefixes: Sequence[Prefix]) -> str:
     answers = [_content_words(p.answer or "") for p in prefixes if p.position > 1]
-    counts = Counter(word for found in answers for word in found)
+    counts = Counter(word for words in answers for word in words)
     if not counts:
         raise DataError("ends_on_content: the answers have no word of five letters")
     return min(counts, key=lambda word: (abs(counts[word] / len(answers) - CONTENT_SHARE), word))

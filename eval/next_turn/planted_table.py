@@ -1,14 +1,15 @@
 """The table planted user -> metrics meant for it, fixed before the first run on test data.
 
-A planted user is *caught* where a metric meant for it differs from people with a Holm-adjusted p below `ALPHA` in the
-expected direction; Holm's adjustment is over all metrics of that user, the others included. Several metrics may be
-meant for one user: one of them suffices (`needs="any"`), because issue and table name the group of numbers ("coherence
-with answer and history") and not the scorer; which of them caught it, and whether both scorers did, is reported.
-The two clocks and the positive control are tests of the instrument itself and need all of theirs (`needs="all"`):
-a clock adds nothing to its own baseline (upper bound of the gain below `CLOCK_BOUND`), ends planted on content do.
+A planted user is *caught* where a metric meant for it differs from people in the expected direction, with a
+Holm-adjusted p below `ALPHA`. Holm's adjustment is over all metrics of that user, the others included. Several metrics
+may be meant for one user. One of them suffices (`needs="any"`), because issue and table name the group of numbers
+("coherence with answer and history") and not the scorer. Which of them caught it, and whether both scorers did, is
+reported.
+The two clocks and the positive control are tests of the instrument itself and need all of theirs (`needs="all"`).
+A clock adds nothing to its own baseline (upper bound of the gain below `CLOCK_BOUND`); ends planted on content do.
 
-Directions follow from how a user is made. "different" stands where the making fixes none: word-trigram gibberish is
-cut from people's own turns, so that an n-gram model may find it too smooth as well as too rough; a user that says
+Directions follow from how a user is made. "different" stands where the making fixes none. Word-trigram gibberish is
+cut from people's own turns, so that an n-gram model may find it too smooth as well as too rough. A user that says
 everything at once is nearer to its goal in the opening and further from it later.
 """
 
@@ -19,8 +20,8 @@ from typing import Literal
 from usersim.types import Record
 
 Direction = Literal["lower", "higher", "different", "bounded", "above"]
-"""Of the planted user's number against people's; `bounded` (a gain not above `CLOCK_BOUND`) and `above` (0) are read
-off the number itself."""
+"""Direction of the planted user's number against people's; `bounded` (a gain not above `CLOCK_BOUND`) and `above` (0)
+are read off the number itself."""
 ALPHA = 0.01
 CLOCK_BOUND = 0.02
 
@@ -32,13 +33,13 @@ class Expectation(Record):
     direction: Direction
 
 
-class PlantedUser(Record):
+class PlantedUserSpec(Record):
     """A row of the table."""
 
     name: str
     label: str
-    made: str
-    """How its turns are made, in a sentence."""
+    description: str
+    """Description of its turns, in a sentence."""
     meant: tuple[Expectation, ...]
     needs: Literal["any", "all"] = "any"
     changes: Literal["text", "leaving"] = "text"
@@ -59,53 +60,59 @@ TOLD_APART = _each(
 ROUGH = _each("higher", "fluency.lm", "fluency.ngram")
 NOT_LISTENING = _both_scorers("lower", "coherence.answer", "coherence.history")
 
-TABLE: tuple[PlantedUser, ...] = (
-    PlantedUser(
+TABLE: tuple[PlantedUserSpec, ...] = (
+    PlantedUserSpec(
         name="gibberish_words",
         label="gibberish (word trigrams)",
-        made="every turn drawn from a word-trigram model of other people's turns, at the person's number of words",
+        description=(
+            "every turn drawn from a word-trigram model of other people's turns, at the "
+            "person's number of words"
+        ),
         meant=(*_each("higher", "fluency.lm"), *_each("different", "fluency.ngram")),
     ),
-    PlantedUser(
+    PlantedUserSpec(
         name="gibberish_characters",
         label="gibberish (characters)",
-        made="every turn drawn from a character-trigram model of other people's turns, at the person's length",
+        description="every turn drawn from a character-trigram model of other people's turns, at the person's length",
         meant=ROUGH,
     ),
-    PlantedUser(
+    PlantedUserSpec(
         name="shuffled_words",
         label="shuffled words",
-        made="all words of every turn in random order",
+        description="all words of every turn in random order",
         meant=ROUGH,
     ),
-    PlantedUser(
+    PlantedUserSpec(
         name="shuffled_some",
         label="30 % of the words shuffled",
-        made="three words in ten of every turn change places among themselves",
+        description="three words in ten of every turn change places among themselves",
         meant=ROUGH,
     ),
-    PlantedUser(
+    PlantedUserSpec(
         name="deaf",
         label="deaf",
-        made="every turn is another person's, of another conversation at a like position",
+        description="every turn is another person's, of another conversation at a like position",
         meant=NOT_LISTENING,
     ),
-    PlantedUser(
+    PlantedUserSpec(
         name="thread_lost",
         label="thread lost from turn 3",
-        made="the person's own turns 1 and 2, then the turns of one other conversation",
+        description="the person's own turns 1 and 2, then the turns of one other conversation",
         meant=(*NOT_LISTENING, *_both_scorers("lower", "coherence.history", positions=".3+")),
     ),
-    PlantedUser(
+    PlantedUserSpec(
         name="replay",
         label="nearest training chat replayed",
-        made="the person's turns of the training conversation with the nearest opening, whatever the assistant says",
+        description=(
+            "the person's turns of the training conversation with the nearest opening, "
+            "whatever the assistant says"
+        ),
         meant=(*NOT_LISTENING, *_each("higher", "copying.training")),
     ),
-    PlantedUser(
+    PlantedUserSpec(
         name="goal_swapped",
         label="goal swapped with the nearest",
-        made="every turn is that of the person with the nearest other goal at the same position",
+        description="every turn is that of the person with the nearest other goal at the same position",
         meant=(
             *_both_scorers("lower", "coherence.goal"),
             *_each("lower", "facts.supported"),
@@ -113,88 +120,88 @@ TABLE: tuple[PlantedUser, ...] = (
             *TOLD_APART,
         ),
     ),
-    PlantedUser(
+    PlantedUserSpec(
         name="goal_read_out",
         label="goal read out",
-        made="turn k says the goal's facet k word for word, after the last the summary",
+        description="turn k says the goal's facet k word for word, after the last the summary",
         meant=(*_both_scorers("higher", "coherence.goal"), *_each("higher", "facts.supported"), *TOLD_APART),
     ),
-    PlantedUser(
+    PlantedUserSpec(
         name="everything_at_once",
         label="everything at once",
-        made="the opening holds all of the person's turns, every later turn is a short acknowledgement",
+        description="the opening holds all of the person's turns, every later turn is a short acknowledgement",
         meant=(*_both_scorers("different", "coherence.goal"), *TOLD_APART),
     ),
-    PlantedUser(
+    PlantedUserSpec(
         name="drifting",
         label="numbers and names drift",
-        made="numbers and names of later turns replaced by others",
+        description="numbers and names of later turns replaced by others",
         meant=(*_each("lower", "facts.supported"), *_each("higher", "facts.contradicted")),
     ),
-    PlantedUser(
+    PlantedUserSpec(
         name="no_objections",
         label="objections removed",
-        made="turns that object replaced by calm turns of other people at a like position",
+        description="turns that object replaced by calm turns of other people at a like position",
         meant=_each("lower", "acts.objects"),
     ),
-    PlantedUser(
+    PlantedUserSpec(
         name="thanks_added",
         label="thanks added",
-        made="thanks put before 40 % of the later turns",
+        description="thanks put before 40 % of the later turns",
         meant=_each("higher", "acts.thanks"),
     ),
-    PlantedUser(
+    PlantedUserSpec(
         name="assistant_voice",
         label="the assistant's voice",
-        made="20 % of the later turns are sentences of the assistant of another conversation",
+        description="20 % of the later turns are sentences of the assistant of another conversation",
         meant=_each("higher", "acts.voice"),
     ),
-    PlantedUser(
+    PlantedUserSpec(
         name="near_copies",
         label="near-copies of the reference",
-        made="the person's own turn with a word or two replaced",
+        description="the person's own turn with a word or two replaced",
         meant=_each("higher", "copying.reference"),
     ),
-    PlantedUser(
+    PlantedUserSpec(
         name="never_leaves",
         label="never leaves",
-        made="the person's words, and P(end) of 0 everywhere",
+        description="the person's words, and P(end) of 0 everywhere",
         meant=_each("lower", "leaving.rate"),
         changes="leaving",
     ),
-    PlantedUser(
+    PlantedUserSpec(
         name="leaves_by_turn_number",
         label="leaves by turn number",
-        made="the person's words, P(end) is the share that left at that turn in other folds",
+        description="the person's words, P(end) is the share that left at that turn in other folds",
         meant=_each("bounded", "leaving.gain.turn"),
         needs="all",
         changes="leaving",
     ),
-    PlantedUser(
+    PlantedUserSpec(
         name="leaves_by_facets",
         label="leaves by counting facets",
-        made="the person's words, P(end) from the facets that are left at that turn, fitted on other folds",
+        description="the person's words, P(end) from the facets that are left at that turn, fitted on other folds",
         meant=_each("bounded", "leaving.gain.facets"),
         needs="all",
         changes="leaving",
     ),
-    PlantedUser(
+    PlantedUserSpec(
         name="ends_on_content",
         label="ends planted on content (positive control)",
-        made="people leave because of what the last answer says, and the planted user knows it",
+        description="people leave because of what the last answer says, and the planted user knows it",
         meant=_each("above", "leaving.gain.turn", "leaving.gain.facets", "leaving.gain.both"),
         needs="all",
         changes="leaving",
     ),
-    PlantedUser(
+    PlantedUserSpec(
         name="prompted_base",
         label="the prompted base",
-        made="a base model with our best prompt, drawn before",
+        description="a base model with our best prompt, drawn before",
         meant=TOLD_APART,
     ),
 )
 
 
-def row(name: str) -> PlantedUser:
+def row(name: str) -> PlantedUserSpec:
     """The planted user of that name. Raises KeyError."""
     return {user.name: user for user in TABLE}[name]

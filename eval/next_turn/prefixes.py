@@ -43,13 +43,13 @@ def prefixes_of(conversation: Conversation) -> list[Prefix]:
 
     The conversation begins with the user; see `usable` for what is left out before.
     """
-    found = []
+    prefixes = []
     for index, turn in enumerate(conversation.turns):
         if turn.role == "user":
-            found.append(_prefix(conversation, index, turn.text))
+            prefixes.append(_prefix(conversation, index, turn.text))
     if conversation.ended_by == "user" and conversation.turns and conversation.turns[-1].role == "assistant":
-        found.append(_prefix(conversation, len(conversation.turns), None))
-    return found
+        prefixes.append(_prefix(conversation, len(conversation.turns), None))
+    return prefixes
 
 
 def usable(
@@ -64,14 +64,14 @@ def usable(
     Returns:
         The usable conversations in their order, and how many were left out by reason.
     """
-    kept, excluded = [], Counter[str]()
+    measurable, excluded = [], Counter[str]()
     for conversation in conversations:
         reason = _unusable(conversation, language)
         if reason is None:
-            kept.append(conversation)
+            measurable.append(conversation)
         else:
             excluded[reason] += 1
-    return kept, excluded
+    return measurable, excluded
 
 
 def language_model_prefixes(prefixes: Sequence[Prefix], seed: int, per_conversation: int = 3) -> list[Prefix]:
@@ -81,7 +81,7 @@ def language_model_prefixes(prefixes: Sequence[Prefix], seed: int, per_conversat
     for prefix in prefixes:
         if not prefix.has_left:
             by_conversation.setdefault(prefix.conversation, []).append(prefix)
-    chosen = []
+    subset = []
     for name, own in by_conversation.items():
         early = [prefix for prefix in own if prefix.position <= 2][:per_conversation]
         later = [prefix for prefix in own if prefix.position > 2]
@@ -89,8 +89,8 @@ def language_model_prefixes(prefixes: Sequence[Prefix], seed: int, per_conversat
         if later and room > 0:
             order = rng_for(seed, f"later prefix {name}").permutation(len(later))[:room]
             early += [later[i] for i in sorted(order)]
-        chosen += early
-    return chosen
+        subset += early
+    return subset
 
 
 def stratified(conversations: Sequence[Conversation], n: int, seed: int) -> list[Conversation]:
@@ -99,12 +99,12 @@ def stratified(conversations: Sequence[Conversation], n: int, seed: int) -> list
     by_source: dict[str, list[Conversation]] = {}
     for index in rng.permutation(len(conversations)):
         by_source.setdefault(conversations[index].source, []).append(conversations[index])
-    chosen: list[Conversation] = []
-    while len(chosen) < n and any(by_source.values()):
+    sample: list[Conversation] = []
+    while len(sample) < n and any(by_source.values()):
         for source in sorted(by_source):
-            if by_source[source] and len(chosen) < n:
-                chosen.append(by_source[source].pop())
-    return chosen
+            if by_source[source] and len(sample) < n:
+                sample.append(by_source[source].pop())
+    return sample
 
 
 def _prefix(conversation: Conversation, index: int, text: str | None) -> Prefix:

@@ -36,11 +36,11 @@ class SimulatorResult(Record):
     """Metrics that could not be measured, with the reason."""
     reliability: tuple[ReliabilityBin, ...] = ()
     calibration_slope: Estimate | None = None
-    """Of a logistic regression of the persons' leaving on the logit of P(end); 1 is ideal."""
+    """Slope of a logistic regression of the persons' leaving on the logit of P(end); 1 is ideal."""
     calibration_intercept: Estimate | None = None
     """0 is ideal."""
     bits_per_character: Estimate | None = None
-    """Of people's turns under its own weights, where they are at hand."""
+    """Bits a character of people's turns under its own weights, where they are at hand."""
     tells_probability: bool
     """It gives P(end); otherwise whether it left counts as 0 or 1."""
 

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from scipy.stats import norm  # type: ignore[import-untyped]
 
 from eval.estimates import Z95, Estimate, rng_for
-from eval.next_turn.planted import Material, Planted, plant
-from eval.next_turn.planted_table import ALPHA, CLOCK_BOUND, TABLE, Direction, PlantedUser, row
+from eval.next_turn.planted import Material, PlantedTurns, plant
+from eval.next_turn.planted_table import ALPHA, CLOCK_BOUND, TABLE, Direction, PlantedUserSpec, row
 from eval.next_turn.prefixes import Prefix, prefixes_of, stratified, usable
 from eval.next_turn.selftest_people import cluster_counts, coverage, halves, pairs, split_masks
-from eval.next_turn.selftest_report import Cell, PeopleResult, SelfTest, SelfTestConfig, UserResult
+from eval.next_turn.selftest_report import Cell, PeopleResult, SelfTestConfig, SelfTestReport, UserResult
 from eval.next_turn.turns import SimulatedTurns, shared_prefixes
 from eval.next_turn.values import (
     ClusterSums,
@@ -111,7 +111,7 @@ class LeavingNumber:
     people: float | None = None
     """People's value; None for what people do not have."""
     sums: ClusterSums | None = None
-    """Where it is a ratio of sums."""
+    """Cluster sums of the number; None where it is no ratio of sums."""
     is_share: bool = False
 
 
@@ -130,7 +130,7 @@ class LeavingMeasure(Protocol):
 
 @dataclass(frozen=True)
 class Instruments:
-    """What is tested."""
+    """Metrics under test."""
 
     metrics: Sequence[Metric]
     discriminators: Sequence[Discriminator] = ()
@@ -141,19 +141,19 @@ class Instruments:
 
     @property
     def specs(self) -> list[MetricSpec]:
-        found = [spec for metric in self.metrics for spec in metric.specs]
-        found += [spec for one in self.discriminators for spec in one.specs]
-        return found + list(self.leaving.specs if self.leaving else ())
+        metric_specs = [spec for metric in self.metrics for spec in metric.specs]
+        discriminator_specs = [spec for one in self.discriminators for spec in one.specs]
+        return metric_specs + discriminator_specs + list(self.leaving.specs if self.leaving else ())
 
 
 @dataclass(frozen=True)
-class Sample:
+class SelfTestSample:
     """The conversations of a self-test."""
 
     prefixes: tuple[Prefix, ...]
-    """Of the conversations that are measured."""
+    """Prefixes of the conversations that are measured."""
     material: Material
-    """Of all usable conversations: planted users are made from these."""
+    """All usable conversations: planted users are made from these."""
     excluded: Counter[str]
     notes: tuple[str, ...]
 
@@ -164,7 +164,7 @@ def sample(
     *,
     training: Sequence[Conversation] = (),
     prompted: Any = None,
-) -> Sample:
+) -> SelfTestSample:
     """Usable conversations, by strata, and what has to be said about them.
 
     Raises:
@@ -172,50 +172,54 @@ def sample(
     """
     by_id = {conversation.id: conversation for conversation in reversed(conversations)}
     distinct = [conversation for conversation in conversations if by_id[conversation.id] is conversation]
-    kept, excluded = usable(distinct, config.language)
+    measurable, excluded = usable(distinct, config.language)
     if len(distinct) < len(conversations):
         excluded["a second one with the same id"] = len(conversations) - len(distinct)
-    chosen = stratified(kept, config.n, config.seed)
-    prefixes = tuple(prefix for c in chosen for prefix in prefixes_of(c))
+    people_sample = stratified(measurable, config.n, config.seed)
+    prefixes = tuple(prefix for c in people_sample for prefix in prefixes_of(c))
     people = len({prefix.cluster for prefix in prefixes})
     if people < 2:
         reasons = ", ".join(f"{count} {reason}" for reason, count in excluded.items()) or "none was left out"
         raise DataError(f"a self-test needs conversations of several people: {people} usable ({reasons})")
-    goals = sum(c.profile.goal is not None for c in chosen)
-    ends = sum(c.ended_by == "user" and c.turns[-1].role == "assistant" for c in chosen)
+    goals = sum(c.profile.goal is not None for c in people_sample)
+    ends = sum(c.ended_by == "user" and c.turns[-1].role == "assistant" for c in people_sample)
     notes = []
-    if len(chosen) < config.n:
-        notes.append(f"{len(chosen)} conversations could be used where {config.n} were wanted.")
-    if len(chosen) < FEW:
+    if len(people_sample) < config.n:
+        notes.append(f"{len(people_sample)} conversations could be used where {config.n} were wanted.")
+    if len(people_sample) < FEW:
         notes.append(f"Fewer than {FEW} conversations: most planted users cannot be caught with so few.")
     if people < FEW_CLUSTERS:
         notes.append(f"Only {people} different people: intervals over so few are too narrow.")
     notes += [f"{count} conversations left out: {reason}." for reason, count in sorted(excluded.items())]
-    if goals < len(chosen):
+    if goals < len(people_sample):
         notes.append(
-            f"{len(chosen) - goals} of {len(chosen)} conversations have no goal: numbers on goals leave them out."
+            f"{len(people_sample) - goals} of {len(people_sample)} conversations have no goal: "
+            "numbers on goals leave them out."
         )
-    if ends < len(chosen):
+    if ends < len(people_sample):
         notes.append(
-            f"Of {len(chosen) - ends} of {len(chosen)} conversations it is not known who ended them."
+            f"Of {len(people_sample) - ends} of {len(people_sample)} conversations it is not known who ended them."
         )
     if not training:
         notes.append("No training conversations were given: copying from training could not be told.")
-    material = Material(tuple(p for c in kept for p in prefixes_of(c)), tuple(training), prompted)
-    return Sample(prefixes, material, excluded, tuple(notes))
+    material = Material(tuple(p for c in measurable for p in prefixes_of(c)), tuple(training), prompted)
+    return SelfTestSample(prefixes, material, excluded, tuple(notes))
 
 
 def self_test(
-    chosen: Sample, instruments: Instruments, config: SelfTestConfig, progress: Progress | None = None
-) -> SelfTest:
+    people_sample: SelfTestSample,
+    instruments: Instruments,
+    config: SelfTestConfig,
+    progress: Progress | None = None,
+) -> SelfTestReport:
     """All planted users and people by all metrics."""
     start, step = time.monotonic(), progress or (lambda _: None)
-    run = _Run(chosen, _only_meant(instruments, config), config)
+    run = _Run(people_sample, _only_meant(instruments, config), config)
     users = [user for user in TABLE if config.users is None or user.name in config.users]
-    planted, results = dict[str, Planted](), dict[str, UserResult]()
+    planted, results = dict[str, PlantedTurns](), dict[str, UserResult]()
     for user in users:
         try:
-            planted[user.name] = plant(user.name, chosen.prefixes, chosen.material, config.seed)
+            planted[user.name] = plant(user.name, people_sample.prefixes, people_sample.material, config.seed)
         except DataError as error:
             results[user.name] = _result(user, left_out=str(error))
     run.prepare([one for user in users if (one := planted.get(user.name)) and user.changes == "text"], step)
@@ -230,8 +234,8 @@ def self_test(
     rows = [results[user.name] for user in users]
     judged = {row.name: row for row in rows if row.is_caught is not None}
     by_form = {result.form: result.share for result in people}
-    conversations = {p.conversation: p for p in chosen.prefixes}
-    return SelfTest(
+    conversations = {p.conversation: p for p in people_sample.prefixes}
+    return SelfTestReport(
         planted_caught={name: bool(row.is_caught) for name, row in judged.items()},
         planted_needed_n={name: row.needed_n for name, row in judged.items() if not row.is_caught},
         planted_left_out={row.name: row.left_out or "" for row in rows if row.is_caught is None},
@@ -243,30 +247,32 @@ def self_test(
         ),
         coverage_undefined=uncovered,
         conversations=len(conversations),
-        clusters=len({p.cluster for p in chosen.prefixes}),
+        clusters=len({p.cluster for p in people_sample.prefixes}),
         turns=len(run.texts),
         with_goal=sum(p.goal is not None for p in conversations.values()),
-        with_known_end=sum(p.has_left for p in chosen.prefixes),
+        with_known_end=sum(p.has_left for p in people_sample.prefixes),
         sources=dict(Counter(p.source for p in conversations.values())),
-        excluded=dict(chosen.excluded),
+        excluded=dict(people_sample.excluded),
         people=tuple(people),
         users=tuple(rows),
         specs=tuple(run.instruments.specs),
-        notes=(*chosen.notes, *instruments.notes),
+        notes=(*people_sample.notes, *instruments.notes),
         config=config,
         versions=versions(),
         seconds=time.monotonic() - start,
     )
 
 
-def one_simulator(chosen: Sample, instruments: Instruments, config: SelfTestConfig) -> tuple[UserResult, ...]:
+def one_simulator(
+    people_sample: SelfTestSample, instruments: Instruments, config: SelfTestConfig
+) -> tuple[UserResult, ...]:
     """All metrics for people and one simulator, as a report on a simulator needs them: what it costs is timed.
 
     The deaf user stands for the simulator's words, the one that never leaves for its P(end).
     """
-    run, results = _Run(chosen, instruments, config), []
+    run, results = _Run(people_sample, instruments, config), []
     for name in ("deaf", "never_leaves"):
-        planted = plant(name, chosen.prefixes, chosen.material, config.seed)
+        planted = plant(name, people_sample.prefixes, people_sample.material, config.seed)
         if row(name).changes == "text":
             run.prepare([planted], lambda _: None)
         results.append(run.user(row(name), planted))
@@ -277,7 +283,7 @@ def one_simulator(chosen: Sample, instruments: Instruments, config: SelfTestConf
 class _Run:
     """People's values are made once for all planted users with the same prefixes."""
 
-    chosen: Sample
+    people_sample: SelfTestSample
     instruments: Instruments
     config: SelfTestConfig
     _values: dict[tuple[str, ...], dict[str, Values]] = field(default_factory=dict)
@@ -287,9 +293,9 @@ class _Run:
     @property
     def texts(self) -> list[Prefix]:
         """Prefixes at which the person wrote."""
-        return [p for p in self.chosen.prefixes if p.text is not None]
+        return [p for p in self.people_sample.prefixes if p.text is not None]
 
-    def prepare(self, planted: Sequence[Planted], step: Progress) -> None:
+    def prepare(self, planted: Sequence[PlantedTurns], step: Progress) -> None:
         if self.instruments.prepare is None:
             return
         groups: dict[tuple[str, ...], tuple[list[Prefix], dict[str, Sequence[str]]]] = {}
@@ -303,7 +309,7 @@ class _Run:
             step("scores of all speakers")
             self.instruments.prepare(shared, {"people": [p.text or "" for p in shared], **speakers})
 
-    def user(self, user: PlantedUser, planted: Planted) -> UserResult:
+    def user(self, user: PlantedUserSpec, planted: PlantedTurns) -> UserResult:
         """Cells of a planted user, and whether a metric meant for it caught it."""
         undefined: dict[str, str] = {}
         shared = shared_prefixes(planted.prefixes, [planted.turns])
@@ -316,20 +322,20 @@ class _Run:
         else:
             cells = self._text_cells(user, planted, shared, undefined)
         cells = _adjusted(cells)
-        meant = {expected.key: expected.direction for expected in user.meant}
-        cells = [_judged(cell, meant.get(cell.key), self._scale(cell), len(cells)) for cell in cells]
+        directions = {expected.key: expected.direction for expected in user.meant}
+        cells = [_judged(cell, directions.get(cell.key), self._scale(cell), len(cells)) for cell in cells]
         judged = [cell for cell in cells if cell.is_meant]
         caught = [cell for cell in judged if cell.is_caught]
         is_caught = None
         if judged:
             is_caught = bool(caught) if user.needs == "any" else len(caught) == len(judged)
         needed = [cell.needed_n for cell in judged if cell.needed_n is not None]
-        wanted = min if user.needs == "any" else max
-        missing = ", ".join(sorted(key for key in meant if key not in {cell.key for cell in cells}))
+        of_all = min if user.needs == "any" else max
+        missing = ", ".join(sorted(key for key in directions if key not in {cell.key for cell in cells}))
         return UserResult(
             name=user.name,
             label=user.label,
-            made=user.made,
+            made=user.description,
             left_out=None if judged else f"no metric meant for it could be measured ({missing})",
             conversations=len({p.conversation for p in (shared or planted.prefixes)}),
             turns=len(shared),
@@ -338,7 +344,7 @@ class _Run:
             is_caught=is_caught,
             caught_by=tuple(cell.key for cell in caught),
             both_scorers=_both_scorers(judged, {s.key: s for s in self.instruments.specs}),
-            needed_n=None if is_caught or not needed else wanted(needed),
+            needed_n=None if is_caught or not needed else of_all(needed),
             cells=tuple(cells),
             undefined=undefined,
         )
@@ -359,16 +365,16 @@ class _Run:
             "seed": self.config.seed,
         }
         sources = [source_of[name] for name in names]
-        found = []
+        results = []
         if sums:
-            found.append(halves(sums, sources, others=self._discriminator_tests(prefixes, names), **common))
+            results.append(halves(sums, sources, others=self._discriminator_tests(prefixes, names), **common))
         if values and any(count > 1 for count in Counter(sources).values()):
             positions = [p.position for p in prefixes]
             of_prefix = [source_of[name] for name in clusters]
-            found.append(pairs(values, clusters, of_prefix, positions, **common))
-        return found
+            results.append(pairs(values, clusters, of_prefix, positions, **common))
+        return results
 
-    def coverage(self, planted: Mapping[str, Planted]) -> tuple[dict[str, float], dict[str, str]]:
+    def coverage(self, planted: Mapping[str, PlantedTurns]) -> tuple[dict[str, float], dict[str, str]]:
         """Coverage by metric, and why some have none. Numbers on leaving: of the first clock that has them."""
         prefixes = self.texts
         clusters = [p.cluster for p in prefixes]
@@ -388,12 +394,12 @@ class _Run:
                             sums[key] = (number.sums, number.is_share)
         covered, undefined = dict[str, float](), dict[str, str]()
         counts: dict[int, Any] = {}
-        for key, (found, is_share) in sums.items():
-            size = len(found.numerator_C)
+        for key, (cluster_sums, is_share) in sums.items():
+            size = len(cluster_sums.numerator_C)
             if size not in counts:
                 counts[size] = cluster_counts(size, self.config.resamples, self.config.seed)
             try:
-                covered[key] = coverage(found, counts[size], is_share=is_share)
+                covered[key] = coverage(cluster_sums, counts[size], is_share=is_share)
             except ValueError as error:
                 undefined[key] = str(error)
         return covered, undefined
@@ -401,28 +407,34 @@ class _Run:
     def _of_people(self, prefixes: Sequence[Prefix]) -> dict[str, Values]:
         key = tuple(p.id for p in prefixes)
         if key not in self._values:
-            self._values[key] = _wanted(self.instruments.metrics, lambda metric: metric.people(prefixes))
+            self._values[key] = _values_by_key(
+                self.instruments.metrics, lambda metric: metric.people(prefixes)
+            )
         return self._values[key]
 
     def _of(self, prefixes: Sequence[Prefix], texts: Sequence[str]) -> dict[str, Values]:
-        return _wanted(self.instruments.metrics, lambda metric: metric.values(prefixes, texts))
+        return _values_by_key(self.instruments.metrics, lambda metric: metric.values(prefixes, texts))
 
     def _text_cells(
-        self, user: PlantedUser, planted: Planted, shared: Sequence[Prefix], undefined: dict[str, str]
+        self,
+        user: PlantedUserSpec,
+        planted: PlantedTurns,
+        shared: Sequence[Prefix],
+        undefined: dict[str, str],
     ) -> list[Cell]:
         config, cells = self.config, list[Cell]()
         texts, clusters = _texts(shared, planted.turns), [p.cluster for p in shared]
         is_first_C, is_first_P = self._half(shared)
         specs = {spec.key: spec for spec in self.instruments.specs}
         own, theirs = self._of(shared, texts), self._of_people(shared)
-        for key, found in own.items():
-            people, both_P = theirs[key], (found.denominator_P != 0) & (theirs[key].denominator_P != 0)
+        for key, own_values in own.items():
+            people, both_P = theirs[key], (own_values.denominator_P != 0) & (theirs[key].denominator_P != 0)
             if not specs[key].is_ratio:
-                found, people = found.at(both_P), people.at(both_P)
+                own_values, people = own_values.at(both_P), people.at(both_P)
             if not both_P.any():
                 undefined[key] = "defined at none of these prefixes"
                 continue
-            one, two = ClusterSums.of(found, clusters), ClusterSums.of(people, clusters)
+            one, two = ClusterSums.of(own_values, clusters), ClusterSums.of(people, clusters)
             rng = rng_for(config.seed, f"{user.name} {key}")
             half_one, half_two = _part(one, is_first_C), _part(two, ~is_first_C)
             is_unpaired = bool(half_one.denominator_C.any() and half_two.denominator_C.any())
@@ -432,7 +444,7 @@ class _Run:
                     estimate(one, is_share=specs[key].is_share),
                     two.ratio,
                     difference(one, two),
-                    standard_error(one.residuals_C - two.residuals_C, min(one.known, two.known)),
+                    standard_error(one.residuals_C - two.residuals_C, min(one.n_clusters, two.n_clusters)),
                     p_paired(one, two, rng, config.permutations),
                     p_unpaired(half_one, half_two, rng, config.permutations) if is_unpaired else None,
                 )
@@ -443,7 +455,7 @@ class _Run:
 
     def _told_apart(
         self,
-        user: PlantedUser,
+        user: PlantedUserSpec,
         discriminator: Discriminator,
         shared: Sequence[Prefix],
         texts: Sequence[str],
@@ -471,12 +483,12 @@ class _Run:
         p_halves = deals.p(is_first_P, seed=config.seed, permutations=config.permutations)
         cells = []
         for spec in discriminator.specs:
-            found = values.get(spec.key)
-            if found is None or not found.denominator_P.any():
+            own = values.get(spec.key)
+            if own is None or not own.denominator_P.any():
                 undefined[spec.key] = "defined at none of these prefixes"
                 continue
-            mask_P = at_positions(shared, spec.positions) & (found.denominator_P > 0)
-            sums = ClusterSums.of(found, clusters)
+            mask_P = at_positions(shared, spec.positions) & (own.denominator_P > 0)
+            sums = ClusterSums.of(own, clusters)
             value, gap = estimate(sums, is_share=True), estimate(sums)
             cells.append(
                 _cell(
@@ -484,19 +496,21 @@ class _Run:
                     value,
                     CHANCE,
                     _shifted(gap, CHANCE),
-                    standard_error(sums.residuals_C, sums.known),
+                    standard_error(sums.residuals_C, sums.n_clusters),
                     choices.p(mask_P, rng_for(config.seed, f"{user.name} {spec.key}"), config.permutations),
                     p_halves if spec.positions == "all" else None,
                 )
             )
         return cells
 
-    def _leaving_cells(self, user: PlantedUser, planted: Planted, undefined: dict[str, str]) -> list[Cell]:
+    def _leaving_cells(
+        self, user: PlantedUserSpec, planted: PlantedTurns, undefined: dict[str, str]
+    ) -> list[Cell]:
         if self.instruments.leaving is None:
             return []
-        found = self._measure_leaving(planted)
-        wanted = [spec.key for spec in self.instruments.leaving.specs]
-        undefined |= {key: "undefined for these prefixes" for key in wanted if key not in found}
+        numbers = self._measure_leaving(planted)
+        keys = [spec.key for spec in self.instruments.leaving.specs]
+        undefined |= {key: "undefined for these prefixes" for key in keys if key not in numbers}
         return [
             _cell(
                 key,
@@ -507,11 +521,11 @@ class _Run:
                 number.p,
                 None,
             )
-            for key, number in found.items()
-            if key in wanted
+            for key, number in numbers.items()
+            if key in keys
         ]
 
-    def _measure_leaving(self, planted: Planted) -> Mapping[str, LeavingNumber]:
+    def _measure_leaving(self, planted: PlantedTurns) -> Mapping[str, LeavingNumber]:
         if planted.name not in self._left and self.instruments.leaving is not None:
             self._left[planted.name] = self.instruments.leaving.measure(
                 planted.prefixes, planted.turns, self.config.seed
@@ -558,14 +572,16 @@ class _Run:
 
     def _leaving_of_people(self) -> ClusterSums | None:
         """Share of the later prefixes at which people left, over the clusters of the texts."""
-        if self.instruments.leaving is None or not any(p.has_left for p in self.chosen.prefixes):
+        if self.instruments.leaving is None or not any(p.has_left for p in self.people_sample.prefixes):
             return None
-        values = Values.of([float(p.has_left) if p.position > 1 else None for p in self.chosen.prefixes])
-        return ClusterSums.of(values, [p.cluster for p in self.chosen.prefixes])
+        values = Values.of(
+            [float(p.has_left) if p.position > 1 else None for p in self.people_sample.prefixes]
+        )
+        return ClusterSums.of(values, [p.cluster for p in self.people_sample.prefixes])
 
     def _scale(self, cell: Cell) -> float:
         """Conversations of the sample by clusters that the cell's n counts."""
-        conversations = len({p.conversation for p in self.chosen.prefixes})
+        conversations = len({p.conversation for p in self.people_sample.prefixes})
         return conversations / max(cell.difference.n, 1)
 
 
@@ -617,7 +633,7 @@ def _adjusted(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _judged(cell: Cell, direction: Direction | None, scale: float, tests: int) -> Cell:
-    """Whether it is caught, and the n at which it would be if it were the smallest p of all `tests`."""
+    """The cell with its verdict, and the n at which it would be caught as the smallest p of all `tests`."""
     is_caught = cell.p_holm < ALPHA
     if direction in ("lower", "above") or direction == "higher":
         sign = -1 if direction == "lower" else 1
@@ -645,28 +661,30 @@ def _needed_n(cell: Cell, direction: Direction, scale: float, tests: int) -> int
 
 
 def _both_scorers(cells: Sequence[Cell], specs: Mapping[str, MetricSpec]) -> bool | None:
-    """Whether one number meant for the user was caught by both of its scorers; None where none has two."""
+    """True where both scorers of one number meant for the user caught it; None where no number has two."""
     by_number: dict[str, list[bool]] = {}
     for cell in cells:
         scorer = specs[cell.key].scorer
         if scorer is not None:
             name = ".".join(part for part in cell.key.split(".") if part != scorer)
             by_number.setdefault(name, []).append(cell.is_caught)
-    twice = [found for found in by_number.values() if len(found) > 1]
+    twice = [flags for flags in by_number.values() if len(flags) > 1]
     return any(map(all, twice)) if twice else None
 
 
-def _result(user: PlantedUser, *, left_out: str) -> UserResult:
-    return UserResult(name=user.name, label=user.label, made=user.made, left_out=left_out)
+def _result(user: PlantedUserSpec, *, left_out: str) -> UserResult:
+    return UserResult(name=user.name, label=user.label, made=user.description, left_out=left_out)
 
 
-def _wanted(metrics: Sequence[Metric], measure: Callable[[Metric], dict[str, Values]]) -> dict[str, Values]:
+def _values_by_key(
+    metrics: Sequence[Metric], measure: Callable[[Metric], dict[str, Values]]
+) -> dict[str, Values]:
     """The values of all metrics, by the keys that they are wanted for."""
-    found: dict[str, Values] = {}
+    values_by_key: dict[str, Values] = {}
     for metric in metrics:
         keys = {spec.key for spec in metric.specs}
-        found |= {key: values for key, values in measure(metric).items() if key in keys}
-    return found
+        values_by_key |= {key: values for key, values in measure(metric).items() if key in keys}
+    return values_by_key
 
 
 class _Part(Metric):
@@ -690,14 +708,18 @@ def _only_meant(instruments: Instruments, config: SelfTestConfig) -> Instruments
     if not config.meant_only:
         return instruments
     users = [user for user in TABLE if config.users is None or user.name in config.users]
-    meant = {expected.key for user in users for expected in user.meant}
+    keys = {expected.key for user in users for expected in user.meant}
 
-    def wanted(specs: Sequence[MetricSpec]) -> list[MetricSpec]:
-        return [spec for spec in specs if spec.key in meant]
+    def specs_meant(specs: Sequence[MetricSpec]) -> list[MetricSpec]:
+        return [spec for spec in specs if spec.key in keys]
 
     return Instruments(
-        [_Part(metric, wanted(metric.specs)) for metric in instruments.metrics if wanted(metric.specs)],
-        [one for one in instruments.discriminators if wanted(one.specs)],
+        [
+            _Part(metric, specs_meant(metric.specs))
+            for metric in instruments.metrics
+            if specs_meant(metric.specs)
+        ],
+        [one for one in instruments.discriminators if specs_meant(one.specs)],
         instruments.leaving,
         instruments.prepare,
         instruments.notes,

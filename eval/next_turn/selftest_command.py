@@ -46,10 +46,10 @@ def run(args: argparse.Namespace) -> int:
     config = config_of(args.quick, n=args.n, seed=args.seed, language=args.language)
     human = [c for path in args.human for c in load_conversations(path)]
     training = load_conversations(args.train) if args.train else []
-    chosen = sample(human, config, training=training, prompted=args.prompted)
-    metrics = instruments(chosen, config, journal=args.out / "scores.jsonl")
+    people_sample = sample(human, config, training=training, prompted=args.prompted)
+    metrics = instruments(people_sample, config, journal=args.out / "scores.jsonl")
     with console.status("planted users") as status:
-        report = self_test(chosen, metrics, config, progress=status.update)
+        report = self_test(people_sample, metrics, config, progress=status.update)
     report = report.model_copy(update={"command": command_line()})
     write_selftest(report, args.out)
     console.print(terminal(report))
@@ -65,9 +65,9 @@ def config_of(quick: bool, *, n: int | None, seed: int, language: str) -> SelfTe
     from eval.next_turn.selftest import QUICK
     from eval.next_turn.selftest_report import SelfTestConfig
 
-    given = {
+    overrides = {
         "seed": seed,
         "language": None if language == "any" else language,
         **({} if n is None else {"n": n}),
     }
-    return SelfTestConfig.model_validate({**(QUICK.model_dump() if quick else {}), **given})
+    return SelfTestConfig.model_validate({**(QUICK.model_dump() if quick else {}), **overrides})

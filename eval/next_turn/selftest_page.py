@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eval.next_turn.planted_table import ALPHA, CLOCK_BOUND, row
-from eval.next_turn.selftest_report import Cell, PeopleResult, SelfTest, UserResult
+from eval.next_turn.selftest_report import Cell, PeopleResult, SelfTestReport, UserResult
 from usersim import page
 from usersim.errors import DataError
 from usersim.records import atomic_writer, write_json
@@ -37,8 +37,8 @@ td:first-child { white-space: nowrap; }
 """
 
 
-def headline(report: SelfTest) -> list[str]:
-    """What was found, in sentences."""
+def headline(report: SelfTestReport) -> list[str]:
+    """Findings of the self-test, one sentence a line."""
     caught, judged = sum(report.planted_caught.values()), len(report.planted_caught)
     lines = [f"{caught} of {judged} planted users are caught by a metric meant for them."]
     missed = [result for result in report.users if result.is_caught is False]
@@ -57,11 +57,11 @@ def headline(report: SelfTest) -> list[str]:
     return lines
 
 
-def report_label(report: SelfTest, name: str) -> str:
+def report_label(report: SelfTestReport, name: str) -> str:
     return next((result.label for result in report.users if result.name == name), name)
 
 
-def markdown(report: SelfTest) -> str:
+def markdown(report: SelfTestReport) -> str:
     keys = _columns(report)
     heads = ["planted user", "caught", *keys]
     rows = [
@@ -100,7 +100,7 @@ def markdown(report: SelfTest) -> str:
     return "\n".join(lines) + "\n"
 
 
-def html(report: SelfTest) -> str:
+def html(report: SelfTestReport) -> str:
     keys = _columns(report)
     labels = {spec.key: spec.label for spec in report.specs}
     matrix = page.table(
@@ -174,7 +174,7 @@ def html(report: SelfTest) -> str:
     )
 
 
-def terminal(report: SelfTest) -> Table:
+def terminal(report: SelfTestReport) -> Table:
     table = Table(title=_size(report), title_justify="left")
     for head in (
         "planted user",
@@ -208,7 +208,7 @@ def terminal(report: SelfTest) -> Table:
     return table
 
 
-def write_selftest(report: SelfTest, out: str | Path) -> None:
+def write_selftest(report: SelfTestReport, out: str | Path) -> None:
     """report.json, report.md and report.html in `out`, each complete or not there at all."""
     folder = Path(out)
     try:
@@ -222,7 +222,7 @@ def write_selftest(report: SelfTest, out: str | Path) -> None:
         ) from error
 
 
-def _columns(report: SelfTest) -> list[str]:
+def _columns(report: SelfTestReport) -> list[str]:
     measured = {cell.key for result in report.users for cell in result.cells}
     return [spec.key for spec in report.specs if spec.key in measured]
 
@@ -254,11 +254,11 @@ def _html_cell(cell: Cell | None) -> str:
     hue = "--c0" if z > 0 else "--c1"
     marks = "m" + (" meant" if cell.is_meant and cell.is_caught else " missed" if cell.is_meant else "")
     people = "" if cell.people is None else f", people {cell.people:.3f}"
-    told = f"{cell.key}: {cell.value.value:.3f}{people}, Holm p {cell.p_holm:.4f}"
+    caption = f"{cell.key}: {cell.value.value:.3f}{people}, Holm p {cell.p_holm:.4f}"
     text = f"<b>{_sigmas(cell)}</b>" if cell.p_holm < ALPHA else _sigmas(cell)
     text += " ✗" if cell.is_meant and not cell.is_caught else ""
     return (
-        f'<span class="{marks}" title="{escape(told)}" '
+        f'<span class="{marks}" title="{escape(caption)}" '
         f'style="background:color-mix(in srgb, var({hue}) {strength:.0f}%, transparent)">{text}</span>'
     )
 
@@ -306,7 +306,7 @@ def _facts(result: UserResult) -> str:
     return f"{result.turns} turns, {result.changed:.0%} not the person's{out}"
 
 
-def _size(report: SelfTest) -> str:
+def _size(report: SelfTestReport) -> str:
     sources = ", ".join(f"{name} {count}" for name, count in sorted(report.sources.items()))
     return (
         f"{report.conversations} conversations of {report.clusters} people, as far as people are known ({sources}), "

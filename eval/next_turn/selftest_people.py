@@ -1,7 +1,7 @@
 """People against people, and the coverage of intervals: the criterion of the self-test where nothing is to be found.
 
-All of it works on sums by cluster, made once. Random deals are shared by all splits: the pooled people are the same
-whatever the split, and so is the distribution of a gap when they are dealt anew; each p is that of
+All of it works on sums by cluster, made once. Random deals are shared by all splits. The pooled people are the same
+whatever the split, and so is the distribution of a gap when they are dealt anew. Each p is that of
 `values.p_unpaired` and `values.p_paired`.
 """
 
@@ -83,8 +83,8 @@ def pairs(
     present_CT = np.zeros(shape, dtype=bool)
     present_CT[owner_P, place_P] = True
     tables = []
-    for found in values.values():
-        for column_P in (found.numerator_P, found.denominator_P):
+    for metric_values in values.values():
+        for column_P in (metric_values.numerator_P, metric_values.denominator_P):
             table_CT = np.zeros(shape)
             np.add.at(table_CT, (owner_P, place_P), column_P)
             tables.append(table_CT)
@@ -213,23 +213,27 @@ def _p_of(seen_SM: Floats, null_RM: Floats) -> Floats:
     p = np.ones_like(seen_SM)
     for column in range(seen_SM.shape[1]):
         null = np.sort(np.where(np.isfinite(null_RM[:, column]), null_RM[:, column], np.inf))
-        seen = seen_SM[:, column]
-        below = np.searchsorted(null, np.where(np.isfinite(seen), seen, -np.inf) - 1e-12, side="left")
+        statistics = seen_SM[:, column]
+        below = np.searchsorted(
+            null, np.where(np.isfinite(statistics), statistics, -np.inf) - 1e-12, side="left"
+        )
         p[:, column] = (1 + len(null) - below) / (1 + len(null))
     return p
 
 
 def _result(form: str, keys: Sequence[str], rows: Sequence[Sequence[float]]) -> PeopleResult:
     adjusted = np.array([holm(row) for row in rows])
-    found = adjusted < ALPHA
+    is_significant_SM = adjusted < ALPHA
     return PeopleResult.model_validate(
         {
             "form": form,
             "repeats": len(rows),
             "metrics": len(keys),
-            "share": float(found.any(axis=1).mean()),
+            "share": float(is_significant_SM.any(axis=1).mean()),
             "by_metric": {
-                key: float(share) for key, share in zip(keys, found.mean(axis=0), strict=True) if share > 0
+                key: float(share)
+                for key, share in zip(keys, is_significant_SM.mean(axis=0), strict=True)
+                if share > 0
             },
         }
     )

@@ -19,7 +19,7 @@ class SelfTestConfig(Record):
     """Conversations, the sources in equal parts as far as they reach."""
     permutations: int = Field(default=PERMUTATIONS, ge=99)
     splits: int = Field(default=200, ge=1)
-    """Of people into halves, and of people into pairs."""
+    """Random splits of people into halves, and of people into pairs."""
     resamples: int = Field(default=2_000, ge=1)
     """Behind the coverage of the intervals."""
     users: tuple[str, ...] | None = None
@@ -88,18 +88,18 @@ class PeopleResult(Record):
     repeats: int
     metrics: int
     share: float
-    """Of the repeats in which any metric was."""
+    """Share of the repeats in which any metric was."""
     by_metric: dict[str, float]
     """The same for each metric, where it was."""
 
 
-class SelfTest(Record):
+class SelfTestReport(Record):
     """The report; flat keys first."""
 
     title: str = "Self-test of the next-turn metrics"
     planted_caught: dict[str, bool]
     planted_needed_n: dict[str, int | None]
-    """Of those not caught."""
+    """Conversations needed, for planted users not caught."""
     planted_left_out: dict[str, str]
     human_false_positives: float | None
     human_false_positives_paired: float | None

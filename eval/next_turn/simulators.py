@@ -76,7 +76,7 @@ class Simulator:
     name: str
     kind: str
     source: str
-    """What stands behind it: a model, an address, a file."""
+    """Model, address or file behind it."""
     identity: dict[str, str]
     """Everything that its turns depend on: weights, prompt, sampling, guards, seed."""
     tells_end: bool
@@ -105,7 +105,7 @@ def simulator_from(specification: str, settings: DrawSettings | None = None) -> 
     if options and kind not in ("chat", "policy"):
         raise ConfigError(f"--simulator {specification!r}: only chat takes a prompt")
     simulator = _KIND[kind](name, source, options, settings)
-    identity = {"name": name, **simulator.identity, **_shown(settings)}
+    identity = {"name": name, **simulator.identity, **_settings_text(settings)}
     return replace(simulator, identity=identity)
 
 
@@ -127,9 +127,9 @@ def _options(argument: str, specification: str) -> tuple[str, Options]:
     return source, options
 
 
-def _shown(settings: DrawSettings) -> dict[str, str]:
-    shown = {key: str(value) for key, value in settings.model_dump().items()}
-    return {**shown, "guards": settings.guard_rules.model_dump_json()}
+def _settings_text(settings: DrawSettings) -> dict[str, str]:
+    settings_text = {key: str(value) for key, value in settings.model_dump().items()}
+    return {**settings_text, "guards": settings.guard_rules.model_dump_json()}
 
 
 def at_engine(argument: str) -> tuple[str, str | None]:
@@ -190,19 +190,19 @@ def _chat(name: str, source: str, options: Options, settings: DrawSettings) -> S
     def open_user() -> User:
         from usersim.backends.chat import ChatSettings, HttpChat
 
-        chosen = ChatSettings(**sampling)
+        chat_settings = ChatSettings(**sampling)
         chat: Any
         if source.startswith(ADDRESSES):
             key = os.environ.get("OPENAI_API_KEY")
-            chat = HttpChat(url, model=model or None, api_key=key, settings=chosen)
+            chat = HttpChat(url, model=model or None, api_key=key, settings=chat_settings)
         else:
             from usersim.backends.local_chat import LocalChat
 
-            chat = LocalChat.from_pretrained(path, settings=chosen)
+            chat = LocalChat.from_pretrained(path, settings=chat_settings)
         return PromptedUser(chat, name=name, prompt=prompt)
 
-    shown = f"{source}, prompt {options.get('prompt', PROMPT)}"
-    return Simulator(name, "chat", shown, identity, False, open_user, settings)
+    description = f"{source}, prompt {options.get('prompt', PROMPT)}"
+    return Simulator(name, "chat", description, identity, False, open_user, settings)
 
 
 def _base(name: str, source: str, options: Options, settings: DrawSettings) -> Simulator:
@@ -294,7 +294,7 @@ class _EndBanned:
     async def __call__(
         self, profile: UserProfile, turns: Sequence[Turn], *, seed: int | None = None
     ) -> UserTurn:
-        drawn = await self.user.sample(
+        completions = await self.user.sample(
             profile,
             turns,
             seed=seed,
@@ -302,7 +302,7 @@ class _EndBanned:
             end=EndPolicy(mode="never"),
             affinity=_affinity(profile, turns),
         )
-        return drawn[0]
+        return completions[0]
 
     async def aclose(self) -> None:
         await self.user.aclose()

@@ -16,7 +16,7 @@ from usersim.types import Record
 
 
 class NextTurn(Record):
-    """What a simulator did at a prefix. One line of a file of precomputed turns."""
+    """Next turn of a simulator at a prefix. One line of a file of precomputed turns."""
 
     prefix: str
     """Id of the prefix."""
@@ -44,7 +44,7 @@ class SimulatedTurns:
     failed: Mapping[str, int] = field(default_factory=dict)
     """Prefixes without a turn, by error."""
     note: str = ""
-    """How it was drawn: model, prompt, temperature, guards."""
+    """Settings it was drawn with: model, prompt, temperature, guards."""
 
     def text(self, prefix: Prefix) -> str | None:
         """Its words at a prefix; None where it said nothing."""

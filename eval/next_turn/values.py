@@ -1,10 +1,10 @@
 """Values of a metric at prefixes; their means with intervals; tests between a simulator and people.
 
 Every metric is a ratio of sums over prefixes. Conversations of one person are one cluster, which weighs no more than
-`CLUSTER_TURNS` turns: one person who writes 199 turns would otherwise be a fifth of a sample of 200 conversations, and
-no interval holds. Intervals are cluster-robust: the influence of a cluster is what leaving it out changes (jackknife),
-with Student's t at the degrees of freedom that its fourth moments leave (few clusters carry a rare act); those of
-shares are Wilson's at the effective sample size. Tests permute whole clusters.
+`CLUSTER_TURNS` turns. One person who writes 199 turns would otherwise be a fifth of a sample of 200 conversations, and
+no interval holds. Intervals are cluster-robust: the influence of a cluster is what leaving it out changes (jackknife).
+They use Student's t at the degrees of freedom that the fourth moments leave, since few clusters carry a rare act.
+Those of shares are Wilson's at the effective sample size. Tests permute whole clusters.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class Values:
     @classmethod
     def of(cls, values: Sequence[float | None]) -> Values:
         """One value a prefix; None where it is undefined."""
-        known = np.array([value is not None for value in values], dtype=np.float64)
-        return cls(np.array([value or 0.0 for value in values], dtype=np.float64), known)
+        is_defined = np.array([value is not None for value in values], dtype=np.float64)
+        return cls(np.array([value or 0.0 for value in values], dtype=np.float64), is_defined)
 
     @classmethod
     def of_ratios(cls, ratios: Sequence[tuple[float, float]]) -> Values:
@@ -132,30 +132,33 @@ class ClusterSums:
     def residuals_C(self) -> Floats:
         """Influence of each cluster: the ratio minus what it is without the cluster."""
         rest_C = self.denominator_C.sum() - self.denominator_C
-        found: Floats = np.divide(
+        residuals: Floats = np.divide(
             self.numerator_C - self.ratio * self.denominator_C,
             rest_C,
             out=np.zeros_like(rest_C),
             where=rest_C > 1e-12,
         )
-        return found
+        return residuals
 
     @property
-    def known(self) -> int:
+    def n_clusters(self) -> int:
         """Clusters in which the metric is defined."""
         return int((self.denominator_C > 0).sum())
 
 
-def standard_error(residuals_C: Floats, known: int) -> float:
-    """Of a statistic with these influences of `known` independent clusters (jackknife)."""
-    return math.sqrt(max(known - 1, 1) / max(known, 1) * float((residuals_C**2).sum()))
+def standard_error(residuals_C: Floats, n_clusters: int) -> float:
+    """Standard error of a statistic with these influences of `n_clusters` independent clusters (jackknife)."""
+    return math.sqrt(max(n_clusters - 1, 1) / max(n_clusters, 1) * float((residuals_C**2).sum()))
 
 
-def degrees_of_freedom(residuals_C: Floats, known: int) -> float:
-    """Of the variance of `known` influences by their fourth moments (Satterthwaite): `known` where they are Gaussian,
-    about the number of clusters that carry the variance where few do; between 1 and known - 1."""
+def degrees_of_freedom(residuals_C: Floats, n_clusters: int) -> float:
+    """Degrees of freedom of the variance of `n_clusters` influences, by their fourth moments (Satterthwaite).
+
+    They are between 1 and n_clusters - 1: the latter where influences are Gaussian, about the number of clusters that
+    carry the variance where few do.
+    """
     squares, fourth = float((residuals_C**2).sum()), float((residuals_C**4).sum())
-    excess, most = fourth - squares**2 / max(known, 1), float(max(known - 1, 1))
+    excess, most = fourth - squares**2 / max(n_clusters, 1), float(max(n_clusters - 1, 1))
     return min(max(2 * squares**2 / excess, 1.0), most) if excess > 1e-12 * fourth else most
 
 
@@ -165,26 +168,26 @@ def estimate(sums: ClusterSums, *, is_share: bool = False) -> Estimate:
     Raises:
         ValueError: The metric is defined nowhere.
     """
-    known = sums.known
-    if not known:
+    n_clusters = sums.n_clusters
+    if not n_clusters:
         raise ValueError("a ratio over nothing")
     value, residuals_C = sums.ratio, sums.residuals_C
-    error, freedom = standard_error(residuals_C, known), degrees_of_freedom(residuals_C, known)
+    error, freedom = standard_error(residuals_C, n_clusters), degrees_of_freedom(residuals_C, n_clusters)
     if is_share:
-        low, high = _wilson_effective(value, error, known, freedom)
+        low, high = _wilson_effective(value, error, n_clusters, freedom)
     else:
         half = _quantile(freedom) * error
         low, high = value - half, value + half
-    return Estimate(value=value, low=low, high=high, n=known)
+    return Estimate(value=value, low=low, high=high, n=n_clusters)
 
 
 def difference(first: ClusterSums, second: ClusterSums) -> Estimate:
     """first - second over the same clusters (paired), with its 95 % interval."""
-    known = min(first.known, second.known)
+    n_clusters = min(first.n_clusters, second.n_clusters)
     value = first.ratio - second.ratio
     residuals_C = first.residuals_C - second.residuals_C
-    half = _quantile(degrees_of_freedom(residuals_C, known)) * standard_error(residuals_C, known)
-    return Estimate(value=value, low=value - half, high=value + half, n=known)
+    half = _quantile(degrees_of_freedom(residuals_C, n_clusters)) * standard_error(residuals_C, n_clusters)
+    return Estimate(value=value, low=value - half, high=value + half, n=n_clusters)
 
 
 def unpaired_difference(first: ClusterSums, second: ClusterSums) -> Estimate:
@@ -192,11 +195,13 @@ def unpaired_difference(first: ClusterSums, second: ClusterSums) -> Estimate:
     value, variance, below = first.ratio - second.ratio, 0.0, 0.0
     for sums in (first, second):
         residuals_C = sums.residuals_C
-        square = standard_error(residuals_C, sums.known) ** 2
+        square = standard_error(residuals_C, sums.n_clusters) ** 2
         variance += square
-        below += square**2 / degrees_of_freedom(residuals_C, sums.known)
+        below += square**2 / degrees_of_freedom(residuals_C, sums.n_clusters)
     half = _quantile(variance**2 / below if below > 0 else 1.0) * math.sqrt(variance)
-    return Estimate(value=value, low=value - half, high=value + half, n=min(first.known, second.known))
+    return Estimate(
+        value=value, low=value - half, high=value + half, n=min(first.n_clusters, second.n_clusters)
+    )
 
 
 def p_paired(
@@ -270,11 +275,11 @@ def _quantile(freedom: float) -> float:
     return float(student_t.ppf(0.975, max(freedom, 1.0)))
 
 
-def _wilson_effective(share: float, error: float, known: int, freedom: float) -> tuple[float, float]:
+def _wilson_effective(share: float, error: float, n_clusters: int, freedom: float) -> tuple[float, float]:
     """Wilson's interval at the sample size that a simple random sample would need for the same error."""
     varies = 0 < share < 1 and error > 0
-    n = share * (1 - share) / error**2 if varies else float(known)
-    z2 = _quantile(freedom if varies else known - 1) ** 2
+    n = share * (1 - share) / error**2 if varies else float(n_clusters)
+    z2 = _quantile(freedom if varies else n_clusters - 1) ** 2
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
     return (0.0 if share <= 0 else max(0.0, middle - half)), (1.0 if share >= 1 else min(1.0, middle + half))

@@ -29,7 +29,7 @@ from eval.next_turn.language_model import LanguageModelScorer
 from eval.next_turn.leaving import LeavingMetrics, leaving_tests, tells_probability
 from eval.next_turn.prefixes import Prefix
 from eval.next_turn.results import ReliabilityBin, SimulatorResult
-from eval.next_turn.selftest import Discriminator, Instruments, LeavingNumber, Sample
+from eval.next_turn.selftest import Discriminator, Instruments, LeavingNumber, SelfTestSample
 from eval.next_turn.selftest_report import SelfTestConfig
 from eval.next_turn.turns import SimulatedTurns, shared_prefixes
 from eval.next_turn.values import ClusterSums, Metric, MetricSpec, Values, at_positions, estimate, p_paired
@@ -50,9 +50,9 @@ class Reference:
     prefixes: tuple[Prefix, ...]
     """Closing ones among them."""
     conversations: tuple[Conversation, ...]
-    """Of the same people; classifiers are cross-fitted on them."""
+    """Conversations of the same people; classifiers are cross-fitted on them."""
     training: tuple[Conversation, ...] = ()
-    """What simulators were trained on: for copying, and for the n-gram model of fluency."""
+    """Training conversations of the simulators: for copying, and for the n-gram model of fluency."""
     scorer: LanguageModelScorer | None = None
     families: tuple[Family, ...] = ("a",)
     seed: int = 0
@@ -124,17 +124,17 @@ class Vector:
         for simulator in simulators:
             step(f"metrics of {simulator.name}")
             own = self._values(partial(_values_of, shared, texts[simulator.name]))
-            found: list[Measurement | tuple[str, str]] = [
+            measurements: list[Measurement | tuple[str, str]] = [
                 _or_reason(spec, compare(spec, own[spec.key], people[spec.key], shared, self.reference.seed))
                 for metric in self.metrics
                 for spec in metric.specs
             ]
-            found += self._told_apart(shared, texts[simulator.name])
+            measurements += self._told_apart(shared, texts[simulator.name])
             for condition, (prefixes, turns) in leaving.items():
                 one = next((s for s in turns if s.name == simulator.name), None)
                 if one is not None:
-                    found += self._leaving(prefixes, one, condition)
-            results.append(self._result(simulator, shared, found))
+                    measurements += self._leaving(prefixes, one, condition)
+            results.append(self._result(simulator, shared, measurements))
         return shared, results
 
     def _values(self, measure: Callable[[Metric], dict[str, Values]]) -> dict[str, Values]:
@@ -147,7 +147,7 @@ class Vector:
         if key not in self._people_rows:
             own = [prefix.text or "" for prefix in prefixes]
             self._people_rows[key] = [r.features(prefixes, own) for r in self.representations]
-        found: list[Measurement | tuple[str, str]] = []
+        measurements: list[Measurement | tuple[str, str]] = []
         clusters = [prefix.cluster for prefix in prefixes]
         for representation, people in zip(self.representations, self._people_rows[key], strict=True):
             choices = told_apart(
@@ -164,35 +164,35 @@ class Vector:
                     rng = rng_for(self.reference.seed, f"permutations {spec.key}")
                     p = choices.p(at_positions(prefixes, spec.positions), rng)
                     one = one.model_copy(update={"p": p, "p_holm": p})
-                found.append(_or_reason(spec, one))
-        return found
+                measurements.append(_or_reason(spec, one))
+        return measurements
 
     def _leaving(
         self, prefixes: Sequence[Prefix], simulator: SimulatedTurns, condition: GoalCondition
     ) -> list[Measurement | tuple[str, str]]:
         metrics = LeavingMetrics(prefixes, seed=self.reference.seed, condition=condition)
         values, people = metrics.values(simulator), metrics.people()
-        found: list[Measurement | tuple[str, str]] = []
+        measurements: list[Measurement | tuple[str, str]] = []
         for spec in metrics.specs:
             if spec.key not in values:
                 reason = "; ".join(f"{source} {why}" for source, why in metrics.undefined.items())
-                found.append((spec.key, reason or "no known ends"))
+                measurements.append((spec.key, reason or "no known ends"))
             elif spec.key in people:
                 one = compare(spec, values[spec.key], people[spec.key], metrics.prefixes, self.reference.seed)
-                found.append(_or_reason(spec, one))
+                measurements.append(_or_reason(spec, one))
             else:
                 one = against_null(spec, values[spec.key], NO_TELLING, metrics.prefixes, self.reference.seed)
-                found.append(_or_reason(spec, one))
-        return found
+                measurements.append(_or_reason(spec, one))
+        return measurements
 
     def _result(
         self,
         simulator: SimulatedTurns,
         shared: Sequence[Prefix],
-        found: Sequence[Measurement | tuple[str, str]],
+        results: Sequence[Measurement | tuple[str, str]],
     ) -> SimulatorResult:
-        measurements = judged([m for m in found if isinstance(m, Measurement)])
-        undefined = dict(one for one in found if not isinstance(one, Measurement))
+        measurements = judged([m for m in results if isinstance(m, Measurement)])
+        undefined = dict(one for one in results if not isinstance(one, Measurement))
         written = [prefix for prefix in self.reference.prefixes if prefix.text is not None]
         spoke = sum(simulator.text(prefix) is not None for prefix in written)
         calibration = LeavingMetrics(self.reference.prefixes, seed=self.reference.seed).calibration(simulator)
@@ -229,16 +229,16 @@ def _values_of(prefixes: Sequence[Prefix], texts: Sequence[str], metric: Metric)
     return metric.values(prefixes, texts)
 
 
-def _or_reason(spec: MetricSpec, found: Measurement | str) -> Measurement | tuple[str, str]:
-    return found if isinstance(found, Measurement) else (spec.key, found)
+def _or_reason(spec: MetricSpec, measurement: Measurement | str) -> Measurement | tuple[str, str]:
+    return measurement if isinstance(measurement, Measurement) else (spec.key, measurement)
 
 
 def conversations_of(prefixes: Sequence[Prefix]) -> list[Conversation]:
     """The conversations that prefixes were cut from, as far as the last prefix of each shows them."""
     last: dict[str, Prefix] = {}
     for prefix in prefixes:
-        known = last.get(prefix.conversation)
-        if known is None or known.position < prefix.position:
+        longest = last.get(prefix.conversation)
+        if longest is None or longest.position < prefix.position:
             last[prefix.conversation] = prefix
     return [
         Conversation(
@@ -277,26 +277,26 @@ class LeavingNumbers:
         metrics = self._metrics[key]
         people = {name: metrics.sums(values) for name, values in metrics.people().items()}
         shares = {spec.key: spec.is_share for spec in metrics.specs}
-        found = {}
+        numbers = {}
         for name, values in metrics.values(turns).items():
             sums = metrics.sums(values)
-            if sums.known < 2:
+            if sums.n_clusters < 2:
                 continue
             rng = rng_for(seed, f"leaving {turns.name} {name}")
             theirs = people.get(name)
             p = p_paired(sums, theirs, rng) if theirs else min(1.0, 2 * leaving_tests(sums, rng).above_zero)
-            found[name] = LeavingNumber(
+            numbers[name] = LeavingNumber(
                 value=estimate(sums, is_share=shares[name]),
                 p=p,
                 people=theirs.ratio if theirs else None,
                 sums=sums,
                 is_share=shares[name],
             )
-        return found
+        return numbers
 
 
 def instruments(
-    chosen: Sample,
+    people_sample: SelfTestSample,
     config: SelfTestConfig,
     *,
     scorer: str | None = BASE_NAME,
@@ -306,7 +306,7 @@ def instruments(
     """All metrics, for the self-test on these conversations.
 
     Args:
-        chosen: Conversations and what planted users are made from.
+        people_sample: Conversations and what planted users are made from.
         config: Settings of the self-test.
         scorer: Language model of the contrasts; None leaves its numbers out.
         journal: Where the language model's scores are kept between runs; in memory otherwise.
@@ -315,9 +315,9 @@ def instruments(
     model = LanguageModelScorer.from_pretrained(scorer, journal=journal) if scorer else None
     vector = Vector(
         Reference(
-            chosen.prefixes,
-            tuple(conversations_of(chosen.prefixes)),
-            tuple(chosen.material.training),
+            people_sample.prefixes,
+            tuple(conversations_of(people_sample.prefixes)),
+            tuple(people_sample.material.training),
             model,
             families,
             config.seed,

@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
 
 
 def settings_folder(model: Path) -> Path:
-    """Where the `userlm.json` of a run, an adapter or a model lies; raises ConfigError where there is none."""
+    """Folder of the `userlm.json` of a run, an adapter or a model; raises ConfigError where there is none."""
     for folder in (model / "adapter", model / "model", model):
         if (folder / "userlm.json").is_file():
             return folder
@@ -63,7 +63,7 @@ def settings_folder(model: Path) -> Path:
 
 
 def decisions_of_all(model: Path, people: Sequence[Conversation], *, seed: int) -> list[list[Decision]]:
-    """By conversation; raises DataError where nobody left or nobody went on."""
+    """By conversation; raises DataError where all people left or all went on."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -91,10 +91,10 @@ def decisions_of_all(model: Path, people: Sequence[Conversation], *, seed: int) 
 def decisions(
     model: Any, renderer: Renderer, conversation: Conversation, profile: UserProfile
 ) -> Iterator[Decision]:
-    """Where a person left or went on, after the first turn, with the model's own P(end)."""
+    """Decisions of a person to leave or go on, after the first turn, with the model's own P(end)."""
     import torch
 
-    end, spoken = renderer.settings.end_of_conversation_id, 0
+    end, user_turns = renderer.settings.end_of_conversation_id, 0
     for example in renderer.examples(conversation, profile=profile):
         on = example.supervised
         starts = [i for i in range(1, len(on)) if on[i] and not on[i - 1]]
@@ -104,16 +104,16 @@ def decisions(
         ids = torch.tensor([example.ids], device=model.device)
         logits_PV: torch.Tensor = model(input_ids=ids, logits_to_keep=rows, use_cache=False).logits[0].float()
         for start, probability in zip(starts, torch.softmax(logits_PV, -1)[:, end].tolist(), strict=True):
-            if spoken:
-                yield Decision(probability, spoken, example.ids[start] == end)
-            spoken += 1
+            if user_turns:
+                yield Decision(probability, user_turns, example.ids[start] == end)
+            user_turns += 1
 
 
 def report(places: Sequence[Sequence[Decision]]) -> dict[str, Any]:
     """Brier scores as it is and calibrated, the latter fitted on the other half of the conversations."""
     halves = [[place for of_one in places[start::2] for place in of_one] for start in (0, 1)]
     every = [*halves[0], *halves[1]]
-    crossed = [
+    squared_errors = [
         brier(half, fit(other)) * len(half) for half, other in zip(halves, halves[::-1], strict=True) if half
     ]
     left = sum(place.left for place in every) / len(every)
@@ -124,7 +124,7 @@ def report(places: Sequence[Sequence[Decision]]) -> dict[str, Any]:
         "mean_end_probability": sum(place.end_probability for place in every) / len(every),
         "brier_of_a_constant": left * (1 - left),
         "brier": brier(every),
-        "brier_calibrated": sum(crossed) / len(every),
+        "brier_calibrated": sum(squared_errors) / len(every),
     }
 
 
