@@ -10,6 +10,7 @@ from usersim.cli import complain, run_main
 from usersim.extras import cure_for
 
 COMMANDS = {
+    "adapt": ("usersim.adapt.command", "your chat logs to your User LM, measured: usersim adapt CONFIG"),
     "prep": ("data_prep.__main__", "raw chat logs to Conversation records with goal and persona"),
     "data": (
         "data_prep.data_command",
@@ -17,7 +18,6 @@ COMMANDS = {
     ),
     "train": ("usersim.commands.train", "fine-tune a User LM: usersim train CONFIG [key=value…]"),
     "calibrate": ("usersim.commands.calibrate", "fit P(end) of a User LM on people's own ends"),
-    "adapt": ("usersim.adapt.command", "your chat logs to your User LM, measured: usersim adapt CONFIG"),
     "model": ("usersim.model", "model build | path: materialise the default User LM"),
     "serve": ("serve.__main__", "the User LM behind FastAPI, generation by vLLM"),
     "sample": ("usersim.commands.sample", "one simulated user turn (or -n of them)"),
@@ -39,11 +39,11 @@ COMMANDS = {
 }
 
 EXTRAS = {
+    "adapt": "train",
     "prep": "prep",
     "data": "prep",
     "train": "train",
     "calibrate": "train",
-    "adapt": "train",
     "model": "local",
     "serve": "serve",
     "sample": "local",

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from usersim.adapt import run as adapt_run
+from usersim.adapt.command import main
 from usersim.adapt.config import AdaptConfig
 from usersim.adapt.facts import Lengths, SplitFacts, feasibility, split_facts
 from usersim.adapt.plan import Plan, estimates, make_plan, plan_lines, training_load, training_memory
@@ -59,6 +60,7 @@ class Stubs:
 
     def __init__(self, splits: dict[str, list[Conversation]] | None = None) -> None:
         self.splits = splits or {"train": chats("a", 120), "dev": chats("b", 30), "test": chats("c", 60)}
+        self.read = sum(map(len, self.splits.values()))
         self.asked: list[str] = []
         self.fails: Callable[[str], int] = lambda name: 0
 
@@ -74,7 +76,7 @@ class Stubs:
 
     def prep(self, words: list[str]) -> None:
         out, has_goals = self.option(words, "--out"), "--goals" in words
-        sheet: dict[str, Any] = {"sources": [{"counts": {"rows": 10}}], "splits": {}}
+        sheet: dict[str, Any] = {"steps": [{"in": self.read}], "splits": {}}
         for name, conversations in self.splits.items():
             kept = [
                 c.model_copy(update={"profile": UserProfile(goal="find it")}) if has_goals else c
@@ -131,6 +133,10 @@ class Stubs:
     def population_fit(self, words: list[str]) -> None:
         write_json(self.option(words, "--out"), {})
 
+    def population_compare(self, words: list[str]) -> None:
+        numbers = {"users": 5000, "people": 30, "mean_ks": 0.1, "mean_ks_by_chance": 0.05}
+        write_json(self.option(words, "--json-out"), {**numbers, "distances": {"least_users": 0.75}})
+
     def eval_next_turn(self, words: list[str]) -> None:
         out = self.option(words, "--out")
         assert self.option(words, "--top-p") == Path("0.9")
@@ -161,12 +167,13 @@ def pipeline(logs: Path, **tables: Any) -> Pipeline:
 
 
 def asked(stubs: Stubs) -> list[str]:
-    """Of the last run; the population is fitted where there is such a command."""
-    names, stubs.asked = [name for name in stubs.asked if name != "population fit"], []
+    """Commands since it was last asked for."""
+    names, stubs.asked = stubs.asked, []
     return names
 
 
-ALL = ["prep", "train", "calibrate", "eval choose-decoding", "eval next-turn"]
+POPULATION = ["population fit", "population compare"]
+ALL = ["prep", "train", "calibrate", "eval choose-decoding", *POPULATION, "eval next-turn"]
 
 
 def test_a_run_ends_in_a_folder_with_everything(logs: Path) -> None:
@@ -174,10 +181,9 @@ def test_a_run_ends_in_a_folder_with_everything(logs: Path) -> None:
     result = run_stages(pipe, execute=stubs)
     assert asked(stubs) == ALL
     assert result == logs.parent / "mine" / "userlm"
-    names = {file.name for file in result.iterdir()} - {"population.json"}
-    assert names == {
-        *("adapter_model.safetensors", "userlm.json", "README.md"),
-        *("certificate.json", "certificate.html"),
+    assert {file.name for file in result.iterdir()} == {
+        *("adapter_model.safetensors", "userlm.json", "population.json"),
+        *("README.md", "certificate.json", "certificate.html"),
     }
     settings = read_settings(result)
     assert settings.calibration is not None
@@ -434,7 +440,7 @@ def test_logs_without_assistants(logs: Path) -> None:
     plan = plan_of(logs, changed(turns=(Turn(role="user", text="hello"),), ended_by="unknown"))
     assert plan.stop is None
     assert any("No chat has an assistant message" in warning for warning in plan.warnings)
-    left_out = {stage.stage for stage in plan.stages if stage.left_out} - {"population"}
+    left_out = {stage.stage for stage in plan.stages if stage.left_out}
     assert left_out == {"calibrate", "decoding", "certificate"}
 
 
@@ -503,6 +509,63 @@ def test_hours_tokens_and_memory_by_hand(logs: Path) -> None:
     assert memory - less == pytest.approx(8e9)  # 16 bytes a parameter against 8
 
 
+def probed(read: int) -> Stubs:
+    """A preparation that has read so many chats and kept the good ones."""
+    stubs = Stubs(GOOD)
+    stubs.read = read
+    return stubs
+
+
+def test_a_probe_is_scaled_to_the_lines_of_the_logs(logs: Path) -> None:
+    logs.write_text('{"messages": []}\n' * 1000)
+    plan = make_plan(pipeline(logs), execute=probed(400))
+    assert plan.splits["train"].conversations == 300  # 120 · 1000 / 400
+    assert "scaled by about 2.5" in plan.counted_in
+
+
+def test_a_probe_of_logs_that_cannot_be_counted_concludes_nothing_from_few(logs: Path) -> None:
+    table = logs.with_name("logs.parquet")
+    table.write_bytes(b"PAR1")
+    pipe = pipeline(logs, data={"sources": [f"messages:{table}"]})
+    few = {"train": chats("a", 26), "dev": chats("b", 2), "test": chats("c", 2)}
+    stubs = Stubs(few)
+    stubs.read = 400
+    plan = make_plan(pipe, execute=stubs)
+    assert "there are more" in plan.counted_in
+    assert [warning.partition(":")[0] for warning in plan.warnings] == ["No chat has a goal"]
+    assert [stage.stage for stage in plan.stages if stage.left_out] == []
+
+
+def test_a_leg_without_anything_left_is_told(logs: Path) -> None:
+    legs = [{"max_steps": 15}, {"max_steps": 5}]
+    plan = plan_of(logs, GOOD, train={"values": {"batch": 8}, "legs": legs})
+    assert any("Leg 2 of the training has nothing left" in warning for warning in plan.warnings)
+    plan = plan_of(logs, GOOD, train={"values": {"batch": 8}, "legs": [{"max_steps": 14}, {"max_steps": 5}]})
+    assert not any("Leg 2" in warning for warning in plan.warnings)
+
+
+def test_a_failed_probe_is_an_error(logs: Path) -> None:
+    stubs = Stubs(GOOD)
+    stubs.fails = lambda name: 2
+    with pytest.raises(UsersimError, match="could not be prepared"):
+        make_plan(pipeline(logs), execute=stubs)
+
+
+def test_the_command_takes_options_and_overrides_in_any_order(
+    logs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = logs.with_name("adapt.toml")
+    file.write_text(
+        f'out = "{logs.parent}/mine"\n[data]\nsources = ["messages:{logs}"]\n[machine]\ngpus = 8\n'
+    )
+    main([str(file), "--dry-run", "--no-probe", "--json", "machine.gpu_gib=40", "machine.parameters=1e9"])
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["machine_gib"] == 40
+    assert [stage["stage"] for stage in plan["stages"]][-2:] == ["certificate", "userlm"]
+    with pytest.raises(ConfigError, match="no such stage; one of prep, train-1"):
+        main([str(file), "--again", "bake"])
+
+
 def test_a_plan_knows_what_is_done(logs: Path) -> None:
     run_stages(pipeline(logs), execute=Stubs())
     stubs = Stubs()
@@ -567,12 +630,9 @@ def _parse_eval(words: list[str]) -> None:
 
 
 def _parse_population(words: list[str]) -> None:
-    from usersim.__main__ import COMMANDS
-
-    if "population" not in COMMANDS:
-        return  # the stage is left out
-    with pytest.raises(UsersimError, match="no such file"):
-        importlib.import_module(COMMANDS["population"][0]).main(words)
+    main = pytest.importorskip("usersim.commands.population").main
+    with pytest.raises(UsersimError, match=r"no such file|no population there"):
+        main(words)
 
 
 PARSERS: dict[str, Callable[[list[str]], None]] = {

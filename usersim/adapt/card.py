@@ -52,6 +52,7 @@ def model_card(
         _training(facts, legs),
         _calibration(facts.get("calibration")),
         _decoding(facts.get("decoding")),
+        _population(facts.get("population")),
         _certificate(config.title, certificate),
         _limits(judged),
         '## Use\n\n```\nusersim serve --model FOLDER\nusersim sample --model FOLDER --goal "…"\n```',
@@ -138,6 +139,19 @@ def _decoding(choice: Any) -> str:
         f"those tried, what discriminator family A tells least from people, at {choice['prefixes']} prefixes of "
         f"{choice['conversations']} dev chats (0.5: not told apart).\n\n"
         + _rows(["temperature", "top_p", "told apart [95 %]", "words a turn"], rows)
+    )
+
+
+def _population(comparison: Any) -> str:
+    if not comparison:
+        return ""
+    distances = comparison["distances"]
+    return (
+        "## Population\n\n"
+        f"`population.json` draws users like those of the logs. {comparison['users']:,} drawn users beside "
+        f"{comparison['people']:,} held-out people: mean Kolmogorov-Smirnov distance of the style attributes "
+        f"{comparison['mean_ks']:.3f}, {comparison['mean_ks_by_chance']:.3f} by chance. The nearest person of "
+        f"the fit is at least {distances['least_users']:.3f} away from every drawn user."
     )
 
 

@@ -12,7 +12,7 @@ import argparse
 
 from usersim.adapt.config import AdaptConfig
 from usersim.cli import console, emit_json
-from usersim.config import keys_help, load_config
+from usersim.config import load_config
 from usersim.errors import ConfigError, DataError
 
 
@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="usersim adapt",
         description=__doc__,
-        epilog=keys_help(AdaptConfig),
+        epilog="the keys of its config: usersim keys adapt",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("config", help="a TOML file; see configs/adapt/")
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--again", metavar="STAGE", help="run a stage anew although nothing has changed")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.add_argument("--json-out", metavar="FILE", help="write it there")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     config = load_config(AdaptConfig, args.config, args.overrides)
     from usersim.adapt.plan import estimates, make_plan, plan_lines
     from usersim.adapt.run import run_stages

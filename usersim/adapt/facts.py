@@ -23,6 +23,8 @@ FEW_DECISIONS = 20
 """Places where people left, and where they went on, that a calibration needs."""
 FEW_TO_CHOOSE = 20
 FEWEST_TO_CERTIFY, FEW_TO_CERTIFY = 10, 50
+FEWEST_PEOPLE = 30
+"""That a population is fitted to, and compared with."""
 SPLITS = ("train", "dev", "test")
 
 
@@ -133,8 +135,16 @@ class Feasibility(Record):
     warnings: tuple[str, ...] = ()
 
 
-def feasibility(splits: Mapping[str, SplitFacts], *, writes_goals: bool = False) -> Feasibility:
-    """Judges prepared splits: train, dev and test."""
+def feasibility(
+    splits: Mapping[str, SplitFacts], *, writes_goals: bool = False, is_part: bool = False
+) -> Feasibility:
+    """Judges prepared splits.
+
+    Args:
+        splits: Counts of train, dev and test.
+        writes_goals: Chats without a goal get one later.
+        is_part: The counts are of a part of the logs: nothing is concluded from their being few.
+    """
     train, dev, test = (splits.get(name, SplitFacts()) for name in SPLITS)
     if reason := _stop(train, dev, test):
         return Feasibility(stop=reason)
@@ -149,7 +159,7 @@ def feasibility(splits: Mapping[str, SplitFacts], *, writes_goals: bool = False)
             "No chat ends where a person is known to have left: the model learns no ends. Leave `ends` out if the logs "
             "are whole, or serve it with end.mode=never."
         )
-    if train.conversations < FEW_TO_TRAIN:
+    if train.conversations < FEW_TO_TRAIN and not is_part:
         warnings.append(
             f'Only {train.conversations} training chats: train on from a User LM (start = "userlm-135m") with few '
             "steps; it can take over how these people write, hardly what they want."
@@ -158,6 +168,8 @@ def feasibility(splits: Mapping[str, SplitFacts], *, writes_goals: bool = False)
         warnings.append(
             "No chat has a goal: the model cannot be given one. Set goals.writer, or name annotations in data.goals."
         )
+    if is_part:
+        return Feasibility(warnings=tuple(warnings))
     if dev.left < FEW_DECISIONS or dev.went_on < FEW_DECISIONS:
         left_out["calibrate"] = (
             f"dev has {dev.left} ends and {dev.went_on} turns after the first, and needs {FEW_DECISIONS} of each: "
@@ -168,6 +180,8 @@ def feasibility(splits: Mapping[str, SplitFacts], *, writes_goals: bool = False)
             f"dev has {dev.answered} answered chats of {dev.people} people, and needs {FEW_TO_CHOOSE} of 2: "
             "sampling parameters stay at their defaults"
         )
+    if train.people < FEWEST_PEOPLE:
+        left_out["population"] = f"train has {train.people} people, and a population needs {FEWEST_PEOPLE}"
     if test.answered < FEWEST_TO_CERTIFY or test.people < 2:
         left_out["certificate"] = (
             f"test has {test.answered} answered chats of {test.people} people, and needs {FEWEST_TO_CERTIFY} of 2: "

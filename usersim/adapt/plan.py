@@ -6,6 +6,7 @@ data. They are estimates within a factor of about two; a run corrects them by ho
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from typing import Any
 
 from usersim.adapt.config import MachineSettings
 from usersim.adapt.facts import Feasibility, Lengths, SplitFacts, feasibility
-from usersim.adapt.run import Standing, duration, run_command, standing
+from usersim.adapt.run import Standing, duration, run_quietly, standing
 from usersim.adapt.stages import RESULT, Argv, Pipeline, Stage, shown, usersim_command
 from usersim.adapt.state import FileHashes
 from usersim.errors import DataError, UsersimError
@@ -112,7 +113,7 @@ class Load(Record):
 
 
 def make_plan(
-    pipeline: Pipeline, *, probe: bool = True, execute: Callable[[Argv], int] = run_command
+    pipeline: Pipeline, *, probe: bool = True, execute: Callable[[Argv], int] = run_quietly
 ) -> Plan:
     """The plan from the splits of the run, or else from a probe of the logs.
 
@@ -128,12 +129,14 @@ def make_plan(
     standings = _standings(pipeline, hashes)
     data_stage = next(stage for stage in pipeline.stages if stage.checks_data)
     if standings[data_stage.name] == "done":
-        facts, counted = pipeline.measured_facts(), "the prepared splits"
+        facts, counted, is_part = pipeline.measured_facts(), "the prepared splits", False
     elif probe:
-        facts, counted = _probe(pipeline, execute)
+        facts, counted, is_part = _probe(pipeline, execute)
     else:
-        facts, counted = {}, "nothing yet"
-    judged = feasibility(facts, writes_goals=pipeline.writes_goals) if facts else Feasibility()
+        facts, counted, is_part = {}, "nothing yet", True
+    judged = Feasibility()
+    if facts:
+        judged = feasibility(facts, writes_goals=pipeline.writes_goals, is_part=is_part)
     rates = machine_rates(pipeline.config.machine)
     seconds = estimates(pipeline, facts, rates) if facts else {}
     stages = []
@@ -153,13 +156,24 @@ def make_plan(
             )
         )
     load = training_load(pipeline, facts) if facts else None
+    spent = (
+        [] if load is None or is_part else [n for n, tokens in enumerate(load.tokens, start=1) if not tokens]
+    )
+    warnings = [
+        *judged.warnings,
+        *(
+            f"Leg {number} of the training has nothing left of the pass: give the legs before it fewer steps, or leave "
+            "it out."
+            for number in spent
+        ),
+    ]
     return Plan(
         out=str(pipeline.run),
         stages=tuple(stages),
         splits=facts,
         counted_in=counted,
         stop=judged.stop,
-        warnings=judged.warnings,
+        warnings=tuple(warnings),
         training_tokens=sum(load.tokens) if load else 0,
         pass_tokens=load.pass_tokens if load else 0,
         memory_gib=_rounded(training_memory(pipeline)),
@@ -223,7 +237,7 @@ def estimates(
     read_s, write_s = 2 * shape.parameters / rates.reading, 2 * shape.parameters / rates.writing
     load = training_load(pipeline, facts)
     for number, (leg, tokens) in enumerate(zip(pipeline.legs, load.tokens, strict=True), start=1):
-        evaluations = 1 + (_steps(leg, load) // leg.eval_every)
+        evaluations = 1 + (_steps(leg, tokens, load) // leg.eval_every)
         dev_tokens = evaluations * leg.dev_conversations * _mean_tokens(dev)
         work = shape.parameters * (training_passes(leg) * tokens + 2 * dev_tokens)
         seconds[f"train-{number}"] = START_S + work / rates.training
@@ -264,13 +278,11 @@ def training_load(pipeline: Pipeline, facts: Mapping[str, SplitFacts]) -> Load:
     pass_tokens, pass_windows = tokens * factor, windows * factor
     legs, behind = [], 0.0
     for one in pipeline.legs:
-        available = (
-            max(0.0, pass_windows * one.epochs - behind)
-            if one.skip == "ledger"
-            else pass_windows * one.epochs
-        )
-        taken = min(available, one.max_steps * one.batch) if one.max_steps else available
-        behind += taken
+        rows = pass_windows * one.epochs
+        available = max(0.0, rows - behind) if one.skip == "ledger" else rows
+        # More steps than rows go through them again.
+        taken = one.max_steps * one.batch if one.max_steps and available else available
+        behind += min(taken, available)
         legs.append(round(taken * pass_tokens / max(1.0, pass_windows)))
     return Load(pass_tokens=round(pass_tokens), pass_windows=round(pass_windows), tokens=tuple(legs))
 
@@ -282,8 +294,9 @@ def _windows(lengths: Lengths, leg: TrainConfig) -> tuple[int, int]:
     return min(lengths.whole, kept * leg.max_tokens), kept
 
 
-def _steps(leg: TrainConfig, load: Load) -> int:
-    return leg.max_steps or math.ceil(load.pass_windows * leg.epochs / leg.batch)
+def _steps(leg: TrainConfig, tokens: int, load: Load) -> int:
+    """Optimiser steps over so many tokens."""
+    return math.ceil(tokens * load.pass_windows / max(1, load.pass_tokens) / leg.batch)
 
 
 def training_memory(pipeline: Pipeline) -> float | None:
@@ -403,8 +416,8 @@ def _rounded(size: float | None) -> float | None:
 # -- probe -----------------------------------------------------------------------------------------
 
 
-def _probe(pipeline: Pipeline, execute: Callable[[Argv], int]) -> tuple[dict[str, SplitFacts], str]:
-    """Counts of the first chats of each source, scaled to the lines of the logs where these can be counted."""
+def _probe(pipeline: Pipeline, execute: Callable[[Argv], int]) -> tuple[dict[str, SplitFacts], str, bool]:
+    """(counts of the first chats of each source, scaled to the logs; what was counted; whether that is a part)."""
     with tempfile.TemporaryDirectory(prefix="usersim-adapt-") as temporary:
         folder = Path(temporary) / "probe"
         code = execute(usersim_command(*pipeline.probe_words(folder, PROBED)))
@@ -416,29 +429,45 @@ def _probe(pipeline: Pipeline, execute: Callable[[Argv], int]) -> tuple[dict[str
         files = {name: folder / file.name for name, file in pipeline.splits.items()}
         facts = pipeline.facts(files)
         sheet = json.loads((folder / "datasheet.json").read_text(encoding="utf-8"))
-    factor = _scale(pipeline, sheet)
+        factor = _scale(pipeline, sheet, files)
+    if factor is None:
+        counted = (
+            f"the first {PROBED} chats of each source; there are more, so that times are longer than told"
+        )
+        return facts, counted, True
     if factor <= 1:
-        return facts, "all chats"
-    return {name: split.scaled(factor) for name, split in facts.items()}, (
-        f"the first {PROBED} chats of each source, scaled by {factor:.1f}"
-    )
+        return facts, "all chats", False
+    counted = f"the first {PROBED} chats of each source, scaled by about {factor:.1f}"
+    return {name: split.scaled(factor) for name, split in facts.items()}, counted, False
 
 
-def _scale(pipeline: Pipeline, sheet: Mapping[str, Any]) -> float:
-    """Chats in the logs over chats that were read; 1 where the logs have no lines to count."""
-    read = sum(max(source["counts"].values(), default=0) for source in sheet["sources"])
-    lines = sum(map(_lines, pipeline.log_files()))
-    return lines / read if read >= PROBED and lines > read else 1.0
+def _scale(pipeline: Pipeline, sheet: Mapping[str, Any], probed: Mapping[str, Path]) -> float | None:
+    """Chats in the logs over chats that were read, by lines and sizes of the logs; None where these do not tell."""
+    read = sheet["steps"][0]["in"]
+    if read < PROBED:
+        return 1.0
+    sizes = [len(line) for file in probed.values() for line in file.read_bytes().splitlines()]
+    if not sizes:
+        return 1.0
+    bytes_a_chat = sum(sizes) / len(sizes)
+    chats = pipeline.packaged_bytes() / bytes_a_chat
+    for file in pipeline.log_files():
+        if file.name.endswith((".jsonl", ".jsonl.gz")):
+            chats += _lines(file)
+        elif file.suffix == ".json":
+            chats += file.stat().st_size / bytes_a_chat
+        else:
+            return None
+    return max(1.0, chats / read) if chats else None
 
 
 def _lines(file: Path) -> int:
-    if file.suffix != ".jsonl":
-        return 0
+    opener = gzip.open if file.suffix == ".gz" else open
     try:
-        with file.open("rb") as stream:
+        with opener(file, "rb") as stream:
             return sum(1 for line in stream if line.strip())
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror})") from error
+    except (OSError, EOFError) as error:
+        raise DataError(f"{file}: cannot be read ({error})") from error
 
 
 # -- stages ----------------------------------------------------------------------------------------
@@ -465,6 +494,7 @@ def _reason(pipeline: Pipeline, stage: Stage, judged: Feasibility) -> str | None
     enabled = {
         "calibrate": config.calibration.enabled,
         "decoding": config.decoding.enabled,
+        "population": config.population.enabled,
         "certificate": config.certificate.enabled,
     }
     if stage.name in enabled:
@@ -485,7 +515,8 @@ def _what(pipeline: Pipeline, stage: Stage, facts: Mapping[str, SplitFacts]) -> 
         number = int(stage.name.rpartition("-")[2])
         load = training_load(pipeline, facts)
         leg = pipeline.legs[number - 1]
-        return f"about {load.tokens[number - 1]:,} tokens in {_steps(leg, load):,} steps"
+        tokens = load.tokens[number - 1]
+        return f"about {tokens:,} tokens in {_steps(leg, tokens, load):,} steps"
     if stage.name == "decoding":
         settings = len(config.decoding.temperature) * len(config.decoding.top_p)
         return f"{settings} settings at up to {config.decoding.conversations} dev chats"

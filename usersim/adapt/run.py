@@ -198,7 +198,7 @@ class _Progress:
         words = f"[{number}/{len(self._stages)}] {stage.name}: {stage.title}"
         if place.kind != "new":
             words += f" ({place})"
-        rest = [s.name for s in self._stages[number - 1 :]]
+        rest = [s.name for s in self._stages[number - 1 :] if s.left_out() is None]
         if any(name in self.estimates for name in rest):
             pace = self._pace()
             own = self.estimates.get(stage.name, 0.0) * pace
@@ -244,6 +244,14 @@ def run_command(argv: Argv) -> int:
     finally:
         if is_main:
             signal.signal(signal.SIGTERM, before)
+
+
+def run_quietly(argv: Argv) -> int:
+    """Exit status of a command whose output is shown only where it fails."""
+    process = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+    if process.returncode != 0:
+        console.print(process.stderr.strip(), soft_wrap=True)
+    return _exit_status(process.returncode)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

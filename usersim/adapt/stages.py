@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from usersim.adapt.config import AdaptConfig, leg_values, train_config
-from usersim.adapt.facts import SPLITS, Feasibility, SplitFacts, feasibility, split_facts, together
+from usersim.adapt.facts import (
+    FEWEST_PEOPLE,
+    SPLITS,
+    Feasibility,
+    SplitFacts,
+    feasibility,
+    split_facts,
+    together,
+)
 from usersim.config import read_toml
 from usersim.decoding import Sampling
 from usersim.errors import ConfigError
@@ -230,6 +238,17 @@ class Pipeline:
         """Files of the sources, where these are files."""
         return [file for spec in self._sources() for file in files_of(spec)]
 
+    def packaged_bytes(self) -> int:
+        """Size of the corpora that sources read from installed distributions."""
+        total = 0
+        for name in self._corpus_packages():
+            try:
+                files = metadata.files(name) or []
+            except metadata.PackageNotFoundError:
+                continue
+            total += sum(file.size or 0 for file in files if not file.name.endswith(".py"))
+        return total
+
     def _sources(self) -> list[str]:
         listed = _list(self._recipe().get("sources"))
         return [*self.config.data.sources, *(str(one.get("spec")) for one in listed if isinstance(one, dict))]
@@ -394,24 +413,23 @@ class Pipeline:
         )
 
     def _population(self) -> Stage:
-        file = self.run / "population" / "population.json"
-        words = ["population", "fit", str(self.splits["train"]), "--held-out", str(self.splits["dev"])]
+        folder, dev = self.run / "population", self.splits["dev"]
+        file = folder / "population.json"
 
-        def reason() -> str | None:
-            from usersim.__main__ import COMMANDS
-
-            if not self.config.population.enabled:
-                return "switched off in the config"
-            return None if "population" in COMMANDS else "this version has no `usersim population`"
+        def commands() -> list[Argv]:
+            fit = usersim_command("population", "fit", self.splits["train"], "--out", file)
+            words = ["population", "compare", str(dev), "--model", str(file), "--seed", str(self.config.seed)]
+            compare = usersim_command(*words, "--json-out", folder / "comparison.json")
+            return [fit, compare] if self.facts()["dev"].people >= FEWEST_PEOPLE else [fit]
 
         return Stage(
             "population",
             "population of users",
-            self.config.population.model_dump(mode="json"),
-            lambda: [self.splits["train"], self.splits["dev"]],
-            ("population.json",),
-            lambda: [usersim_command(*words, "--out", file)],
-            left_out=reason,
+            [self.config.population.model_dump(mode="json"), self.config.seed],
+            lambda: [self.splits["train"], dev],
+            ("population.json", "comparison.json"),
+            commands,
+            left_out=self._unless("population", enabled=self.config.population.enabled),
         )
 
     def _certificate(self) -> Stage:
@@ -468,6 +486,7 @@ class Pipeline:
             "datasheet": self.splits["train"].with_name("datasheet.json"),
             "calibration": self.run / "calibrate" / "calibration.json",
             "decoding": self.decoding_file,
+            "population": self.run / "population" / "comparison.json",
             **{
                 f"training {number}": self.run / f"train-{number}" / "summary.json"
                 for number in range(1, len(self.legs) + 1)
