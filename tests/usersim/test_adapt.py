@@ -575,6 +575,10 @@ def test_a_plan_knows_what_is_done(logs: Path) -> None:
     assert kinds["prep"] == kinds["train-1"] == kinds["decoding"] == "done"
     assert kinds["certificate"] == "anew: its config changed"
     assert plan.counted_in == "the prepared splits"
+    both = {"decoding": {"top_p": [0.9]}, "certificate": {"conversations": 50}}
+    kinds = {stage.stage: stage.standing for stage in make_plan(pipeline(logs, **both), execute=stubs).stages}
+    assert kinds["decoding"] == kinds["certificate"] == "anew: its config changed"
+    assert kinds["population"] == kinds["userlm"] == "done, unless what it reads changes"
 
 
 # -- configs and command lines ---------------------------------------------------------------------

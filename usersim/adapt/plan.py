@@ -476,13 +476,13 @@ def _lines(file: Path) -> int:
 def _standings(pipeline: Pipeline, hashes: FileHashes) -> dict[str, str]:
     """Where each stage stands; after the first that runs, later ones wait for what it makes."""
     standings: dict[str, str] = {}
-    is_waiting = False
+    is_waiting, own = False, f"{pipeline.run}/"
     for stage in pipeline.stages:
         place: Standing = standing(pipeline, stage, hashes)
         kind = str(place)
         if is_waiting and kind == "done":
             kind = "done, unless what it reads changes"
-        elif is_waiting and place.kind == "anew":
+        elif is_waiting and place.kind == "anew" and all(name.startswith(own) for name in place.changes):
             kind = "runs if what it reads changes"
         is_waiting = is_waiting or kind != "done"
         standings[stage.name] = kind
