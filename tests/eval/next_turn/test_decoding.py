@@ -1,6 +1,7 @@
 """Choice of decoding: the setting that family A tells from people least, and what the model carries of it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,12 @@ from eval.__main__ import main
 from eval.estimates import Estimate
 from eval.next_turn.decoding import SettingResult, chosen, compare_settings
 from eval.next_turn.prefixes import prefixes_of
+from eval.next_turn.simulators import simulator_from
 from eval.next_turn.turns import NextTurn, SimulatedTurns, people_as_simulator
+from usersim.calibration import Calibration
 from usersim.errors import ConfigError, DataError
 from usersim.records import write_records
+from usersim.render import read_settings, write_settings
 from usersim.types import Conversation, Turn
 
 TOPICS = "bread soup chess music rivers bikes stars birds tents lamps".split()  # noqa: SIM905
@@ -83,6 +87,18 @@ def test_the_command_draws_judges_and_writes(dev: Path, tiny_userlm: Path, tmp_p
     assert choice["max_tokens"] == 8
     assert [(r["temperature"], r["top_p"]) for r in choice["table"]] == [(1.0, 0.9), (1.0, 1.0)]
     assert len(list((out / "drawn").iterdir())) == 2
+
+
+def test_turns_drawn_before_a_calibration_are_not_taken_for_those_after_it(tiny_userlm: Path, tmp_path: Path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_userlm, folder)
+    before = simulator_from(f"s=userlm:{folder}").identity
+    settings = read_settings(folder)
+    write_settings(settings.model_copy(update={"calibration": Calibration(slope=0.5)}), folder)
+    after = simulator_from(f"s=userlm:{folder}").identity
+    assert "calibration" not in before
+    assert {key: value for key, value in after.items() if key != "calibration"} == before
+    assert after != before
 
 
 @pytest.mark.parametrize(
