@@ -16,6 +16,10 @@ COMMANDS = {
         "eval.next_turn.selftest_command",
         "planted users against the next-turn metrics, on your own conversations",
     ),
+    "choose-decoding": (
+        "eval.next_turn.decoding",
+        "sampling parameters at which a User LM is least told from people, on dev",
+    ),
     "compare": ("eval.compare", "two simulators on the same goals, paired"),
     "model": ("eval.model.command", "five tables on held-out people: likelihood, ends, goal, persona, role"),
     "userlm": ("eval.userlm.command", "the six metrics of the UserLM paper"),

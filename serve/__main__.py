@@ -29,6 +29,7 @@ from serve.pool import EnginePool, check_engine, check_models
 from serve.protocol import bounded
 from usersim.cli import run_main
 from usersim.config import load_config
+from usersim.decoding import Sampling
 from usersim.errors import ConfigError, UsersimError
 from usersim.model import BASE_NAME, SHIPPED_ADAPTER, USERLM_NAME, file_hash, home, resolve
 from usersim.populations.record import population_file, read_population
@@ -66,7 +67,7 @@ def main(argv: list[str]) -> int:
         user = UserLM(
             renderer,
             pool,
-            sampling=config.sampling,
+            sampling=sampling_of(config, renderer),
             end=config.end,
             guards=config.guards,
             name=path.name,
@@ -107,7 +108,7 @@ def _arguments(argv: list[str]) -> tuple[ServeConfig, Callable[[], ServeConfig],
 
     def read() -> ServeConfig:
         config = load_config(ServeConfig, files[0] if files else None, overrides)
-        return ServeConfig.model_validate(config.model_dump() | flags)
+        return ServeConfig.model_validate(config.model_dump(exclude_unset=True) | flags)
 
     return read(), read, args.dry_run
 
@@ -123,6 +124,12 @@ def plan(config: ServeConfig) -> str:
         settings = _settings(config, Renderer.from_pretrained(path) if built else None)
         lines += [f"engine  {engine_command(path, settings, listen=Path('engine.sock'))}"]
     return "\n".join([*lines, f"front   http://{config.host}:{config.port}"]) + "\n"
+
+
+def sampling_of(config: ServeConfig, renderer: Renderer) -> Sampling:
+    """Default sampling parameters: what the config sets, then the model's own choice, then the general defaults."""
+    own = renderer.settings.decoding or Sampling()
+    return own.model_copy(update=config.sampling.model_dump(exclude_unset=True))
 
 
 def _place(model: str | None) -> Path:

@@ -106,6 +106,7 @@ class ServeConfig(Config):
     """Engines that run already (http://… or unix:/path.sock). None given: one is started and supervised."""
     engine: EngineSettings = EngineSettings()
     sampling: Sampling = Sampling()
+    """What it leaves open is as the model's `userlm.json` says, where that has `decoding`."""
     end: EndPolicy = EndPolicy()
     guards: Guards = Guards()
     limits: Limits = Limits()

@@ -10,6 +10,7 @@ from usersim.cli import complain, run_main
 from usersim.extras import cure_for
 
 COMMANDS = {
+    "adapt": ("usersim.adapt.command", "your chat logs to your User LM, measured: usersim adapt CONFIG"),
     "prep": ("data_prep.__main__", "raw chat logs to Conversation records with goal and persona"),
     "data": (
         "data_prep.data_command",
@@ -42,6 +43,7 @@ COMMANDS = {
 }
 
 EXTRAS = {
+    "adapt": "train",
     "prep": "prep",
     "data": "prep",
     "train": "train",

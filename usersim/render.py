@@ -26,6 +26,7 @@ from pydantic import ValidationError
 from usersim import phrases
 from usersim.calibration import Calibration
 from usersim.conditioning import describe
+from usersim.decoding import Sampling
 from usersim.errors import ConfigError, ContextOverflowError, RenderError
 from usersim.moves import Act
 from usersim.records import write_json
@@ -58,6 +59,8 @@ class RenderSettings(Record):
     """Whether it was trained to be told what a turn does (`usersim.moves`)."""
     calibration: Calibration | None = None
     """Of P(end), where one was fitted (`usersim.calibration`)."""
+    decoding: Sampling | None = None
+    """Default sampling parameters, where they were chosen (`usersim eval choose-decoding`)."""
 
     def end_probability(self, raw: float, *, user_turns: int) -> float:
         """P(end) as it counts, from the model's own."""
@@ -65,7 +68,7 @@ class RenderSettings(Record):
 
     def uncalibrated(self) -> RenderSettings:
         """What has to agree between a base and an adapter."""
-        return self.model_copy(update={"calibration": None})
+        return self.model_copy(update={"calibration": None, "decoding": None})
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,9 @@ class Renderer:
     @cached_property
     def fingerprint(self) -> str:
         """Hash over template, limits and control ids: equal fingerprints render equal token ids."""
-        unsaid = {"calibration"} | (set() if self.settings.acts else {"acts"})  # as before there were any
+        unsaid = {"calibration", "decoding"} | (
+            set() if self.settings.acts else {"acts"}
+        )  # as before there were any
         facts = self.settings.model_dump_json(exclude=unsaid) + json.dumps([self._start, self._after_turn])
         return hashlib.sha256(facts.encode()).hexdigest()[:16]
 

@@ -8,19 +8,10 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, Field
 
+from usersim.decoding import Sampling as Sampling
 from usersim.errors import ConfigError
 from usersim.token_text import TokenLogprob
 from usersim.types import Goal, Persona, Record, Turn, UserProfile, UserTurn
-
-
-class Sampling(Record):
-    """How tokens are drawn: temperature, then top_k, then top_p, as in vLLM."""
-
-    temperature: float = Field(default=1.0, ge=0, le=2)
-    top_p: float = Field(default=0.95, gt=0, le=1)
-    top_k: int = Field(default=0, ge=0, le=1_000_000)
-    """0: off."""
-    max_tokens: int = Field(default=192, ge=1, le=4096)
 
 
 class EndPolicy(Record):

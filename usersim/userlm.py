@@ -43,7 +43,7 @@ class UserLM:
         self.common_noise = common_noise
         """One seed draws the same noise whatever the prompt (common random numbers), for comparing pair by pair. The
         caller then keeps the seeds of turns apart: `n` of them are `seed + i`."""
-        self.sampling = sampling or Sampling()
+        self.sampling = sampling or renderer.settings.decoding or Sampling()
         self.end = end or EndPolicy()
         self.guards = guards or Guards()
         self.rejections: Counter[str] = Counter()

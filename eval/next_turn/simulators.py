@@ -157,6 +157,8 @@ def _userlm(name: str, source: str, options: Options, settings: DrawSettings) ->
         return _EndBanned(user, settings.sampling)
 
     identity = {"weights": weights_hash(path), "render": renderer.fingerprint}
+    if (calibration := renderer.settings.calibration) is not None:  # P(end) goes through it
+        identity["calibration"] = calibration.model_dump_json()
     return Simulator(name, "userlm", model, identity, True, open_user, settings)
 
 

@@ -11,6 +11,7 @@ from usersim.errors import ConfigError
 
 CONFIGS = {
     "train": "usersim.train_config:TrainConfig",
+    "adapt": "usersim.adapt.config:AdaptConfig",
     "serve": "serve.config:ServeConfig",
     "eval run": "eval.settings:EvalConfig",
     "collab mr": "collab_train.mr:MRConfig",
