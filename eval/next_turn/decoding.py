@@ -182,7 +182,7 @@ def compare_settings(
 
     def measured(values: Values) -> Estimate | None:
         sums = ClusterSums.of(values, clusters)
-        return estimate(sums, is_share=True) if sums.known >= 2 else None
+        return estimate(sums, is_share=True) if sums.n_clusters >= 2 else None
 
     def mean_words(texts: Sequence[str]) -> float:
         return round(sum(map(count_words, texts)) / len(texts), 2)
