@@ -32,6 +32,7 @@ from eval.estimates import Floats, Ints, rng_for
 from eval.metrics.folds import grouped_folds
 from eval.metrics.lexical import REMEMBERED, stems
 from eval.next_turn.prefixes import Prefix
+from eval.next_turn.text_vectors import TextVectors
 from eval.next_turn.values import (
     CHUNK,
     PERMUTATIONS,
@@ -95,7 +96,7 @@ class Embedded:
     family: Family = "b"
     ridge = 10.0
 
-    def __init__(self, model: EmbedModel | None = None) -> None:
+    def __init__(self, model: EmbedModel | TextVectors | None = None) -> None:
         """`model`: None for the one of `usersim.embed`, loaded when first needed."""
         self._model = model
         self._vectors: dict[str, NDArray[np.float32]] = {}

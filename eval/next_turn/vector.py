@@ -31,6 +31,7 @@ from eval.next_turn.prefixes import Prefix
 from eval.next_turn.results import ReliabilityBin, SimulatorResult
 from eval.next_turn.selftest import Discriminator, Instruments, LeavingNumber, SelfTestSample
 from eval.next_turn.selftest_report import SelfTestConfig
+from eval.next_turn.text_vectors import TextVectors
 from eval.next_turn.turns import SimulatedTurns, shared_prefixes
 from eval.next_turn.values import ClusterSums, Metric, MetricSpec, Values, at_positions, estimate, p_paired
 from usersim.errors import DataError
@@ -69,7 +70,8 @@ class Vector:
     def __post_init__(self) -> None:
         reference = self.reference
         spoken = [prefix for prefix in reference.prefixes if prefix.text is not None]
-        self.coherence = Coherence(reference.scorer, Contexts.of(spoken, reference.seed))
+        vectors = TextVectors()
+        self.coherence = Coherence(reference.scorer, Contexts.of(spoken, reference.seed), vectors.embed)
         self.metrics: list[Metric] = [
             self.coherence,
             LanguageModelFluency(self.coherence),
@@ -79,7 +81,7 @@ class Vector:
             Copying(reference.training or None),
         ]
         self.representations: list[Representation] = [
-            Lexical() if family == "a" else Embedded() for family in reference.families
+            Lexical() if family == "a" else Embedded(vectors) for family in reference.families
         ]
         self._people_rows: dict[tuple[str, ...], list[object]] = {}
 
