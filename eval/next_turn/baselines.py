@@ -122,7 +122,7 @@ class NearestUser:
         conversations: Sequence[Conversation],
         *,
         k: int = 25,
-        most: int = 3000,
+        most: int = 600,
         seed: int = 0,
         language: str | None = "en",
     ) -> None:
