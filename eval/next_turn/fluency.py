@@ -21,7 +21,7 @@ from eval.next_turn.prefixes import Prefix
 from eval.next_turn.values import Metric, MetricSpec, Values
 from usersim.errors import DataError
 
-TOKENS = re.compile(r" ?\w+|[^\w\s]|\s")
+TOKENS = re.compile(r" ?\w{1,32}|[^\w\s]|\s")
 """Words with the space before them, marks, white space."""
 TOKEN_ORDER = 2
 """On development data pairs of words told shuffled turns from people's better than triples or characters did."""

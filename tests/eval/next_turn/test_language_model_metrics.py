@@ -227,3 +227,9 @@ def test_cross_fitted_model_has_not_seen_its_person():
     assert bits.denominator_P[0] == 5
     with pytest.raises(DataError, match="two people"):
         NgramFluency.cross_fitted(corpus(1), seed=0)
+
+
+def test_a_token_without_end_costs_bits_and_no_error() -> None:
+    model = TurnModel(["how do i bake bread", "bake it slowly"])
+    assert model.bits("ж" * 3000) > model.bits("bake bread")
+    assert math.isfinite(model.bits("ж" * 3000))
