@@ -27,6 +27,14 @@ GROUPS: dict[str, str] = {
     "likelihood": "How well does it expect what people write?",
 }
 WORDS = {"more": "more than people", "less": "less than people"}
+BEYOND = {
+    "more": "something beyond",
+    "less": "less than",
+    "like people": "nothing beyond",
+    "not told": "not told beside",
+}
+"""Readings of skill and gain, which people have none of: their null is the baseline."""
+CONDITIONS = {"none": "no goal", "count_neutral": "count-neutral goals"}
 STYLE = """
 .row { grid-template-columns: 225px 1fr 300px; }
 .verdicts dt { font-weight: 600; margin-top: 10px; }
@@ -77,12 +85,9 @@ def _head(report: NextTurnReport) -> str:
 
 
 def _card(index: int, simulator: SimulatorResult) -> str:
-    lists = (
-        ("Like people", [c for c in simulator.claims if c.reading == "like people"]),
-        ("Not like people", [c for c in simulator.claims if c.reading in WORDS]),
-        ("Could not be told", [c for c in simulator.claims if c.reading == "not told"]),
+    body = "".join(
+        f"<dt>{title}</dt><dd>{_bullets(sentences)}</dd>" for title, sentences in in_words(simulator)
     )
-    body = "".join(f"<dt>{title}</dt><dd>{_claims(claims)}</dd>" for title, claims in lists)
     silent = (
         f"wrote nothing at {simulator.silent} prefixes where the person went on" if simulator.silent else ""
     )
@@ -106,17 +111,68 @@ def _card(index: int, simulator: SimulatorResult) -> str:
     )
 
 
-def _claims(claims: Sequence[Claim]) -> str:
-    if not claims:
+def _bullets(sentences: Sequence[str]) -> str:
+    if not sentences:
         return '<span class="soft">nothing</span>'
-    return "<ul>" + "".join(f"<li>{escape(claim_words(c))}</li>" for c in claims) + "</ul>"
+    return "<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) + "</ul>"
+
+
+def in_words(simulator: SimulatorResult) -> list[tuple[str, list[str]]]:
+    """What is human, what is not, what could not be told, and what P(end) knows beyond each baseline.
+
+    Forced choices stand there over all turns, and of leaving the rate and the gains; the rows hold the others.
+    """
+    comparable = [
+        c
+        for c in simulator.claims
+        if not c.key.startswith(("leaving.skill", "leaving.logloss", "leaving.gain"))
+        and (not c.key.startswith("told_apart") or c.key.endswith(".all"))
+    ]
+    gains = [c for c in simulator.claims if c.key.startswith("leaving.gain")]
+    return [
+        ("Like people", [claim_words(c) for c in comparable if c.reading == "like people"]),
+        ("Not like people", [claim_words(c) for c in comparable if c.reading in WORDS]),
+        ("Could not be told", [claim_words(c) for c in comparable if c.reading == "not told"]),
+        ("What P(end) knows", [gain_words(c) for c in gains]),
+    ]
 
 
 def claim_words(claim: Claim) -> str:
     """A claim in words, such as "thanks (more than people)"."""
+    label = qualified(claim.label, claim.key)
     if claim.disagree:
-        return f"{claim.label} (its two scorers disagree)"
-    return f"{claim.label} ({WORDS[claim.reading]})" if claim.reading in WORDS else claim.label
+        return f"{label} (its two scorers disagree)"
+    return f"{label} ({WORDS[claim.reading]})" if claim.reading in WORDS else label
+
+
+def gain_words(claim: Claim) -> str:
+    """A gain in words, such as "something beyond the hazard by turn number (no goal)"."""
+    baseline = claim.label.removeprefix("log-loss saved beside ")
+    return f"{BEYOND[claim.reading]} {qualified(baseline, claim.key)}"
+
+
+def null_name(measurement: Measurement) -> str:
+    """Name of the value that a metric without people's own is held against."""
+    return "baseline" if measurement.spec.group == "leaving" else "not told apart"
+
+
+def reading_words(measurement: Measurement) -> str:
+    """The reading of one metric; a skill or gain is read against its baseline."""
+    if measurement.people is None and measurement.spec.group == "leaving":
+        words = {"more": "above the baseline", "less": "below it", "like people": "as the baseline"}
+        return words.get(measurement.reading, measurement.reading)
+    if measurement.people is None and measurement.reading == "more":
+        return "told apart"
+    return measurement.reading
+
+
+def qualified(label: str, key: str) -> str:
+    """The label with the turns and the goals that its key names."""
+    parts = key.split(".")
+    details = [text for name, text in CONDITIONS.items() if name in parts]
+    if "3+" in parts and not key.startswith("told_apart"):
+        details.append("from the third turn on")
+    return f"{label} ({', '.join(details)})" if details else label
 
 
 def _rows(report: NextTurnReport, group: str) -> str:
@@ -134,12 +190,12 @@ def _row(report: NextTurnReport, key: str) -> str:
     people = (
         f'<div class="human"><b>people</b> <span>{estimate(first.people)}</span></div>'
         if first.people
-        else f'<div class="human"><b>people</b> <span>{first.null:g}</span></div>'
+        else f'<div class="human"><b>{null_name(first)}</b> <span>{first.null:g}</span></div>'
     )
     values = "".join(f'<div class="{style_of(i)}">{_value(report, i, m)}</div>' for i, m in series)
-    scorer = f" · {spec.scorer}" if spec.scorer else ""
+    unit = f"{spec.unit} · {spec.scorer}" if spec.scorer else spec.unit
     return (
-        f'<div class="row"><div class="name">{escape(spec.label)}<small>{escape(spec.unit)}{escape(scorer)} · '
+        f'<div class="row"><div class="name">{escape(qualified(spec.label, spec.key))}<small>{escape(unit)} · '
         f"n = {first.simulated.n}, {first.prefixes} prefixes</small></div>{_track([*series])}"
         f'<div class="values">{people}{values}</div></div>'
     )
@@ -149,7 +205,7 @@ def _value(report: NextTurnReport, index: int, m: Measurement) -> str:
     kind = {"like people": "equivalent", "not told": "inconclusive"}.get(m.reading, "different")
     return (
         f"<b>{escape(report.simulators[index].name)}</b> <span>{estimate(m.simulated)} "
-        f'<small class="{kind}">{m.reading}, p {p_value(m.p_holm)}</small></span>'
+        f'<small class="{kind}">{reading_words(m)}, p {p_value(m.p_holm)}</small></span>'
     )
 
 
@@ -162,7 +218,7 @@ def _track(series: Sequence[tuple[int, Measurement]]) -> str:
     high = max([people.high, *(v.high for v in values)])
     room = max(0.06 * (high - low), 1e-6)
     axis = Axis(low - room, high + room)
-    spoken = ", ".join(f"{m.simulated.value:.3g} ({m.reading})" for _, m in series)
+    spoken = ", ".join(f"{m.simulated.value:.3g} ({reading_words(m)})" for _, m in series)
     left, right = axis.at(people.low), axis.at(people.high)
     return (
         f'<div class="track" role="img" aria-label="people {people.value:.3g}; simulators {escape(spoken)}">'
@@ -220,22 +276,18 @@ def markdown(report: NextTurnReport) -> str:
     for key in dict.fromkeys(m.spec.key for s in report.simulators for m in s.measurements):
         by_name = {s.name: m for s in report.simulators for m in s.measurements if m.spec.key == key}
         first = next(iter(by_name.values()))
-        human = _plain(first.people) if first.people else f"{first.null:g}"
+        human = _plain(first.people) if first.people else f"{null_name(first)}: {first.null:g}"
         scorer = f", {first.spec.scorer}" if first.spec.scorer else ""
         cells = (
-            f"{_plain(by_name[n].simulated)} {by_name[n].reading}" if n in by_name else "not measured"
+            f"{_plain(by_name[n].simulated)} {reading_words(by_name[n])}" if n in by_name else "not measured"
             for n in names
         )
-        lines.append(f"| {first.spec.label}{scorer} | {human} | " + " | ".join(cells) + " |")
+        lines.append(f"| {qualified(first.spec.label, key)}{scorer} | {human} | " + " | ".join(cells) + " |")
     for simulator in report.simulators:
         lines += ["", f"## {simulator.name}", ""]
-        for title, readings in (
-            ("Like people", ("like people",)),
-            ("Not like people", tuple(WORDS)),
-            ("Could not be told", ("not told",)),
-        ):
-            words = "; ".join(claim_words(c) for c in simulator.claims if c.reading in readings)
-            lines.append(f"- **{title}**: {words or 'nothing'}")
+        lines += [
+            f"- **{title}**: {'; '.join(sentences) or 'nothing'}" for title, sentences in in_words(simulator)
+        ]
     lines += ["", *(f"- {note}" for note in report.notes)]
     if report.command:
         lines += ["", f"    {report.command}"]
