@@ -72,7 +72,7 @@ def render(report: NextTurnReport) -> str:
 
 def _head(report: NextTurnReport) -> str:
     family_b = (
-        f" The second family of discriminators was used for the {report.family_b_use}. time."
+        f" This is use number {report.family_b_use} of the second family of discriminators."
         if report.family_b_use
         else " The second family of discriminators, which only certificates run, was not used."
     )
