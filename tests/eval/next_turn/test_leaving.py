@@ -6,10 +6,10 @@ import pytest
 from eval.estimates import rng_for
 from eval.next_turn.goal_conditions import counting_gain, under_condition
 from eval.next_turn.leaving import BOUND, LeavingMetrics, known_ends, leaving_tests, p_above, p_below
-from eval.next_turn.leaving_control import content_control
 from eval.next_turn.prefixes import Prefix
 from eval.next_turn.turns import NextTurn, SimulatedTurns
 from eval.next_turn.values import ClusterSums, estimate
+from tests.eval.next_turn.content_control import content_control
 from usersim.types import Goal, Turn
 
 
