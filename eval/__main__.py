@@ -20,6 +20,10 @@ COMMANDS = {
         "eval.next_turn.decoding",
         "sampling parameters at which a User LM is least told from people, on dev",
     ),
+    "versions": (
+        "eval.versions.command",
+        "a User LM beside the version before it, on held-out people, with aims",
+    ),
     "compare": ("eval.compare", "two simulators on the same goals, paired"),
     "model": ("eval.model.command", "five tables on held-out people: likelihood, ends, goal, persona, role"),
     "userlm": ("eval.userlm.command", "the six metrics of the UserLM paper"),

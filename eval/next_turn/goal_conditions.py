@@ -85,18 +85,27 @@ def counting_gain(prefixes: Sequence[Prefix], *, seed: int = 0) -> tuple[Leaving
 
 def _count_neutral(prefixes: Sequence[Prefix], unsaid: Unsaid, seed: int) -> dict[str, Goal]:
     """By conversation whose goal has facets."""
+    own = {p.conversation: p.goal for p in prefixes if p.goal is not None and p.goal.facets}
+    goals = {}
+    for conversation, spare in spare_facets(prefixes, unsaid).items():
+        rng, goal = rng_for(seed, f"count-neutral goal {conversation}"), own[conversation]
+        goals[conversation] = goal.model_copy(update={"facets": _chosen(goal.facets, spare, rng)})
+    return goals
+
+
+def spare_facets(prefixes: Sequence[Prefix], unsaid: Unsaid) -> dict[str, list[str]]:
+    """Facets that could be added, by conversation whose goal has facets: those unsaid, then those of the nearest other
+    goals of the same source."""
     faceted = [p for p in prefixes if p.goal is not None and p.goal.facets]
     own = {p.conversation: (p.goal, p.cluster) for p in faceted if p.goal is not None}
     foreign: dict[str, list[str]] = {}
     for source in sorted({p.source for p in faceted}):
         here = {p.conversation: own[p.conversation] for p in faceted if p.source == source}
         foreign |= _foreign_facets(here, unsaid)
-    goals = {}
-    for conversation, (goal, _) in own.items():
-        rng = rng_for(seed, f"count-neutral goal {conversation}")
-        spare = _distinct([*unsaid.get(conversation, ()), *foreign.get(conversation, ())], goal)
-        goals[conversation] = goal.model_copy(update={"facets": _chosen(goal.facets, spare, rng)})
-    return goals
+    return {
+        conversation: _distinct([*unsaid.get(conversation, ()), *foreign.get(conversation, ())], goal)
+        for conversation, (goal, _) in own.items()
+    }
 
 
 def _chosen(own: Sequence[Facet], spare: Sequence[str], rng: np.random.Generator) -> tuple[Facet, ...]:

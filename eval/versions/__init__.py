@@ -1,0 +1,1 @@
+"""A User LM beside the version before it, on held-out people: `usersim eval versions`."""

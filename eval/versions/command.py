@@ -1,0 +1,248 @@
+"""`usersim eval versions`: a User LM beside the version before it, on held-out people, with aims."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from usersim.cli import console, emit_json, load_conversations
+from usersim.errors import ConfigError
+from usersim.locks import locked
+from usersim.model import BASE_NAME
+
+if TYPE_CHECKING:
+    from eval.estimates import Estimate
+    from eval.next_turn.goal_conditions import Unsaid
+    from eval.next_turn.prefixes import Prefix
+    from eval.versions.aims import Aim
+    from eval.versions.teacher_forced import PrefixScore, TeacherForcedScorer
+    from usersim.sampling import Sampler
+
+Track = Callable[[str, int], Callable[[], None]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="the new version: a name, a run or a folder")
+    parser.add_argument("--before", required=True, metavar="MODEL", help="the version before it")
+    parser.add_argument(
+        "--human",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="held-out people; repeat for more",
+    )
+    parser.add_argument(
+        "--train",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="training conversations of either version; such people are left out; repeat for more",
+    )
+    parser.add_argument("--limit", type=int, default=300, help="conversations, sources in equal parts (300)")
+    parser.add_argument("--aims", type=Path, metavar="TOML", help="table [aims] of key = rule")
+    parser.add_argument(
+        "--next-turn", type=Path, metavar="JSON", help="report of `eval next-turn` over both versions"
+    )
+    parser.add_argument("--next-turn-names", nargs=2, default=("new", "before"), metavar="NAME")
+    parser.add_argument(
+        "--model-report", type=Path, metavar="JSON", help="report of `eval model` on the new version"
+    )
+    parser.add_argument(
+        "--acts", type=int, default=0, help="prefixes that each act is asked for at (0: none)"
+    )
+    parser.add_argument(
+        "--engine", metavar="URL", help="a vLLM server of the new version; else in this process"
+    )
+    parser.add_argument(
+        "--scorer", default=BASE_NAME, help=f"language model of fluency and coherence ({BASE_NAME})"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="directory of scores and drawn turns")
+    parser.add_argument("--language", default="en", help="of the user turns; `any` keeps all (en)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="aims as JSON on stdout")
+    parser.add_argument("--json-out", metavar="FILE")
+    parser.set_defaults(with_goal=True)
+
+
+def run(args: argparse.Namespace) -> int:
+    from eval.next_turn.command import human_side
+    from eval.next_turn.prefixes import prefixes_of
+    from eval.versions.aims import judged, read_aims
+    from eval.versions.reports import model_numbers, next_turn_numbers
+
+    rules = read_aims(args.aims) if args.aims else {}
+    training = [c for path in args.train for c in load_conversations(path)]
+    people, excluded = human_side(args, training)
+    prefixes = [prefix for conversation in people for prefix in prefixes_of(conversation)]
+    unsaid = {conversation.id: conversation.unsaid for conversation in people if conversation.unsaid}
+    left_out = "".join(f"; {count} {reason}" for reason, count in excluded.items())
+    console.print(f"{len(people)} conversations, {len(prefixes)} prefixes; left out{left_out or ' none'}")
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with locked(args.out), Progress(*columns, console=console, transient=True) as bar:
+
+        def track(name: str, total: int) -> Callable[[], None]:
+            task = bar.add_task(name, total=total)
+            return lambda: bar.advance(task)
+
+        numbers = _teacher_forced(args, prefixes, unsaid, track)
+        if args.next_turn:
+            numbers |= next_turn_numbers(args.next_turn, *args.next_turn_names)
+        if args.model_report:
+            numbers |= model_numbers(args.model_report)
+        if args.acts:
+            numbers |= _acts(args, prefixes, track)
+    aims = judged(numbers, rules)
+    console.print(_table(aims))
+    emit_json(
+        {key: aim.model_dump(mode="json") for key, aim in aims.items()}, stdout=args.json, path=args.json_out
+    )
+    return 0
+
+
+def _teacher_forced(
+    args: argparse.Namespace, prefixes: Sequence[Prefix], unsaid: Unsaid, track: Track
+) -> dict[str, Estimate]:
+    from eval.next_turn.goal_conditions import under_condition
+    from eval.next_turn.leaving import LeavingMetrics
+    from eval.next_turn.values import estimate
+    from eval.versions.leaving import brier_skills, shift, with_added_facets
+    from eval.versions.likelihood import perplexity_ratio
+    from eval.versions.teacher_forced import TeacherForcedScorer
+
+    scorer = TeacherForcedScorer.from_pretrained(args.model, args.out / "scores")
+    before = TeacherForcedScorer.from_pretrained(args.before, args.out / "scores")
+    sources = sorted({prefix.source for prefix in prefixes})
+    numbers: dict[str, Estimate] = {}
+    own_scores: list[PrefixScore] = []
+    for condition in ("none", "own", "count_neutral"):
+        places = under_condition(prefixes, condition, unsaid=unsaid, seed=args.seed)
+        scores = _scored(scorer, places, f"new, goal: {condition}", track)
+        if condition == "own":
+            own_scores = scores
+        older = (
+            _scored(before, places, f"before, goal: {condition}", track)
+            if condition != "count_neutral"
+            else None
+        )
+        for source in sources:
+            rows = [i for i, prefix in enumerate(places) if prefix.source == source]
+            here, new = [places[i] for i in rows], [scores[i] for i in rows]
+            if older is not None:
+                key = f"perplexity_ratio.{condition}.{source}"
+                numbers[key] = perplexity_ratio(here, new, [older[i] for i in rows])
+            for baseline, skill in brier_skills(here, new, seed=args.seed).items():
+                if baseline in ("turn", "facets"):
+                    numbers[f"leaving.skill.{baseline}.{condition}.{source}"] = skill
+        if condition == "count_neutral":
+            faceted = [prefix for prefix in places if prefix.goal is not None and prefix.goal.facets]
+            metrics = LeavingMetrics(faceted, seed=args.seed)
+            numbers["leaving.counting_gain.count_neutral"] = estimate(metrics.sums(metrics.counting_gain()))
+    added = with_added_facets(prefixes, unsaid)
+    place = {prefix.id: index for index, prefix in enumerate(prefixes)}
+    changed = _scored(scorer, added, "new, two facets added", track)
+    numbers["leaving.two_facets_added"] = shift(added, [own_scores[place[p.id]] for p in added], changed)
+    return numbers
+
+
+def _scored(
+    scorer: TeacherForcedScorer, prefixes: Sequence[Prefix], name: str, track: Track
+) -> list[PrefixScore]:
+    done = track(name, len(prefixes))
+    scores = []
+    for prefix in prefixes:
+        scores.append(scorer.score(prefix))
+        done()
+    return scores
+
+
+def _acts(args: argparse.Namespace, prefixes: Sequence[Prefix], track: Track) -> dict[str, Estimate]:
+    from eval.estimates import rng_for
+    from eval.model.drawing import DrawJournal
+    from eval.model.scored import weights_hash
+    from eval.next_turn.coherence import Coherence, Contexts
+    from eval.next_turn.fluency import LanguageModelFluency
+    from eval.next_turn.language_model import LanguageModelScorer
+    from eval.next_turn.values import difference
+    from eval.versions import asked_acts
+    from usersim.guards import Guards
+    from usersim.model import resolve
+    from usersim.moves import ACTS
+    from usersim.render import Renderer
+    from usersim.sampling import EndPolicy
+    from usersim.userlm import UserLM
+
+    path = resolve(args.model)
+    renderer = Renderer.from_pretrained(path)
+    if not renderer.settings.acts:
+        raise ConfigError(f"{args.model} was not trained to be told acts; leave --acts out")
+    spoken = [prefix for prefix in prefixes if prefix.text is not None]
+    later = [prefix for prefix in spoken if prefix.position >= 2]
+    order = rng_for(args.seed, "acts asked for").permutation(len(later))[: args.acts]
+    places = [later[i] for i in sorted(order)]
+    journal = DrawJournal(
+        args.out / "asked-acts.jsonl",
+        {"weights": weights_hash(path), "render": renderer.fingerprint, "seed": str(args.seed)},
+    )
+    user = UserLM(
+        renderer,
+        _sampler(path, args.engine),
+        end=EndPolicy(mode="never"),
+        guards=Guards.off().model_copy(update={"empty": True, "attempts": 4}),
+    )
+    asked = {act: [p for p in places if asked_acts.askable(act, p)] for act in ACTS}
+    total = len(places) + sum(map(len, asked.values()))
+    texts = asked_acts.draw_asked(user, places, journal, done=track("acts asked for", total))
+    numbers: dict[str, Estimate] = {}
+    for act in ACTS:
+        numbers[f"acts.asked.{act}"] = asked_acts.seen_share(act, places, texts[act])
+        numbers[f"acts.not_asked.{act}"] = asked_acts.seen_share(act, places, texts[asked_acts.FREE])
+        people = {prefix.id: prefix.text or "" for prefix in places}
+        numbers[f"acts.people.{act}"] = asked_acts.seen_share(act, places, people)
+    coherence = Coherence(
+        LanguageModelScorer.from_pretrained(args.scorer, journal=args.out / "asked-acts-scores.jsonl"),
+        Contexts.of(spoken, args.seed),
+    )
+    scored = [prefix for prefix in places if prefix.id in coherence.contexts.scored]
+    for metric, key in ((LanguageModelFluency(coherence), "fluency.lm"), (coherence, "coherence.history.lm")):
+        free = metric.values(scored, [texts[asked_acts.FREE][prefix.id] for prefix in scored])[key]
+        sides = []
+        for act in ACTS:
+            own = [texts[act].get(prefix.id) for prefix in scored]
+            known = [i for i, text in enumerate(own) if text is not None]
+            values = metric.values([scored[i] for i in known], [own[i] or "" for i in known])[key]
+            sides.append((known, values))
+        sums = asked_acts.paired(scored, sides, free)
+        numbers[f"acts.{key}.over_free"] = difference(*sums)
+    return numbers
+
+
+def _sampler(path: Path, engine: str | None) -> Sampler:
+    if engine is not None:
+        from usersim.backends.http import HttpSampler
+
+        return HttpSampler(engine)
+    from usersim.backends.local import LocalSampler
+
+    return LocalSampler.from_pretrained(path)
+
+
+def _table(aims: dict[str, Aim]) -> Table:
+    table = Table("number", "value", "95 %", "n", "aim", "met")
+    for key, aim in aims.items():
+        met = "" if aim.met is None else "yes" if aim.met else "no"
+        table.add_row(
+            key, f"{aim.value:.3f}", f"[{aim.low:.3f}, {aim.high:.3f}]", str(aim.n), aim.aim or "", met
+        )
+    return table

@@ -1,0 +1,50 @@
+"""Perplexity of people's turns under two versions of a User LM, on the same tokens, paired by conversation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from eval.estimates import Estimate
+from eval.next_turn.prefixes import Prefix
+from eval.next_turn.values import ClusterSums, Values, difference
+from eval.versions.teacher_forced import PrefixScore
+from usersim.errors import DataError
+
+
+def perplexity_ratio(
+    prefixes: Sequence[Prefix], scores: Sequence[PrefixScore], before: Sequence[PrefixScore]
+) -> Estimate:
+    """Perplexity of people's turns under the new version over that under the one before; below 1 is better.
+
+    Args:
+        prefixes: Prefixes at which the persons wrote a turn, or left (no tokens are scored there).
+        scores: Scores of the new version at them.
+        before: Scores of the version before.
+
+    Returns:
+        exp of the paired difference of nats a token, with its cluster-robust 95 % interval; n is people.
+
+    Raises:
+        DataError: The versions scored different tokens: their tokenizers differ.
+    """
+    if [score.tokens for score in scores] != [score.tokens for score in before]:
+        raise DataError("the two versions have different tokenizers; their perplexities cannot be compared")
+    clusters = [prefix.cluster for prefix in prefixes]
+    sums = [
+        ClusterSums.of(
+            Values(np.array([s.nats for s in side]), np.array([float(s.tokens) for s in side])), clusters
+        )
+        for side in (scores, before)
+    ]
+    log_ratio = difference(*sums)
+    value, low, high = (math.exp(v) for v in (log_ratio.value, log_ratio.low, log_ratio.high))
+    return Estimate(value=value, low=low, high=high, n=log_ratio.n)
+
+
+def perplexity(prefixes: Sequence[Prefix], scores: Sequence[PrefixScore]) -> float:
+    """Perplexity per scored token; people with many turns are weighed down as everywhere (`ClusterSums`)."""
+    values = Values(np.array([s.nats for s in scores]), np.array([float(s.tokens) for s in scores]))
+    return math.exp(ClusterSums.of(values, [prefix.cluster for prefix in prefixes]).ratio)

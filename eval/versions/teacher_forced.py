@@ -1,0 +1,141 @@
+"""Likelihood of people's turns and P(end) under a User LM, turn by turn, on tokens that any two versions share.
+
+Scored are the first `HEAD_TOKENS` of each turn of the person, without the end of the turn. The context is what the
+model is served with: its own `userlm.json` says how much of each message it reads. So two models with different limits
+are scored on identical tokens (they need the same tokenizer) and each reads as much as it would in use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from eval.model.likelihood import load_causal_lm
+from eval.model.scored import weights_hash
+from eval.next_turn.prefixes import Prefix
+from usersim.answer_cache import AnswerCache, key_of
+from usersim.model import resolve
+from usersim.render import Renderer
+from usersim.types import UserProfile
+
+HEAD_TOKENS = 160
+"""Tokens of a turn that are scored."""
+
+
+@dataclass(frozen=True)
+class PrefixScore:
+    """Score of one prefix.
+
+    Attributes:
+        nats: Negative log-likelihood of the scored tokens of the person's turn; 0 where the person left.
+        tokens: Number of scored tokens.
+        end_probability: Calibrated P(end) before the turn.
+    """
+
+    nats: float
+    tokens: int
+    end_probability: float
+
+
+class TeacherForcedScorer:
+    """Scores prefixes of one conversation after another; what two prompts share is computed once.
+
+    Args:
+        model: Causal LM with the adapter merged.
+        renderer: Renderer of that model.
+        identity: Everything that its scores depend on.
+        cache: Scores on disk; an interrupted run goes on where it stopped.
+    """
+
+    def __init__(
+        self, model: Any, renderer: Renderer, *, identity: dict[str, str], cache: AnswerCache
+    ) -> None:
+        self.model, self.renderer = model, renderer
+        self._identity, self._cache = identity, cache
+        self._keys: Any = None
+        self._cached_ids: list[int] = []
+
+    @classmethod
+    def from_pretrained(cls, source: str, folder: Path) -> Self:
+        """Raises ConfigError or BackendError where `source` is no User LM."""
+        path = resolve(source)
+        renderer = Renderer.from_pretrained(path)
+        calibration = renderer.settings.calibration
+        identity = {
+            "weights": weights_hash(path),
+            "render": renderer.fingerprint,
+            "calibration": calibration.model_dump_json() if calibration else "",
+            "head_tokens": str(HEAD_TOKENS),
+        }
+        return cls(load_causal_lm(path, None), renderer, identity=identity, cache=AnswerCache(folder))
+
+    def target_ids(self, text: str) -> list[int]:
+        """Scored tokens of a turn."""
+        return self.renderer.encode(text.strip())[:HEAD_TOKENS]
+
+    def score(self, prefix: Prefix) -> PrefixScore:
+        """Score of the person's next turn under the prefix's goal, no persona."""
+        profile = UserProfile(goal=prefix.goal)
+        key = key_of(
+            {
+                **self._identity,
+                "profile": profile.model_dump(),
+                "history": [turn.model_dump() for turn in prefix.history],
+                "text": prefix.text,
+            }
+        )
+        stored = self._cache.get(key)
+        if stored is None:
+            stored = asdict(self._computed(prefix, profile))
+            self._cache.put(key, stored)
+        return PrefixScore(**stored)
+
+    @torch.inference_mode()
+    def _computed(self, prefix: Prefix, profile: UserProfile) -> PrefixScore:
+        prompt = self._prompt(prefix, profile)
+        target = self.target_ids(prefix.text) if prefix.text else []
+        logprobs_TV = self._logprobs(prompt, target)
+        settings = self.renderer.settings
+        raw = float(logprobs_TV[0, settings.end_of_conversation_id].exp())
+        user_turns = sum(turn.role == "user" for turn in prefix.history)
+        chosen = torch.tensor(target, dtype=torch.long, device=logprobs_TV.device).unsqueeze(1)
+        nats = -float(logprobs_TV[: len(target)].gather(1, chosen).double().sum()) if target else 0.0
+        return PrefixScore(nats, len(target), settings.end_probability(raw, user_turns=user_turns))
+
+    def _prompt(self, prefix: Prefix, profile: UserProfile) -> list[int]:
+        """The oldest exchanges are dropped where the context window is full."""
+        from usersim.errors import ContextOverflowError
+
+        history: Sequence[Any] = prefix.history
+        while True:
+            try:
+                return self.renderer.prompt(profile, history)
+            except ContextOverflowError:
+                if len(history) < 4:
+                    raise
+                history = history[2:]
+
+    def _logprobs(self, prompt: list[int], target: list[int]) -> Any:
+        """Log-probabilities (max(1, len(target)), V) of each token of `target` and its rivals, in fp32."""
+        ids = prompt + target[:-1]
+        shared = next(
+            (i for i, (a, b) in enumerate(zip(self._cached_ids, ids, strict=False)) if a != b),
+            min(len(self._cached_ids), len(ids)),
+        )
+        shared = min(shared, len(prompt) - 1)
+        if shared == 0:
+            self._keys = None
+        elif shared < len(self._cached_ids):
+            self._keys.crop(shared - len(self._cached_ids))
+        out = self.model(
+            input_ids=torch.tensor([ids[shared:]], device=self.model.device),
+            past_key_values=self._keys,
+            use_cache=True,
+            logits_to_keep=max(1, len(target)),
+        )
+        self._keys, self._cached_ids = out.past_key_values, ids
+        return torch.log_softmax(out.logits[0].float(), -1)
