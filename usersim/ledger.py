@@ -23,17 +23,20 @@ LEDGER = "ledger.json"
 
 
 class Stretch(Record):
-    """Training data of one run: windows `first` to `last` (the first that was not) of a pass over `rows`."""
+    """Training data of one run: windows `first` to `last` (the first that was not) of a pass over its rows.
+
+    Of runs before there was a ledger the card alone tells; what it does not tell is None.
+    """
 
     run: str
-    rows_sha256: str
+    rows_sha256: str | None = None
     """Over every token and label of the pass, in order."""
-    pass_windows: int
-    pass_tokens: int
-    first: int
-    last: int
+    pass_windows: int | None = None
+    pass_tokens: int | None = None
+    first: int | None = None
+    last: int | None = None
     tokens: int
-    supervised_tokens: int
+    supervised_tokens: int | None = None
     steps: int
     batch: int
     lr: float
@@ -42,7 +45,7 @@ class Stretch(Record):
     """At the first step and at the last."""
     averaged: int = 1
     """Checkpoints that the weights are the mean of."""
-    eval_loss: float
+    eval_loss: float | None = None
 
 
 @dataclass

@@ -242,7 +242,7 @@ def _render_train(config: TrainConfig, renderer: Renderer, folder: Path) -> tupl
         borrowed=borrowed(corpus.conversations, Path(config.out)) if config.borrow_facets else None,
     )
     through, behind = RowCounter(), _behind(config)
-    skip = behind[-1].last if config.skip == "ledger" else config.skip
+    skip = (behind[-1].last or 0) if config.skip == "ledger" else config.skip
     written = write_rows(islice(through.over(rows), skip, None), folder / "train.arrow")
     if not through.windows:
         raise DataError(f"no user turn to learn from in {', '.join(config.train)}")
@@ -287,9 +287,10 @@ def _check_start(config: TrainConfig) -> None:
     """Before anything is loaded or written."""
     if config.start is not None:
         read_settings(start_folder(config.start))
-        if config.skip == "ledger" and not _behind(config):
+        behind = _behind(config)
+        if config.skip == "ledger" and not (behind and behind[-1].rows_sha256):
             raise ConfigError(
-                f"skip=ledger: {start_folder(config.start)} has no {LEDGER}; give the windows as skip=N"
+                f"skip=ledger: {start_folder(config.start)} has no {LEDGER} that tells its rows; give the windows as skip=N"
             )
 
 
