@@ -130,6 +130,7 @@ async def _turns(service: Service, request: UserTurnRequest) -> UserTurnResponse
         max_tokens=request.max_tokens,
         affinity=request.conversation_id,
         logprobs=request.likeliest,
+        act=request.act,
     )
     return UserTurnResponse(
         **head,
@@ -168,6 +169,7 @@ async def _chunks(
         max_tokens=request.max_tokens,
         affinity=request.conversation_id,
         logprobs=request.likeliest is not None,
+        act=request.act,
     )
     role: Delta | None = Delta(role="user", content="")
     async with aclosing(events):

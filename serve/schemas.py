@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from usersim.moves import Act
 from usersim.sampling import EndPolicy, as_profile
 from usersim.types import Facet, Goal, Persona, Turn, UserProfile
 
@@ -168,6 +169,10 @@ class UserTurnRequest(Situation, SamplingFields):
     )
 
     max_tokens: int | None = Field(default=None, ge=1, le=4096, strict=True)
+    act: Act | None = Field(
+        default=None,
+        description="what the turn is to do, of a model that was trained to be told; not the opening",
+    )
     logprobs: bool = Field(
         default=False, strict=True, description="every sampled token with its log-probability"
     )

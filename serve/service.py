@@ -15,6 +15,7 @@ from serve.errors import RequestError
 from serve.metrics import Metrics
 from serve.schemas import SamplingFields
 from usersim.errors import GuardError
+from usersim.moves import Act
 from usersim.populations.sample import Population
 from usersim.sampling import EndPolicy, Leaving, Sampling, TurnPiece
 from usersim.types import Turn, UserProfile, UserTurn
@@ -76,6 +77,7 @@ class Service:
         max_tokens: int | None = None,
         affinity: str | None = None,
         logprobs: int | None = None,
+        act: Act | None = None,
     ) -> list[UserTurn]:
         """The asked-for samples; what the request leaves open is the server's default."""
         if (request := visit.current()) is not None:
@@ -91,6 +93,7 @@ class Service:
                 affinity=affinity,
                 logprobs=logprobs,
                 common_noise=asked.common_noise,
+                act=act,
             )
         except GuardError as error:
             for reason, count in error.reasons.items():
@@ -108,6 +111,7 @@ class Service:
         max_tokens: int | None = None,
         affinity: str | None = None,
         logprobs: bool = False,
+        act: Act | None = None,
     ) -> AsyncGenerator[TurnPiece | UserTurn, None]:
         """One turn as it is said, the whole of it last; what the guards say of it is only told."""
         events = self.user.stream(
@@ -119,6 +123,7 @@ class Service:
             affinity=affinity,
             logprobs=logprobs,
             common_noise=asked.common_noise,
+            act=act,
         )
         async with aclosing(events):
             async for event in events:

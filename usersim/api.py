@@ -16,6 +16,7 @@ from usersim.dialogue import converse as _converse
 from usersim.errors import ConfigError, UsersimError
 from usersim.extras import cure_for
 from usersim.guards import Guards
+from usersim.moves import Act
 from usersim.plain import PlainAssistant, PlainUser, as_user
 from usersim.populations.record import population_file, read_population
 from usersim.populations.sample import Population
@@ -159,11 +160,18 @@ async def asample(
     turns: Turns = (),
     seed: int | None = None,
     user: AnyUser | None = None,
+    act: Act | None = None,
 ) -> UserTurn:
     """The simulated user's next turn; `sample` says what the arguments are."""
     profile, history = as_profile(goal, persona), as_turns(turns)
     speaker = await asyncio.to_thread(_speaker, user)  # it may load a model
-    return await speaker(profile, history, seed=seed)
+    if act is None:
+        return await speaker(profile, history, seed=seed)
+    if not isinstance(speaker, UserLM | RemoteUser):
+        raise ConfigError(
+            f"act={act}: only a User LM, here or behind the endpoint, can be told what a turn does"
+        )
+    return (await speaker.sample(profile, history, seed=seed, act=act))[0]
 
 
 def sample(
@@ -173,6 +181,7 @@ def sample(
     turns: Turns = (),
     seed: int | None = None,
     user: AnyUser | None = None,
+    act: Act | None = None,
 ) -> UserTurn:
     """The simulated user's next turn.
 
@@ -189,6 +198,8 @@ def sample(
         seed: The same seed asks for the same turn. Give another one for each turn of a conversation.
         user: Who plays the human: `load(…)`, `connect(url)`, with or without `sync`, or a function. Default: the
             endpoint at $USERSIM_URL, else the shipped model in this process.
+        act: What the turn is to do: objects, corrects, asks, answers or thanks. After the first exchange, and of a
+            model that was trained to be told (`acts` in its `userlm.json`).
 
     Returns:
         A `UserTurn`. Where `ends` is true the user leaves and `text` is empty.
@@ -199,7 +210,7 @@ def sample(
         GuardError: Every attempt at a turn was rejected.
         BackendError: The model or the endpoint did not answer.
     """
-    return run(asample(goal=goal, persona=persona, turns=turns, seed=seed, user=user))
+    return run(asample(goal=goal, persona=persona, turns=turns, seed=seed, user=user, act=act))
 
 
 def sample_many(

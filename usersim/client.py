@@ -13,6 +13,7 @@ import httpx2
 
 from usersim.backends.connections import Connections
 from usersim.errors import BackendError, UsersimError
+from usersim.moves import Act
 from usersim.sampling import EndPolicy, Leaving, Sampling, TurnPiece
 from usersim.sse import DONE, event_data
 from usersim.types import Turn, UserProfile, UserTurn
@@ -65,11 +66,14 @@ class RemoteUser:
         end: EndPolicy | None = None,
         affinity: str | None = None,
         logprobs: int | None = None,
+        act: Act | None = None,
     ) -> list[UserTurn]:
         """As `UserLM.sample`; `affinity` keeps the turns of one conversation on one engine."""
         body = self._asked(profile, turns, seed, sampling, end, affinity) | {"n": n}
         if logprobs is not None:
             body |= {"logprobs": True, "top_logprobs": logprobs}
+        if act is not None:
+            body["act"] = act
         return turns_of(await self._post("/v1/user/turns", body), detailed=logprobs is not None)
 
     async def stream(
@@ -82,10 +86,13 @@ class RemoteUser:
         end: EndPolicy | None = None,
         affinity: str | None = None,
         logprobs: bool = False,
+        act: Act | None = None,
     ) -> AsyncGenerator[TurnPiece | UserTurn, None]:
         """As `UserLM.stream`. Tried again only until the first piece is here."""
         body = self._asked(profile, turns, seed, sampling, end, affinity) | {"logprobs": logprobs}
         body |= {"stream": True, "stream_options": {"include_usage": True}}
+        if act is not None:
+            body["act"] = act
 
         async def begin() -> tuple[AsyncGenerator[TurnPiece | UserTurn, None], TurnPiece | UserTurn]:
             coming = pieces(self._events("/v1/user/turns", body), detailed=logprobs)

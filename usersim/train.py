@@ -290,7 +290,8 @@ def _check_start(config: TrainConfig) -> None:
         behind = _behind(config)
         if config.skip == "ledger" and not (behind and behind[-1].rows_sha256):
             raise ConfigError(
-                f"skip=ledger: {start_folder(config.start)} has no {LEDGER} that tells its rows; give the windows as skip=N"
+                f"skip=ledger: {start_folder(config.start)} has no {LEDGER} that tells its rows; "
+                "give the windows as skip=N"
             )
 
 
