@@ -34,14 +34,14 @@ import psutil  # type: ignore[import-untyped]
 from benchmarks._mr_engines import TEMPERATURE, USER_TOKENS, Engines, two_engines
 from benchmarks.mr import CANDIDATES
 from collab_train.contexts import Context
-from collab_train.journal import Journal
-from collab_train.progress import progress
-from collab_train.results import ContextMR, Future, interval, total_cost
-from collab_train.rollout import RolloutConfig, multiturn_rewards
+from collab_train.rollout.accounting.progress import progress
+from collab_train.rollout.accounting.results import ContextMR, Future, interval, total_cost
+from collab_train.rollout.cache.journal import Journal
+from collab_train.rollout.simulation.rollout import RolloutConfig, multiturn_rewards
 from collab_train.tasks import get_task
-from serve.engine import Engine
+from serve.engine.supervisor import Engine
 from usersim.api import connect
-from usersim.backends.chat import ChatSettings, HttpChat
+from usersim.chat_models.openai_chat import ChatSettings, HttpChat
 from usersim.cli import console, emit_json, run_main
 
 

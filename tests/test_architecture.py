@@ -80,7 +80,7 @@ def test_the_builtin_eval_is_never_hidden() -> None:
         for alias in node.names
         if alias.name.partition(".")[0] == "eval" and alias.asname is None
     ]
-    assert hidden == [], "write `from eval.metrics import …`"
+    assert hidden == [], "write `from eval.fidelity.metrics import …`"
 
 
 def test_the_command_table_names_modules_that_exist() -> None:
@@ -94,7 +94,7 @@ def test_the_command_table_names_modules_that_exist() -> None:
     assert missing == []
 
 
-@pytest.mark.parametrize("module", ["usersim", "usersim.__main__", "usersim.doctor", *APPLICATIONS])
+@pytest.mark.parametrize("module", ["usersim", "usersim.__main__", "usersim.commands.doctor", *APPLICATIONS])
 def test_importing_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(*sorted({HEAVY!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

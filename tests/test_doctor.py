@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from usersim import doctor, model
-from usersim.doctor import Facts, Finding
-from usersim.precision import Throughput
+from usersim.commands import doctor
+from usersim.commands.doctor import Facts, Finding
+from usersim.weights import default_model as model
+from usersim.weights.precision import Throughput
 
 REQUIREMENTS = (
     "httpx2>=2.16",
@@ -199,7 +200,10 @@ def test_an_adapter_is_held_against_its_hash(tmp_path: Path) -> None:
 
 
 def test_the_real_environment_as_one_json_document_without_torch() -> None:
-    code = "import sys; from usersim.doctor import main; code = main(['--json']); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from usersim.commands.doctor import main; code = main(['--json']); "
+        "assert 'torch' not in sys.modules"
+    )
     done = subprocess.run([sys.executable, "-c", f"{code}; sys.exit(code)"], capture_output=True, text=True)
     found = json.loads(done.stdout)
     assert done.returncode == (0 if found["healthy"] else 2), done.stderr

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from usersim.cli import load_conversations
 from usersim.errors import DataError
-from usersim.records import (
+from usersim.storage.records import (
     atomic_writer,
     explain,
     read_conversations,

@@ -9,22 +9,22 @@ from typing import Any
 
 import pytest
 
-from collab_train.bench import intervals
 from collab_train.bench.ablation import commands
+from collab_train.bench.benchmark import jobs_of, plan
 from collab_train.bench.command import bench, chosen
 from collab_train.bench.conditions import Ablation, AssistantSpec, BenchConfig
+from collab_train.bench.measures import intervals
 from collab_train.bench.play import Job
-from collab_train.bench.report import leaves_out_zero
-from collab_train.bench.run import jobs_of, plan
+from collab_train.bench.report.bench_record import leaves_out_zero
 from collab_train.bench.stage import Speakers, grouped
 from collab_train.contexts import Context
-from collab_train.lock import exclusive
 from collab_train.rewards import Episode
 from collab_train.rewards.clarify import clarifies
+from collab_train.run_lock import exclusive
 from usersim.errors import BackendError, ConfigError
-from usersim.sampling import User
 from usersim.testing import ScriptedUser
 from usersim.types import Conversation, Turn
+from usersim.users.protocols import User
 
 Answer = Callable[[Sequence[Turn]], str]
 OPENINGS = ("plan trip one", "plan trip two", "plan trip three")

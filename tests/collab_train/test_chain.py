@@ -16,19 +16,19 @@ pytest.importorskip("trl", reason="trl is not installed (pip install 'usersim-lm
 import torch
 from trl.trainer.sft_trainer import SFTTrainer
 
-from collab_train.collect import Message
 from collab_train.contexts import Context
-from collab_train.dpo import DPO, Tokenised, dpo
-from collab_train.grpo import GRPO, GRPOAsTyped, grpo
-from collab_train.merge import merge
-from collab_train.offline import read_pairs
-from collab_train.online_dpo import OnlineDPO, online_dpo
-from collab_train.pairs import Pair
 from collab_train.rewards import EXTRINSIC, extrinsic
-from collab_train.sft import SFT, read_dialogues, sft
-from collab_train.speakers import load_assistant
+from collab_train.rollout.engines.models import load_assistant
+from collab_train.rollout.simulation.best_path import Message
+from collab_train.trainers.merge import merge
+from collab_train.trainers.offline.dpo import DPO, Tokenised, dpo
+from collab_train.trainers.offline.offline_training import read_pairs
+from collab_train.trainers.offline.sft import SFT, read_dialogues, sft
+from collab_train.trainers.online.grpo import GRPO, GRPOAsTyped, grpo
+from collab_train.trainers.online.online_dpo import OnlineDPO, online_dpo
+from collab_train.trainers.pairs import Pair
 from usersim.errors import ConfigError
-from usersim.records import write_records
+from usersim.storage.records import write_records
 from usersim.testing import ScriptedUser
 from usersim.types import Turn
 

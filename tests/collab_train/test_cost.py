@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from collab_train.cost import CountedChat, counted, engine_counters, grown
-from collab_train.floor import PrefixCache, Sizes, prefill_floor
+from collab_train.rollout.accounting.cost import CountedChat, counted, engine_counters, grown
+from collab_train.rollout.accounting.prefill_bound import PrefixCache, Sizes, prefill_floor
 from usersim.api import load
 from usersim.types import Turn, UserProfile
 
@@ -82,7 +82,7 @@ def test_prefix_cache_computes_what_the_formula_says() -> None:
 
 
 def test_both_sides_in_this_process_are_counted_to_the_token(tiny_userlm: Path, tiny_base: Path) -> None:
-    from usersim.backends.local_chat import LocalChat
+    from usersim.chat_models.local_chat import LocalChat
 
     user, assistant = load(tiny_userlm), LocalChat.from_pretrained(tiny_base)
     sides = counted(user), counted(assistant)
@@ -123,7 +123,7 @@ def test_usage_of_a_vllm_with_its_token_ids(monkeypatch: pytest.MonkeyPatch) -> 
         bodies.append(body)
         return VLLM if body is None else next(coming)
 
-    monkeypatch.setattr("usersim.backends.chat.HttpChat._request", request)
+    monkeypatch.setattr("usersim.chat_models.openai_chat.HttpChat._request", request)
     chat = CountedChat("http://vllm", model="m")
     side = counted(chat)
     for _ in range(2):
@@ -159,7 +159,7 @@ def test_an_engines_own_count(monkeypatch: pytest.MonkeyPatch) -> None:
         transport = httpx2.MockTransport(lambda request: httpx2.Response(200, text=text))
         return lambda url, timeout_s: (httpx2.AsyncClient(transport=transport), "http://engine")
 
-    monkeypatch.setattr("collab_train.cost.http_client", client(METRICS))
+    monkeypatch.setattr("collab_train.rollout.accounting.cost.http_client", client(METRICS))
     counts = asyncio.run(engine_counters("http://vllm/v1#m"))
     assert counts == {"prefilled": 1234, "cached": 500, "decoded": 77}
     assert grown({"prefilled": 1000, "cached": 500, "decoded": 70}, counts) == {
@@ -168,5 +168,5 @@ def test_an_engines_own_count(monkeypatch: pytest.MonkeyPatch) -> None:
         "decoded": 7,
     }
     assert grown({"prefilled": 2000, "cached": 500, "decoded": 70}, counts) is None  # it was started anew
-    monkeypatch.setattr("collab_train.cost.http_client", client("nothing of the kind"))
+    monkeypatch.setattr("collab_train.rollout.accounting.cost.http_client", client("nothing of the kind"))
     assert asyncio.run(engine_counters("http://other")) is None

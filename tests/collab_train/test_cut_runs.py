@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from collab_train import mr
+from collab_train.rollout import command as mr
 from usersim.__main__ import main
 from usersim.cli import run_main
 from usersim.testing import ScriptedUser

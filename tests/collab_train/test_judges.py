@@ -11,7 +11,7 @@ import pytest
 from collab_train.contexts import Context
 from collab_train.rewards import Episode, RewardConfig, open_tools, score
 from tests.fake_endpoint import Reply, endpoint
-from usersim.endpoint import NoAnswer
+from usersim.chat_models.client import NoAnswer
 from usersim.errors import ConfigError
 from usersim.types import Conversation, Facet, Goal, Turn, UserProfile
 

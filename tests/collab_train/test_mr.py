@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from collab_train.candidates import Candidate, Candidates
-from collab_train.collect import Step, best_path, collect
 from collab_train.contexts import Context
-from collab_train.journal import Journal
-from collab_train.pairs import PairsConfig, build_pairs
-from collab_train.results import Future
-from collab_train.rollout import Rollout, RolloutConfig
+from collab_train.rollout.accounting.results import Future
+from collab_train.rollout.cache.journal import Journal
+from collab_train.rollout.simulation.best_path import Step, best_path, collect
+from collab_train.rollout.simulation.candidates import Candidate, Candidates
+from collab_train.rollout.simulation.rollout import Rollout, RolloutConfig
+from collab_train.trainers.pairs import PairsConfig, build_pairs
 from usersim.__main__ import main
 from usersim.errors import BackendError
 from usersim.testing import ScriptedUser

@@ -18,24 +18,24 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, TrainerCa
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from collab_train.batched import BatchedSampler
 from collab_train.contexts import Context
-from collab_train.grpo import GRPO, grpo
-from collab_train.journal import Journal
-from collab_train.live_reward import MultiturnReward
-from collab_train.nucleus import draw
-from collab_train.online import online_arguments, train
-from collab_train.online_dpo import OnlineDPO, online_dpo, undecided_pairs
-from collab_train.policy import LivePolicy, fingerprint
-from collab_train.results import Future
-from collab_train.rloo import RLOO, rloo
-from collab_train.train_report import Bars
-from usersim.backends.chat import ChatSettings
-from usersim.backends.local import LocalSampler
+from collab_train.decoding.dynamic_batching import BatchedSampler
+from collab_train.decoding.sampling import draw
+from collab_train.rollout.accounting.results import Future
+from collab_train.rollout.cache.journal import Journal
+from collab_train.trainers.online.grpo import GRPO, grpo
+from collab_train.trainers.online.live_policy import LivePolicy, fingerprint
+from collab_train.trainers.online.live_reward import MultiturnReward
+from collab_train.trainers.online.online_dpo import OnlineDPO, online_dpo, undecided_pairs
+from collab_train.trainers.online.online_training import online_arguments, train
+from collab_train.trainers.online.rloo import RLOO, rloo
+from collab_train.trainers.run_log import Bars
+from usersim.backends.transformers_local import LocalSampler
+from usersim.chat_models.openai_chat import ChatSettings
 from usersim.errors import BackendError
-from usersim.sampling import Draw, Sampling
 from usersim.testing import ScriptedAssistant, ScriptedUser
 from usersim.types import Facet, Goal, Turn, UserProfile, UserTurn
+from usersim.users.protocols import Draw, Sampling
 
 SMALL = {
     "wandb": "disabled",

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import pytest
 
 from collab_train.contexts import Context
-from collab_train.racing import Race, surely_above
 from collab_train.rewards import EXTRINSIC, Episode, Extrinsic
-from collab_train.rollout import RolloutConfig, multiturn_rewards
+from collab_train.rollout.simulation.rollout import RolloutConfig, multiturn_rewards
+from collab_train.rollout.simulation.successive_elimination import Race, surely_above
 from usersim.testing import ScriptedAssistant, ScriptedUser
 from usersim.types import Turn
 

@@ -14,18 +14,18 @@ from typing import Any
 import pytest
 
 from collab_train.contexts import Context
-from collab_train.identity import folder_digest
-from collab_train.journal import Journal
-from collab_train.results import ContextMR, Future
-from collab_train.rollout import Rollout, RolloutConfig
-from collab_train.waiting import together
+from collab_train.rollout.accounting.results import ContextMR, Future
+from collab_train.rollout.cache.cache_keys import folder_digest
+from collab_train.rollout.cache.journal import Journal
+from collab_train.rollout.simulation.gather import together
+from collab_train.rollout.simulation.rollout import Rollout, RolloutConfig
 from usersim.api import load
 from usersim.api import run as run_on_one_loop
-from usersim.backends.chat import ChatSettings
+from usersim.chat_models.openai_chat import ChatSettings
 from usersim.errors import BackendError
-from usersim.sampling import Sampling
 from usersim.testing import ScriptedAssistant, ScriptedUser
 from usersim.types import Facet, Goal, Turn, UserProfile
+from usersim.users.protocols import Sampling
 
 CONFIG = RolloutConfig(w=2, n=3, concurrency=4, retries=0)
 
@@ -68,7 +68,7 @@ def said(path: Path) -> dict[str, Any]:
 def test_killed_anywhere_the_local_models_say_exactly_the_same(
     tiny_userlm: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
-    from usersim.backends.local_chat import LocalChat
+    from usersim.chat_models.local_chat import LocalChat
 
     user = load(tiny_userlm, sampling=Sampling(max_tokens=6))
     assistant = LocalChat.from_pretrained(tiny_base, settings=ChatSettings(max_tokens=6))

@@ -27,10 +27,10 @@ from collab_train.rewards import (
     score,
 )
 from collab_train.rewards.answers import same, stated
-from collab_train.served import coverage, serves, statements
 from usersim.errors import ConfigError, DataError
-from usersim.sampling import Leaving
+from usersim.text.facets import coverage, serves, statements
 from usersim.types import Conversation, Facet, Goal, Turn, UserProfile
+from usersim.users.protocols import Leaving
 
 BUDGET = Facet(text="at most 350 euros")
 TRAIN = Facet(text="by train, never by plane")

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from collab_train.candidates import Candidate, with_candidates
 from collab_train.contexts import Context
-from collab_train.journal import Journal
-from collab_train.results import ContextMR, Future, interval
 from collab_train.rewards import EXTRINSIC, Episode, Extrinsic
-from collab_train.rollout import RolloutConfig, multiturn_rewards
+from collab_train.rollout.accounting.results import ContextMR, Future, interval
+from collab_train.rollout.cache.journal import Journal
+from collab_train.rollout.simulation.candidates import Candidate, with_candidates
+from collab_train.rollout.simulation.rollout import RolloutConfig, multiturn_rewards
 from usersim.api import load
 from usersim.errors import BackendError, ConfigError, DataError, GuardError
+from usersim.remote.wire import TryLaterError
 from usersim.testing import ScriptedAssistant, ScriptedUser
 from usersim.types import Facet, Goal, Turn, UserProfile, UserTurn
-from usersim.wire import TryLaterError
 
 ASK, TELL = "What may it cost?", "Fly there."
 OPENING = Turn(role="user", text="plan a trip")
@@ -230,7 +230,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         waited.append(seconds)
         await sleep(0)
 
-    monkeypatch.setattr("collab_train.patience.asyncio.sleep", at_once)
+    monkeypatch.setattr("collab_train.rollout.engines.patience.asyncio.sleep", at_once)
     return waited
 
 
@@ -314,7 +314,7 @@ def talk(exchanges: int) -> tuple[Turn, ...]:
 
 
 def test_a_window_too_long_for_the_local_assistant_is_refused_not_garbled(tiny_base: Path) -> None:
-    from usersim.backends.local_chat import LocalChat
+    from usersim.chat_models.local_chat import LocalChat
 
     assistant = LocalChat.from_pretrained(tiny_base)
     (result,) = rewards(

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from collab_train.journal import Journal
-from collab_train.lock import exclusive
-from collab_train.mr import MRConfig
+from collab_train.rollout.cache.journal import Journal
+from collab_train.rollout.command import MRConfig
+from collab_train.run_lock import exclusive
 from usersim.errors import BackendError, ConfigError, DataError
-from usersim.runs import METRICS, RunDir
+from usersim.storage.runs import METRICS, RunDir
 from usersim.types import Record
 
 
@@ -96,7 +96,7 @@ def test_a_damaged_config_of_a_run_says_what_to_do(tmp_path: Path) -> None:
 
 def test_a_directory_is_used_by_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
-        "import sys\nfrom collab_train.lock import exclusive\n"
+        "import sys\nfrom collab_train.run_lock import exclusive\n"
         "with exclusive(sys.argv[1]): print('held', flush=True); sys.stdin.read()\n"
     )
     other = subprocess.Popen(

@@ -11,8 +11,8 @@ import pytest
 
 from collab_train.bench.conditions import AssistantSpec, Playing, Safety
 from collab_train.bench.play import Job, play
-from collab_train.bench.refusals import refuses
-from collab_train.bench.safety import TASK, Refusal, contexts, judge_refusals, refusing
+from collab_train.bench.single_replies.refusals import refuses
+from collab_train.bench.single_replies.safety import TASK, Refusal, contexts, judge_refusals, refusing
 from collab_train.bench.stage import Performance
 from usersim.errors import BackendError, UsersimError
 from usersim.types import Turn

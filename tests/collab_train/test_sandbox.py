@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from collab_train import sandbox
 from collab_train.contexts import Context
 from collab_train.rewards import EXTRINSIC, Episode, check
 from collab_train.rewards.code import last_code
-from collab_train.sandbox import Limits, Outcome, SandboxError, names_of, protections, run_tests
+from collab_train.sandbox import sandbox_run as sandbox
+from collab_train.sandbox.sandbox_run import Limits, Outcome, SandboxError, names_of, protections, run_tests
 from usersim.errors import DataError
 from usersim.types import Conversation, Turn
 

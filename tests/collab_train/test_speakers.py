@@ -1,6 +1,6 @@
 """Who plays the user in a rollout."""
 
-from collab_train.speakers import open_user
+from collab_train.rollout.engines.models import open_user
 
 
 def test_futures_of_different_candidates_draw_common_noise() -> None:

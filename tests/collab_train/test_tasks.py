@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from collab_train.contexts import Context, read_contexts
-from collab_train.pairs import build_pairs
-from collab_train.results import CandidateMR, ContextMR
 from collab_train.rewards import EXTRINSIC, Episode, check
-from collab_train.served import serves
+from collab_train.rollout.accounting.results import CandidateMR, ContextMR
 from collab_train.tasks import get_task, names
+from collab_train.trainers.pairs import build_pairs
 from usersim.errors import ConfigError, DataError
+from usersim.text.facets import serves
 from usersim.types import Conversation, Facet, Goal, Turn
 
 CONTEXTS = get_task("hidden_facets").contexts()

@@ -16,23 +16,23 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl.trainer import utils as trl_utils
 
-from collab_train.collect import Message
-from collab_train.collect import Path as BestPath
-from collab_train.dpo import pair_ids
-from collab_train.grpo import GRPOAsTyped
-from collab_train.offline import fitting
-from collab_train.online import Online, plan, read_online
-from collab_train.online_dpo import PairedTrainer
-from collab_train.pairs import Pair
-from collab_train.rloo import RLOOAsTyped
-from collab_train.sft import SFT, read_dialogues
-from collab_train.supervised import IGNORED, labelled
-from collab_train.train_report import Bars, TrainLog
-from collab_train.tuning import Tuning, project_replies_only
+from collab_train.rollout.simulation.best_path import Message
+from collab_train.rollout.simulation.best_path import Path as BestPath
+from collab_train.trainers.lora_tuning import Tuning, project_replies_only
+from collab_train.trainers.masks import IGNORED, labelled
+from collab_train.trainers.offline.dpo import pair_ids
+from collab_train.trainers.offline.offline_training import fitting
+from collab_train.trainers.offline.sft import SFT, read_dialogues
+from collab_train.trainers.online.grpo import GRPOAsTyped
+from collab_train.trainers.online.online_dpo import PairedTrainer
+from collab_train.trainers.online.online_training import Online, plan, read_online
+from collab_train.trainers.online.rloo import RLOOAsTyped
+from collab_train.trainers.pairs import Pair
+from collab_train.trainers.run_log import Bars, TrainLog
 from usersim.__main__ import main
 from usersim.errors import ConfigError, DataError
-from usersim.records import write_records
-from usersim.runs import RunDir
+from usersim.storage.records import write_records
+from usersim.storage.runs import RunDir
 
 
 def says(role: Any, content: str) -> Message:

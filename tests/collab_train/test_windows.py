@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from collab_train.contexts import Context
-from collab_train.journal import Journal
-from collab_train.pairs import PairsConfig
-from collab_train.results import ContextMR, Future
-from collab_train.rollout import RolloutConfig, multiturn_rewards
-from collab_train.windows import take_over
+from collab_train.rollout.accounting.results import ContextMR, Future
+from collab_train.rollout.cache.journal import Journal
+from collab_train.rollout.cache.windows import take_over
+from collab_train.rollout.simulation.rollout import RolloutConfig, multiturn_rewards
+from collab_train.trainers.pairs import PairsConfig
 from usersim.errors import ConfigError
-from usersim.runs import RunDir
+from usersim.storage.runs import RunDir
 from usersim.types import Facet, Goal, Turn, UserProfile, UserTurn
 
 LEAVES_AFTER = {"Stay short.": 1}

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from data_prep.__main__ import main
-from data_prep.annotated import SHIPPED, annotated
 from data_prep.frozen import frozen_ids
-from data_prep.goals import Annotation
-from data_prep.overlap import shared, user_texts, words
-from data_prep.pii import find
-from usersim.records import read_conversations, read_records
+from data_prep.goals.annotations import Annotation
+from data_prep.goals.overlap import shared, user_texts, words
+from data_prep.pii.scrub import find
+from data_prep.pipeline.annotated import SHIPPED, annotated
+from usersim.storage.records import read_conversations, read_records
 from usersim.types import Conversation
 
 installed = pytest.mark.skipif(

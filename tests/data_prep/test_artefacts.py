@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from data_prep.artefacts import clean_artefacts, clean_user_text
-from data_prep.chats import RawChat, RawTurn
+from data_prep.cleaning.artefacts import clean_artefacts, clean_user_text
+from data_prep.raw_chats import RawChat, RawTurn
 
 TRANSLATE = "\uc9c0\uae08 \ubc88\uc5ed\ud558\uae30"
 """A button of an extension: translate now."""

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.chats import RawChat, RawTurn
-from data_prep.duplicates import REASONS, Verdict, judge
-from data_prep.groups import name_groups
-from data_prep.near import clusters, leaders, near_any
-from data_prep.signatures import Signatures, sign
+from data_prep.dedup.duplicates import REASONS, Verdict, judge
+from data_prep.dedup.groups import name_groups
+from data_prep.dedup.near_duplicates import clusters, leaders, near_any
+from data_prep.dedup.signatures import Signatures, sign
+from data_prep.raw_chats import RawChat, RawTurn
 
 Array = np.ndarray[Any, Any]
 TOPICS = ("bread", "bikes", "tax", "maths", "poems", "cats", "rivers", "chess", "tea", "maps")

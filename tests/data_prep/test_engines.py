@@ -10,8 +10,8 @@ from typing import Literal
 
 import pytest
 
-from data_prep import engines
 from data_prep.__main__ import main
+from data_prep.pipeline import workers as engines
 from usersim.errors import BackendError
 
 TOPICS = ("bread", "bikes", "tax", "maths", "poems", "cats", "rivers", "chess", "tea", "maps")

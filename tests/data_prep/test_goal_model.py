@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_prep.goal_baselines import first_words, opening_sentence
-from data_prep.goal_format import INSTRUCTION, GoalFormat, GoalRenderer, annotated, parse_answer
-from data_prep.goal_model import SHIPPED, GoalModel, load_goal_model
-from data_prep.goal_providers import PARROTS, NoGoal
-from data_prep.goal_scores import _retrieval, draws, estimate, figures, score
-from data_prep.goals import Annotation
+from data_prep.goals.annotations import Annotation
+from data_prep.goals.baselines import first_words, opening_sentence
+from data_prep.goals.format import INSTRUCTION, GoalFormat, GoalRenderer, annotated, parse_answer
+from data_prep.goals.local_model import SHIPPED, GoalModel, load_goal_model
+from data_prep.goals.providers import PARROTS, NoGoal
+from data_prep.goals.scores import _retrieval, draws, estimate, figures, score
 from usersim.errors import ConfigError, DataError, RenderError
-from usersim.records import write_records
+from usersim.storage.records import write_records
 from usersim.types import Conversation, Facet, Goal, Turn, UserProfile
 
 TRIP = ("my cat hates the car", "how long can she go without water?", "ok and a vet near Lyon?")
@@ -41,7 +41,7 @@ def renderer(tiny_base: Path) -> GoalRenderer:
 
 
 def make_renderer(base_path: Path, format_: GoalFormat | None = None) -> GoalRenderer:
-    from usersim.base import load_user_base
+    from usersim.weights.base_model import load_user_base
 
     base = load_user_base(base_path)
     return GoalRenderer(base.renderer, base.tokenizer_json, format_ or GoalFormat())
@@ -162,7 +162,7 @@ def test_those_who_wait_together_share_a_batch_and_a_failure_hits_only_one(rende
 @pytest.fixture(scope="module")
 def run(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two steps of the tiny model, started through the command."""
-    from data_prep.goal_training import main
+    from data_prep.goals.training import main
 
     folder = tmp_path_factory.mktemp("goals")
     write_records(folder / "talks.jsonl", [talk(f"tell me {i}", "thanks", id_=f"c{i}") for i in range(8)])
@@ -194,7 +194,7 @@ def test_training_leaves_an_adapter_that_annotates(run: Path) -> None:
 
 
 def test_a_finished_run_is_not_trained_again(run: Path, tiny_base: Path) -> None:
-    from data_prep.goal_training import GoalTraining, train
+    from data_prep.goals.training import GoalTraining, train
 
     before = (run / "adapter" / "adapter_model.safetensors").read_bytes()
     config = GoalTraining.model_validate_json((run / "config.json").read_text())

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from data_prep.goal_providers import EMPTY, PARROTS, TURN_MISSING, NoGoal, accepted
-from data_prep.goals import Annotation, phrase, read_goals
-from data_prep.overlap import overlap, shared
+from data_prep.goals.annotations import Annotation, phrase, read_goals
+from data_prep.goals.overlap import overlap, shared
+from data_prep.goals.providers import EMPTY, PARROTS, TURN_MISSING, NoGoal, accepted
 from usersim.errors import DataError
 from usersim.types import Conversation, Facet, Persona, Style, Turn, UserProfile
 

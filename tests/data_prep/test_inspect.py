@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from data_prep.chats import RawChat
-from data_prep.differences import Piece, clipped, cut, differences
-from data_prep.inspect import changes, draw, inspect, show, trace
+from data_prep.cleaning.differences import Piece, clipped, cut, differences
+from data_prep.cleaning.stages import Rejected, drop_empty, each, repair_roles
+from data_prep.cleaning.terminal_safe import one_line, visible
+from data_prep.pipeline.inspect import changes, draw, inspect, show, trace
+from data_prep.raw_chats import RawChat
 from data_prep.settings import Settings
-from data_prep.stages import Rejected, drop_empty, each, repair_roles
-from data_prep.visible import one_line, visible
 from usersim.errors import DataError
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.chats import RawChat, RawTurn
-from data_prep.language import detect, english_only, name_language, named_english
-from data_prep.stages import Rejected
+from data_prep.cleaning.language import detect, english_only, name_language, named_english
+from data_prep.cleaning.stages import Rejected
+from data_prep.raw_chats import RawChat, RawTurn
 
 
 def chat(text: str, language: str | None) -> RawChat:

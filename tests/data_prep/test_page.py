@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from data_prep.page import render_datasheet, without_folders
-from data_prep.page_plots import bars, number, overlaid, steps
-from data_prep.page_splits import by_chance, distance, sizes, summed
-from data_prep.profile import Profile, across
+from data_prep.datasheet.page import render_datasheet, without_folders
+from data_prep.datasheet.page_plots import bars, number, overlaid, steps
+from data_prep.datasheet.page_splits import by_chance, distance, sizes, summed
+from data_prep.datasheet.profile import Profile, across
 from usersim.types import Conversation, Facet, Goal, Persona, Style, Turn, UserProfile
 
 VOID = {"meta", "br"}

@@ -11,12 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep import persona_leak
-from data_prep.persona_leak import distractors, expected, lexical_retrieval, mask_personas, rate, retrieval
-from data_prep.persona_words import candidates, without
-from usersim import embed as embedding
-from usersim.embed import Vectors
+from data_prep.personas import goal_leak as persona_leak
+from data_prep.personas.goal_leak import (
+    distractors,
+    expected,
+    lexical_retrieval,
+    mask_personas,
+    rate,
+    retrieval,
+)
+from data_prep.personas.masking import candidates, without
 from usersim.errors import DataError
+from usersim.text import embeddings as embedding
+from usersim.text.embeddings import Vectors
 
 TOPICS = (
     "bread",

@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from data_prep.pii import find
+from data_prep.pii.scrub import find
 
 FILE = Path(__file__).with_name("personal_data.jsonl")
 

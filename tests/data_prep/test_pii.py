@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks._planted import VARIANTS, planted, recall
-from data_prep.chats import RawChat, RawTurn
-from data_prep.pii import find, scrub, scrub_text
+from data_prep.pii.scrub import find, scrub, scrub_text
+from data_prep.raw_chats import RawChat, RawTurn
 
 
 def scrubbed(text: str) -> tuple[str, dict[str, int]]:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from data_prep.histogram import SHARES, TURNS, WORDS, bin_names, near, summarise, top
-from data_prep.profile import READ_CHARS, Profile, across, words_of
+from data_prep.datasheet.histogram import SHARES, TURNS, WORDS, bin_names, near, summarise, top
+from data_prep.datasheet.profile import READ_CHARS, Profile, across, words_of
 from usersim.types import Conversation, Facet, Goal, Persona, Style, Turn, UserProfile
 
 

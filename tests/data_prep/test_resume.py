@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import engines
 from data_prep.__main__ import main
-from data_prep.shards import NAME, Shards
+from data_prep.pipeline import workers as engines
+from data_prep.pipeline.shards import NAME, Shards
 from usersim.errors import ConfigError
 
 WORDS = ("bread", "bikes", "tax", "maths", "poems", "cats", "rivers", "chess", "tea", "maps")
@@ -168,7 +168,7 @@ def test_a_full_disk_is_one_line_and_changes_nothing(
 
 
 def test_two_runs_do_not_share_a_directory(log: Path, tmp_path: Path) -> None:
-    from data_prep.shards import only_run
+    from data_prep.pipeline.shards import only_run
 
     with only_run(tmp_path / "out"), pytest.raises(ConfigError, match="another `usersim prep`"):
         main([str(log), "--out", str(tmp_path / "out")])

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.chats import RawChat, RawTurn
-from data_prep.signatures import READ_CHARS, Signatures, sign
+from data_prep.dedup.signatures import READ_CHARS, Signatures, sign
+from data_prep.raw_chats import RawChat, RawTurn
 
 REPLY = RawTurn(role="assistant", text="Ok")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from data_prep.chats import RawChat
+from data_prep.raw_chats import RawChat
 from data_prep.sources import files_of, open_source, resolve
 from usersim.errors import ConfigError, DataError
 

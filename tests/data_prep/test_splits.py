@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.frozen import frozen_ids
-from data_prep.splits import SPLITS, assign, lengths, parse_fractions
+from data_prep.pipeline.splits import SPLITS, assign, lengths, parse_fractions
 from usersim.errors import ConfigError
 
 TRAIN, DEV, TEST = range(3)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data_prep.chats import ROLES, RawChat, RawTurn
-from data_prep.cleaning import local_stages, within, without_flags
+from data_prep.cleaning.stages import Rejected, cap_user_turns, drop_empty, repair_roles
+from data_prep.cleaning.stages_in_order import local_stages, within, without_flags
+from data_prep.raw_chats import ROLES, RawChat, RawTurn
 from data_prep.settings import Settings
-from data_prep.stages import Rejected, cap_user_turns, drop_empty, repair_roles
 
 
 def chat(*turns: str, **more: Any) -> RawChat:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.styles_command import cut, main, quantile
+from data_prep.personas.styles_command import cut, main, quantile
 from usersim.cli import run_main
-from usersim.records import write_records
-from usersim.style_bins import read_bins
+from usersim.storage.records import write_records
+from usersim.text.style_bins import read_bins
 from usersim.types import Conversation, Turn
 
 

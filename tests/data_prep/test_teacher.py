@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 
 from data_prep.data_command import main
-from data_prep.goal_providers import EMPTY, PARROTS, TURN_MISSING, NoGoal
-from data_prep.goals import Annotation, read_goals
-from data_prep.teacher import Teacher, shorten, transcript
+from data_prep.goals.annotations import Annotation, read_goals
+from data_prep.goals.providers import EMPTY, PARROTS, TURN_MISSING, NoGoal
+from data_prep.goals.teacher import Teacher, shorten, transcript
 from tests.fake_endpoint import Answer, FakeEndpoint, Reply, dead_url, endpoint
+from usersim.chat_models.judge import Judge
 from usersim.cli import run_main
 from usersim.errors import DataError
-from usersim.judge import Judge
-from usersim.records import write_records
+from usersim.storage.records import write_records
 from usersim.types import Conversation, Facet, Turn
 
 NOTES = {
@@ -309,7 +309,7 @@ def test_a_local_provider_is_held_to_the_same_bound_and_named(
         return Parrot()
 
     model = SimpleNamespace(load_goal_model=load_goal_model)
-    monkeypatch.setitem(sys.modules, "data_prep.goal_model", model)
+    monkeypatch.setitem(sys.modules, "data_prep.goals.local_model", model)
     file, out = conversations_file(tmp_path, 3), tmp_path / "goals.jsonl"
     assert main(["goals", str(file), "--out", str(out), "--local", "default", "--json"]) == 0
     counts = json.loads(capsys.readouterr().out)

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from data_prep import validate as module
 from data_prep.data_command import main
-from data_prep.places import Place, Places
-from data_prep.validate import validate
+from data_prep.dedup.hash_index import Place, Places
+from data_prep.validate import checks as module
+from data_prep.validate.checks import validate
 from usersim.errors import DataError
 
 

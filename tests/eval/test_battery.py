@@ -3,13 +3,13 @@ import json
 import numpy as np
 import pytest
 
-from eval.battery import run_battery
-from eval.confounds import answers_in_words
-from eval.invented import invented
-from eval.metrics.folds import matters
-from eval.prepare import cut, draws_of, inferred_cap, prepare
-from eval.report import Report
-from eval.settings import EvalConfig
+from eval.fidelity.battery import run_battery
+from eval.fidelity.confounds import answers_in_words
+from eval.fidelity.metrics.texts.folds import matters
+from eval.fidelity.report_record import Report
+from eval.fidelity.samples.invented import invented
+from eval.fidelity.samples.prepare import cut, draws_of, inferred_cap, prepare
+from eval.fidelity.settings import EvalConfig
 from usersim.errors import DataError
 from usersim.types import Conversation, Turn, UserProfile
 

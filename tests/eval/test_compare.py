@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 
 from eval.__main__ import main
-from eval.battery import run_battery
-from eval.compare_paired import Side, compare_paired, paired_gap, pairs_of
-from eval.compare_record import gap_of, with_winners
-from eval.compare_runs import Run, compare_runs, differences, gap_of_runs
-from eval.estimates import Estimate, Figure, Floor, Measured
-from eval.invented import invented
-from eval.page import write_report
-from eval.report import FileFacts
-from eval.settings import EvalConfig
+from eval.fidelity.battery import run_battery
+from eval.fidelity.comparison.comparison_record import gap_of, with_winners
+from eval.fidelity.comparison.finished_reports import Run, compare_runs, differences, gap_of_runs
+from eval.fidelity.comparison.paired import Side, compare_paired, paired_gap, pairs_of
+from eval.fidelity.pages.report_page import write_report
+from eval.fidelity.report_record import FileFacts
+from eval.fidelity.samples.invented import invented
+from eval.fidelity.settings import EvalConfig
 from usersim.cli import run_main
 from usersim.errors import DataError
-from usersim.records import write_records
+from usersim.stats.estimates import Estimate, Figure, Floor, Measured
+from usersim.storage.records import write_records
 from usersim.types import UserProfile
 
 CHEAP = EvalConfig(bootstrap=100, floor_repeats=20, metrics=("marginals",), examples=0)

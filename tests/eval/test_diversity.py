@@ -1,10 +1,7 @@
 import numpy as np
 import pytest
 
-from eval.estimates import Draws, Split, resamples, rng_for
-from eval.features import Sample
-from eval.invented import invented
-from eval.metrics.diversity import (
+from eval.fidelity.metrics.texts.diversity import (
     Contents,
     Diversity,
     distinct_2,
@@ -13,7 +10,10 @@ from eval.metrics.diversity import (
     within_goals,
     word_pairs,
 )
-from eval.metrics.variety import log_vendi, log_vendi_near, mean_similarity, rarefied, vendi
+from eval.fidelity.metrics.texts.variety import log_vendi, log_vendi_near, mean_similarity, rarefied, vendi
+from eval.fidelity.samples.features import Sample
+from eval.fidelity.samples.invented import invented
+from usersim.stats.estimates import Draws, Split, resamples, rng_for
 from usersim.types import Conversation, Goal, Turn, UserProfile
 
 

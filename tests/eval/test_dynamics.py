@@ -1,16 +1,16 @@
 import numpy as np
 import pytest
 
-from eval.estimates import Draws, Split
-from eval.features import Sample
-from eval.metrics.base import Curves
-from eval.metrics.disclosure import TURNS, Disclosure, disclosed
-from eval.metrics.dynamics import RESPONSES, Dynamics
-from eval.metrics.entrainment import Entrainment, replies
-from eval.metrics.grounding import Grounding
-from eval.metrics.hazard import Hazard, horizon, log_rank, survival, tally
-from eval.metrics.lexical import stem, stems
-from eval.metrics.tallies import Tallies, weighted_mean
+from eval.fidelity.metrics.endings.hazard import Hazard, horizon, log_rank, survival, tally
+from eval.fidelity.metrics.interaction.disclosure import TURNS, Disclosure, disclosed
+from eval.fidelity.metrics.interaction.dynamics import RESPONSES, Dynamics
+from eval.fidelity.metrics.interaction.entrainment import Entrainment, replies
+from eval.fidelity.metrics.interaction.grounding import Grounding
+from eval.fidelity.metrics.interaction.tallies import Tallies, weighted_mean
+from eval.fidelity.metrics.metric_protocol import Curves
+from eval.fidelity.metrics.texts.lexical import stem, stems
+from eval.fidelity.samples.features import Sample
+from usersim.stats.estimates import Draws, Split
 from usersim.types import Conversation, Facet, Goal, Turn, UserProfile
 
 REFUSES, PLAIN = "I'm sorry, but I can't help with that.", "Bake it for forty minutes."

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from eval.estimates import (
+from usersim.stats.estimates import (
     bootstrap_ratio,
     bootstrap_share,
     cluster_resamples,

@@ -3,9 +3,9 @@ import os
 import numpy as np
 import pytest
 
-from eval.metrics import turns
-from eval.metrics.classifier import Classifier
-from eval.metrics.marginals import Marginals
+from eval.fidelity.metrics.hugging_face import plain_turns as turns
+from eval.fidelity.metrics.texts.classifier import Classifier
+from eval.fidelity.metrics.texts.marginals import Marginals
 from usersim.errors import DataError
 
 

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from eval.estimates import Draws, Split
-from eval.features import Sample
-from eval.metrics.events import assistant_acts, exchanges, is_english
-from eval.metrics.grounding import ROWS, Grounding, tally
-from eval.metrics.user_acts import USER_ACTS, user_act
+from eval.fidelity.metrics.interaction.grounding import ROWS, Grounding, tally
+from eval.fidelity.metrics.interaction.user_acts import USER_ACTS, user_act
+from eval.fidelity.samples.events import assistant_acts, exchanges, is_english
+from eval.fidelity.samples.features import Sample
+from usersim.stats.estimates import Draws, Split
 from usersim.types import Conversation, Persona, Turn, UserProfile
 
 PASTA = (

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from eval.__main__ import main
-from eval.estimates import cluster_resamples, rng_for
-from eval.judging.agreement import Label, agreement, between_raters, consensus, corrected_rate
-from eval.judging.plan import pairs
-from eval.judging.questions import shown
-from eval.judging.scores import share
+from eval.llm_judge.agreement import Label, agreement, between_raters, consensus, corrected_rate
+from eval.llm_judge.plan import pairs
+from eval.llm_judge.questions import shown
+from eval.llm_judge.scores import share
 from tests.fake_endpoint import Reply, endpoint
 from usersim.cli import run_main
-from usersim.records import write_records
+from usersim.stats.estimates import cluster_resamples, rng_for
+from usersim.storage.records import write_records
 from usersim.types import Conversation, Goal, Persona, Turn, UserProfile
 
 N = 14

@@ -8,8 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from eval.__main__ import main
-from eval.invented import invented
-from eval.metrics.ending import (
+from eval.fidelity.metrics.endings.ending import (
     always_f1,
     best_threshold,
     coin_f1,
@@ -18,9 +17,11 @@ from eval.metrics.ending import (
     join,
     reliability,
 )
-from eval.model.conditions import CONDITIONS, passes, usable
-from eval.model.goals import picked
-from eval.model.likelihood import (
+from eval.fidelity.samples.invented import invented
+from eval.likelihood.conditions import CONDITIONS, passes, usable
+from eval.likelihood.figures import contrasts, draws, model_scores, positions_of
+from eval.likelihood.goals import picked
+from eval.likelihood.likelihood import (
     ConversationScore,
     PromptedScorer,
     TurnScore,
@@ -29,13 +30,12 @@ from eval.model.likelihood import (
     prompted_messages,
     shorten,
 )
-from eval.model.report import contrasts, draws, model_scores, positions_of
-from eval.model.scoring import ScoreBook, candidates, opening_nats, score_all
+from eval.likelihood.scoring import ScoreBook, candidates, opening_nats, score_all
 from usersim.cli import run_main
-from usersim.prompted import PROMPTS
-from usersim.records import write_records
-from usersim.render import END_OF_CONVERSATION, Limits, Renderer, RenderSettings
+from usersim.rendering.renderer import END_OF_CONVERSATION, Limits, Renderer, RenderSettings
+from usersim.storage.records import write_records
 from usersim.types import Conversation, Goal, Persona, Turn, UserProfile
+from usersim.users.prompted import PROMPTS
 
 SPECIAL = ["<|im_start|>", "<|im_end|>", END_OF_CONVERSATION]
 TEMPLATE = (

@@ -5,19 +5,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.estimates import Draws, Split
-from eval.features import FEATURES, Sample
-from eval.invented import invented
-from eval.metrics import embedded
-from eval.metrics.classifier import Classifier, ridge_on, telling_ngrams
-from eval.metrics.coverage import Coverage, coverage, density, distances, in_ball
-from eval.metrics.diversity import Diversity
-from eval.metrics.folds import auc, auc_rows, grouped_folds, matters, out_of_fold, people
-from eval.metrics.gates import run_gates
-from eval.metrics.marginals import Marginals, average, histogram, jensen_shannon, wasserstein
+from eval.fidelity.metrics.gates import run_gates
+from eval.fidelity.metrics.texts import embedded
+from eval.fidelity.metrics.texts.classifier import Classifier, ridge_on, telling_ngrams
+from eval.fidelity.metrics.texts.coverage import Coverage, coverage, density, distances, in_ball
+from eval.fidelity.metrics.texts.diversity import Diversity
+from eval.fidelity.metrics.texts.folds import auc, auc_rows, grouped_folds, matters, out_of_fold, people
+from eval.fidelity.metrics.texts.marginals import Marginals, average, histogram, jensen_shannon, wasserstein
+from eval.fidelity.samples.features import FEATURES, Sample
+from eval.fidelity.samples.invented import invented
 from usersim.errors import DataError
-from usersim.guards import Guards
+from usersim.stats.estimates import Draws, Split
 from usersim.types import Conversation, Goal, Turn, UserProfile
+from usersim.users.guards import Guards
 
 
 def said(*texts: str, origin="human", goal: str | None = None, id_: str = "x") -> Conversation:
@@ -177,10 +177,10 @@ def counted_embeddings(monkeypatch):
         rows = np.array([[text.lower().count(letter) for letter in "aeiou"] for text in texts], dtype=float)
         return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
 
-    monkeypatch.setattr("usersim.embed.embed", embed)
+    monkeypatch.setattr("usersim.text.embeddings.embed", embed)
     monkeypatch.setattr(embedded, "_known", {})
     for module in ("embedded", "classifier", "coverage", "diversity"):
-        monkeypatch.setattr(f"eval.metrics.{module}.unavailable", lambda: None)
+        monkeypatch.setattr(f"eval.fidelity.metrics.texts.{module}.unavailable", lambda: None)
     return read
 
 
@@ -218,7 +218,7 @@ def test_the_embedding_space_tells_apart_what_the_features_cannot(counted_embedd
 
 def test_without_a_model_the_embedding_figures_are_left_out(monkeypatch):
     for module in ("classifier", "coverage", "diversity"):
-        monkeypatch.setattr(f"eval.metrics.{module}.unavailable", lambda: "no model")
+        monkeypatch.setattr(f"eval.fidelity.metrics.texts.{module}.unavailable", lambda: "no model")
     sample = Sample.of(invented(12, 1))
     draws, split = Draws(np.ones((1, 12)), np.ones((1, 12))), Split(np.arange(6), np.arange(6, 12))
     for metric in (

@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 
 from eval.__main__ import main
-from eval.invented import invented
-from eval.model import control, memory
-from eval.model.drawing import Ask, Batch, DrawJournal, draw, openings, replies
-from eval.model.goals import annotated, choose_threshold, disclosure, nearest_goal, overlap, wording
-from eval.model.markdown import main as markdown
-from eval.model.report import draws
-from eval.model.roles import Said, Voice, people, slips
+from eval.fidelity.samples.invented import invented
+from eval.likelihood import control, memory
+from eval.likelihood.drawing import Ask, Batch, DrawJournal, draw, openings, replies
+from eval.likelihood.figures import draws
+from eval.likelihood.goals import annotated, choose_threshold, disclosure, nearest_goal, overlap, wording
+from eval.likelihood.markdown import main as markdown
+from eval.likelihood.roles import Said, Voice, people, slips
 from tests.usersim.test_render import renderer, talk
 from usersim.cli import run_main
-from usersim.conditioning import style_level
 from usersim.errors import BackendError, DataError
-from usersim.locks import locked
-from usersim.records import write_records
-from usersim.style_bins import LEVELS
+from usersim.rendering.conditioning import style_level
+from usersim.storage.locks import locked
+from usersim.storage.records import write_records
 from usersim.testing import ScriptedUser
+from usersim.text.style_bins import LEVELS
 from usersim.types import Facet, Goal, Turn, UserProfile, UserTurn
 
 

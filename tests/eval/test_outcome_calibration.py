@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from eval.outcome.calibration import calibrate, ece_rows, null_ece, strata_of
-from eval.outcome.scores import Score
+from eval.ranking.calibration import calibrate, ece_rows, null_ece, strata_of
+from eval.ranking.scores import Score
 from usersim.errors import DataError
 
 COUNTS, RATES = [4, 17, 37, 66, 41], [0.1, 0.3, 0.5, 0.7, 0.9]

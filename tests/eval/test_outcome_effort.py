@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from eval.outcome.effort import Judged, Trajectory, kept_steps, measure_effort, rate, trajectories
-from eval.outcome.patience import bad_runs, fit_patience
-from eval.outcome.served import by_words, content_words, served_tables, statements
+from eval.ranking.effort import Judged, Trajectory, kept_steps, measure_effort, rate, trajectories
+from eval.ranking.patience import bad_runs, fit_patience
 from usersim.errors import DataError
+from usersim.text.facet_matching import by_words, content_words, served_tables, statements
 from usersim.types import Conversation, Facet, Goal, Turn, UserProfile
 
 

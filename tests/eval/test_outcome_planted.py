@@ -4,16 +4,16 @@ import json
 import pytest
 
 from eval.__main__ import main
-from eval.outcome.assistants import DECOYS, Evasive, OffTopic, Truncated, plant
-from eval.outcome.planted import judge_users, rank_planted, score_conversation
-from eval.outcome.runs import FrankUser, Replay, null_users
-from eval.outcome.scores import Score
-from eval.outcome.served import by_words
-from eval.outcome.simulatorarena import centre, read_sessions
+from eval.ranking.assistants import DECOYS, Evasive, OffTopic, Truncated, plant
+from eval.ranking.planted import judge_users, rank_planted, score_conversation
+from eval.ranking.runs import FrankUser, Replay, null_users
+from eval.ranking.scores import Score
+from eval.ranking.simulatorarena import centre, read_sessions
 from usersim.cli import run_main
 from usersim.errors import DataError
-from usersim.records import write_records
+from usersim.storage.records import write_records
 from usersim.testing import ScriptedAssistant, ScriptedUser
+from usersim.text.facet_matching import by_words
 from usersim.types import Conversation, Facet, Goal, Turn, UserProfile
 
 WISHES = (("goes by train", "costs 350 euros", "leaves on friday"), ("has a desk", "stays quiet at night"))
@@ -134,7 +134,7 @@ def rig(tmp_path, monkeypatch):
 
     monkeypatch.setattr("usersim.commands.options.assistant_from", base)
     users = {"reference": (FrankUser(), {}), "mute": (ScriptedUser("hm", "hm ok"), {})}
-    monkeypatch.setattr("eval.outcome.runs.users_from", lambda args: users)
+    monkeypatch.setattr("eval.ranking.runs.users_from", lambda args: users)
     arguments = [
         *("outcome", "planted", "--goals", str(goals), "--assistant", "local", "--assistant-tokens", "12"),
         *("--matcher", "words", "--bootstrap", "100", "--out", str(tmp_path / "out")),

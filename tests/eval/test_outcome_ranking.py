@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from eval.outcome.comparison import compare_rankings
-from eval.outcome.ranking import agreement_rows, regret_rows, tau_b, tau_rows
-from eval.outcome.reliability import (
+from eval.ranking.comparison import compare_rankings
+from eval.ranking.ranking import agreement_rows, regret_rows, tau_b, tau_rows
+from eval.ranking.reliability import (
     components,
     expected_tau,
     least_significant_tau,
@@ -16,7 +16,7 @@ from eval.outcome.reliability import (
     spearman_interval,
     tau_interval,
 )
-from eval.outcome.scores import Score, Side, read_scores
+from eval.ranking.scores import Score, Side, read_scores
 from usersim.errors import DataError
 
 

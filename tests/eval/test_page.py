@@ -4,17 +4,25 @@ import re
 
 import pytest
 
-from eval.estimates import Estimate, Figure, Floor
-from eval.metrics.base import Curve
-from eval.metrics.gates import GateResult
-from eval.page import render_page, write_report
-from eval.pages.drawing import Scale, course
-from eval.pages.quiz import hidden
-from eval.plots import number
-from eval.prepare import Side
-from eval.report import FeatureShape, FileFacts, Headline, QuizItem, Report, SimulatorReport, Telling
-from eval.settings import EvalConfig
-from eval.tables import Table, latex, latex_table, latex_text, markdown, markdown_text, tables
+from eval.fidelity.metrics.gates import GateResult
+from eval.fidelity.metrics.metric_protocol import Curve
+from eval.fidelity.pages.drawing import Scale, course
+from eval.fidelity.pages.plots import number
+from eval.fidelity.pages.quiz import hidden
+from eval.fidelity.pages.report_page import render_page, write_report
+from eval.fidelity.pages.tables import Table, latex, latex_table, latex_text, markdown, markdown_text, tables
+from eval.fidelity.report_record import (
+    FeatureShape,
+    FileFacts,
+    Headline,
+    QuizItem,
+    Report,
+    SimulatorReport,
+    Telling,
+)
+from eval.fidelity.samples.prepare import Side
+from eval.fidelity.settings import EvalConfig
+from usersim.stats.estimates import Estimate, Figure, Floor
 from usersim.types import Conversation, Turn
 
 SECRET = "<b>my secret</b>"

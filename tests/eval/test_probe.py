@@ -10,11 +10,19 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from eval.probe.contexts import contexts
-from eval.probe.followup import by_embedding, by_likelihood, goes_on, kind_of, ratio_nats, restates, uptake
-from eval.probe.measure import probe
-from eval.probe.model import BareUser, Likelihood, UserHeader
-from eval.probe.report import markdown
+from eval.papers.interaction_probe.contexts import contexts
+from eval.papers.interaction_probe.followup import (
+    by_embedding,
+    by_likelihood,
+    goes_on,
+    kind_of,
+    ratio_nats,
+    restates,
+    uptake,
+)
+from eval.papers.interaction_probe.followup_table import markdown
+from eval.papers.interaction_probe.measure import probe
+from eval.papers.interaction_probe.model import BareUser, Likelihood, UserHeader
 from usersim.errors import ConfigError, DataError
 from usersim.types import Conversation, Turn, UserProfile
 

@@ -4,18 +4,18 @@ from collections import Counter
 import pytest
 
 from eval.__main__ import main
-from eval.features import user_texts
-from eval.invented import invented
-from eval.matching import person_of
-from eval.report import Headline
-from eval.selftest.controls import collapsed, disguised, shuffled
-from eval.selftest.report import Cell, Control
-from eval.selftest.run import parted, self_test
-from eval.selftest.table import blind_spots, html, markdown
-from eval.settings import EvalConfig
+from eval.fidelity.report_record import Headline
+from eval.fidelity.samples.features import user_texts
+from eval.fidelity.samples.invented import invented
+from eval.fidelity.samples.matching import person_of
+from eval.fidelity.selftest.controls import collapsed, disguised, shuffled
+from eval.fidelity.selftest.detection_record import Cell, Control
+from eval.fidelity.selftest.detection_table import blind_spots, html, markdown
+from eval.fidelity.selftest.planted_battery import parted, self_test
+from eval.fidelity.settings import EvalConfig
 from usersim.cli import run_main
 from usersim.errors import DataError
-from usersim.records import write_records
+from usersim.storage.records import write_records
 
 FAST = EvalConfig(bootstrap=100, floor_repeats=30, metrics=("marginals", "coverage"), processes=1)
 PEOPLE = invented(30, 1)

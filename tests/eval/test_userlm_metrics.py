@@ -5,17 +5,17 @@ import numpy as np
 import pytest
 
 from eval.__main__ import main
-from eval.estimates import Estimate
-from eval.invented import invented
-from eval.model.drawing import Batch, DrawJournal, draw
-from eval.model.roles import Said
-from eval.userlm import intent, naturalness, role, termination, wording
-from eval.userlm.intent import Diversion
-from eval.userlm.report import Value, ratio
-from eval.userlm.temptations import QUESTIONS, TOPICS
-from eval.userlm.wording import Side
+from eval.fidelity.samples.invented import invented
+from eval.likelihood.drawing import Batch, DrawJournal, draw
+from eval.likelihood.roles import Said
+from eval.papers.userlm import intent, naturalness, role, termination, wording
+from eval.papers.userlm.intent import Diversion
+from eval.papers.userlm.metric_rows import Value, ratio
+from eval.papers.userlm.temptations import QUESTIONS, TOPICS
+from eval.papers.userlm.wording import Side
 from usersim.cli import run_main
-from usersim.records import write_records
+from usersim.stats.estimates import Estimate
+from usersim.storage.records import write_records
 from usersim.testing import ScriptedUser
 from usersim.types import Conversation, Goal, Turn, UserProfile, UserTurn
 

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 from eval.__main__ import main
-from eval.invented import invented
-from eval.settings import EvalConfig
-from eval.usi.compare import Outcomes, compare
-from eval.usi.features import DIMENSIONS, FEATURES, features
-from eval.usi.index import dice, scores
-from eval.usi.outcomes import Outcome, bin_rows, calibrate, null_ece, read_difficulty
-from eval.usi.survey import Answers, agreement
+from eval.fidelity.samples.invented import invented
+from eval.fidelity.settings import EvalConfig
+from eval.papers.user_sim_index.features import DIMENSIONS, FEATURES, features
+from eval.papers.user_sim_index.index import dice, scores
+from eval.papers.user_sim_index.index_comparison import Outcomes, compare
+from eval.papers.user_sim_index.outcomes import Outcome, bin_rows, calibrate, null_ece, read_difficulty
+from eval.papers.user_sim_index.survey import Answers, agreement
 from usersim.cli import run_main
 from usersim.errors import DataError
-from usersim.records import write_records
+from usersim.storage.records import write_records
 from usersim.types import Conversation, Turn
 
 SHOP = (

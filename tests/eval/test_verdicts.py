@@ -3,11 +3,11 @@ import math
 import numpy as np
 import pytest
 
-from eval.catalogue import specs
-from eval.estimates import Draws, FigureSpec, Measured, resamples
-from eval.margins import MARGINS, margin_of
-from eval.settings import EvalConfig
-from eval.verdicts import accelerated, holm, influence, judge, p_of_excess, together, why_missing
+from eval.fidelity.catalogue import specs
+from eval.fidelity.margins import MARGINS, margin_of
+from eval.fidelity.settings import EvalConfig
+from eval.fidelity.verdicts import accelerated, holm, influence, judge, p_of_excess, together, why_missing
+from usersim.stats.estimates import Draws, FigureSpec, Measured, resamples
 
 SPEC = FigureSpec(key="d", metric="M", label="distance", unit="SD")
 FLOOR = np.linspace(0, 1, 101)  # median 0.5, far end 0.975: one width is 0.475

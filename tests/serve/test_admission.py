@@ -3,12 +3,12 @@ import time
 
 import pytest
 
-from serve import visit
-from serve.admission import Admission
 from serve.config import Limits
-from serve.errors import DeadlineError, OverloadedError
-from serve.metrics import EngineMetrics
-from serve.visit import Visit
+from serve.http import request_context as visit
+from serve.http.errors import DeadlineError, OverloadedError
+from serve.http.metrics import EngineMetrics
+from serve.http.request_context import Visit
+from serve.routing.admission import Admission
 
 
 def admission(places: int, **limits: float) -> Admission:

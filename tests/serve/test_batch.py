@@ -7,8 +7,8 @@ import httpx2
 import pytest
 
 from usersim.errors import BackendError
-from usersim.sampling import Draw, Sampled
 from usersim.testing import ScriptedSampler
+from usersim.users.protocols import Draw, Sampled
 
 GOOD: dict[str, Any] = {"goal": "plan a trip"}
 

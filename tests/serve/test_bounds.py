@@ -8,16 +8,16 @@ import httpx2
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from serve.api.chat_schemas import ChatRequest
+from serve.api.promptfoo import PromptfooRequest
 from serve.app import create_app
-from serve.bounds import MAX_LIST, MAX_NESTED, MAX_OBJECT, TooManyError, check_size
-from serve.chat_schemas import ChatRequest
 from serve.config import ServeConfig
-from serve.promptfoo import PromptfooRequest
+from serve.http.bounds import MAX_LIST, MAX_NESTED, MAX_OBJECT, TooManyError, check_size
 from serve.schemas import BatchRequest, ProfilesRequest, TerminationRequest, UserTurnRequest
 from tests.serve.conftest import SETTINGS, byte_tokenizer, serving
-from usersim.render import Renderer
+from usersim.rendering.renderer import Renderer
 from usersim.testing import ScriptedSampler
-from usersim.userlm import UserLM
+from usersim.users.userlm import UserLM
 
 MILLION = 1_000_000
 TOKENIZER = byte_tokenizer()

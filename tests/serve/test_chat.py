@@ -2,10 +2,10 @@ import httpx2
 import openai
 import pytest
 
-from usersim.noise import nth_seed
-from usersim.sampling import as_profile
+from usersim.decoding.noise import nth_seed
 from usersim.testing import ScriptedSampler
 from usersim.types import Turn
+from usersim.users.protocols import as_profile
 
 END = 258
 GREETING = {"role": "user", "content": "Hi! How can I help you today?"}

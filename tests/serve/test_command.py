@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from serve import command
-from serve.command import engine_command, installed_device
 from serve.config import EngineSettings
+from serve.engine import command
+from serve.engine.command import engine_command, installed_device
 from usersim.errors import ConfigError
 
 MODEL = Path("/models/my-user")

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from tests.conftest import byte_tokenizer
 from usersim.errors import RenderError
-from usersim.render import Limits, Renderer, RenderSettings
-from usersim.sampling import as_profile
+from usersim.rendering.renderer import Limits, Renderer, RenderSettings
 from usersim.types import Facet, Goal, Persona, Turn, UserProfile
+from usersim.users.protocols import as_profile
 
 # Named after what real tokenizers add, special or not; the last ones overlap, to join across a border.
 CHATML = (

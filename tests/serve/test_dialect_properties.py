@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.chat_schemas import ChatMessage
-from serve.dialects import read
-from serve.errors import RequestError
+from serve.api.chat_schemas import ChatMessage
+from serve.api.dialects import read
+from serve.http.errors import RequestError
 from tests.serve import client_prompts as prompts
-from usersim.sampling import as_profile
 from usersim.types import Goal, Turn, UserTurn
+from usersim.users.protocols import as_profile
 
 TOKENS = [
     "<|im_start|>", "<|im_end|>", "<|endconversation|>", "<|endoftext|>", "<|begin_of_text|>", "<|eot_id|>",

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from tests.serve import client_prompts as prompts
-from usersim.sampling import as_profile
 from usersim.testing import ScriptedSampler
 from usersim.types import Facet, Goal, Turn
+from usersim.users.protocols import as_profile
 
 END = 258
 GREETING = {"role": "user", "content": "Hi! How can I help you today?"}

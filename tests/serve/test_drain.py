@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from serve.drain import Drain
+from serve.http.shutdown import Drain
 from tests.serve.engines import FAKE_ENGINE, FakeEngine, _pair, eventually, free_port, pair  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,7 @@ Pair = tuple[FakeEngine, FakeEngine]
 
 def test_the_stages_of_a_drain(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("serve.drain.time.monotonic", lambda: now)
+    monkeypatch.setattr("serve.http.shutdown.time.monotonic", lambda: now)
     drain = Drain(delay_s=5, timeout_s=30)
     drain.in_flight = 1
     stages = []

@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from serve.address import private_socket
-from serve.command import EngineCommand
-from serve.engine import Engine
+from serve.engine.address import private_socket
+from serve.engine.command import EngineCommand
+from serve.engine.supervisor import Engine
 from usersim.errors import BackendError
 
 HERE = Path(__file__).parent
@@ -167,7 +167,7 @@ def test_stopping_does_not_wait_for_a_restart_in_progress() -> None:
 OWNER = """
 import sys
 from tests_engine import fake
-from serve.engine import Engine
+from serve.engine.supervisor import Engine
 engine = Engine(fake())
 engine.start()
 print(engine._process.pid, engine.last_lines().split()[-1], flush=True)

@@ -8,8 +8,8 @@ import httpx2
 import pytest
 from starlette.exceptions import HTTPException
 
-from serve.errors import DeadlineError, OverloadedError, Problem, RequestError, problem
-from serve.pool import EnginePool
+from serve.http.errors import DeadlineError, OverloadedError, Problem, RequestError, problem
+from serve.routing.load_balancer import EnginePool
 from usersim.errors import BackendError, ConfigError, ContextOverflowError, GuardError, RenderError
 from usersim.testing import ScriptedSampler
 

@@ -37,14 +37,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import serve.middleware
+import serve.http.middleware
 from serve.config import Limits
-from serve.pool import EnginePool
+from serve.routing.load_balancer import EnginePool
 from tests.serve.engines import FakeEngine, _pair, eventually, pair  # noqa: F401
-from usersim.conditioning import describe
-from usersim.render import Renderer
-from usersim.sampling import as_profile
+from usersim.rendering.conditioning import describe
+from usersim.rendering.renderer import Renderer
 from usersim.testing import ScriptedSampler
+from usersim.users.protocols import as_profile
 
 Pair = tuple[FakeEngine, FakeEngine]
 HTTP = httpx2.Client
@@ -176,7 +176,7 @@ def test_a_client_that_reads_too_slowly_ends_with_its_deadline_and_fills_no_memo
     pair: Pair,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(serve.middleware, "SLACK_S", 0.5)
+    monkeypatch.setattr(serve.http.middleware, "SLACK_S", 0.5)
     engine = pair[0]
     engine.fault("stream-endless")
     url = front(EnginePool([engine.url]), request_timeout_s=3)

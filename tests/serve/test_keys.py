@@ -6,10 +6,10 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from serve import quota
 from serve.config import ApiKey, KeyFile, ServeConfig
-from serve.keys import KeyRing, configured, main
-from serve.quota import Bucket
+from serve.http import quota
+from serve.http.keys import KeyRing, configured, main
+from serve.http.quota import Bucket
 from tests.serve.engines import eventually
 from usersim.errors import ConfigError
 from usersim.testing import ScriptedSampler

@@ -14,11 +14,11 @@ import pytest
 
 from serve.app import create_app
 from serve.config import ServeConfig
-from serve.logs import Sink, SinkHandler
+from serve.http.logs import Sink, SinkHandler
 from tests.serve.conftest import serving
 from tests.serve.engines import eventually
 from usersim.testing import ScriptedSampler
-from usersim.userlm import UserLM
+from usersim.users.userlm import UserLM
 
 LINE = "x" * 1000
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from serve import visit
 from serve.app import create_app
 from serve.config import ServeConfig
-from serve.pool import EnginePool, check_models
+from serve.http import request_context as visit
+from serve.routing.load_balancer import EnginePool, check_models
 from tests.serve.conftest import serving
 from tests.serve.engines import FakeEngine, _pair, pair  # noqa: F401
 from usersim.errors import ConfigError
-from usersim.sampling import Draw, Sampling
-from usersim.userlm import UserLM
+from usersim.users.protocols import Draw, Sampling
+from usersim.users.userlm import UserLM
 
 Pair = tuple[FakeEngine, FakeEngine]
 DRAW = Draw([1, 2, 3], [257], 258, Sampling(max_tokens=40))

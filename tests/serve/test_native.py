@@ -7,12 +7,12 @@ import pytest
 
 import usersim
 from usersim import Facet, Goal, Persona, Style, Turn, UserProfile
+from usersim.decoding.noise import sampler_seed
 from usersim.errors import GuardError, RenderError
-from usersim.noise import sampler_seed
-from usersim.render import Renderer
-from usersim.sampling import EndPolicy, Sampling, as_profile
+from usersim.rendering.renderer import Renderer
 from usersim.testing import ScriptedSampler
-from usersim.userlm import UserLM
+from usersim.users.protocols import EndPolicy, Sampling, as_profile
+from usersim.users.userlm import UserLM
 
 END = 258
 HISTORY = [Turn(role="user", text="hi"), Turn(role="assistant", text="Hello! What can I do?")]

@@ -8,8 +8,8 @@ import openai
 import pytest
 
 from usersim.errors import BackendError
-from usersim.sampling import Draw, Sampled
 from usersim.testing import ScriptedSampler
+from usersim.users.protocols import Draw, Sampled
 
 MESSAGES: list[Any] = [
     {"role": "system", "content": "Buy shoes. Say ###DONE### when you are done."},
@@ -81,7 +81,7 @@ class Flaky(ScriptedSampler):
 
 
 def test_the_package_tries_again_what_may_succeed_later(client, words, monkeypatch) -> None:
-    monkeypatch.setattr("serve.errors.RETRY_AFTER_S", (1, 1))
+    monkeypatch.setattr("serve.http.errors.RETRY_AFTER_S", (1, 1))
     sampler = Flaky(words("size 42"), failures=1, error=BackendError("gone", retryable=True))
     assert ask(client(sampler, max_retries=2)).choices[0].message.content == "size 42"
     assert sampler.calls == 2
@@ -113,8 +113,8 @@ def test_a_stream_that_cannot_begin_is_the_packages_own_error(client) -> None:
 
 
 def test_an_error_event_makes_the_package_raise() -> None:
-    """What `serve.streaming` sends half-way, read by the package's own decoder."""
-    from serve.streaming import DONE, error_body, frame
+    """What `serve.api.streaming` sends half-way, read by the package's own decoder."""
+    from serve.api.streaming import DONE, error_body, frame
     from tests.serve.test_streaming import quick
 
     part = {"index": 0, "delta": {"role": "assistant", "content": "si"}, "finish_reason": None}

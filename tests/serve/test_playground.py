@@ -17,9 +17,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from usersim.noise import sampler_seed
-from usersim.sampling import Draw, Sampled, SampledPiece
+from usersim.decoding.noise import sampler_seed
 from usersim.testing import ScriptedSampler
+from usersim.users.protocols import Draw, Sampled, SampledPiece
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 SHOTS = Path(__file__).parents[2] / "build" / "playground"

@@ -9,12 +9,12 @@ import httpx2
 import pytest
 
 from serve.config import Limits
-from serve.errors import DeadlineError
-from serve.pool import EnginePool, _best
+from serve.http.errors import DeadlineError
+from serve.routing.load_balancer import EnginePool, _best
 from tests.serve.engines import FakeEngine, _pair, eventually, pair  # noqa: F401
 from usersim.errors import BackendError
-from usersim.render import Renderer
-from usersim.sampling import Draw, Sampling
+from usersim.rendering.renderer import Renderer
+from usersim.users.protocols import Draw, Sampling
 
 T = TypeVar("T")
 Pair = tuple[FakeEngine, FakeEngine]

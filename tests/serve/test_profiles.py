@@ -15,7 +15,7 @@ from usersim.populations.people import LoggedPerson
 from usersim.populations.sample import Population
 from usersim.testing import ScriptedSampler
 from usersim.types import Style, UserProfile
-from usersim.userlm import UserLM
+from usersim.users.userlm import UserLM
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,9 @@
 import httpx2
 import pytest
 
-from usersim.sampling import as_profile
 from usersim.testing import ScriptedSampler
 from usersim.types import Turn
+from usersim.users.protocols import as_profile
 
 END = 258
 BODY = {

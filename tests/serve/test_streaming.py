@@ -14,17 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
-from serve.streaming import EventStream
+from serve.api.streaming import EventStream
 from tests.serve.conftest import END, SETTINGS, TURN_END, byte_tokenizer, serving
-from usersim.backends.http import HttpSampler
+from usersim.backends.vllm_http import HttpSampler
 from usersim.errors import BackendError
-from usersim.guards import Guards
-from usersim.render import Renderer
-from usersim.sampling import Draw, EndPolicy, Sampled, SampledPiece, Sampling, TurnPiece, as_profile
+from usersim.rendering.renderer import Renderer
+from usersim.rendering.token_text import TextStream
 from usersim.testing import ScriptedSampler
-from usersim.token_text import TextStream
 from usersim.types import Turn, UserTurn
-from usersim.userlm import UserLM
+from usersim.users.guards import Guards
+from usersim.users.protocols import Draw, EndPolicy, Sampled, SampledPiece, Sampling, TurnPiece, as_profile
+from usersim.users.userlm import UserLM
 
 HISTORY = [Turn(role="user", text="hi"), Turn(role="assistant", text="Hello! What can I do?")]
 MESSAGES = [{"role": turn.role, "content": turn.text} for turn in HISTORY]

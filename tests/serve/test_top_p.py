@@ -11,8 +11,8 @@ import pytest
 torch = pytest.importorskip("torch")
 ops = pytest.importorskip("vllm.v1.sample.ops.topk_topp_sampler", reason="vllm is not installed")
 
-from serve.command import CPU_ENGINE  # noqa: E402
-from usersim.nucleus import nucleus  # noqa: E402
+from serve.engine.command import CPU_ENGINE  # noqa: E402
+from usersim.decoding.top_p import nucleus  # noqa: E402
 
 
 def logits(rows: int, spread: float, vocabulary: int = 9000) -> torch.Tensor:
@@ -79,7 +79,7 @@ def test_the_plugin_is_found_by_vllm_and_only_ours_use_it(switch: str) -> None:
     env = os.environ | {CPU_ENGINE: switch}
     said = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300)
     where = said.stdout.rsplit("modules ", 1)[-1].split()
-    assert all((name == "serve.cpu_engine") == (switch == "1") for name in where), said.stderr
+    assert all((name == "serve.engine.vllm_cpu_plugin") == (switch == "1") for name in where), said.stderr
     assert len(where) == 2
 
 

@@ -16,9 +16,9 @@ import openai
 import pytest
 
 import usersim
-from usersim.guards import Guards
-from usersim.sampling import EndPolicy, Sampling, as_profile
 from usersim.types import Turn, UserProfile, UserTurn
+from usersim.users.guards import Guards
+from usersim.users.protocols import EndPolicy, Sampling, as_profile
 
 pytestmark = [
     pytest.mark.engine,
@@ -55,8 +55,8 @@ class Served:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     import torch
 
-    from usersim.base import load_user_base, save_user_lm
-    from usersim.model import build_base
+    from usersim.weights.base_model import load_user_base, save_user_lm
+    from usersim.weights.default_model import build_base
 
     base = load_user_base(build_base())
     weight = base.model.get_input_embeddings().weight

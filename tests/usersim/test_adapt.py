@@ -16,20 +16,20 @@ from typing import Any
 
 import pytest
 
-from usersim.adapt import run as adapt_run
+from usersim.adapt import stage_runner as adapt_run
 from usersim.adapt.command import main
 from usersim.adapt.config import AdaptConfig
 from usersim.adapt.facts import Lengths, SplitFacts, feasibility, split_facts
 from usersim.adapt.plan import Plan, estimates, make_plan, plan_lines, training_load, training_memory
-from usersim.adapt.run import run_command, run_stages
+from usersim.adapt.stage_runner import run_command, run_stages
 from usersim.adapt.stages import Pipeline, copy_model, toml_lines
 from usersim.adapt.state import FileHashes, read_state
-from usersim.config import load_config
-from usersim.decoding import Sampling
+from usersim.decoding.parameters import Sampling
 from usersim.errors import ConfigError, DataError, UsersimError
-from usersim.records import write_json, write_records
-from usersim.render import read_settings
-from usersim.train_config import TrainConfig
+from usersim.rendering.renderer import read_settings
+from usersim.storage.records import write_json, write_records
+from usersim.storage.toml_config import load_config
+from usersim.training.config import TrainConfig
 from usersim.types import Conversation, Turn, UserProfile
 
 ROOT = Path(__file__).parents[2]
@@ -608,7 +608,7 @@ def _parse_prep(words: list[str]) -> None:
 
 
 def _parse_data(words: list[str]) -> None:
-    from data_prep.goals_command import _parser
+    from data_prep.goals.command import _parser
 
     assert words[0] == "goals"
     _parser().parse_args(words[1:])

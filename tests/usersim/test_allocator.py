@@ -9,7 +9,7 @@ import pytest
 
 BLOCK = """
 import ctypes, resource, sys
-from usersim.allocator import keep_pages
+from usersim.training.malloc import keep_pages
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 if sys.argv[1] == "keep" and not keep_pages():

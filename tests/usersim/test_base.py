@@ -15,9 +15,9 @@ from transformers import AutoTokenizer
 
 from tests.conftest import CHATML, LLAMA3, byte_tokenizer, make_base
 from tests.usersim.test_chat_formats import llama3_tokenizer, qwen3_tokenizer, qwen25_tokenizer
-from usersim.base import UserBase, load_user_base, save_user_lm
 from usersim.errors import ConfigError
-from usersim.render import END_OF_CONVERSATION, SETTINGS_FILE, Renderer
+from usersim.rendering.renderer import END_OF_CONVERSATION, SETTINGS_FILE, Renderer
+from usersim.weights.base_model import UserBase, load_user_base, save_user_lm
 
 BARE = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.usersim.test_render import talk
-from usersim import embed
-from usersim.borrowed import NEIGHBOURS, borrowed
+from usersim.text import embeddings as embed
+from usersim.training.borrowed_facets import NEIGHBOURS, borrowed
 from usersim.types import Conversation, Goal, UserProfile
 
 installed = pytest.mark.skipif(

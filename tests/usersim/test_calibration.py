@@ -13,16 +13,16 @@ import pytest
 
 from tests.conftest import CHATML, byte_tokenizer
 from tests.usersim.test_render import END, LEFT, renderer, talk
-from usersim.calibration import Calibration, Decision, brier, fit
 from usersim.commands.calibrate import main
+from usersim.decoding.end_calibration import Calibration, Decision, brier, fit
 from usersim.errors import ConfigError, DataError
-from usersim.model import resolve
-from usersim.records import write_records
-from usersim.render import Renderer, read_settings
-from usersim.sampling import EndPolicy, TurnPiece, as_profile
+from usersim.rendering.renderer import Renderer, read_settings
+from usersim.storage.records import write_records
 from usersim.testing import ScriptedSampler
 from usersim.types import Turn, UserTurn
-from usersim.userlm import UserLM
+from usersim.users.protocols import EndPolicy, TurnPiece, as_profile
+from usersim.users.userlm import UserLM
+from usersim.weights.default_model import resolve
 
 HISTORY = [Turn(role="user", text="Book me a table"), Turn(role="assistant", text="Where?")]
 

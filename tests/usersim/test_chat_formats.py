@@ -18,8 +18,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 
 from tests.usersim.test_render import supervised_text, talk
-from usersim.conditioning import PREFACE, describe
-from usersim.render import END_OF_CONVERSATION, Limits, Renderer, RenderSettings
+from usersim.rendering.conditioning import PREFACE, describe
+from usersim.rendering.renderer import END_OF_CONVERSATION, Limits, Renderer, RenderSettings
 from usersim.types import Goal, Persona, Turn, UserProfile
 
 WORDS = (

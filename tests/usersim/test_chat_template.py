@@ -10,9 +10,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from tests.fake_endpoint import Reply, endpoint
-from usersim.backends.endpoint_chat import THINKING, EndpointChat
-from usersim.backends.local_chat import LocalChat
-from usersim.chat_template import chat_ids, harmless
+from usersim.chat_models.endpoint_chat import THINKING, EndpointChat
+from usersim.chat_models.local_chat import LocalChat
+from usersim.rendering.chat_template import chat_ids, harmless
 from usersim.testing import ScriptedSampler
 from usersim.types import Turn
 

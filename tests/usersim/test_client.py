@@ -18,16 +18,16 @@ from serve.app import create_app
 from serve.config import ServeConfig
 from tests.serve.conftest import END, SETTINGS, TURN_END, byte_tokenizer, serving
 from tests.serve.test_streaming import quick
-from usersim.backends.chat import HttpChat
-from usersim.client import RemoteUser
+from usersim.chat_models.openai_chat import HttpChat
+from usersim.decoding.noise import sampler_seed
 from usersim.errors import BackendError, ContextOverflowError, GuardError, RenderError
-from usersim.noise import sampler_seed
-from usersim.render import Renderer
-from usersim.sampling import EndPolicy, Sampling, TurnPiece, as_profile
-from usersim.sync_client import SyncRemoteUser
+from usersim.remote.async_client import RemoteUser
+from usersim.remote.sync_client import SyncRemoteUser
+from usersim.rendering.renderer import Renderer
 from usersim.testing import ScriptedSampler
 from usersim.types import Turn, UserProfile, UserTurn
-from usersim.userlm import UserLM
+from usersim.users.protocols import EndPolicy, Sampling, TurnPiece, as_profile
+from usersim.users.userlm import UserLM
 
 GOAL = as_profile("plan a trip", "terse")
 HISTORY = [Turn(role="user", text="hi"), Turn(role="assistant", text="Hello!")]

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from usersim import phrases
-from usersim.conditioning import (
+from usersim.errors import ConfigError
+from usersim.rendering import phrases
+from usersim.rendering.conditioning import (
     KEPT,
     KEPT_ATTRIBUTES,
     PREFACE,
@@ -20,8 +21,7 @@ from usersim.conditioning import (
     style_words,
     thin,
 )
-from usersim.errors import ConfigError
-from usersim.style_bins import LEVELS, Bin, read_bins, shipped_bins
+from usersim.text.style_bins import LEVELS, Bin, read_bins, shipped_bins
 from usersim.types import Facet, Goal, Persona, Style, UserProfile
 
 TERSE = Style(

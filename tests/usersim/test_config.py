@@ -11,9 +11,9 @@ import pytest
 
 from usersim.__main__ import main
 from usersim.commands.keys import CONFIGS
-from usersim.config import Config, config_keys, keys_help, load_config
 from usersim.errors import ConfigError
-from usersim.runs import RunDir
+from usersim.storage.runs import RunDir
+from usersim.storage.toml_config import Config, config_keys, keys_help, load_config
 
 
 class Optim(Config):

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 
 from tests.usersim.test_train import chats, config
-from usersim.records import whole_lines, write_records
+from usersim.storage.records import whole_lines, write_records
 
 # Writes down which windows each process trained on and was scored on, and who wrote to the run.
 WITNESS = """
 import json, os, sys
 from usersim.cli import run_main
 from usersim.commands.train import main
-from usersim.runs import RunDir
-from usersim.train import UserTrainer
-from usersim.train_data import IGNORED
+from usersim.storage.runs import RunDir
+from usersim.training.finetune import UserTrainer
+from usersim.training.data import IGNORED
 
 seen = open(f"{sys.argv[1]}/seen-{os.environ.get('RANK', '0')}.jsonl", "a", buffering=1)
 loss, append = UserTrainer.compute_loss, RunDir._append

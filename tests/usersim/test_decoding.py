@@ -8,12 +8,12 @@ from serve.__main__ import sampling_of
 from serve.config import ServeConfig
 from tests.conftest import CHATML, byte_tokenizer
 from tests.usersim.test_render import END, renderer
-from usersim.config import load_config
-from usersim.decoding import Sampling
-from usersim.render import Renderer, read_settings, write_settings
-from usersim.sampling import as_profile
+from usersim.decoding.parameters import Sampling
+from usersim.rendering.renderer import Renderer, read_settings, write_settings
+from usersim.storage.toml_config import load_config
 from usersim.testing import ScriptedSampler
-from usersim.userlm import UserLM
+from usersim.users.protocols import as_profile
+from usersim.users.userlm import UserLM
 
 OWN = Sampling(temperature=0.8, top_p=0.9, max_tokens=48)
 

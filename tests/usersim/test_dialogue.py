@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from usersim.dialogue import converse
 from usersim.errors import BackendError
-from usersim.sampling import as_profile
 from usersim.testing import ScriptedAssistant, ScriptedUser
 from usersim.types import Conversation, Turn, UserTurn
+from usersim.users.dialogue import converse
+from usersim.users.protocols import as_profile
 
 
 def talk(user: ScriptedUser, assistant: ScriptedAssistant, **options: object) -> Conversation:

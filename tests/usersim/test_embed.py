@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from usersim import embed as embedding
-from usersim.embed import EmbedModel, wheel_folder
 from usersim.errors import ConfigError
+from usersim.text import embeddings as embedding
+from usersim.text.embeddings import EmbedModel, wheel_folder
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "bike", "blue", "car", "rain"]
 

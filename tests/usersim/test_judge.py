@@ -12,10 +12,10 @@ import pytest
 from pydantic import Field
 
 from tests.fake_endpoint import Reply, dead_url, endpoint
-from usersim.endpoint import EndpointDown, NoAnswer, Sampling
+from usersim.chat_models.client import EndpointDown, NoAnswer, Sampling
+from usersim.chat_models.judge import Judge
+from usersim.chat_models.structured import UNPORTABLE, Unusable, json_schema, read_object
 from usersim.errors import BackendError, ConfigError
-from usersim.judge import Judge
-from usersim.structured import UNPORTABLE, Unusable, json_schema, read_object
 from usersim.types import Record
 
 

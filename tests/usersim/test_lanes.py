@@ -6,7 +6,7 @@ from collections import Counter
 import httpx2
 import pytest
 
-from usersim.backends.lanes import LANE, Lanes
+from usersim.backends.connection_pools import LANE, Lanes
 
 
 async def _serve(held: asyncio.Event | None = None) -> tuple[asyncio.Server, str, Counter[str]]:

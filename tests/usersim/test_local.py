@@ -10,16 +10,16 @@ import torch
 
 import usersim
 from tests.conftest import LLAMA3, make_base
-from usersim.backends.chat import ChatSettings
-from usersim.backends.local import LocalSampler, _draw
-from usersim.backends.local_chat import LocalChat
-from usersim.base import load_user_base, save_user_lm
+from usersim.backends.transformers_local import LocalSampler, _draw
+from usersim.chat_models.local_chat import LocalChat
+from usersim.chat_models.openai_chat import ChatSettings
 from usersim.errors import ConfigError
-from usersim.guards import Guards
-from usersim.render import END_OF_CONVERSATION, Renderer
-from usersim.sampling import Draw, EndPolicy, Sampling, as_profile
+from usersim.rendering.renderer import END_OF_CONVERSATION, Renderer
 from usersim.types import Persona, Style, Turn
-from usersim.userlm import UserLM
+from usersim.users.guards import Guards
+from usersim.users.protocols import Draw, EndPolicy, Sampling, as_profile
+from usersim.users.userlm import UserLM
+from usersim.weights.base_model import load_user_base, save_user_lm
 
 FREE = Guards(empty=False, repeat=False, goal_copy=False, assistant_speak=False, max_words=None)
 SHORT = Sampling(max_tokens=12)

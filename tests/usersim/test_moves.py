@@ -7,9 +7,9 @@ import random
 import pytest
 
 from tests.usersim.test_render import talk
-from usersim import phrases
-from usersim.moves import ACTS, act_of
-from usersim.train_data import told_acts
+from usersim.rendering import phrases
+from usersim.text.user_acts import ACTS, act_of
+from usersim.training.data import told_acts
 
 TOLD = "Paris is the capital of France. Its population is two million."
 ASKED = "I can help. How many people will come?"

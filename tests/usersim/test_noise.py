@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.usersim.test_render import END, LEFT, renderer
-from usersim.backends.http import HttpSampler
-from usersim.backends.local import LocalSampler, _draw, _generator
-from usersim.guards import Guards
-from usersim.noise import BITS, nth_seed, sampler_seed
-from usersim.sampling import Draw, EndPolicy, Sampled, Sampling, as_profile
+from usersim.backends.transformers_local import LocalSampler, _draw, _generator
+from usersim.backends.vllm_http import HttpSampler
+from usersim.decoding.noise import BITS, nth_seed, sampler_seed
 from usersim.testing import ScriptedSampler
 from usersim.types import Turn
-from usersim.userlm import UserLM
+from usersim.users.guards import Guards
+from usersim.users.protocols import Draw, EndPolicy, Sampled, Sampling, as_profile
+from usersim.users.userlm import UserLM
 
 SEEDS = st.integers(-(2**63), 2**63 - 1)
 P_END = 0.4

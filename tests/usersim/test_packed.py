@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from usersim.base import load_user_base
 from usersim.errors import ConfigError
-from usersim.packed import packed_attention, register
-from usersim.train_data import IGNORED, collate
+from usersim.training.data import IGNORED, collate
+from usersim.training.packed_attention import packed_attention, register
+from usersim.weights.base_model import load_user_base
 
 SIZES = (7, 1, 30, 12)
 

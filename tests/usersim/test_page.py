@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from usersim.page import clipped, details, render_page, table, talk
-from usersim.plots import histogram, percent, share_bars
+from usersim.report.html import clipped, details, render_page, table, talk
+from usersim.report.svg import histogram, percent, share_bars
 from usersim.types import Turn
 
 

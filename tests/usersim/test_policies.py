@@ -8,12 +8,20 @@ from typing import Literal
 
 import pytest
 
-from usersim.dialogue import converse
 from usersim.errors import ConfigError
-from usersim.policies import Impatient, Tangential, Unclear, Withholding, blurred, policy_from, with_policy
-from usersim.replies import questions, stalled
 from usersim.testing import ScriptedAssistant, ScriptedUser
+from usersim.text.reply_acts import questions, stalled
 from usersim.types import Conversation, Facet, Goal, Persona, Style, Turn, UserProfile, UserTurn
+from usersim.users.dialogue import converse
+from usersim.users.policies import (
+    Impatient,
+    Tangential,
+    Unclear,
+    Withholding,
+    blurred,
+    policy_from,
+    with_policy,
+)
 
 FACETS = ("it must run on Windows 95", "the budget is 40 euros", "no subscription")
 PROFILE = UserProfile(

@@ -14,7 +14,6 @@ import usersim
 from usersim.cli import run_main
 from usersim.commands.population import main
 from usersim.errors import ConfigError, DataError
-from usersim.model import SHIPPED_ADAPTER
 from usersim.populations.compare import compare_population
 from usersim.populations.copula import latent_correlation
 from usersim.populations.fit import fit_population
@@ -23,6 +22,7 @@ from usersim.populations.record import PopulationRecord, write_population
 from usersim.populations.sample import Population
 from usersim.populations.traits import TRAITS, traits_of
 from usersim.types import Conversation, Persona, Style, Turn, UserProfile
+from usersim.weights.default_model import SHIPPED_ADAPTER
 
 
 def conversation(name: str, *texts: str, **fields: object) -> Conversation:

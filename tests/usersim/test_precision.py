@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from usersim import precision
 from usersim.errors import ConfigError
-from usersim.precision import Throughput
+from usersim.weights import precision
+from usersim.weights.precision import Throughput
 
 torch = pytest.importorskip("torch")
 
@@ -96,7 +96,9 @@ def test_this_cpu_is_timed_once_and_the_result_is_kept(
     assert Throughput.model_validate_json(kept.read_text(encoding="utf-8")) == measured
     # Another process reads it and times nothing; another restriction of the libraries has a file of its own.
     kept.write_text(EMULATED.model_dump_json(), encoding="utf-8")
-    code = "from usersim.precision import precision, throughput; print(throughput().model_dump_json())"
+    code = (
+        "from usersim.weights.precision import precision, throughput; print(throughput().model_dump_json())"
+    )
     read = subprocess.run(
         [sys.executable, "-c", code], env=dict(os.environ), capture_output=True, text=True, check=True
     )

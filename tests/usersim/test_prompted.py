@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from tests.fake_endpoint import Reply, endpoint
-from usersim.backends.endpoint_chat import EndpointChat
+from usersim.chat_models.endpoint_chat import EndpointChat
 from usersim.errors import BackendError
-from usersim.prompted import BY_NAME, OPENING, PROMPTS, STOP, PromptedUser, cleaned
 from usersim.types import Facet, Goal, Persona, Style, Turn, UserProfile, UserTurn
+from usersim.users.prompted import BY_NAME, OPENING, PROMPTS, STOP, PromptedUser, cleaned
 
 PROFILE = UserProfile(
     goal=Goal(summary="cook soup", facets=(Facet(text="without onions"),)),

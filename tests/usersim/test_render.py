@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import CHATML, LLAMA3, byte_tokenizer
-from usersim.conditioning import PREFACE
 from usersim.errors import ConfigError, RenderError
-from usersim.render import Limits, Renderer, RenderSettings
+from usersim.rendering.conditioning import PREFACE
+from usersim.rendering.renderer import Limits, Renderer, RenderSettings
 from usersim.types import Conversation, Facet, Goal, Persona, Style, Turn, UserProfile
 
 END, LEFT, START = 2, 3, 1

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import pytest
 
-from usersim import model
-from usersim.config import Config
 from usersim.errors import BackendError, ConfigError, DataError
-from usersim.locks import locked
-from usersim.records import append_line, atomic_writer, read_conversations, read_jsonl, whole_lines
-from usersim.runs import METRICS, SAMPLES, RunDir
-from usersim.simulate import Journal, run_file
+from usersim.storage.locks import locked
+from usersim.storage.records import append_line, atomic_writer, read_conversations, read_jsonl, whole_lines
+from usersim.storage.runs import METRICS, SAMPLES, RunDir
+from usersim.storage.toml_config import Config
 from usersim.types import Conversation, Turn
+from usersim.users.simulate import Journal, run_file
+from usersim.weights import default_model as model
 
 ODD = "naïve 😀\u2028line\u0085two"
 SETTINGS: dict[str, object] = {"seed": 0, "system": ODD}
@@ -176,7 +176,7 @@ def killed(process: subprocess.Popen[str]) -> None:
 
 HOLDER = """
 import sys, time
-from usersim.locks import locked
+from usersim.storage.locks import locked
 with locked(sys.argv[1]):
     print("ready", flush=True)
     time.sleep(600)
@@ -243,7 +243,7 @@ def test_of_many_that_want_a_model_one_builds_it(tmp_path: Path) -> None:
 
 WRITER = """
 import sys, time
-from usersim.records import atomic_writer
+from usersim.storage.records import atomic_writer
 with atomic_writer(sys.argv[1]) as stream:
     stream.write("half")
     stream.flush()

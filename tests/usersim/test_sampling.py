@@ -10,14 +10,14 @@ from typing import Any, cast
 import pytest
 
 from tests.usersim.test_render import END, LEFT, renderer
-from usersim.backends.local import LocalSampler
+from usersim.backends.transformers_local import LocalSampler
 from usersim.errors import GuardError
-from usersim.guards import Guards, rejection
-from usersim.render import Renderer
-from usersim.sampling import EndPolicy, Sampling, as_profile
+from usersim.rendering.renderer import Renderer
 from usersim.testing import ScriptedSampler
 from usersim.types import Facet, Goal, Turn, UserTurn
-from usersim.userlm import UserLM
+from usersim.users.guards import Guards, rejection
+from usersim.users.protocols import EndPolicy, Sampling, as_profile
+from usersim.users.userlm import UserLM
 
 HISTORY = [Turn(role="user", text="Book me a table"), Turn(role="assistant", text="Where?")]
 

@@ -20,12 +20,12 @@ from usersim.__main__ import main
 from usersim.cli import run_main
 from usersim.commands import simulate as simulate_command
 from usersim.errors import BackendError, DataError
-from usersim.guards import Guards
-from usersim.prompted import CAREFUL, prompt_hash
-from usersim.records import read_conversations
-from usersim.simulate import SILENT, Case, Journal, Outcome, read_cases, repeated, simulate
+from usersim.storage.records import read_conversations
 from usersim.testing import ScriptedAssistant, ScriptedUser
 from usersim.types import Conversation, Goal, Turn, UserProfile, UserTurn
+from usersim.users.guards import Guards
+from usersim.users.prompted import CAREFUL, prompt_hash
+from usersim.users.simulate import SILENT, Case, Journal, Outcome, read_cases, repeated, simulate
 
 
 def cases(count: int) -> list[Case]:
@@ -134,7 +134,7 @@ def test_bad_goals_name_their_line(tmp_path: Path, text: str, why: str) -> None:
 def test_the_simulate_command_end_to_end(
     tmp_path: Path, tiny_userlm: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("usersim.model.build_base", lambda: tiny_base)
+    monkeypatch.setattr("usersim.weights.default_model.build_base", lambda: tiny_base)
     goals, out = tmp_path / "goals.jsonl", tmp_path / "out.jsonl"
     goals.write_text('{"goal": "a"}\n{"goal": "b"}\n')
     argv = ["--goals", str(goals), "--assistant", "local", "--out", str(out), "--model", str(tiny_userlm)]

@@ -8,12 +8,11 @@ from math import log
 
 import pytest
 
-from usersim import spelling
-from usersim.conditioning import PREFACE, describe, nearest_length, style_words, thin
-from usersim.moves import is_order, is_pushback
-from usersim.prose import LOOKED_AT, is_code, split
-from usersim.spelling import is_typo
-from usersim.style import (
+from usersim.rendering.conditioning import PREFACE, describe, nearest_length, style_words, thin
+from usersim.text import spelling
+from usersim.text.code_blocks import LOOKED_AT, is_code, split
+from usersim.text.spelling import is_typo
+from usersim.text.style import (
     count_words,
     ends_punctuated,
     is_expressive,
@@ -24,6 +23,7 @@ from usersim.style import (
     typos,
     words,
 )
+from usersim.text.user_acts import is_order, is_pushback
 from usersim.types import Facet, Goal, Persona, Style, Turn, UserProfile
 
 spelled = pytest.mark.skipif(
@@ -306,7 +306,7 @@ def test_few_words_and_other_languages_have_no_rates() -> None:
 
 def test_without_the_dictionary_there_is_no_typo_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spelling, "dictionary", lambda: None)
-    monkeypatch.setattr("usersim.style.dictionary", lambda: None)
+    monkeypatch.setattr("usersim.text.style.dictionary", lambda: None)
     assert typos(["w" * 20]) is None
     assert not is_typo("recieve")
 

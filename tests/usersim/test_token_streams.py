@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from usersim.backends.local import LocalSampler, _draw
-from usersim.guards import Guards
-from usersim.render import Renderer
-from usersim.sampling import Draw, EndPolicy, Sampling, TurnPiece, as_profile
-from usersim.token_text import DetailedTurn
+from usersim.backends.transformers_local import LocalSampler, _draw
+from usersim.rendering.renderer import Renderer
+from usersim.rendering.token_text import DetailedTurn
 from usersim.types import UserTurn
-from usersim.userlm import UserLM
+from usersim.users.guards import Guards
+from usersim.users.protocols import Draw, EndPolicy, Sampling, TurnPiece, as_profile
+from usersim.users.userlm import UserLM
 
 SHORT = Sampling(max_tokens=12)
 NEVER = EndPolicy(mode="never")

@@ -15,18 +15,18 @@ from safetensors.torch import load_file
 
 import usersim
 from tests.usersim.test_render import talk
-from usersim.base import load_user_base
 from usersim.commands.train import main
-from usersim.config import load_config
 from usersim.errors import ConfigError, DataError
-from usersim.ledger import read_ledger
-from usersim.model import resolve
-from usersim.records import whole_lines, write_records
-from usersim.train import LoraSettings, TrainConfig, train
-from usersim.train_config import check
-from usersim.train_data import IGNORED, Amounts, load_corpus, opening, training_rows, write_rows
-from usersim.trainer import UserTrainer, decisions
+from usersim.storage.records import whole_lines, write_records
+from usersim.storage.toml_config import load_config
+from usersim.training.config import check
+from usersim.training.data import IGNORED, Amounts, load_corpus, opening, training_rows, write_rows
+from usersim.training.finetune import LoraSettings, TrainConfig, train
+from usersim.training.ledger import read_ledger
+from usersim.training.trainer import UserTrainer, decisions
 from usersim.types import Conversation, Goal, Turn, UserProfile
+from usersim.weights.base_model import load_user_base
+from usersim.weights.default_model import resolve
 
 
 def chats(count: int = 24) -> list[Conversation]:

@@ -20,18 +20,18 @@ from safetensors.torch import load_file
 from tests.conftest import make_base
 from tests.usersim.test_train import chats, config
 from usersim.errors import BackendError, ConfigError, DataError
-from usersim.locks import locked
-from usersim.model import SHIPPED_ADAPTER
-from usersim.records import whole_lines, write_records
-from usersim.runs import RunDir
-from usersim.train import LoraSettings, TrainConfig, UserTrainer, dry_run, train
-from usersim.train_config import start_folder
-from usersim.train_result import last_checkpoint
+from usersim.storage.locks import locked
+from usersim.storage.records import whole_lines, write_records
+from usersim.storage.runs import RunDir
+from usersim.training.checkpoints import last_checkpoint
+from usersim.training.config import start_folder
+from usersim.training.finetune import LoraSettings, TrainConfig, UserTrainer, dry_run, train
+from usersim.weights.default_model import SHIPPED_ADAPTER
 
 # Trains each config given and dies by SIGKILL before step 5; the checkpoints are those of step 2 and 4.
 KILLED = """
 import os, signal, sys
-from usersim.train import TrainConfig, UserTrainer, train
+from usersim.training.finetune import TrainConfig, UserTrainer, train
 
 step = UserTrainer.training_step
 def dying(self, *args, **kwargs):
@@ -302,8 +302,8 @@ def test_two_runs_in_one_folder_are_refused(tiny_base: Path, data: Path, tmp_pat
 def test_the_end_token_of_an_untied_base_is_trained_where_it_is_said(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from usersim.base import load_user_base
-    from usersim.model import resolve
+    from usersim.weights.base_model import load_user_base
+    from usersim.weights.default_model import resolve
 
     base = make_base(tmp_path / "untied", tied=False)
     monkeypatch.setenv("USERSIM_HOME", str(tmp_path / "home"))
@@ -320,8 +320,8 @@ def test_the_end_token_of_an_untied_base_is_trained_where_it_is_said(
 
 
 def test_gathered_weights_make_the_whole_model(tiny_base: Path) -> None:
-    from usersim.base import load_user_base
-    from usersim.train_result import unsharded
+    from usersim.training.checkpoints import unsharded
+    from usersim.weights.base_model import load_user_base
 
     base = load_user_base(tiny_base)
     ids = torch.tensor([[5, 6, 7]])

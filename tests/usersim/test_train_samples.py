@@ -6,7 +6,7 @@ import asyncio
 
 from tests.usersim.test_render import talk
 from usersim.testing import ScriptedUser
-from usersim.train_samples import _talk
+from usersim.training.samples import _talk
 from usersim.types import UserTurn
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from eval.estimates import rng_for
 from eval.next_turn.prefixes import Prefix
 from eval.next_turn.turns import NextTurn, SimulatedTurns
+from usersim.stats.estimates import rng_for
 
 LIKELY, UNLIKELY = 0.5, 0.05
 

@@ -9,12 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from eval.estimates import rng_for
-from eval.next_turn.planted import Material, leaves_by_turn_number
-from eval.next_turn.prefixes import Prefix
-from eval.next_turn.selftest import Discriminator, Instruments, LeavingNumber
-from eval.next_turn.turns import SimulatedTurns
-from eval.next_turn.values import (
+from eval.next_turn.metrics.values import (
     ClusterSums,
     Metric,
     MetricSpec,
@@ -25,6 +20,11 @@ from eval.next_turn.values import (
     p_against,
     p_paired,
 )
+from eval.next_turn.prefixes import Prefix
+from eval.next_turn.selftest.detection import Discriminator, Instruments, LeavingNumber
+from eval.next_turn.selftest.planted_users import Material, leaves_by_turn_number
+from eval.next_turn.turns import SimulatedTurns
+from usersim.stats.estimates import rng_for
 
 WORD = re.compile(r"\w+")
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eval.next_turn.acts import Acts, Voices, answers, thanks
+from eval.next_turn.metrics.acts import Acts, Voices, answers, thanks
 from eval.next_turn.prefixes import Prefix, prefixes_of
 from usersim.errors import DataError
 from usersim.types import Conversation, Turn

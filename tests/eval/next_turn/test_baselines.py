@@ -3,10 +3,10 @@ import asyncio
 import numpy as np
 import pytest
 
-from eval.next_turn import baselines
-from eval.next_turn.baselines import NearestUser, UnpromptedUser
-from eval.next_turn.simulators import DrawSettings
-from usersim.backends.local import LocalSampler
+from eval.next_turn.simulators import baselines
+from eval.next_turn.simulators.baselines import NearestUser, UnpromptedUser
+from eval.next_turn.simulators.specifications import DrawSettings
+from usersim.backends.transformers_local import LocalSampler
 from usersim.errors import ContextOverflowError, DataError
 from usersim.types import Conversation, Goal, Turn, UserProfile
 

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from eval.next_turn.ceiling import CEILING, OWN, UNKNOWN, by_person, pooled, read_annotated
 from eval.next_turn.prefixes import prefixes_of
+from eval.next_turn.simulators.ceiling import CEILING, OWN, UNKNOWN, by_person, pooled, read_annotated
 from eval.next_turn.turns import people_as_simulator, shared_prefixes
 from usersim.errors import DataError
 from usersim.types import Conversation, Turn

@@ -1,6 +1,6 @@
 """Runs of eight words that a turn shares with the true turn or with training turns."""
 
-from eval.next_turn.copying import Copying, most_alike
+from eval.next_turn.metrics.copying import Copying, most_alike
 from eval.next_turn.prefixes import Prefix
 from usersim.types import Conversation, Goal, Turn
 

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from eval.estimates import rng_for
-from eval.next_turn.discriminators import (
+from eval.next_turn.metrics.discriminators import (
     Discriminator,
     Embedded,
     Lexical,
@@ -15,6 +14,7 @@ from eval.next_turn.discriminators import (
 )
 from eval.next_turn.prefixes import Prefix
 from usersim.errors import DataError
+from usersim.stats.estimates import rng_for
 from usersim.types import Goal, Turn
 
 TOPICS = "bread soup chess music rivers bikes stars birds tents lamps coats trains".split()  # noqa: SIM905

@@ -3,13 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from eval.next_turn.draw import SHORTENED, draw_turns, main
 from eval.next_turn.prefixes import prefixes_of
-from eval.next_turn.simulators import DrawSettings, Simulator, simulator_from
+from eval.next_turn.simulators.draw import SHORTENED, draw_turns, main
+from eval.next_turn.simulators.specifications import DrawSettings, Simulator, simulator_from
 from eval.next_turn.turns import NextTurn, SimulatedTurns, read_turns, write_turns
 from tests.fake_endpoint import Reply, endpoint
 from usersim.errors import BackendError, ConfigError, ContextOverflowError, DataError
-from usersim.records import write_records
+from usersim.storage.records import write_records
 from usersim.types import Conversation, Turn, UserProfile, UserTurn
 
 TEXTS = (

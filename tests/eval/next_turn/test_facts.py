@@ -2,7 +2,7 @@
 
 import pytest
 
-from eval.next_turn.facts import FactSupport, contradictions, facts_of, support
+from eval.next_turn.metrics.facts import FactSupport, contradictions, facts_of, support
 from eval.next_turn.prefixes import Prefix
 from usersim.types import Goal, Turn
 

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from eval.next_turn.family_b_log import count, log_use, uses
+from eval.next_turn.metrics.family_b_log import count, log_use, uses
 
 
 def test_uses_are_counted_by_model(tmp_path):

@@ -4,8 +4,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from eval.next_turn import goal_conditions
-from eval.next_turn.goal_conditions import read_unsaid, under_condition
+from eval.next_turn.metrics import goal_conditions
+from eval.next_turn.metrics.goal_conditions import read_unsaid, under_condition
 from eval.next_turn.prefixes import prefixes_of
 from usersim.errors import DataError
 from usersim.types import Conversation, Facet, Goal, Turn, UserProfile

@@ -3,7 +3,7 @@ import json
 from benchmarks import instrument
 from tests.eval.next_turn.stand_ins import instruments
 from tests.eval.next_turn.test_next_turn_selftest import varied
-from usersim.records import write_records
+from usersim.storage.records import write_records
 
 
 def test_the_benchmark_writes_flat_keys_without_chat_text(tmp_path, monkeypatch) -> None:

@@ -5,9 +5,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from eval.next_turn.coherence import MOST_NATS, Coherence, Contexts
-from eval.next_turn.fluency import LanguageModelFluency, NgramFluency, TurnModel, WittenBell
-from eval.next_turn.language_model import (
+from eval.next_turn.metrics.coherence import MOST_NATS, Coherence, Contexts
+from eval.next_turn.metrics.fluency import LanguageModelFluency, NgramFluency, TurnModel, WittenBell
+from eval.next_turn.metrics.language_model import (
     ANSWER_TOKENS,
     CONTEXT_TOKENS,
     SCORED_TOKENS,

@@ -3,13 +3,13 @@ import math
 import numpy as np
 import pytest
 
-from eval.estimates import rng_for
-from eval.next_turn.goal_conditions import counting_gain, under_condition
-from eval.next_turn.leaving import BOUND, LeavingMetrics, known_ends, leaving_tests, p_above, p_below
+from eval.next_turn.metrics.goal_conditions import counting_gain, under_condition
+from eval.next_turn.metrics.leaving import BOUND, LeavingMetrics, known_ends, leaving_tests, p_above, p_below
+from eval.next_turn.metrics.values import ClusterSums, estimate
 from eval.next_turn.prefixes import Prefix
 from eval.next_turn.turns import NextTurn, SimulatedTurns
-from eval.next_turn.values import ClusterSums, estimate
 from tests.eval.next_turn.content_control import content_control
+from usersim.stats.estimates import rng_for
 from usersim.types import Goal, Turn
 
 
@@ -133,7 +133,9 @@ def test_planted_ends_close_their_conversations():
 
 
 def test_facets_give_ends_away_and_count_neutral_goals_do_not(monkeypatch):
-    monkeypatch.setattr("eval.next_turn.goal_conditions.embed", lambda texts: np.ones((len(texts), 1)))
+    monkeypatch.setattr(
+        "eval.next_turn.metrics.goal_conditions.embed", lambda texts: np.ones((len(texts), 1))
+    )
     metrics, gain = counting_gain(people())
     assert estimate(metrics.sums(gain)).low > 0.2
     unsaid = {f"c{i}": ["red", "cheap", "light"] for i in range(200)}

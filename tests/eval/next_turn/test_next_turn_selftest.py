@@ -4,18 +4,25 @@ import numpy as np
 import pytest
 
 from eval.__main__ import main
-from eval.estimates import Estimate, rng_for
-from eval.next_turn.planted_table import TABLE, row
-from eval.next_turn.selftest import Instruments, sample, self_test
-from eval.next_turn.selftest_page import headline, html, markdown, write_selftest
-from eval.next_turn.selftest_people import cluster_counts, coverage, halves, intervals, pairs, split_masks
-from eval.next_turn.selftest_report import SelfTestConfig
-from eval.next_turn.values import ClusterSums, Values, estimate, p_unpaired
+from eval.next_turn.metrics.values import ClusterSums, Values, estimate, p_unpaired
+from eval.next_turn.selftest.detection import Instruments, sample, self_test
+from eval.next_turn.selftest.people_against_people import (
+    cluster_counts,
+    coverage,
+    halves,
+    intervals,
+    pairs,
+    split_masks,
+)
+from eval.next_turn.selftest.planted_table import TABLE, row
+from eval.next_turn.selftest.selftest_page import headline, html, markdown, write_selftest
+from eval.next_turn.selftest.selftest_record import SelfTestConfig
 from tests.eval.next_turn.stand_ins import instruments
 from tests.eval.next_turn.test_planted import conversation, people
 from usersim.cli import run_main
 from usersim.errors import DataError
-from usersim.records import write_records
+from usersim.stats.estimates import Estimate, rng_for
+from usersim.storage.records import write_records
 
 FAST = SelfTestConfig(permutations=4_000, splits=20, resamples=200, n=80)
 
@@ -75,8 +82,8 @@ def test_pages_hold_every_cell_and_no_chat_text(report, tmp_path) -> None:
 
 
 def test_an_effect_too_small_for_the_sample_says_what_sample_it_needs() -> None:
-    from eval.next_turn.selftest import _judged
-    from eval.next_turn.selftest_report import Cell
+    from eval.next_turn.selftest.detection import _judged
+    from eval.next_turn.selftest.selftest_record import Cell
 
     one = Estimate(value=0.02, low=-0.02, high=0.06, n=100)
     cell = Cell(
@@ -170,7 +177,7 @@ def test_few_conversations_missing_goals_and_other_languages_are_said_and_counte
 
 def test_the_command_writes_the_three_files(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(
-        "eval.next_turn.vector.instruments",
+        "eval.next_turn.metric_vector.instruments",
         lambda chosen, config, journal: instruments(chosen.material),
     )
     file = tmp_path / "people.jsonl"

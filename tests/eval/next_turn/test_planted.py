@@ -3,7 +3,9 @@ from collections import Counter
 
 import pytest
 
-from eval.next_turn.planted import (
+from eval.next_turn.prefixes import prefixes_of
+from eval.next_turn.selftest.planted_table import TABLE
+from eval.next_turn.selftest.planted_users import (
     ACKNOWLEDGEMENTS,
     NAMES,
     PLANTERS,
@@ -12,8 +14,6 @@ from eval.next_turn.planted import (
     ends_on_content,
     plant,
 )
-from eval.next_turn.planted_table import TABLE
-from eval.next_turn.prefixes import prefixes_of
 from eval.next_turn.turns import write_turns
 from usersim.errors import DataError
 from usersim.types import Conversation, Facet, Goal, Turn, UserProfile

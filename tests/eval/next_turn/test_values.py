@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from eval.estimates import rng_for
-from eval.next_turn.values import (
+from eval.next_turn.metrics.values import (
     ClusterSums,
     Values,
     difference,
@@ -12,6 +11,7 @@ from eval.next_turn.values import (
     p_unpaired,
     unpaired_difference,
 )
+from usersim.stats.estimates import rng_for
 
 
 def sums(numerators: list[float], denominators: list[float] | None = None) -> ClusterSums:
