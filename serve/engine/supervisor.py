@@ -30,7 +30,6 @@ from serve.config import EngineSettings
 from serve.engine.address import make_free, status_of
 from serve.engine.command import EngineCommand, engine_command
 from serve.http.logs import tell
-from usersim.cli import run_main
 from usersim.errors import BackendError
 from usersim.storage.toml_config import load_config
 from usersim.weights.default_model import resolve
