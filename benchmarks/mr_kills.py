@@ -7,7 +7,7 @@ SIGKILL after a third of the futures, the user's after two thirds (both are star
 the rollout itself ends in between and is resumed. Exit status 1 if a finished future changed or came twice, one was
 lost (refused by the user's guards is not lost), or the mean reward leaves the undisturbed run's interval; `paired` is
 the sharper comparison, whose own interval leaves out 0 in one sound run of twenty. Exact equality on the
-deterministic local models is a test of the suite (tests/collab_train/test_resume.py).
+deterministic local models is a test of the suite (tests/collab_train/rollout/test_resume.py).
 """
 
 from __future__ import annotations
