@@ -17,7 +17,7 @@ from serve.engine.supervisor import Engine
 from usersim.errors import BackendError
 
 HERE = Path(__file__).parent
-FAKE_ENGINE = HERE / "fake_engine.py"
+FAKE_ENGINE = HERE.parent / "fake_engine.py"
 
 
 def free_port() -> int:
@@ -178,9 +178,11 @@ sys.stdin.read()
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_no_process_survives_its_owner(how: signal.Signals, tmp_path: Path) -> None:
     # The owner is killed without a chance to clean up; SIGTERM without a handler is just as sudden.
-    (tmp_path / "tests_engine.py").symlink_to(HERE / "test_engine.py")
+    beside = tmp_path / "engine"
+    beside.mkdir()
+    (beside / "tests_engine.py").symlink_to(HERE / "test_engine.py")
     (tmp_path / "fake_engine.py").symlink_to(FAKE_ENGINE)
-    path = os.pathsep.join([str(tmp_path), str(HERE.parents[2])])
+    path = os.pathsep.join([str(beside), str(HERE.parents[2])])
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER],
         stdin=subprocess.PIPE,
