@@ -42,16 +42,22 @@ else:
 """
 
 
+def new_path(old: str) -> str | None:
+    """New path of a module, or of a module in a renamed package; None: not renamed."""
+    package, _, stem = old.rpartition(".")
+    return RENAMED.get(old) or (f"{RENAMED[package]}.{stem}" if package in RENAMED else None)
+
+
 class RenamedModules(MetaPathFinder, InspectLoader):
     """Finder and loader of the paths in `RENAMED`."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        return ModuleSpec(fullname, self) if fullname in RENAMED else None
+        return ModuleSpec(fullname, self) if new_path(fullname) else None
 
     def get_source(self, fullname: str) -> str:
-        return ALIAS.format(old=fullname, new=RENAMED[fullname])
+        return ALIAS.format(old=fullname, new=new_path(fullname))
 
 
 def install() -> None:
