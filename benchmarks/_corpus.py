@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from data_prep.chats import RawChat
+from data_prep.raw_chats import RawChat
 from data_prep.sources import open_source
-from usersim.records import atomic_writer
+from usersim.storage.records import atomic_writer
 
 REWORDED = 0.4
 """Share of the words of a person's turns that are swapped for words of other people."""

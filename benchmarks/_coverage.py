@@ -1,8 +1,9 @@
 """Do the intervals cover the truth? Repetitions from populations without end, or from a file of real people.
 
 The truth of a figure is what samples of this size show on average, from `truths` independent pairs of samples drawn
-beside the repetitions (`eval.verdicts` says why). On both sides conversations come in clusters: people have several,
-goals are given several times. A figure counts as far from human where its true excess is more than one floor width.
+beside the repetitions (`eval.fidelity.verdicts` says why). On both sides conversations come in clusters:
+people have several, goals are given several times. A figure counts as far from human where its true excess is
+more than one floor width.
 Those are held to 92-98 %; near the floor the intervals are too wide by construction and cover more.
 
 W1 is told in standard deviations of the human conversations at hand. That unit is given, as the floor beside it is:
@@ -22,13 +23,13 @@ import numpy as np
 from benchmarks._draws import Source
 from benchmarks._repetitions import Journal, Row, repeat
 from benchmarks._shifts import polite_share, politer, shortened, wordier
-from eval.battery import run_battery
-from eval.catalogue import metrics
-from eval.estimates import Draws, Floats, Split
-from eval.features import FEATURES, Sample
-from eval.invented import invented
-from eval.metrics.marginals import spread
-from eval.settings import EvalConfig
+from eval.fidelity.battery import run_battery
+from eval.fidelity.catalogue import metrics
+from eval.fidelity.metrics.texts.marginals import spread
+from eval.fidelity.samples.features import FEATURES, Sample
+from eval.fidelity.samples.invented import invented
+from eval.fidelity.settings import EvalConfig
+from usersim.stats.estimates import Draws, Floats, Split
 from usersim.types import Conversation
 
 CLUSTER = 3

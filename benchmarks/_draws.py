@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from eval.features import user_texts
-from eval.invented import invented
-from eval.matching import person_of
-from eval.metrics.diversity import Diversity, passage
-from eval.metrics.embedded import embedded, opening_turns, remember
-from eval.selftest.controls import as_simulated
+from eval.fidelity.metrics.texts.diversity import Diversity, passage
+from eval.fidelity.metrics.texts.embedded import embedded, opening_turns, remember
+from eval.fidelity.samples.features import user_texts
+from eval.fidelity.samples.invented import invented
+from eval.fidelity.samples.matching import person_of
+from eval.fidelity.selftest.controls import as_simulated
 from usersim.errors import DataError
-from usersim.records import read_conversations
+from usersim.storage.records import read_conversations
 from usersim.types import Conversation
 
 

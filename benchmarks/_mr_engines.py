@@ -13,13 +13,13 @@ from typing import Any
 
 from benchmarks._mr_rates import counters
 from benchmarks._serving import front
-from serve.address import private_socket
-from serve.command import engine_command
 from serve.config import EngineSettings
-from serve.engine import Engine
+from serve.engine.address import private_socket
+from serve.engine.command import engine_command
+from serve.engine.supervisor import Engine
 from usersim.cli import console
-from usersim.model import BASE_NAME, resolve
-from usersim.render import Renderer
+from usersim.rendering.renderer import Renderer
+from usersim.weights.default_model import BASE_NAME, resolve
 
 USER_TOKENS, ASSISTANT_TOKENS, TEMPERATURE, TOP_P, BLOCK = 32, 64, 0.8, 0.95, 32
 WINDOW = 2048

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from collab_train.contexts import Context
-from collab_train.floor import PrefixCache
-from collab_train.results import Future
-from usersim.render import Renderer
+from collab_train.rollout.accounting.prefill_bound import PrefixCache
+from collab_train.rollout.accounting.results import Future
+from usersim.rendering.renderer import Renderer
 from usersim.types import Turn
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks._serving import Tally, ask, client, engine_target
-from collab_train.cost import engine_counters
+from collab_train.rollout.accounting.cost import engine_counters
 from usersim.errors import BackendError
 
 Prompts = Sequence[Sequence[int]]

@@ -23,7 +23,7 @@ from benchmarks._mr_engines import (
     speed,
 )
 from collab_train.contexts import Context
-from collab_train.rollout import RolloutConfig
+from collab_train.rollout.simulation.rollout import RolloutConfig
 from usersim.errors import BackendError
 
 PEER = Path(__file__).with_name("_mr_peer.py")

@@ -393,7 +393,7 @@ def pii_figures(*, seed: int, per_kind: int = PER_KIND) -> dict[str, Any]:
 
 
 def recall(kind: str, *, seed: int, count: int) -> tuple[float, list[Planted]]:
-    from data_prep.pii import find
+    from data_prep.pii.scrub import find
 
     rng = random.Random(f"{seed} {kind}")
     lost = []

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.chats import RawChat, RawTurn
-from data_prep.duplicates import NEAR_DUPLICATE, Verdict, judge
-from data_prep.signatures import hash_words, shingles, sign
-from eval.estimates import wilson
+from data_prep.dedup.duplicates import NEAR_DUPLICATE, Verdict, judge
+from data_prep.dedup.signatures import hash_words, shingles, sign
+from data_prep.raw_chats import RawChat, RawTurn
+from usersim.stats.estimates import wilson
 
 FEW = 20
 """Words from which on one in twenty can be edited, or a tenth left out."""

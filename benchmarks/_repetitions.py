@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from eval.parallel import cores, in_order
+from eval.fidelity.parallel import cores, in_order
 from usersim.cli import console
 from usersim.errors import DataError
 

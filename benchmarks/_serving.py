@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx2
 
-from usersim.backends.lanes import Lanes
+from usersim.backends.connection_pools import Lanes
 from usersim.errors import BackendError
 
 PAGE_MIB = 4096 / 2**20

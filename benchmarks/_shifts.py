@@ -8,8 +8,8 @@ from statistics import fmean
 
 import numpy as np
 
-from eval.features import user_texts
-from usersim import style
+from eval.fidelity.samples.features import user_texts
+from usersim.text import style
 from usersim.types import Conversation, Turn
 
 PIECE = re.compile(r"\S+\s*")

@@ -27,18 +27,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from safetensors import safe_open
 
-from serve.address import private_socket
-from serve.command import engine_command
 from serve.config import EngineSettings
-from serve.engine import Engine
-from usersim.backends.http import HttpSampler
+from serve.engine.address import private_socket
+from serve.engine.command import engine_command
+from serve.engine.supervisor import Engine
+from usersim.backends.vllm_http import HttpSampler
 from usersim.cli import console, emit_json, run_main
-from usersim.config import load_config
-from usersim.model import resolve
-from usersim.precision import RESTRICTIONS, precision, torch_dtype
-from usersim.render import Renderer
-from usersim.sampling import Draw, Sampling, as_profile
+from usersim.rendering.renderer import Renderer
+from usersim.storage.toml_config import load_config
 from usersim.types import Turn
+from usersim.users.protocols import Draw, Sampling, as_profile
+from usersim.weights.default_model import resolve
+from usersim.weights.precision import RESTRICTIONS, precision, torch_dtype
 
 BATCHES = (1, 8, 32, 64)
 TOPICS = ("a cheap weekend trip", "a birthday dinner", "a cover letter", "a budget", "a garden", "a talk")

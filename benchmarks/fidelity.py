@@ -21,16 +21,16 @@ from benchmarks._coverage import interval_coverage
 from benchmarks._draws import Source
 from benchmarks._repetitions import Journal, Row, repeat
 from benchmarks._shifts import SHIFTS
-from eval.battery import run_battery
-from eval.catalogue import METRICS
-from eval.estimates import wilson
-from eval.metrics.embedded import unavailable
-from eval.report import versions
-from eval.run_command import name_and_file
-from eval.selftest.run import self_test
-from eval.settings import EVERY, SLOW, EvalConfig, Name
+from eval.fidelity.battery import run_battery
+from eval.fidelity.catalogue import METRICS
+from eval.fidelity.command import name_and_file
+from eval.fidelity.metrics.texts.embedded import unavailable
+from eval.fidelity.report_record import versions
+from eval.fidelity.selftest.planted_battery import self_test
+from eval.fidelity.settings import EVERY, SLOW, EvalConfig, Name
 from usersim.cli import console, emit_json
-from usersim.records import read_conversations
+from usersim.stats.estimates import wilson
+from usersim.storage.records import read_conversations
 
 PARTS = ("seconds", "humans", "shifts", "coverage", "controls")
 COVERAGE_N = 150

@@ -49,17 +49,17 @@ from benchmarks._mr_prompts import Asked, Prompts, floors
 from benchmarks._mr_rates import Load, Rates, saturated
 from benchmarks._mr_released import compare, peer
 from collab_train.contexts import Context
-from collab_train.journal import Journal
-from collab_train.progress import progress
-from collab_train.results import ContextMR, Future, total_cost
-from collab_train.rollout import RolloutConfig, multiturn_rewards
+from collab_train.rollout.accounting.progress import progress
+from collab_train.rollout.accounting.results import ContextMR, Future, total_cost
+from collab_train.rollout.cache.journal import Journal
+from collab_train.rollout.simulation.rollout import RolloutConfig, multiturn_rewards
 from collab_train.tasks import get_task
 from usersim.api import connect
-from usersim.backends.chat import ChatSettings, HttpChat
-from usersim.backends.http import HttpSampler
+from usersim.backends.vllm_http import HttpSampler
+from usersim.chat_models.openai_chat import ChatSettings, HttpChat
 from usersim.cli import console, emit_json, run_main
 from usersim.errors import BackendError
-from usersim.sampling import Draw, Sampling
+from usersim.users.protocols import Draw, Sampling
 
 CANDIDATES = (
     "Happy to help. What matters most to you about it, and what should I know before I start?",

@@ -7,7 +7,7 @@ SIGKILL after a third of the futures, the user's after two thirds (both are star
 the rollout itself ends in between and is resumed. Exit status 1 if a finished future changed or came twice, one was
 lost (refused by the user's guards is not lost), or the mean reward leaves the undisturbed run's interval; `paired` is
 the sharper comparison, whose own interval leaves out 0 in one sound run of twenty. Exact equality on the
-deterministic local models is a test of the suite (tests/collab_train/test_resume.py).
+deterministic local models is a test of the suite (tests/collab_train/rollout/test_resume.py).
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ import psutil  # type: ignore[import-untyped]
 from benchmarks._mr_engines import TEMPERATURE, USER_TOKENS, Engines, two_engines
 from benchmarks.mr import CANDIDATES
 from collab_train.contexts import Context
-from collab_train.journal import Journal
-from collab_train.progress import progress
-from collab_train.results import ContextMR, Future, interval, total_cost
-from collab_train.rollout import RolloutConfig, multiturn_rewards
+from collab_train.rollout.accounting.progress import progress
+from collab_train.rollout.accounting.results import ContextMR, Future, interval, total_cost
+from collab_train.rollout.cache.journal import Journal
+from collab_train.rollout.simulation.rollout import RolloutConfig, multiturn_rewards
 from collab_train.tasks import get_task
-from serve.engine import Engine
+from serve.engine.supervisor import Engine
 from usersim.api import connect
-from usersim.backends.chat import ChatSettings, HttpChat
+from usersim.chat_models.openai_chat import ChatSettings, HttpChat
 from usersim.cli import console, emit_json, run_main
 
 

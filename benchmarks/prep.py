@@ -26,20 +26,20 @@ from typing import Any
 from benchmarks._corpus import real_chats, write_copies
 from benchmarks._planted import pii_figures
 from benchmarks._planted_duplicates import measure
-from data_prep.chats import RawChat
-from data_prep.clean import Batch, clean, stages_of, to_conversation
-from data_prep.datasheet import versions
-from data_prep.duplicates import TEMPLATE_COUNT, judge
+from data_prep.cleaning.clean_batch import Batch, clean, stages_of, to_conversation
+from data_prep.cleaning.stages import Rejected
+from data_prep.dedup.duplicates import TEMPLATE_COUNT, judge
+from data_prep.dedup.signatures import Signatures, sign
+from data_prep.pipeline.counts import versions
+from data_prep.raw_chats import RawChat
 from data_prep.settings import Settings
-from data_prep.signatures import Signatures, sign
 from data_prep.sources import open_source
-from data_prep.stages import Rejected
 from usersim.cli import console, emit_json
 
 RUN = """
 import json, sys, time
 from pathlib import Path
-from data_prep.pipeline import prepare
+from data_prep.pipeline.first_pass import prepare
 from data_prep.settings import Settings
 settings = Settings.model_validate_json(sys.argv[1])
 started, cpu = time.monotonic(), time.process_time()

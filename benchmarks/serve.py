@@ -35,20 +35,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import uvicorn
 
 from benchmarks._serving import OUTCOMES, Front, Tally, crowd, engine_target, front, front_target, steady
-from serve.address import private_socket
 from serve.app import create_app
-from serve.command import engine_command
 from serve.config import EngineSettings, ServeConfig
-from serve.engine import Engine
-from serve.pool import EnginePool
-from usersim.backends.http import HttpSampler
+from serve.engine.address import private_socket
+from serve.engine.command import engine_command
+from serve.engine.supervisor import Engine
+from serve.routing.load_balancer import EnginePool
+from usersim.backends.vllm_http import HttpSampler
 from usersim.cli import console, emit_json, run_main
-from usersim.guards import Guards
-from usersim.model import resolve
-from usersim.render import Renderer
-from usersim.sampling import Draw, EndPolicy, Sampled, Sampling, as_profile
+from usersim.rendering.renderer import Renderer
 from usersim.types import Turn
-from usersim.userlm import UserLM
+from usersim.users.guards import Guards
+from usersim.users.protocols import Draw, EndPolicy, Sampled, Sampling, as_profile
+from usersim.users.userlm import UserLM
+from usersim.weights.default_model import resolve
 
 # Nothing is thrown away and nothing ends, so that both arms ask the engine for the same work.
 GUARDS = Guards(

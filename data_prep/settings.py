@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from data_prep.duplicates import NEAR_DUPLICATE, TEMPLATE_COUNT
+from data_prep.dedup.duplicates import NEAR_DUPLICATE, TEMPLATE_COUNT
 from data_prep.sources.messages import Ends
-from usersim.config import Config
+from usersim.storage.toml_config import Config
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Fractions = tuple[Share, Share, Share]

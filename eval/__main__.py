@@ -10,27 +10,39 @@ from usersim.cli import run_main
 
 COMMANDS = {
     "next-turn": ("eval.next_turn.command", "simulators' next turns beside people's, at the same prefixes"),
-    "run": ("eval.run_command", "simulated against human conversations, without any judge"),
-    "selftest": ("eval.selftest.command", "which planted faults each metric sees on your own conversations"),
+    "run": ("eval.fidelity.command", "simulated against human conversations, without any judge"),
+    "selftest": (
+        "eval.fidelity.selftest.command",
+        "which planted faults each metric sees on your own conversations",
+    ),
     "next-turn-selftest": (
         "eval.next_turn.selftest_command",
         "planted users against the next-turn metrics, on your own conversations",
     ),
     "choose-decoding": (
-        "eval.next_turn.decoding",
+        "eval.next_turn.choose_decoding",
         "sampling parameters at which a User LM is least told from people, on dev",
     ),
     "versions": (
         "eval.versions.command",
         "a User LM beside the version before it, on held-out people, with aims",
     ),
-    "compare": ("eval.compare", "two simulators on the same goals, paired"),
-    "model": ("eval.model.command", "five tables on held-out people: likelihood, ends, goal, persona, role"),
-    "userlm": ("eval.userlm.command", "the six metrics of the UserLM paper"),
-    "usi": ("eval.usi.command", "the User-Sim Index as published, with what it leaves out beside it"),
-    "outcome": ("eval.outcome.command", "do simulated users rank assistants as people do?"),
-    "probe": ("eval.probe.command", "does a base model react to an answer when it plays the user?"),
-    "judge": ("eval.judging.command", "an LLM as judge, blinded, with its agreement with people"),
+    "compare": ("eval.fidelity.comparison.command", "two simulators on the same goals, paired"),
+    "model": (
+        "eval.likelihood.command",
+        "five tables on held-out people: likelihood, ends, goal, persona, role",
+    ),
+    "userlm": ("eval.papers.userlm.command", "the six metrics of the UserLM paper"),
+    "usi": (
+        "eval.papers.user_sim_index.command",
+        "the User-Sim Index as published, with what it leaves out beside it",
+    ),
+    "outcome": ("eval.ranking.command", "do simulated users rank assistants as people do?"),
+    "probe": (
+        "eval.papers.interaction_probe.command",
+        "does a base model react to an answer when it plays the user?",
+    ),
+    "judge": ("eval.llm_judge.command", "an LLM as judge, blinded, with its agreement with people"),
     "convert": ("eval.convert.command", "finished conversations of other tools to ours"),
 }
 

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from scripts.scale import free_port, running
 from usersim.cli import console, emit_json, run_main
 from usersim.errors import BackendError
-from usersim.model import resolve
+from usersim.weights.default_model import resolve
 
 RANK = 8
 CLIENTS = 12

@@ -32,20 +32,20 @@ from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Table
 
-from collab_train.results import Future
-from collab_train.speakers import InTurns, load_assistant
+from collab_train.rollout.accounting.results import Future
+from collab_train.rollout.engines.models import InTurns, load_assistant
 from scripts import demo_story as plot
 from scripts.demo_picture import CAVEAT, RESULTS, Story, read_measured, spoken, write
 from usersim.api import connect
-from usersim.backends.chat import ChatSettings, HttpChat
-from usersim.backends.endpoint_chat import EndpointChat
+from usersim.chat_models.endpoint_chat import EndpointChat
+from usersim.chat_models.openai_chat import ChatSettings, HttpChat
 from usersim.cli import run_main
-from usersim.dialogue import Assistant
 from usersim.errors import BackendError, ConfigError, EmptyReplyError
-from usersim.model import BASE_NAME, build_base, build_userlm
-from usersim.prompted import PLAIN, PromptedUser
-from usersim.sampling import User
 from usersim.types import Conversation, Turn, UserTurn
+from usersim.users.dialogue import Assistant
+from usersim.users.prompted import PLAIN, PromptedUser
+from usersim.users.protocols import User
+from usersim.weights.default_model import BASE_NAME, build_base, build_userlm
 
 OUT = Path("runs") / "demo"
 EVERY_S = 10.0
@@ -188,14 +188,14 @@ async def answers(chat: HttpChat) -> None:
 
 
 def held_out_people() -> tuple[list[Conversation], list[Conversation]]:
-    from data_prep.annotated import annotated
+    from data_prep.pipeline.annotated import annotated
 
     test = annotated("test")
     return test, [*test, *annotated("dev")]
 
 
 def embed(texts: Sequence[str]) -> Any:
-    from usersim.embed import embed as embed_with_minilm
+    from usersim.text.embeddings import embed as embed_with_minilm
 
     return embed_with_minilm(texts)
 
@@ -221,7 +221,7 @@ class BaseModel:
     def _chat(self, settings: ChatSettings) -> Any:
         import torch
 
-        from usersim.backends.local_chat import LocalChat
+        from usersim.chat_models.local_chat import LocalChat
 
         if self._loaded is None:
             torch.set_num_threads(len(halves()[0]))

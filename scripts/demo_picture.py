@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from eval.plots import key
+from eval.fidelity.pages.plots import key
 from scripts.demo_story import (
     FUTURES,
     RULE,
@@ -28,9 +28,9 @@ from scripts.demo_story import (
     words,
 )
 from usersim.errors import DataError
-from usersim.page import render_page, table, talk
-from usersim.plots import histogram
-from usersim.records import atomic_writer
+from usersim.report.html import render_page, table, talk
+from usersim.report.svg import histogram
+from usersim.storage.records import atomic_writer
 from usersim.types import Conversation, Turn, UserTurn
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results" / "userlm-135m"
@@ -39,7 +39,7 @@ SOURCES = {"ShareGPT": "sharegpt", "Chatbot Arena": "arena", "WildChat": "wildch
 USERLM, PROMPTED = "userlm-135m", "prompted-smollm2"
 NAMES = ("userlm-135m", "its base, prompted", "this run's User LM")
 COLOURS = {"human": "#575e6c", "userlm": "#b65300", "prompted": "#006bf4", "live": "#8e4dac"}
-"""Those of usersim/page.html."""
+"""Those of usersim/report/page.html."""
 CAVEAT = (
     "One goal, one conversation and a few futures show how it works, not how good it is. Length is one attribute of "
     "many: shuffled words would have the right one. The goals were written from the finished conversations, so they "

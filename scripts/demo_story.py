@@ -17,14 +17,14 @@ import numpy.typing as npt
 
 from collab_train import rewards
 from collab_train.contexts import Context
-from collab_train.futures import one_reply, one_turn
-from collab_train.patience import patiently
-from collab_train.results import ContextMR, interval
-from collab_train.rollout import Done, Rollout, RolloutConfig
-from usersim.dialogue import Assistant, Watcher, converse
+from collab_train.rollout.accounting.results import ContextMR, interval
+from collab_train.rollout.engines.patience import patiently
+from collab_train.rollout.simulation.futures import one_reply, one_turn
+from collab_train.rollout.simulation.rollout import Done, Rollout, RolloutConfig
 from usersim.errors import DataError, EmptyReplyError, GuardError
-from usersim.sampling import EndPolicy, Sampling, User
 from usersim.types import Conversation, Turn, UserProfile, UserTurn
+from usersim.users.dialogue import Assistant, Watcher, converse
+from usersim.users.protocols import EndPolicy, Sampling, User
 
 SEED = 0
 DRAWS = 3

@@ -25,8 +25,8 @@ import httpx
 
 from collab_train.bench.ablation import commands, specs
 from collab_train.bench.conditions import BenchConfig
-from usersim.config import load_config
-from usersim.model import BASE_NAME
+from usersim.storage.toml_config import load_config
+from usersim.weights.default_model import BASE_NAME
 
 CONFIGS, RUNS = Path("configs/collab/embedded"), Path("runs/embedded")
 STARTED_S = 600

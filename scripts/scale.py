@@ -24,10 +24,10 @@ from typing import Any
 import httpx2
 
 from usersim.cli import console, emit_json, run_main
-from usersim.client import RemoteUser
 from usersim.errors import BackendError, ConfigError, UsersimError
-from usersim.sampling import Sampling, as_profile
+from usersim.remote.async_client import RemoteUser
 from usersim.types import Turn
+from usersim.users.protocols import Sampling, as_profile
 
 GOALS = ("plan a cheap weekend trip", "write a cover letter", "understand tax brackets", "fix a leaking tap")
 SERVED = re.compile(r"^vllm:request_success_total\{.*\} ([0-9.e+]+)$", re.MULTILINE)

@@ -17,17 +17,17 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from data_prep.annotated import SHIPPED
-from data_prep.goals import Annotation, phrase
-from data_prep.overlap import shared, words
-from data_prep.persona_leak import mask_personas
-from data_prep.pii import scrub_text
-from data_prep.pipeline import prepare
+from data_prep.goals.annotations import Annotation, phrase
+from data_prep.goals.overlap import shared, words
+from data_prep.personas.goal_leak import mask_personas
+from data_prep.pii.scrub import scrub_text
+from data_prep.pipeline.annotated import SHIPPED
+from data_prep.pipeline.first_pass import prepare
+from data_prep.pipeline.splits import SPLITS
 from data_prep.settings import Settings, SourceSettings
 from data_prep.sources import open_source
-from data_prep.splits import SPLITS
 from usersim.cli import run_main
-from usersim.records import read_records, write_records
+from usersim.storage.records import read_records, write_records
 from usersim.types import Conversation
 
 LONGEST_RUN = 7

@@ -17,25 +17,25 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
-from serve.address import private_socket
 from serve.app import create_app
-from serve.command import engine_command
 from serve.config import EngineSettings, ServeConfig
-from serve.drain import Server
-from serve.engine import Engine, exit_on_sigterm
-from serve.keys import configured
-from serve.logs import Sink, never_block, tell
-from serve.pool import EnginePool, check_engine, check_models
-from serve.protocol import bounded
+from serve.engine.address import private_socket
+from serve.engine.command import engine_command
+from serve.engine.supervisor import Engine, exit_on_sigterm
+from serve.http.keys import configured
+from serve.http.logs import Sink, never_block, tell
+from serve.http.protocol import bounded
+from serve.http.shutdown import Server
+from serve.routing.load_balancer import EnginePool, check_engine, check_models
 from usersim.cli import run_main
-from usersim.config import load_config
-from usersim.decoding import Sampling
+from usersim.decoding.parameters import Sampling
 from usersim.errors import ConfigError, UsersimError
-from usersim.model import BASE_NAME, SHIPPED_ADAPTER, USERLM_NAME, file_hash, home, resolve
 from usersim.populations.record import population_file, read_population
 from usersim.populations.sample import Population
-from usersim.render import SETTINGS_FILE, Renderer
-from usersim.userlm import UserLM
+from usersim.rendering.renderer import SETTINGS_FILE, Renderer
+from usersim.storage.toml_config import load_config
+from usersim.users.userlm import UserLM
+from usersim.weights.default_model import BASE_NAME, SHIPPED_ADAPTER, USERLM_NAME, file_hash, home, resolve
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +191,8 @@ def refuse_open_doors(config: ServeConfig) -> None:
     """Raises ConfigError where other machines could ask without a key, and that was not asked for."""
     if not config.wants_keys and not config.is_open:
         raise ConfigError(
-            f"{config.host} is open to others and no keys are configured: make one with `python -m serve.keys NAME`, "
+            f"{config.host} is open to others and no keys are configured: make one with "
+            "`python -m serve.http.keys NAME`, "
             "or say open_access=true to let anyone ask"
         )
     if config.wants_keys and not configured(config):

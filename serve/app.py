@@ -11,18 +11,19 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 
 import usersim
-from serve import chat, errors, native, playground, promptfoo
+from serve.api import chat, native, playground, promptfoo
+from serve.api.service import Service
 from serve.config import ServeConfig
-from serve.drain import Drain
-from serve.errors import Problem
-from serve.gate import Gate
-from serve.keys import KeyRing, configured
-from serve.logs import Sink
-from serve.middleware import Door, Intake
-from serve.pool import EnginePool
-from serve.service import Service
+from serve.http import errors
+from serve.http.auth import Gate
+from serve.http.errors import Problem
+from serve.http.keys import KeyRing, configured
+from serve.http.logs import Sink
+from serve.http.middleware import Door, Intake
+from serve.http.shutdown import Drain
+from serve.routing.load_balancer import EnginePool
 from usersim.populations.sample import Population
-from usersim.userlm import UserLM
+from usersim.users.userlm import UserLM
 
 DESCRIPTION = """A language model of the *human* side of a chat. `/v1/user/turns` takes a hidden goal, a
 persona and the conversation so far, and gives the user's next turn with the probability that the

@@ -8,9 +8,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from usersim.config import Config
-from usersim.guards import Guards
-from usersim.sampling import EndPolicy, Sampling
+from usersim.storage.toml_config import Config
+from usersim.users.guards import Guards
+from usersim.users.protocols import EndPolicy, Sampling
 
 
 class EngineSettings(Config):
@@ -78,7 +78,7 @@ def is_loopback(host: str) -> bool:
 
 
 class ApiKey(Config):
-    """One client's key, as its SHA-256: the key itself is nowhere on the server. `python -m serve.keys NAME`."""
+    """One client's key, as its SHA-256: the key itself is nowhere on the server. `python -m serve.http.keys NAME`."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     """In logs and metrics. Several keys may share a name, and then its quota: the old and the new one while

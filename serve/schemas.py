@@ -17,9 +17,9 @@ from pydantic import (
     model_validator,
 )
 
-from usersim.moves import Act
-from usersim.sampling import EndPolicy, as_profile
+from usersim.text.user_acts import Act
 from usersim.types import Facet, Goal, Persona, Turn, UserProfile
+from usersim.users.protocols import EndPolicy, as_profile
 
 MAX_MESSAGES, MAX_CHARACTERS, MAX_N, MAX_BATCH, MAX_TOP_LOGPROBS = 512, 65_536, 16, 64, 20
 MAX_PROFILES = 512

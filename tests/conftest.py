@@ -118,7 +118,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_userlm(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained User LM folder made from `tiny_base`, as a trained one would be laid out."""
-    from usersim.base import load_user_base, save_user_lm
+    from usersim.weights.base_model import load_user_base, save_user_lm
 
     out = tmp_path_factory.mktemp("userlm") / "tiny-userlm"
     base = load_user_base(tiny_base)

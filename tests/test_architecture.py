@@ -7,10 +7,15 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from usersim.renamed_modules import RENAMED
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = "usersim"
@@ -80,7 +85,7 @@ def test_the_builtin_eval_is_never_hidden() -> None:
         for alias in node.names
         if alias.name.partition(".")[0] == "eval" and alias.asname is None
     ]
-    assert hidden == [], "write `from eval.metrics import …`"
+    assert hidden == [], "write `from eval.fidelity.metrics import …`"
 
 
 def test_the_command_table_names_modules_that_exist() -> None:
@@ -94,7 +99,7 @@ def test_the_command_table_names_modules_that_exist() -> None:
     assert missing == []
 
 
-@pytest.mark.parametrize("module", ["usersim", "usersim.__main__", "usersim.doctor", *APPLICATIONS])
+@pytest.mark.parametrize("module", ["usersim", "usersim.__main__", "usersim.commands.doctor", *APPLICATIONS])
 def test_importing_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(*sorted({HEAVY!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
@@ -132,3 +137,110 @@ def test_no_file_names_a_registry_or_a_machine() -> None:
             if path.suffix in (".py", ".toml") and SHARED_FOLDER in line:
                 found.append(f"{path}:{number}: a folder outside the checkout: {line.strip()[:80]}")
     assert found == []
+
+
+MOST_MODULES = 16
+"""In one folder, `__init__.py` and `__main__.py` aside."""
+MOST_SAME_STEMS = 3
+STEMS_OF_THEIR_OWN = {"__init__", "__main__", "command"}
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name → file of every module of the five packages; a package is its `__init__.py`."""
+    named = {}
+    for package in (CORE, *APPLICATIONS):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            named[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return named
+
+
+def import_targets(tree: ast.Module, known: dict[str, Path]) -> set[str]:
+    """Modules of `known` that the code imports, `if TYPE_CHECKING` aside: `from package import module` is one."""
+    only_typing = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    names = set()
+    for node in set(ast.walk(tree)) - only_typing:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    targets = set()
+    for name in names:
+        while name and name not in known:
+            name = name.rpartition(".")[0]
+        targets.add(name)
+    return targets - {"", CORE, *APPLICATIONS}
+
+
+@cache
+def folder_arrows() -> dict[str, dict[str, set[str]]]:
+    """Folder → child → children that it imports; children are the folder's modules and its subfolders."""
+    known, arrows = modules(), defaultdict[str, dict[str, set[str]]](lambda: defaultdict(set))
+    for name, path in known.items():
+        importer = name.split(".") + ["__init__"] * (path.name == "__init__.py")
+        for target in import_targets(ast.parse(path.read_text(encoding="utf-8")), known):
+            imported = target.split(".")
+            depth = next(
+                (i for i, (a, b) in enumerate(zip(importer, imported, strict=False)) if a != b), len(imported)
+            )
+            # A package's own `__init__.py` may gather what is in it.
+            if 0 < depth < len(imported) and importer[depth] != "__init__":
+                arrows[".".join(importer[:depth])][importer[depth]].add(imported[depth])
+    return arrows
+
+
+def cycle_in(graph: dict[str, set[str]]) -> tuple[str, ...]:
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return tuple(error.args[1])
+    return ()
+
+
+@pytest.mark.parametrize("package", [CORE, *APPLICATIONS])
+def test_folders_import_each_other_in_one_direction(package: str) -> None:
+    cycles = {
+        folder: cycle
+        for folder, graph in folder_arrows().items()
+        if folder.partition(".")[0] == package and (cycle := cycle_in(graph))
+    }
+    assert cycles == {}
+
+
+def test_a_cycle_between_folders_is_seen() -> None:
+    assert set(cycle_in({"a": {"b"}, "b": {"c"}, "c": {"a"}})) == {"a", "b", "c"}
+    assert cycle_in({"a": {"b", "c"}, "b": {"c"}}) == ()
+    arrows = folder_arrows()
+    assert "storage" in arrows["usersim"]["users"]
+    assert "samples" in arrows["eval.fidelity"]["metrics"]
+
+
+def test_folders_hold_few_modules() -> None:
+    counts = Counter(path.parent for path in modules().values() if path.stem not in ("__init__", "__main__"))
+    assert {str(folder): count for folder, count in counts.items() if count > MOST_MODULES} == {}
+
+
+def test_module_names_say_what_they_hold() -> None:
+    counts = Counter(path.stem for path in modules().values() if path.stem not in STEMS_OF_THEIR_OWN)
+    assert {stem: count for stem, count in counts.items() if count > MOST_SAME_STEMS} == {}
+
+
+def test_renamed_modules_lead_to_modules_and_warn() -> None:
+    known = modules()
+    assert {old: new for old, new in RENAMED.items() if new not in known or old in known} == {}
+    code = (
+        "import warnings; warnings.simplefilter('always')\n"
+        "from usersim import style\n"
+        "from serve.strict import StrictRoute\n"
+        "import usersim.text.style as new, serve.http.strict_json as strict\n"
+        "assert style is new and StrictRoute is strict.StrictRoute\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "<string>:2: DeprecationWarning: usersim.style is now usersim.text.style" in done.stderr

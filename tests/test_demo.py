@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from collab_train.results import CandidateMR, ContextMR
 from collab_train.rewards import count_tokens
-from collab_train.rollout import context_seed
+from collab_train.rollout.accounting.results import CandidateMR, ContextMR
+from collab_train.rollout.simulation.rollout import context_seed
 from scripts import demo, demo_picture
 from scripts import demo_story as plot
 from tests.fake_endpoint import Reply, dead_url, endpoint

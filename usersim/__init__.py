@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from usersim import renamed_modules
+
 if TYPE_CHECKING:
     from usersim.api import (
         as_profile,
@@ -53,6 +55,7 @@ __all__ = [
     "sample_many",
 ]
 __version__ = "0.1.0"
+renamed_modules.install()
 _API = {
     *("as_profile", "as_turns", "asample", "connect", "converse"),
     *("load", "population", "sample", "sample_many"),

@@ -22,7 +22,7 @@ COMMANDS = {
         "usersim.commands.population",
         "population fit | compare | sample: users like those of logs",
     ),
-    "model": ("usersim.model", "model build | path: materialise the default User LM"),
+    "model": ("usersim.weights.default_model", "model build | path: materialise the default User LM"),
     "serve": ("serve.__main__", "the User LM behind FastAPI, generation by vLLM"),
     "sample": ("usersim.commands.sample", "one simulated user turn (or -n of them)"),
     "chat": ("usersim.commands.chat", "you play the assistant"),
@@ -39,7 +39,7 @@ COMMANDS = {
         "collab mr | pairs | sft | dpo | online-dpo | grpo | rloo | bench CONFIG",
     ),
     "keys": ("usersim.commands.keys", "the keys of a command's config: usersim keys train"),
-    "doctor": ("usersim.doctor", "what is installed, which engine, what is wrong and its cure"),
+    "doctor": ("usersim.commands.doctor", "what is installed, which engine, what is wrong and its cure"),
 }
 
 EXTRAS = {

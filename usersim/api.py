@@ -9,21 +9,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from usersim.background import run
-from usersim.client import RemoteUser
-from usersim.dialogue import Assistant, Watcher
-from usersim.dialogue import converse as _converse
 from usersim.errors import ConfigError, UsersimError
 from usersim.extras import cure_for
-from usersim.guards import Guards
-from usersim.moves import Act
-from usersim.plain import PlainAssistant, PlainUser, as_user
 from usersim.populations.record import population_file, read_population
 from usersim.populations.sample import Population
-from usersim.sampling import EndPolicy, Sampling, User, as_profile, as_turns
-from usersim.sync_client import SyncRemoteUser
+from usersim.remote.async_client import RemoteUser
+from usersim.remote.sync_client import SyncRemoteUser
+from usersim.text.user_acts import Act
 from usersim.types import Conversation, Goal, Persona, Turn, UserProfile, UserTurn
-from usersim.userlm import UserLM
+from usersim.users.background_loop import run
+from usersim.users.dialogue import Assistant, Watcher
+from usersim.users.dialogue import converse as _converse
+from usersim.users.guards import Guards
+from usersim.users.plain_functions import PlainAssistant, PlainUser, as_user
+from usersim.users.protocols import EndPolicy, Sampling, User, as_profile, as_turns
+from usersim.users.userlm import UserLM
 
 __all__ = [
     "as_profile",
@@ -52,12 +52,12 @@ def load(
 ) -> UserLM:
     """A User LM in this process: the shipped one, a run directory or a model folder. Needs torch."""
     try:
-        from usersim.backends.local import LocalSampler
+        from usersim.backends.transformers_local import LocalSampler
     except ImportError as error:
         cure = cure_for(error.name, "local") or str(error)
         raise ConfigError(f"{cure}, or use usersim.connect(url)") from error
-    from usersim.model import resolve
-    from usersim.render import Renderer
+    from usersim.rendering.renderer import Renderer
+    from usersim.weights.default_model import resolve
 
     path = resolve(model)
     return UserLM(

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from usersim.errors import DataError, UsersimError
-from usersim.records import explain, read_conversations, write_json
+from usersim.storage.records import explain, read_conversations, write_json
 from usersim.types import Conversation
 
 # No markup and no emoji codes: what is printed holds other people's text, and `[/x]` in it would be an error.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 
-from usersim.sampling import Draw, Sampled, SampledPiece
 from usersim.types import Turn, UserProfile, UserTurn
+from usersim.users.protocols import Draw, Sampled, SampledPiece
 
 
 class ScriptedUser:

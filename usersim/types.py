@@ -71,7 +71,7 @@ class Goal(Wording):
 
 
 class Style(Record):
-    """How somebody writes, measured from their own turns by `usersim.style.measure`; None = not stated."""
+    """How somebody writes, measured from their own turns by `usersim.text.style.measure`; None = not stated."""
 
     words_per_turn: float | None = Field(default=None, ge=0)
     """Median words of a user turn."""
@@ -88,7 +88,7 @@ class Style(Record):
     turns: float | None = Field(default=None, ge=0)
     """User turns until the person leaves."""
     typos: float | None = Field(default=None, ge=0, le=100)
-    """Typos per 100 lower-case words of English prose (`usersim.spelling`); not stated below eight such words."""
+    """Typos per 100 lower-case words of English prose (`usersim.text.spelling`); not stated below eight such words."""
     imperatives: float | None = Field(default=None, ge=0, le=1)
     """Share of turns that open with a bare verb of a list, after words like "ok now please"."""
     pushback: float | None = Field(default=None, ge=0, le=1)

@@ -10,16 +10,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from collab_train.bench.benchmark import jobs_of, plan, run_bench
 from collab_train.bench.conditions import PARTS, BenchConfig, Part
-from collab_train.bench.pages import markdown, page
-from collab_train.bench.report import complete, lines
-from collab_train.bench.run import jobs_of, plan, run_bench
+from collab_train.bench.report.bench_record import complete, lines
+from collab_train.bench.report.pages import markdown, page
 from collab_train.bench.stage import Speakers
-from collab_train.lock import exclusive
+from collab_train.run_lock import exclusive
 from usersim.cli import command_line, console
-from usersim.config import load_config
 from usersim.errors import ConfigError
-from usersim.records import atomic_writer, write_json
+from usersim.storage.records import atomic_writer, write_json
+from usersim.storage.toml_config import load_config
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

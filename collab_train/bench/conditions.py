@@ -8,15 +8,15 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from collab_train.contexts import Context
-from collab_train.mr import MRConfig, choose_contexts
 from collab_train.rewards import RewardConfig
-from collab_train.speakers import URLS, adapter_of
+from collab_train.rollout.command import MRConfig, choose_contexts
+from collab_train.rollout.engines.models import URLS, adapter_of
 from collab_train.tasks import get_task
-from usersim.config import Config
 from usersim.errors import ConfigError
-from usersim.policies import policy_from
-from usersim.prompted import BY_NAME
+from usersim.storage.toml_config import Config
 from usersim.types import NonEmpty
+from usersim.users.policies import policy_from
+from usersim.users.prompted import BY_NAME
 
 Part = Literal["table", "ablation", "clarify", "safety"]
 PARTS: tuple[Part, ...] = ("table", "ablation", "clarify", "safety")
@@ -47,9 +47,9 @@ class UserSpec(Config):
     address: str = "local"
     """As `user` in `collab mr`; with `prompt`, a chat model as in `assistant`."""
     prompt: str | None = None
-    """Not a user LM but a chat model told to play the user: one of the prompts of `usersim.prompted`."""
+    """Not a user LM but a chat model told to play the user: one of the prompts of `usersim.users.prompted`."""
     policy: str | None = None
-    """Does not cooperate (`usersim.policies`): "impatient", "withholding:strict=true" …"""
+    """Does not cooperate (`usersim.users.policies`): "impatient", "withholding:strict=true" …"""
 
     @model_validator(mode="after")
     def _known(self) -> UserSpec:

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 from collab_train.bench.conditions import AssistantSpec, Playing, UserSpec
 from collab_train.contexts import Context
-from collab_train.futures import Meter, explained, one_reply, one_turn
-from collab_train.patience import patiently
-from collab_train.results import Future
-from collab_train.rollout import context_seed
-from usersim.dialogue import Assistant, converse
+from collab_train.rollout.accounting.results import Future
+from collab_train.rollout.engines.patience import patiently
+from collab_train.rollout.simulation.futures import Meter, explained, one_reply, one_turn
+from collab_train.rollout.simulation.rollout import context_seed
 from usersim.errors import UsersimError
-from usersim.sampling import User
 from usersim.types import Conversation, NonEmpty, Turn, UserProfile, UserTurn
+from usersim.users.dialogue import Assistant, converse
+from usersim.users.protocols import User
 
 
 class Played(Future):

@@ -10,14 +10,14 @@ from typing import Any
 
 from collab_train.bench.conditions import BenchConfig, UserSpec, playing
 from collab_train.bench.play import Job, Played, play
-from collab_train.identity import assistant_identity, user_identity
-from collab_train.journal import Journal
-from collab_train.speakers import URLS, InTurns, open_assistant, open_user
-from collab_train.waiting import together
-from usersim.backends.chat import ChatSettings
-from usersim.policies import with_policy
-from usersim.prompted import BY_NAME, PromptedUser, prompt_hash
-from usersim.sampling import User
+from collab_train.rollout.cache.cache_keys import assistant_identity, user_identity
+from collab_train.rollout.cache.journal import Journal
+from collab_train.rollout.engines.models import URLS, InTurns, open_assistant, open_user
+from collab_train.rollout.simulation.gather import together
+from usersim.chat_models.openai_chat import ChatSettings
+from usersim.users.policies import with_policy
+from usersim.users.prompted import BY_NAME, PromptedUser, prompt_hash
+from usersim.users.protocols import User
 
 
 class Speakers:

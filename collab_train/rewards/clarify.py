@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collab_train.rewards.registry import Episode, extrinsic
-from usersim.replies import questions
+from usersim.text.reply_acts import questions
 
 
 @extrinsic(

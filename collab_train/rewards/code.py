@@ -1,4 +1,4 @@
-"""Code that has to pass the tests of its task, run in a sandbox (`collab_train.sandbox`)."""
+"""Code that has to pass the tests of its task, run in a sandbox (`collab_train.sandbox.sandbox_run`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from collab_train.contexts import Context
 from collab_train.rewards.registry import Episode, extrinsic
-from collab_train.sandbox import Outcome, refusal, run_tests
+from collab_train.sandbox.sandbox_run import Outcome, refusal, run_tests
 
 FENCE = re.compile(r"[ \t]*(?:[-*+>]|\d+[.)])?[ \t]*(`{3,}|~{3,})[ \t]*([\w+-]*)[^\n`]*")
 PYTHON = frozenset({"", "py", "python", "python3"})

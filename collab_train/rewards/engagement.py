@@ -10,8 +10,8 @@ By rules, each thing the user does in the window has a value, and the reward is 
 
 "no" after a question is an answer: what counts is the rest of the turn.
 
-English, as are the lists behind it (`usersim.moves`). A window in which the user does nothing (w = 0) has no value:
-the future is left out.
+English, as are the lists behind it (`usersim.text.user_acts`). A window in which the user does nothing (w = 0)
+has no value: the future is left out.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from statistics import fmean
 from typing import Any
 
 from collab_train.rewards.registry import Episode, RewardError, Tools, extrinsic
-from usersim.moves import is_pushback
-from usersim.replies import content_words, questions
+from usersim.text.reply_acts import content_words, questions
+from usersim.text.user_acts import is_pushback
 from usersim.types import Turn
 
 SATISFIED = re.compile(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collab_train.contexts import Context
 from collab_train.rewards.registry import Episode, extrinsic
-from collab_train.served import coverage
 from usersim.errors import DataError
+from usersim.text.facets import coverage
 
 
 def _no_facets(context: Context) -> str | None:

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from collab_train.contexts import Context
 from collab_train.rewards.registry import Episode, RewardError, Tools, extrinsic
-from usersim.judge import Judge
+from usersim.chat_models.judge import Judge
 from usersim.types import Record
 
 ROLE = (

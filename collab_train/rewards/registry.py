@@ -12,10 +12,10 @@ from inspect import iscoroutinefunction
 from typing import Any, Literal, TypeVar
 
 from collab_train.contexts import Context
+from usersim.chat_models.judge import Judge
 from usersim.errors import ConfigError, DataError, UsersimError
-from usersim.judge import Judge
-from usersim.sampling import User
 from usersim.types import Conversation, Turn
+from usersim.users.protocols import User
 
 T = TypeVar("T")
 Tool = Literal["judge", "user"]

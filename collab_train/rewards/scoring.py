@@ -19,11 +19,11 @@ from pathlib import Path
 from pydantic import AliasChoices, Field
 
 from collab_train.rewards.registry import Episode, Extrinsic, RewardError, Tools, blocking, find
-from usersim.config import Config
+from usersim.chat_models.judge import Judge
 from usersim.errors import ConfigError, UsersimError
-from usersim.judge import Judge
-from usersim.sampling import User
+from usersim.storage.toml_config import Config
 from usersim.types import Turn
+from usersim.users.protocols import User
 
 TOKEN = re.compile(r"\w+|[^\w\s]")
 Scored = tuple[float, dict[str, float]]

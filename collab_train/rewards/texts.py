@@ -9,7 +9,7 @@ import re
 
 from collab_train.contexts import Context
 from collab_train.rewards.registry import Episode, extrinsic
-from usersim.style import words
+from usersim.text.style import words
 
 UNSPACED = re.compile(
     r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[\U00020000-\U0003ffff]"
@@ -63,8 +63,8 @@ def _rouge_l(said: list[str], wanted: list[str]) -> float:
 
 @extrinsic("embedding", lacks=_no_reference, blocking=True)
 def embedding(episode: Episode) -> float:
-    """Cosine of sentence embeddings (`usersim.embed`: the first 256 tokens of each), at least 0."""
-    from usersim.embed import embed
+    """Cosine of sentence embeddings (`usersim.text.embeddings`: the first 256 tokens of each), at least 0."""
+    from usersim.text.embeddings import embed
 
     wanted, *said = embed([episode.context.reference or "", *episode.replies])
     return max(0.0, *(float(wanted @ vector) for vector in said))

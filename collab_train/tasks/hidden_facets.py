@@ -1,7 +1,7 @@
 """The embedded task: everyday goals whose 3-4 facets the user keeps back until asked, or until missed.
 
 All goals are our own writing. The opening gives the topic away and none of the facets; whole topics are held
-out. `facet_coverage` pays for a facet only where the assistant ends up serving it (`collab_train.served`).
+out. `facet_coverage` pays for a facet only where the assistant ends up serving it (`usersim.text.facets`).
 With a path: goals of one's own in the same JSON Lines, with `"split": "heldout"` where they are to be held out.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from collab_train.contexts import Context
 from usersim.errors import DataError
-from usersim.records import read_jsonl
+from usersim.storage.records import read_jsonl
 from usersim.types import Facet, Goal, Turn, UserProfile
 
 GOALS = Path(__file__).with_name("hidden_facets.jsonl")

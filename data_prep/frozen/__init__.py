@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from usersim.errors import ConfigError
-from usersim.records import read_jsonl
+from usersim.storage.records import read_jsonl
 
 
 def frozen_ids(name_or_path: str | Path) -> frozenset[str]:

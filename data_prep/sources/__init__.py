@@ -6,20 +6,20 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from data_prep.chats import RawChat, Source, SourceReport, well_formed
-from data_prep.sources.arena import ARENA
+from data_prep.raw_chats import RawChat, Source, SourceReport, well_formed
+from data_prep.sources.corpora.arena import ARENA
+from data_prep.sources.corpora.in3 import IN3
+from data_prep.sources.corpora.lmsys import LMSYS
+from data_prep.sources.corpora.mtrag import MTRAG
+from data_prep.sources.corpora.oasst import OASST
+from data_prep.sources.corpora.prism import PRISM
+from data_prep.sources.corpora.sharegpt import PACKAGE, SHAREGPT, installed_file
+from data_prep.sources.corpora.simulatorarena import SIMULATORARENA
+from data_prep.sources.corpora.wildchat import WILDCHAT
 from data_prep.sources.corpus import Corpus
 from data_prep.sources.exports import CHATGPT, CLAUDE
-from data_prep.sources.in3 import IN3
-from data_prep.sources.lmsys import LMSYS
 from data_prep.sources.messages import MESSAGES, Ends
-from data_prep.sources.mtrag import MTRAG
-from data_prep.sources.oasst import OASST
-from data_prep.sources.prism import PRISM
 from data_prep.sources.rows import check, expand, is_hub_name, read_rows
-from data_prep.sources.sharegpt import PACKAGE, SHAREGPT, installed_file
-from data_prep.sources.simulatorarena import SIMULATORARENA
-from data_prep.sources.wildchat import WILDCHAT
 from usersim.errors import ConfigError, DataError
 
 CORPORA = {

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from data_prep.chats import RawChat, SourceReport
+from data_prep.raw_chats import RawChat, SourceReport
 from data_prep.sources.jsonrows import Row
 
 Convert = Callable[[dict[str, Any], str, SourceReport], RawChat | str]

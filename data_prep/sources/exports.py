@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
-from data_prep.chats import RawChat, RawTurn, SourceReport
+from data_prep.raw_chats import RawChat, RawTurn, SourceReport
 from data_prep.sources.corpus import Corpus, row_by_row
 from data_prep.sources.turns import read_key, read_turn
 

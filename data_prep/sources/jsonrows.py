@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from data_prep.chats import SourceReport
+from data_prep.raw_chats import SourceReport
 from data_prep.sources.streams import BOM, ByteStream, JsonValues, lines, open_bytes
 from usersim.errors import DataError
 

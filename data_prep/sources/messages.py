@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from data_prep.chats import RawChat, SourceReport
+from data_prep.raw_chats import RawChat, SourceReport
 from data_prep.sources.corpus import Corpus, row_by_row
 from data_prep.sources.languages import language_code
 from data_prep.sources.turns import read_flags, read_key, read_turns, sound

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_prep.chats import SourceReport, well_formed
+from data_prep.raw_chats import SourceReport, well_formed
 from data_prep.sources.jsonrows import Row, broke_off, json_rows, line_rows
 from usersim.errors import DataError
 

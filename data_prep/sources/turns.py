@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from data_prep.chats import ROLES, RawRole, RawTurn, well_formed
+from data_prep.raw_chats import ROLES, RawRole, RawTurn, well_formed
 
 THOUGHTS = ("reasoning", "thinking", "redacted_thinking")
 """Types of parts of a message that the other side is not shown."""

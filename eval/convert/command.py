@@ -9,7 +9,7 @@ from eval.convert import collabllm, messages, nemo_usersim, tau2
 from eval.convert.turns import Converted
 from usersim.cli import console, emit_json
 from usersim.errors import ConfigError, DataError
-from usersim.records import write_records
+from usersim.storage.records import write_records
 
 LAYOUTS = ("tau2", "collabllm", "nemo-usersim", "messages")
 

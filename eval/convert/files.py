@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from usersim.errors import DataError
-from usersim.records import read_jsonl
+from usersim.storage.records import read_jsonl
 
 
 def read_json(path: Path) -> Any:

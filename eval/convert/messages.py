@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from eval.convert.files import rows
 from eval.convert.turns import MARKS, Converted, Excluded, conversation
-from usersim.sampling import as_profile
 from usersim.types import Conversation, EndedBy, Goal, Persona, UserProfile
+from usersim.users.protocols import as_profile
 
 
 def convert(

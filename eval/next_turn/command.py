@@ -18,25 +18,25 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from eval.next_turn.ceiling import pooled, read_annotated
-from eval.next_turn.draw import draw_turns
-from eval.next_turn.family_b_log import log_use
-from eval.next_turn.goal_conditions import CONDITIONS, GoalCondition, under_condition
+from eval.fidelity.report_record import FileFacts, versions
+from eval.next_turn.metrics.family_b_log import log_use
+from eval.next_turn.metrics.goal_conditions import CONDITIONS, GoalCondition, under_condition
 from eval.next_turn.prefixes import Prefix, prefixes_of, stratified, usable
 from eval.next_turn.results import NextTurnReport, SourceFacts
-from eval.next_turn.simulators import DrawSettings, Simulator, simulator_from
+from eval.next_turn.simulators.ceiling import pooled, read_annotated
+from eval.next_turn.simulators.draw import draw_turns
+from eval.next_turn.simulators.specifications import DrawSettings, Simulator, simulator_from
 from eval.next_turn.turns import SimulatedTurns
-from eval.report import FileFacts, versions
 from usersim.cli import command_line, console, emit_json, load_conversations
 from usersim.errors import ConfigError, DataError
-from usersim.locks import locked
-from usersim.model import BASE_NAME
+from usersim.storage.locks import locked
 from usersim.types import Conversation
+from usersim.weights.default_model import BASE_NAME
 
 if TYPE_CHECKING:
-    from eval.estimates import Estimate
-    from eval.next_turn.discriminators import Family
-    from eval.next_turn.language_model import LanguageModelScorer
+    from eval.next_turn.metrics.discriminators import Family
+    from eval.next_turn.metrics.language_model import LanguageModelScorer
+    from usersim.stats.estimates import Estimate
 
 FEW = 50
 TITLE = "Next turns beside people's"
@@ -115,7 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from eval.next_turn.page import write_report
+    from eval.next_turn.results_page import write_report
 
     conditions = _conditions(args.goals)
     settings = DrawSettings(
@@ -184,7 +184,7 @@ def _evaluate(
     excluded: dict[str, int],
     conditions: Sequence[GoalCondition],
 ) -> NextTurnReport:
-    from eval.next_turn.vector import Reference, StageClock, Vector
+    from eval.next_turn.metric_vector import Reference, StageClock, Vector
 
     start = time.monotonic()
     with _progress() as (track, say):
@@ -290,7 +290,7 @@ def _renamed(turns: SimulatedTurns, condition: GoalCondition) -> SimulatedTurns:
 
 
 def _scorer(args: argparse.Namespace) -> LanguageModelScorer:
-    from eval.next_turn.language_model import LanguageModelScorer
+    from eval.next_turn.metrics.language_model import LanguageModelScorer
 
     return LanguageModelScorer.from_pretrained(args.scorer, journal=args.out / "scores.jsonl")
 
@@ -301,9 +301,9 @@ def _likelihood(
     track: Callable[[str, int], Callable[[], None]],
     step: Callable[[str], None],
 ) -> Estimate:
-    from eval.model.likelihood import UserScorer
-    from eval.next_turn.likelihood import bits_per_character
-    from usersim.model import resolve
+    from eval.likelihood.likelihood import UserScorer
+    from eval.next_turn.metrics.likelihood import bits_per_character
+    from usersim.weights.default_model import resolve
 
     step("likelihood of people's turns")
     scorer = UserScorer.from_pretrained(resolve(source))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from eval.estimates import rng_for
-from eval.language import language_of
-from eval.matching import person_of
+from eval.fidelity.samples.language import language_of
+from eval.fidelity.samples.matching import person_of
+from usersim.stats.estimates import rng_for
 from usersim.types import Conversation, Goal, Record, Turn
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from eval.estimates import Estimate
-from eval.next_turn.compare import Claim, Measurement
-from eval.report import FileFacts
+from eval.fidelity.report_record import FileFacts
+from eval.next_turn.comparison import Claim, Measurement
+from usersim.stats.estimates import Estimate
 from usersim.types import Record
 
 

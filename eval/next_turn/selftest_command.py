@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from usersim.cli import command_line, console, emit_json, load_conversations
 
 if TYPE_CHECKING:
-    from eval.next_turn.selftest_report import SelfTestConfig
+    from eval.next_turn.selftest.selftest_record import SelfTestConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,9 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from eval.next_turn.selftest import sample, self_test
-    from eval.next_turn.selftest_page import headline, terminal, write_selftest
-    from eval.next_turn.vector import instruments
+    from eval.next_turn.metric_vector import instruments
+    from eval.next_turn.selftest.detection import sample, self_test
+    from eval.next_turn.selftest.selftest_page import headline, terminal, write_selftest
 
     config = config_of(args.quick, n=args.n, seed=args.seed, language=args.language)
     human = [c for path in args.human for c in load_conversations(path)]
@@ -62,8 +62,8 @@ def run(args: argparse.Namespace) -> int:
 
 def config_of(quick: bool, *, n: int | None, seed: int, language: str) -> SelfTestConfig:
     """The settings of the command line, over those of --quick."""
-    from eval.next_turn.selftest import QUICK
-    from eval.next_turn.selftest_report import SelfTestConfig
+    from eval.next_turn.selftest.detection import QUICK
+    from eval.next_turn.selftest.selftest_record import SelfTestConfig
 
     overrides = {
         "seed": seed,

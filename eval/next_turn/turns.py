@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from eval.next_turn.prefixes import Prefix
 from usersim.errors import DataError
-from usersim.records import read_records, write_records
+from usersim.storage.records import read_records, write_records
 from usersim.types import Record
 
 

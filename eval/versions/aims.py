@@ -8,8 +8,8 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
-from eval.estimates import Z95, Estimate
 from usersim.errors import ConfigError
+from usersim.stats.estimates import Z95, Estimate
 from usersim.types import Record
 
 RULE = re.compile(r"(?P<part>value|low|high|abs)? ?(?P<sign><=|>=|<|>) ?(?P<bound>-?\d+(?:\.\d+)?)")

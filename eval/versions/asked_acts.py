@@ -2,7 +2,7 @@
 
 A model that was trained to be told acts (`acts` in `userlm.json`) draws a turn for each act, and one without, at
 people's prefixes. Whether the act is seen is decided by rules other than those that labelled the training turns
-(`usersim.moves.act_of`): a shared rule would only show that the model learnt the rule.
+(`usersim.text.user_acts.act_of`): a shared rule would only show that the model learnt the rule.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from eval.estimates import Estimate
-from eval.metrics.lexical import stems
-from eval.model.drawing import DrawJournal
-from eval.next_turn.acts import thanks
+from eval.fidelity.metrics.texts.lexical import stems
+from eval.likelihood.drawing import DrawJournal
+from eval.next_turn.metrics.acts import thanks
+from eval.next_turn.metrics.values import ClusterSums, Values, estimate
 from eval.next_turn.prefixes import Prefix
-from eval.next_turn.values import ClusterSums, Values, estimate
-from usersim.moves import ACTS, Act
+from usersim.stats.estimates import Estimate
+from usersim.text.user_acts import ACTS, Act
 from usersim.types import UserProfile, UserTurn
-from usersim.userlm import UserLM
+from usersim.users.userlm import UserLM
 
 FREE = "free"
 """Key of the turns that no act was asked for."""

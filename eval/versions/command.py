@@ -12,16 +12,16 @@ from rich.table import Table
 
 from usersim.cli import console, emit_json, load_conversations
 from usersim.errors import ConfigError
-from usersim.locks import locked
-from usersim.model import BASE_NAME
+from usersim.storage.locks import locked
+from usersim.weights.default_model import BASE_NAME
 
 if TYPE_CHECKING:
-    from eval.estimates import Estimate
-    from eval.next_turn.goal_conditions import Unsaid
+    from eval.next_turn.metrics.goal_conditions import Unsaid
     from eval.next_turn.prefixes import Prefix
     from eval.versions.aims import Aim
     from eval.versions.teacher_forced import PrefixScore, TeacherForcedScorer
-    from usersim.sampling import Sampler
+    from usersim.stats.estimates import Estimate
+    from usersim.users.protocols import Sampler
 
 Track = Callable[[str, int], Callable[[], None]]
 
@@ -114,9 +114,9 @@ def run(args: argparse.Namespace) -> int:
 def _teacher_forced(
     args: argparse.Namespace, prefixes: Sequence[Prefix], unsaid: Unsaid, track: Track
 ) -> dict[str, Estimate]:
-    from eval.next_turn.goal_conditions import under_condition
-    from eval.next_turn.leaving import LeavingMetrics
-    from eval.next_turn.values import estimate
+    from eval.next_turn.metrics.goal_conditions import under_condition
+    from eval.next_turn.metrics.leaving import LeavingMetrics
+    from eval.next_turn.metrics.values import estimate
     from eval.versions.leaving import brier_skills, shift, with_added_facets
     from eval.versions.likelihood import perplexity_ratio
     from eval.versions.teacher_forced import TeacherForcedScorer
@@ -168,20 +168,20 @@ def _scored(
 
 
 def _acts(args: argparse.Namespace, prefixes: Sequence[Prefix], track: Track) -> dict[str, Estimate]:
-    from eval.estimates import rng_for
-    from eval.model.drawing import DrawJournal
-    from eval.model.scored import weights_hash
-    from eval.next_turn.coherence import Coherence, Contexts
-    from eval.next_turn.fluency import LanguageModelFluency
-    from eval.next_turn.language_model import LanguageModelScorer
-    from eval.next_turn.values import difference
+    from eval.likelihood.drawing import DrawJournal
+    from eval.likelihood.scored import weights_hash
+    from eval.next_turn.metrics.coherence import Coherence, Contexts
+    from eval.next_turn.metrics.fluency import LanguageModelFluency
+    from eval.next_turn.metrics.language_model import LanguageModelScorer
+    from eval.next_turn.metrics.values import difference
     from eval.versions import asked_acts
-    from usersim.guards import Guards
-    from usersim.model import resolve
-    from usersim.moves import ACTS
-    from usersim.render import Renderer
-    from usersim.sampling import EndPolicy
-    from usersim.userlm import UserLM
+    from usersim.rendering.renderer import Renderer
+    from usersim.stats.estimates import rng_for
+    from usersim.text.user_acts import ACTS
+    from usersim.users.guards import Guards
+    from usersim.users.protocols import EndPolicy
+    from usersim.users.userlm import UserLM
+    from usersim.weights.default_model import resolve
 
     path = resolve(args.model)
     renderer = Renderer.from_pretrained(path)
@@ -230,10 +230,10 @@ def _acts(args: argparse.Namespace, prefixes: Sequence[Prefix], track: Track) ->
 
 def _sampler(path: Path, engine: str | None) -> Sampler:
     if engine is not None:
-        from usersim.backends.http import HttpSampler
+        from usersim.backends.vllm_http import HttpSampler
 
         return HttpSampler(engine)
-    from usersim.backends.local import LocalSampler
+    from usersim.backends.transformers_local import LocalSampler
 
     return LocalSampler.from_pretrained(path)
 

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eval.estimates import Estimate
-from eval.next_turn.goal_conditions import Unsaid, spare_facets
-from eval.next_turn.leaving import LeavingMetrics
+from eval.next_turn.metrics.goal_conditions import Unsaid, spare_facets
+from eval.next_turn.metrics.leaving import LeavingMetrics
+from eval.next_turn.metrics.values import ClusterSums, Values, estimate
 from eval.next_turn.prefixes import Prefix
 from eval.next_turn.turns import NextTurn, SimulatedTurns
-from eval.next_turn.values import ClusterSums, Values, estimate
 from eval.versions.teacher_forced import PrefixScore
+from usersim.stats.estimates import Estimate
 from usersim.types import Facet
 
 ADDED_FACETS = 2
@@ -21,7 +21,7 @@ ADDED_FACETS = 2
 def brier_skills(
     prefixes: Sequence[Prefix], scores: Sequence[PrefixScore], *, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Brier skill of P(end) by baseline (constant, turn, facets, both), as `eval.next_turn.leaving` defines it."""
+    """Brier skill of P(end) by baseline (constant, turn, facets, both), see `eval.next_turn.metrics.leaving`."""
     metrics = LeavingMetrics(prefixes, seed=seed)
     values = metrics.values(as_turns(prefixes, scores))
     return {

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eval.estimates import Estimate
+from eval.next_turn.metrics.values import ClusterSums, Values, difference
 from eval.next_turn.prefixes import Prefix
-from eval.next_turn.values import ClusterSums, Values, difference
 from eval.versions.teacher_forced import PrefixScore
 from usersim.errors import DataError
+from usersim.stats.estimates import Estimate
 
 
 def perplexity_ratio(

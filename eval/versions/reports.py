@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from eval.estimates import Estimate
-from eval.model.report import ModelReport
+from eval.likelihood.figures import ModelReport
 from eval.next_turn.results import NextTurnReport
 from eval.versions.aims import ratio
 from usersim.errors import ConfigError
+from usersim.stats.estimates import Estimate
 
 LENGTH_AND_CASE = ("words_per_turn", "lowercase_starts")
 OBEYED = 0.3

@@ -14,13 +14,13 @@ from typing import Any, Self
 
 import torch
 
-from eval.model.likelihood import load_causal_lm
-from eval.model.scored import weights_hash
+from eval.likelihood.likelihood import load_causal_lm
+from eval.likelihood.scored import weights_hash
 from eval.next_turn.prefixes import Prefix
-from usersim.answer_cache import AnswerCache, key_of
-from usersim.model import resolve
-from usersim.render import Renderer
+from usersim.chat_models.answer_cache import AnswerCache, key_of
+from usersim.rendering.renderer import Renderer
 from usersim.types import UserProfile
+from usersim.weights.default_model import resolve
 
 HEAD_TOKENS = 160
 """Tokens of a turn that are scored."""

@@ -173,10 +173,10 @@ def test_pairs_then_dpo_move_the_weights_and_the_margin(
 
 
 def test_sft_makes_the_chosen_replies_likelier(config: Path, tmp_path: Path, tiny_base: Path) -> None:
-    from collab_train.margins import reply_logprob
-    from collab_train.pairs import Message, Pair
-    from collab_train.speakers import load_assistant
-    from usersim.records import write_records
+    from collab_train.rollout.engines.models import load_assistant
+    from collab_train.trainers.margins import reply_logprob
+    from collab_train.trainers.pairs import Message, Pair
+    from usersim.storage.records import write_records
 
     pair = Pair(
         context="c",
@@ -211,8 +211,8 @@ def test_sft_makes_the_chosen_replies_likelier(config: Path, tmp_path: Path, tin
 def test_local_models_decode_together_and_in_turns_unless_it_must_be_exact(
     tiny_userlm: Path, tiny_base: Path, exact: bool
 ) -> None:
-    from collab_train.batched import BatchedSampler
-    from collab_train.mr import MRConfig, open_speakers
+    from collab_train.decoding.dynamic_batching import BatchedSampler
+    from collab_train.rollout.command import MRConfig, open_speakers
 
     config = MRConfig(user=str(tiny_userlm), assistant=str(tiny_base), exact=exact, concurrency=7)
     user, assistant = open_speakers(config)

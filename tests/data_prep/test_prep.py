@@ -13,7 +13,7 @@ import pytest
 from data_prep.__main__ import main
 from usersim.cli import run_main
 from usersim.errors import ConfigError, DataError, UsersimError
-from usersim.records import read_conversations
+from usersim.storage.records import read_conversations
 from usersim.types import Conversation
 
 TOPICS = ("bread", "bikes", "tax", "maths", "poems", "cats", "rivers", "chess", "tea", "maps")

@@ -4,12 +4,12 @@ import os
 import pytest
 
 from eval.__main__ import main
-from eval.invented import invented
-from eval.run_command import guards_of
+from eval.fidelity.command import guards_of
+from eval.fidelity.samples.invented import invented
 from usersim.cli import run_main
-from usersim.guards import Guards
-from usersim.records import write_json, write_records
+from usersim.storage.records import write_json, write_records
 from usersim.types import Turn
+from usersim.users.guards import Guards
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from eval.__main__ import main
 from eval.convert import collabllm, messages, nemo_usersim, tau2
 from eval.convert.turns import conversation
 from usersim.cli import run_main
-from usersim.records import read_conversations
+from usersim.storage.records import read_conversations
 from usersim.types import Conversation
 
 

@@ -45,7 +45,7 @@ def accuracy(case: tuple[str, list[str]]) -> float:
 
 def code(case: tuple[str, str, str]) -> float:
     from collab_train.rewards.code import last_code
-    from collab_train.sandbox import run_tests
+    from collab_train.sandbox.sandbox_run import run_tests
 
     reply, entry_point, tests = case
     extracted = last_code([reply], entry_point)
@@ -53,7 +53,7 @@ def code(case: tuple[str, str, str]) -> float:
 
 
 def sandbox(code: str) -> float:
-    from collab_train.sandbox import run_tests
+    from collab_train.sandbox.sandbox_run import run_tests
 
     return run_tests(code, "assert area(2)==4\nassert area(3)==9\n").share
 
@@ -68,13 +68,13 @@ def bleu(case: tuple[str, str]) -> float:
 
 
 def clean(text: str) -> str:
-    from data_prep.artefacts import clean_user_text
+    from data_prep.cleaning.artefacts import clean_user_text
 
     return clean_user_text(text, Counter())
 
 
 def row(row: dict[str, Any]) -> Any:
-    from data_prep.chats import SourceReport
+    from data_prep.raw_chats import SourceReport
     from data_prep.sources.messages import read_message_row
 
     chat = read_message_row(row, "p:1", SourceReport(name="s", spec="s"))
@@ -98,8 +98,8 @@ def facets(known_info: str) -> list[str]:
 
 
 def _dialect(messages: list[dict[str, Any]]) -> Any:
-    from serve.chat_schemas import ChatRequest
-    from serve.dialects import read
+    from serve.api.chat_schemas import ChatRequest
+    from serve.api.dialects import read
 
     return read("auto", ChatRequest(model="m", messages=messages).messages)[1]
 
@@ -122,9 +122,9 @@ def history(messages: list[dict[str, Any]]) -> Any:
 def labels(messages: list[tuple[str, str]]) -> int:
     from transformers import AutoTokenizer
 
-    from collab_train.collect import Message
-    from collab_train.supervised import labelled
-    from usersim.model import build_base
+    from collab_train.rollout.simulation.best_path import Message
+    from collab_train.trainers.masks import labelled
+    from usersim.weights.default_model import build_base
 
     tokenizer = AutoTokenizer.from_pretrained(build_base())
     conversation = [Message(role=role, content=content) for role, content in messages]
@@ -132,7 +132,7 @@ def labels(messages: list[tuple[str, str]]) -> int:
 
 
 def think(text: str) -> str:
-    from usersim.backends.endpoint_chat import THINKING
+    from usersim.chat_models.endpoint_chat import THINKING
 
     return THINKING.sub("", text)
 

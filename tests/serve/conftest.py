@@ -20,9 +20,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from serve.app import create_app
 from serve.config import ServeConfig
-from serve.protocol import bounded
-from usersim.render import Renderer, RenderSettings
-from usersim.userlm import UserLM
+from serve.http.protocol import bounded
+from usersim.rendering.renderer import Renderer, RenderSettings
+from usersim.users.userlm import UserLM
 
 FAKE_ENGINE = Path(__file__).with_name("fake_engine.py")
 START, TURN_END, END = 256, 257, 258

@@ -10,9 +10,9 @@ from serve.app import create_app
 from serve.config import ServeConfig
 from tests.serve.conftest import SETTINGS, byte_tokenizer, serving
 from usersim.errors import ConfigError, RenderError
-from usersim.render import Renderer
+from usersim.rendering.renderer import Renderer
 from usersim.testing import ScriptedSampler
-from usersim.userlm import UserLM
+from usersim.users.userlm import UserLM
 
 MESSAGES = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Hello! Which city?"}]
 

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from serve.app import create_app
 from serve.config import ServeConfig
-from usersim.guards import Guards
-from usersim.render import Renderer
+from usersim.rendering.renderer import Renderer
 from usersim.testing import ScriptedSampler
-from usersim.userlm import UserLM
+from usersim.users.guards import Guards
+from usersim.users.userlm import UserLM
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed: run `make setup`")
 STATUSES = {200, 400, 404, 405, 413, 422}

@@ -21,15 +21,15 @@ from pydantic import ValidationError
 from serve.__main__ import _bind, _reload_on_sighup, _serve, main, refuse_open_doors
 from serve.app import create_app
 from serve.config import ApiKey, ServeConfig
-from serve.keys import KeyRing
-from serve.logs import tell
+from serve.http.keys import KeyRing
+from serve.http.logs import tell
 from usersim.cli import run_main
-from usersim.config import load_config
 from usersim.errors import ConfigError
-from usersim.model import SHIPPED_ADAPTER, file_hash
-from usersim.render import Renderer
+from usersim.rendering.renderer import Renderer
+from usersim.storage.toml_config import load_config
 from usersim.testing import ScriptedSampler
-from usersim.userlm import UserLM
+from usersim.users.userlm import UserLM
+from usersim.weights.default_model import SHIPPED_ADAPTER, file_hash
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,13 +14,13 @@ import pydantic
 import pytest
 
 import usersim
-from usersim import background
 from usersim.errors import ConfigError, UsersimError
-from usersim.plain import as_assistant, as_user
-from usersim.policies import with_policy
-from usersim.simulate import Case, simulate
 from usersim.testing import ScriptedAssistant, ScriptedUser
 from usersim.types import Conversation, Facet, Goal, Persona, Turn, UserProfile, UserTurn
+from usersim.users import background_loop as background
+from usersim.users.plain_functions import as_assistant, as_user
+from usersim.users.policies import with_policy
+from usersim.users.simulate import Case, simulate
 
 
 def texts(made: Conversation) -> list[str]:

@@ -86,7 +86,7 @@ def test_a_module_of_ours_that_is_missing_is_a_bug(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.usefixtures("wheel")
 def test_python_says_it_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, "usersim.backends.local", None)
+    monkeypatch.setitem(sys.modules, "usersim.backends.transformers_local", None)
     with pytest.raises(ConfigError, match=r"usersim\.connect\(url\)"):
         usersim.load(tmp_path)
 

@@ -8,7 +8,7 @@ from typing import Any
 import usersim
 from usersim.adapt.config import AdaptConfig
 from usersim.adapt.facts import Feasibility
-from usersim.train_config import TrainConfig
+from usersim.training.config import TrainConfig
 
 READINGS = {
     "like people": "Like people",

@@ -12,8 +12,8 @@ import argparse
 
 from usersim.adapt.config import AdaptConfig
 from usersim.cli import console, emit_json
-from usersim.config import load_config
 from usersim.errors import ConfigError, DataError
+from usersim.storage.toml_config import load_config
 
 
 def main(argv: list[str]) -> int:
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_intermixed_args(argv)
     config = load_config(AdaptConfig, args.config, args.overrides)
     from usersim.adapt.plan import estimates, make_plan, plan_lines
-    from usersim.adapt.run import run_stages
+    from usersim.adapt.stage_runner import run_stages
     from usersim.adapt.stages import Pipeline
 
     pipeline = Pipeline(config)

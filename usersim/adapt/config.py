@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from usersim.config import Config, read_toml
 from usersim.errors import ConfigError
-from usersim.train_config import TrainConfig
+from usersim.storage.toml_config import Config, read_toml
+from usersim.training.config import TrainConfig
 
 Share = tuple[float, float, float]
 GIVEN_BY_ADAPT = ("out", "train", "dev")
@@ -193,7 +193,7 @@ def train_config(values: Mapping[str, Any]) -> TrainConfig:
     """The values with their defaults; raises ConfigError."""
     from pydantic import ValidationError
 
-    from usersim.records import explain
+    from usersim.storage.records import explain
 
     try:
         return TrainConfig.model_validate(values)

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from usersim.errors import DataError
-from usersim.records import explain
+from usersim.storage.records import explain
 from usersim.types import Conversation, Record
 
 SAMPLED = 2_000

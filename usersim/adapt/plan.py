@@ -1,7 +1,8 @@
 """Plan of `usersim adapt`: what each stage does, and about how much time, tokens and memory it takes.
 
-Times come from the measured rate of matrix products on this machine (`usersim.precision`) and from counts of the
-data. They are estimates within a factor of about two; a run corrects them by how long its stages took.
+Times come from the measured rate of matrix products on this machine (`usersim.weights.precision`) and from
+counts of the data. They are estimates within a factor of about two; a run corrects them by how long its stages
+took.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from typing import Any
 
 from usersim.adapt.config import MachineSettings
 from usersim.adapt.facts import Feasibility, Lengths, SplitFacts, feasibility
-from usersim.adapt.run import Standing, duration, run_quietly, standing
+from usersim.adapt.stage_runner import Standing, duration, run_quietly, standing
 from usersim.adapt.stages import RESULT, Argv, Pipeline, Stage, shown, usersim_command
 from usersim.adapt.state import FileHashes
 from usersim.errors import DataError, UsersimError
-from usersim.model import BASE_NAME, home
-from usersim.precision import default_device, precision, throughput
-from usersim.train_config import TrainConfig
+from usersim.training.config import TrainConfig
 from usersim.types import Record
+from usersim.weights.default_model import BASE_NAME, home
+from usersim.weights.precision import default_device, precision, throughput
 
 PROBED = 400
 """Chats of each source that a plan prepares to count."""

@@ -27,12 +27,12 @@ from usersim.adapt.facts import (
     split_facts,
     together,
 )
-from usersim.config import read_toml
-from usersim.decoding import Sampling
+from usersim.decoding.parameters import Sampling
 from usersim.errors import ConfigError
-from usersim.records import atomic_writer, read_jsonl
-from usersim.render import Limits, read_settings, write_settings
-from usersim.train_config import TrainConfig, start_folder
+from usersim.rendering.renderer import Limits, read_settings, write_settings
+from usersim.storage.records import atomic_writer, read_jsonl
+from usersim.storage.toml_config import read_toml
+from usersim.training.config import TrainConfig, start_folder
 
 Argv = tuple[str, ...]
 RESULT = "userlm"

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from usersim.model import file_hash
-from usersim.records import write_json
+from usersim.storage.records import write_json
 from usersim.types import Record
+from usersim.weights.default_model import file_hash
 
 STATE = "state"
 """Folder of the state files in a run directory."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx2
 
-from usersim.backends.http import http_client
+from usersim.backends.vllm_http import http_client
 
 
 class Connections:

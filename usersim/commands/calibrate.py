@@ -13,12 +13,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from usersim.calibration import Decision, brier, fit
 from usersim.cli import console, emit_json, show
-from usersim.conditioning import thin
+from usersim.decoding.end_calibration import Decision, brier, fit
 from usersim.errors import ConfigError, DataError
-from usersim.records import read_records
-from usersim.render import Renderer, read_settings, write_settings
+from usersim.rendering.conditioning import thin
+from usersim.rendering.renderer import Renderer, read_settings, write_settings
+from usersim.storage.records import read_records
 from usersim.types import Conversation, UserProfile
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ def decisions_of_all(model: Path, people: Sequence[Conversation], *, seed: int) 
     import torch
     from transformers import AutoModelForCausalLM
 
-    from usersim.model import resolve
-    from usersim.precision import default_device, torch_dtype
+    from usersim.weights.default_model import resolve
+    from usersim.weights.precision import default_device, torch_dtype
 
     settings_folder(model)
     path, device = resolve(model), default_device()

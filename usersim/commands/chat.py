@@ -8,8 +8,8 @@ import sys
 from usersim.api import run
 from usersim.cli import console
 from usersim.commands.options import add_user_options, goal_from, persona_from, user_from
-from usersim.sampling import as_profile
 from usersim.types import Turn
+from usersim.users.protocols import as_profile
 
 
 def main(argv: list[str]) -> int:

@@ -6,21 +6,21 @@ import argparse
 import importlib
 import sys
 
-from usersim.config import keys_help
 from usersim.errors import ConfigError
+from usersim.storage.toml_config import keys_help
 
 CONFIGS = {
-    "train": "usersim.train_config:TrainConfig",
+    "train": "usersim.training.config:TrainConfig",
     "adapt": "usersim.adapt.config:AdaptConfig",
     "serve": "serve.config:ServeConfig",
-    "eval run": "eval.settings:EvalConfig",
-    "collab mr": "collab_train.mr:MRConfig",
-    "collab pairs": "collab_train.pairs:PairsConfig",
-    "collab sft": "collab_train.training_configs:SFT",
-    "collab dpo": "collab_train.training_configs:DPO",
-    "collab online-dpo": "collab_train.training_configs:OnlineDPO",
-    "collab grpo": "collab_train.training_configs:GRPO",
-    "collab rloo": "collab_train.training_configs:RLOO",
+    "eval run": "eval.fidelity.settings:EvalConfig",
+    "collab mr": "collab_train.rollout.command:MRConfig",
+    "collab pairs": "collab_train.trainers.pairs:PairsConfig",
+    "collab sft": "collab_train.trainers.configs:SFT",
+    "collab dpo": "collab_train.trainers.configs:DPO",
+    "collab online-dpo": "collab_train.trainers.configs:OnlineDPO",
+    "collab grpo": "collab_train.trainers.configs:GRPO",
+    "collab rloo": "collab_train.trainers.configs:RLOO",
     "collab bench": "collab_train.bench.conditions:BenchConfig",
 }
 

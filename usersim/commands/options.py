@@ -11,12 +11,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from usersim.api import connect, load
-from usersim.client import RemoteUser
-from usersim.dialogue import Assistant
 from usersim.errors import ConfigError, DataError
-from usersim.records import explain
+from usersim.remote.async_client import RemoteUser
+from usersim.storage.records import explain
 from usersim.types import Goal, Persona
-from usersim.userlm import UserLM
+from usersim.users.dialogue import Assistant
+from usersim.users.userlm import UserLM
 
 
 def add_user_options(parser: argparse.ArgumentParser) -> None:
@@ -70,12 +70,12 @@ def turns_from(path: str | None) -> list[dict[str, str]]:
 
 def assistant_from(where: str, *, max_tokens: int = 160) -> Assistant:
     """`local` (the base model in this process) or the base URL of any OpenAI-compatible endpoint."""
-    from usersim.backends.chat import ChatSettings, HttpChat
+    from usersim.chat_models.openai_chat import ChatSettings, HttpChat
 
     settings = ChatSettings(max_tokens=max_tokens)
     if where == "local":
-        from usersim.backends.local_chat import LocalChat
-        from usersim.model import build_base
+        from usersim.chat_models.local_chat import LocalChat
+        from usersim.weights.default_model import build_base
 
         return LocalChat.from_pretrained(build_base(), settings=settings)
     url, _, model = where.partition("#")

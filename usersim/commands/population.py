@@ -20,7 +20,7 @@ from usersim.cli import console, emit_json, show
 from usersim.populations.people import LoggedPerson, people_of
 from usersim.populations.record import TRAIT, population_file, read_population, write_population
 from usersim.populations.sample import Population
-from usersim.records import atomic_writer, read_records
+from usersim.storage.records import atomic_writer, read_records
 from usersim.types import Conversation
 
 if TYPE_CHECKING:

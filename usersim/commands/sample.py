@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from usersim.background import run
 from usersim.cli import emit_json
 from usersim.commands.options import add_user_options, goal_from, persona_from, turns_from, user_from
-from usersim.sampling import as_profile, as_turns
 from usersim.types import UserTurn
+from usersim.users.background_loop import run
+from usersim.users.protocols import as_profile, as_turns
 
 
 def main(argv: list[str]) -> int:
@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
     profile = as_profile(goal_from(args.goal), persona_from(args.persona))
     turns = as_turns(turns_from(args.turns))
     if args.dry_run:
-        from usersim.conditioning import describe
+        from usersim.rendering.conditioning import describe
 
         sys.stdout.write(describe(profile) + "\n")
         return 0

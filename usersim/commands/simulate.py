@@ -16,25 +16,25 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from usersim import __version__
 from usersim.api import run
-from usersim.backends.chat import ChatSettings
-from usersim.backends.endpoint_chat import EndpointChat
+from usersim.chat_models.endpoint_chat import EndpointChat
+from usersim.chat_models.openai_chat import ChatSettings
 from usersim.cli import command_line, console, emit_json, tell_goals
-from usersim.client import RemoteUser
 from usersim.commands.options import user_from
-from usersim.dialogue import Assistant
 from usersim.errors import BackendError, ConfigError, DataError
-from usersim.guards import Guards
-from usersim.locks import locked
-from usersim.model import file_hash
-from usersim.policies import POLICIES, with_policy
-from usersim.prompted import BY_NAME, PromptedUser, prompt_hash
-from usersim.sampling import User
-from usersim.simulate import Case, Journal, Outcome, read_cases, repeated, run_file, simulate
+from usersim.remote.async_client import RemoteUser
+from usersim.storage.locks import locked
 from usersim.types import Conversation
-from usersim.userlm import UserLM
+from usersim.users.dialogue import Assistant
+from usersim.users.guards import Guards
+from usersim.users.policies import POLICIES, with_policy
+from usersim.users.prompted import BY_NAME, PromptedUser, prompt_hash
+from usersim.users.protocols import User
+from usersim.users.simulate import Case, Journal, Outcome, read_cases, repeated, run_file, simulate
+from usersim.users.userlm import UserLM
+from usersim.weights.default_model import file_hash
 
 SAMPLED = {"user_tokens": 192, "user_temperature": 1.0}
-"""Of a prompted user: as a User LM samples (`usersim.sampling.Sampling`)."""
+"""Of a prompted user: as a User LM samples (`usersim.users.protocols.Sampling`)."""
 IDENTITY = (
     *("turns", "seed", "system", "repeat", "policy", "name"),
     *("url", "model", "prompted", "user_tokens", "user_temperature", "assistant", "assistant_tokens"),
@@ -182,8 +182,8 @@ def _chat(where: str, max_tokens: int, temperature: float = 0.7, *, option: str 
     if url == "local":
         if model:
             raise ConfigError(f"{option} local has one model; give a URL to name another")
-        from usersim.backends.local_chat import LocalChat
-        from usersim.model import build_base
+        from usersim.chat_models.local_chat import LocalChat
+        from usersim.weights.default_model import build_base
 
         return LocalChat.from_pretrained(build_base(), settings=settings)
     if not url.startswith(("http://", "https://", "unix:")):

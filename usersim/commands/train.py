@@ -9,8 +9,8 @@ import argparse
 import os
 
 from usersim.cli import emit_json, show
-from usersim.config import keys_help, load_config
-from usersim.train_config import TrainConfig
+from usersim.storage.toml_config import keys_help, load_config
+from usersim.training.config import TrainConfig
 
 
 def main(argv: list[str]) -> int:
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json-out", metavar="FILE", help="write it there")
     args = parser.parse_args(argv)
     config = load_config(TrainConfig, args.config, args.overrides)
-    from usersim.train import dry_run, train  # torch and TRL take longer than all of the above
+    from usersim.training.finetune import dry_run, train  # torch and TRL take longer than all of the above
 
     summary = dry_run(config) if args.dry_run else {"out": str(train(config, export=args.export))}
     if os.environ.get("RANK", "0") == "0":

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from usersim.errors import DataError
 from usersim.populations.traits import traits_of
-from usersim.style import measure
+from usersim.text.style import measure
 from usersim.types import Conversation, Style
 
 

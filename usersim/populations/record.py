@@ -9,9 +9,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from usersim.errors import ConfigError, DataError
-from usersim.model import POPULATION_FILE, SHIPPED_ADAPTER, USERLM_NAME
-from usersim.records import atomic_writer, explain
+from usersim.storage.records import atomic_writer, explain
 from usersim.types import Record, Style
+from usersim.weights.default_model import POPULATION_FILE, SHIPPED_ADAPTER, USERLM_NAME
 
 ATTRIBUTES = tuple(Style.model_fields)
 STATED, TRAIT = "stated:", "trait:"

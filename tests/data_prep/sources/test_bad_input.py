@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from data_prep.chats import RawChat, SourceReport
+from data_prep.raw_chats import RawChat, SourceReport
 from data_prep.sources import open_source, streams
 from usersim.errors import DataError
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from data_prep.chats import RawChat, SourceReport
+from data_prep.raw_chats import RawChat, SourceReport
 from data_prep.sources import open_source
 from data_prep.sources.languages import language_code
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from data_prep.chats import RawChat, SourceReport
-from data_prep.sources import oasst, open_source
+from data_prep.raw_chats import RawChat, SourceReport
+from data_prep.sources import open_source
+from data_prep.sources.corpora import oasst
 from usersim.errors import DataError
 
 Message = dict[str, Any]

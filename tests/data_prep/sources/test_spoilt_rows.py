@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from data_prep.chats import RawChat
+from data_prep.raw_chats import RawChat
 from data_prep.sources import CORPORA, open_source
 
 SAID: list[dict[str, Any]] = [

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from eval.__main__ import main
-from eval.estimates import Estimate
-from eval.next_turn.decoding import SettingResult, chosen, compare_settings
+from eval.next_turn.choose_decoding import SettingResult, chosen, compare_settings
 from eval.next_turn.prefixes import prefixes_of
-from eval.next_turn.simulators import simulator_from
+from eval.next_turn.simulators.specifications import simulator_from
 from eval.next_turn.turns import NextTurn, SimulatedTurns, people_as_simulator
-from usersim.calibration import Calibration
+from usersim.decoding.end_calibration import Calibration
 from usersim.errors import ConfigError, DataError
-from usersim.records import write_records
-from usersim.render import read_settings, write_settings
+from usersim.rendering.renderer import read_settings, write_settings
+from usersim.stats.estimates import Estimate
+from usersim.storage.records import write_records
 from usersim.types import Conversation, Turn
 
 TOPICS = "bread soup chess music rivers bikes stars birds tents lamps".split()  # noqa: SIM905

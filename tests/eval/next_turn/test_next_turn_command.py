@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 
 from eval.__main__ import main
-from eval.estimates import rng_for
-from eval.model.likelihood import ConversationScore, TurnScore
-from eval.next_turn.likelihood import bits_per_character
+from eval.likelihood.likelihood import ConversationScore, TurnScore
+from eval.next_turn.metrics.likelihood import bits_per_character
 from eval.next_turn.prefixes import prefixes_of
 from eval.next_turn.results import NextTurnReport
 from eval.next_turn.turns import NextTurn, write_turns
 from usersim.cli import run_main
-from usersim.records import write_records
+from usersim.stats.estimates import rng_for
+from usersim.storage.records import write_records
 from usersim.types import Conversation, Goal, Turn, UserProfile
 
 TOPICS = (

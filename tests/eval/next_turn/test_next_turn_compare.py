@@ -1,8 +1,8 @@
 import numpy as np
 
-from eval.next_turn.compare import Measurement, against_null, claims, compare, judged, margin_of
+from eval.next_turn.comparison import Measurement, against_null, claims, compare, judged, margin_of
+from eval.next_turn.metrics.values import MetricSpec, Values
 from eval.next_turn.prefixes import Prefix
-from eval.next_turn.values import MetricSpec, Values
 
 
 def spec(key: str, **fields: object) -> MetricSpec:

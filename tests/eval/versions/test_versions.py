@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from eval.estimates import Estimate
-from eval.next_turn import goal_conditions
+from eval.next_turn.metrics import goal_conditions
 from eval.next_turn.prefixes import prefixes_of
 from eval.versions.aims import is_met, judged, ratio, read_aims
 from eval.versions.asked_acts import FREE, askable, is_seen, seen_share
@@ -16,11 +15,12 @@ from eval.versions.leaving import brier_skills, shift, with_added_facets
 from eval.versions.likelihood import perplexity_ratio
 from eval.versions.teacher_forced import HEAD_TOKENS, PrefixScore, TeacherForcedScorer
 from tests.conftest import make_base
-from usersim.answer_cache import AnswerCache
-from usersim.base import load_user_base
+from usersim.chat_models.answer_cache import AnswerCache
 from usersim.errors import ConfigError, DataError
-from usersim.render import Limits
+from usersim.rendering.renderer import Limits
+from usersim.stats.estimates import Estimate
 from usersim.types import Conversation, Facet, Goal, Turn, UserProfile
+from usersim.weights.base_model import load_user_base
 
 
 def talk(name="c", turns=("hi there", "hello", "thanks"), facets=("cheap",), ended_by="user", unsaid=()):

@@ -1,0 +1,230 @@
+"""The benchmark itself: who plays with whom, what came of it, and the report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+from collab_train import rewards
+from collab_train.bench import ablation
+from collab_train.bench.conditions import (
+    AssistantSpec,
+    BenchConfig,
+    Part,
+    missing,
+    playing,
+)
+from collab_train.bench.measures.cells import Cell, Scored, cells
+from collab_train.bench.measures.conversation_measures import Measures, measure
+from collab_train.bench.play import Job, Played
+from collab_train.bench.single_replies import generalise, safety
+from collab_train.bench.stage import Performance, Speakers, perform
+from collab_train.contexts import Context
+from collab_train.rewards import Episode, Tools
+from collab_train.rewards.registry import find
+from collab_train.rollout.accounting.progress import progress
+from collab_train.rollout.accounting.results import total_cost
+from collab_train.rollout.cache.journal import Journal
+from collab_train.rollout.simulation.futures import explained
+from collab_train.rollout.simulation.gather import together
+from collab_train.rollout.simulation.rollout import unique
+from usersim.api import run as run_async
+from usersim.errors import BackendError, ConfigError, UsersimError
+from usersim.storage.runs import RunDir
+
+Jobs = dict[Part, list[Job]]
+
+
+def jobs_of(config: BenchConfig, parts: Sequence[Part]) -> Jobs:
+    """By part. Everything that can be wrong with tasks and files is found here."""
+    made: Jobs = {}
+    if {"table", "ablation"} & set(parts):
+        tasks = {task.name: list(unique(task.heldout())) for task in config.tasks}
+    if "table" in parts:
+        made["table"] = _conversations(config, config.assistants, tasks)
+    if "ablation" in parts:
+        made["ablation"] = _conversations(config, _ablated(config), tasks)
+    if "clarify" in parts:
+        assert config.clarify is not None
+        made["clarify"] = _replies(config, generalise.TASK, generalise.contexts(config.clarify))
+    if "safety" in parts:
+        assert config.safety is not None
+        made["safety"] = _replies(config, safety.TASK, safety.contexts(config.safety))
+    return made
+
+
+def _ablated(config: BenchConfig) -> tuple[AssistantSpec, ...]:
+    """With the references among the assistants, which differences are to."""
+    assert config.ablation is not None
+    references = (spec for spec in config.assistants if spec.name in config.compared)
+    return (*references, *ablation.specs(config.ablation))
+
+
+def _conversations(
+    config: BenchConfig, assistants: Sequence[AssistantSpec], tasks: dict[str, list[Context]]
+) -> list[Job]:
+    return [
+        Job(task, assistant, user, context, index)
+        for task, contexts in tasks.items()
+        for user in config.users
+        for assistant in assistants
+        for context in contexts
+        for index in range(config.repeats)
+    ]
+
+
+def _replies(config: BenchConfig, task: str, contexts: Sequence[Context]) -> list[Job]:
+    return [Job(task, assistant, None, context) for assistant in config.assistants for context in contexts]
+
+
+def plan(config: BenchConfig, jobs: Jobs) -> dict[str, Any]:
+    """What a run amounts to. Token figures are upper bounds, without what the run directory holds already."""
+    every = list(chain.from_iterable(jobs.values()))
+    turns = sum(config.turns for job in every if job.user)
+    return {
+        "assistants": [spec.name for spec in config.assistants],
+        "users": [user.name for user in config.users],
+        "conversations": {part: len(own) for part, own in jobs.items()},
+        "user_turns_at_most": turns,
+        "user_tokens_at_most": turns * config.user_tokens,
+        "assistant_tokens_at_most": (turns + len(every)) * config.assistant_tokens,
+        "not_there": missing(_specs(jobs)),
+        "ablation_commands": ablation.commands(config.ablation, config.tasks[0].name)
+        if config.ablation and not config.ablation.assistants
+        else [],
+        "out": config.out,
+    }
+
+
+def _specs(jobs: Jobs) -> tuple[AssistantSpec, ...]:
+    return tuple({job.assistant.name: job.assistant for job in chain.from_iterable(jobs.values())}.values())
+
+
+def run_bench(config: BenchConfig, jobs: Jobs, *, speakers: Speakers | None = None) -> dict[str, Any]:
+    """Plays what `config.out` does not hold yet and returns the report, as JSON. `speakers` instead of the config's.
+
+    Raises ConfigError where an assistant is not there, BackendError where not one conversation came through.
+    """
+    if speakers is None and (names := missing(_specs(jobs))):
+        raise ConfigError(
+            f"assistants {', '.join(names)}: nothing to open at their addresses; train them first "
+            "(--dry-run prints the commands of the ablation) or leave them out of the config"
+        )
+    run = RunDir(config.out, playing(config))
+    return run_async(_run(config, jobs, run, speakers or Speakers(config)))
+
+
+async def _run(config: BenchConfig, jobs: Jobs, run: RunDir, speakers: Speakers) -> dict[str, Any]:
+    started = time.monotonic()
+    tools = rewards.open_tools(config)
+    try:
+        _check(config, jobs, tools)
+        performances = await _perform(config, jobs, run, speakers)
+        report: dict[str, Any] = {}
+        for part, own in performances.items():
+            report[part] = await _part(part, own, config, tools, speakers)
+        identities = await _identities(config, jobs, speakers)
+    finally:
+        await tools.aclose()
+        await speakers.aclose()
+    return {
+        **report,
+        "cost": _cost(performances, time.monotonic() - started),
+        "identities": identities,
+        "judge": tools.judge.usage.summary() if tools.judge else None,
+    }
+
+
+def _check(config: BenchConfig, jobs: Jobs, tools: Tools) -> None:
+    for task in config.tasks:
+        own = [
+            job.context for job in chain.from_iterable(jobs.values()) if job.task == task.name and job.user
+        ]
+        weights = config.asked(task.weights())
+        asked = {name: weight for name, weight in weights.items() if find(name).needs != "user"}
+        rewards.check(own, asked, tools)
+
+
+async def _perform(
+    config: BenchConfig, jobs: Jobs, run: RunDir, speakers: Speakers
+) -> dict[Part, list[Performance]]:
+    journal = Journal(run.path / "conversations.jsonl", Played)
+    every = list(chain.from_iterable(jobs.values()))
+    with progress("conversations", len(every)) as bar:
+        made = iter(await perform(every, speakers, config, journal, done=bar, fewer=bar.fewer))
+    found = {part: [next(made) for _ in own] for part, own in jobs.items()}
+    played = [one.played for one in chain.from_iterable(found.values())]
+    if all(one.conversation is None for one in played):
+        raise BackendError(f"no conversation came through; the first failure: {played[0].error}")
+    return found
+
+
+async def _part(
+    part: Part, own: list[Performance], config: BenchConfig, tools: Tools, speakers: Speakers
+) -> list[dict[str, Any]]:
+    references = config.compared
+    if part == "clarify":
+        return [one.model_dump(mode="json") for one in generalise.asking(own, references)]
+    if part == "safety":
+        judged = await safety.judge_refusals(own, tools.judge) if tools.judge else {}
+        return [one.model_dump(mode="json") for one in safety.refusing(own, references, judged)]
+    made = [cell.model_dump(mode="json") for cell in await score_cells(own, config, tools, speakers)]
+    if part == "ablation":
+        assert config.ablation is not None
+        trained = {spec.name: spec for spec in ablation.specs(config.ablation)}
+        for cell in made:
+            spec = trained.get(cell["assistant"])
+            cell |= {"w": spec.w if spec else None, "rewards": spec.rewards if spec else None}
+    return made
+
+
+async def score_cells(
+    own: Sequence[Performance], config: BenchConfig, tools: Tools, speakers: Speakers
+) -> list[Cell]:
+    weights = {task.name: task.weights() for task in config.tasks}
+
+    async def one(performance: Performance) -> Scored:
+        job, played = performance.job, performance.played
+        found: Measures | None = None
+        failure = played.error
+        if played.conversation is not None:
+            mine = Tools(tools.judge, speakers.user(job.user) if job.user else None)
+            try:
+                episode = Episode(job.context, played.conversation)
+                found = await measure(episode, weights[job.task], config, mine)
+            except UsersimError as error:
+                failure = explained(error)
+        return Scored(job.condition, job.context.id, job.index, found, failure)
+
+    return cells(await together(one(performance) for performance in own), config.compared)
+
+
+async def _identities(config: BenchConfig, jobs: Jobs, speakers: Speakers) -> dict[str, dict[str, str]]:
+    """What really answered behind each name."""
+    found: dict[str, dict[str, str]] = {"assistants": {}, "users": {}}
+    for job in chain.from_iterable(jobs.values()):
+        assistant, user = await speakers.identities(job)
+        found["assistants"][job.assistant.name] = assistant
+        if job.user:
+            found["users"][job.user.name] = user
+    return found
+
+
+def _cost(performances: dict[Part, list[Performance]], wall_s: float) -> dict[str, Any]:
+    """Of all conversations that the report is made of, by assistant; a conversation of two parts counts once."""
+    every = {one.played.key: one for one in chain.from_iterable(performances.values())}
+    names = dict.fromkeys(one.job.assistant.name for one in every.values())
+    return {
+        "conversations": len(every),
+        "resumed": sum(one.resumed for one in every.values()),
+        "failed": sum(one.played.conversation is None for one in every.values()),
+        "wall_s": round(wall_s, 1),
+        "by_assistant": {
+            name: total_cost(
+                [o.played.cost for o in every.values() if o.job.assistant.name == name]
+            ).model_dump()
+            for name in names
+        },
+    }

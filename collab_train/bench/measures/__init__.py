@@ -1,0 +1,1 @@
+"""Measures of benchmark conversations, with intervals."""

@@ -1,0 +1,126 @@
+"""The tables of a benchmark as Markdown, and tables with plots as one HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import Any
+
+from collab_train.bench.measures.cells import Cell
+from collab_train.bench.measures.conversation_measures import MEASURES
+from collab_train.bench.measures.intervals import Estimate
+from collab_train.bench.report import plots
+from collab_train.bench.report.bench_record import (
+    Table,
+    asking_table,
+    differences_table,
+    plain,
+    refusing_table,
+    values_table,
+)
+from collab_train.bench.single_replies.generalise import Asking
+from collab_train.bench.single_replies.safety import Refusing
+from usersim.report.html import render_page, table
+
+TITLE = "Assistants side by side"
+NOTE = (
+    "Means over held-out contexts with 95 % intervals (bootstrap over contexts; Wilson for shares). Differences are "
+    "paired: the same contexts, users and seeds; bold where the interval leaves out 0 and n is at least 10. "
+    "Conversations that failed are left out, never scored 0. Tokens are words and punctuation marks that the user "
+    "reads and writes."
+)
+HEADINGS = {
+    "table": "Tasks",
+    "ablation": "The window of the reward",
+    "clarify": "Ambiguous questions (Abg-CoQA)",
+    "safety": "Harmful requests",
+}
+Section = tuple[str, list[Table], str]
+"""Heading, tables, and HTML of the plots."""
+
+
+def markdown(report: dict[str, Any]) -> str:
+    parts = [f"# {TITLE}", NOTE, f"`{report['command']}`"]
+    for heading, tables, _ in sections(report):
+        parts += [f"## {heading}", *(_markdown_table(one) for one in tables if one[1])]
+    return "\n\n".join(parts) + "\n"
+
+
+def page(report: dict[str, Any]) -> str:
+    parts = [
+        f"<h1>{TITLE}</h1><p class='lead'>{escape(NOTE)}</p><p><code>{escape(report['command'])}</code></p>"
+    ]
+    for heading, tables, drawn in sections(report):
+        shown = "".join(_html_table(one, heading) for one in tables if one[1])
+        parts.append(f"<h2>{escape(heading)}</h2>{drawn}{shown}")
+    return render_page(TITLE, parts, style=plots.STYLE)
+
+
+def sections(report: dict[str, Any]) -> Iterator[Section]:
+    for part in ("table", "ablation"):
+        for task, user, found in _blocks(report.get(part, [])):
+            cells = [Cell.model_validate(plain(one)) for one in found]
+            drawn = _over_window(found) if part == "ablation" else _differences(cells)
+            yield (
+                f"{HEADINGS[part]}: {task}, user: {user}",
+                [values_table(cells), differences_table(cells)],
+                drawn,
+            )
+    if asked := [Asking.model_validate(one) for one in report.get("clarify", [])]:
+        yield HEADINGS["clarify"], [asking_table(asked)], ""
+    if refused := [Refusing.model_validate(one) for one in report.get("safety", [])]:
+        yield HEADINGS["safety"], [refusing_table(refused)], ""
+
+
+def _blocks(found: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
+    for task, user in dict.fromkeys((cell["task"], cell["user"]) for cell in found):
+        yield task, user, [cell for cell in found if (cell["task"], cell["user"]) == (task, user)]
+
+
+def _differences(cells: Sequence[Cell]) -> str:
+    rows = [
+        (f"{cell.assistant} - {reference}", plots.colour(index), found["reward"])
+        for index, cell in enumerate(cells)
+        for reference, found in cell.differences.items()
+        if "reward" in found
+    ]
+    return f"<h3>R, difference</h3>{plots.differences(rows)}" if rows else ""
+
+
+def _over_window(found: Sequence[dict[str, Any]]) -> str:
+    """The paper's Figure 4: R and task score over w, a line for each kind of reward trained on, and one for who was
+    not trained."""
+    drawn, windows = [], sorted({cell["w"] for cell in found if cell["w"] is not None})
+    for name in ("reward", "score"):
+        series: dict[str, list[tuple[int, Estimate]]] = {}
+        for cell in found:
+            if name not in cell["measures"]:
+                continue
+            estimate = Estimate.model_validate(cell["measures"][name])
+            if cell["w"] is not None:
+                series.setdefault(cell["rewards"], []).append((cell["w"], estimate))
+            else:
+                series[cell["assistant"]] = [(w, estimate) for w in windows]
+        if windows and series:
+            label = f"{MEASURES[name].label} over w"
+            drawn.append(f'<div class="card"><h3>{label}</h3>{plots.over_window(label, series)}</div>')
+    return f'<div class="cards">{"".join(drawn)}</div>'
+
+
+def _markdown_table(one: Table) -> str:
+    heads, rows = one
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines)
+
+
+def _html_table(one: Table, label: str) -> str:
+    heads, rows = one
+    return table(
+        [escape(head) for head in heads], [[_cell(cell) for cell in row] for row in rows], label=label
+    )
+
+
+def _cell(text: str) -> str:
+    bold = text.startswith("**")
+    inside = escape(text.strip("*"))
+    return f"<b>{inside}</b>" if bold else inside

@@ -1,0 +1,98 @@
+"""The plots of the report: differences to a reference as dots with whiskers, and a measure over the window w."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from collab_train.bench.measures.intervals import Estimate
+
+WIDTH, HEIGHT, LEFT, BASE, TOP = 420, 220, 44, 184, 12
+COLOURS = 6
+STYLE = """
+.zero { top: 0; bottom: 0; width: 1px; background: var(--soft); }
+.plot path { fill: none; stroke: var(--own); stroke-width: 2; }
+.plot circle { fill: var(--own); }
+.plot line.bar { stroke: var(--own); stroke-width: 1.5; }
+"""
+
+
+def colour(index: int) -> str:
+    return f"c{index % COLOURS}"
+
+
+def figure(estimate: Estimate, digits: int, *, signed: bool = False) -> str:
+    """0.31 (0.28 to 0.35); without an interval, the value alone."""
+    sign = "+" if signed else ""
+    value = f"{estimate.value:{sign}.{digits}f}"
+    if estimate.low is None or estimate.high is None:
+        return value
+    return f"{value} ({estimate.low:{sign}.{digits}f} to {estimate.high:{sign}.{digits}f})"
+
+
+def differences(rows: Sequence[tuple[str, str, Estimate]], *, digits: int = 3) -> str:
+    """(name, class, difference) each, on one axis that holds 0."""
+    if not rows:
+        return ""
+    ends = [end for _, _, one in rows for end in (*_ends(one), 0.0)]
+    low, high = min(ends), max(ends)
+    width = (high - low) or 1.0
+
+    def at(value: float) -> float:
+        return round(4 + 92 * (value - low) / width, 2)
+
+    return "".join(
+        f'<div class="row {style}"><div class="name">{escape(name)}</div><div class="track">'
+        f'<i class="zero" style="left:{at(0.0)}%"></i><div class="lane" style="top:50%">'
+        f'<i class="whisker" style="left:{at(_ends(one)[0])}%;width:{at(_ends(one)[1]) - at(_ends(one)[0]):.2f}%"></i>'
+        f'<i class="dot" style="left:{at(one.value)}%"></i></div></div>'
+        f'<div class="values"><b>{escape(figure(one, digits, signed=True))}</b> n = {one.n}</div></div>'
+        for name, style, one in rows
+    )
+
+
+def over_window(label: str, series: Mapping[str, Sequence[tuple[int, Estimate]]]) -> str:
+    """A line for each series of (w, value with interval), and their key."""
+    points = [point for own in series.values() for point in own]
+    ends = [end for _, one in points for end in _ends(one)]
+    low, high, last = min(ends), max(ends), max(w for w, _ in points) or 1
+    margin = 0.08 * (high - low) or 0.5
+
+    def x(w: int) -> float:
+        return LEFT + 14 + (WIDTH - LEFT - 30) * w / last
+
+    def y(value: float) -> float:
+        return BASE - (BASE - TOP) * (value - low + margin) / (high - low + 2 * margin)
+
+    drawn = "".join(_series(sorted(own), colour(i), x, y) for i, own in enumerate(series.values()))
+    ticks = "".join(
+        f'<text x="{x(w):.1f}" y="{BASE + 15}" text-anchor="middle">{w}</text>'
+        for w in sorted({w for w, _ in points})
+    )
+    marks = "".join(
+        f'<line x1="{LEFT}" x2="{WIDTH}" y1="{y(v):.1f}" y2="{y(v):.1f}"/>'
+        f'<text x="{LEFT - 5}" y="{y(v) + 3:.1f}" text-anchor="end">{v:.3f}</text>'
+        for v in (low, (low + high) / 2, high)
+    )
+    key = "".join(f'<span class="{colour(i)}"><i></i>{escape(name)}</span>' for i, name in enumerate(series))
+    return (
+        f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
+        f"{marks}{drawn}{ticks}"
+        f'<text x="{WIDTH / 2}" y="{HEIGHT - 6}" text-anchor="middle">w</text></svg><div class="key">{key}</div>'
+    )
+
+
+def _series(own: Sequence[tuple[int, Estimate]], style: str, x: object, y: object) -> str:
+    assert callable(x)
+    assert callable(y)
+    line = " L".join(f"{x(w):.1f} {y(one.value):.1f}" for w, one in own)
+    marks = "".join(
+        f'<line class="bar" x1="{x(w):.1f}" x2="{x(w):.1f}" y1="{y(_ends(one)[0]):.1f}" y2="{y(_ends(one)[1]):.1f}"/>'
+        f'<circle cx="{x(w):.1f}" cy="{y(one.value):.1f}" r="4"/>'
+        for w, one in own
+    )
+    return f'<g class="{style}"><path d="M{line}"/>{marks}</g>'
+
+
+def _ends(one: Estimate) -> tuple[float, float]:
+    return (one.value, one.value) if one.low is None or one.high is None else (one.low, one.high)

@@ -1,0 +1,1 @@
+"""Tests of single replies: refusals, and clarifying questions."""

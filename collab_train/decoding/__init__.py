@@ -1,0 +1,1 @@
+"""Decoding of an in-process model in batches."""

@@ -1,0 +1,1 @@
+"""Multiturn-aware rewards by forward simulation."""

@@ -1,0 +1,1 @@
+"""Results, token costs and progress of rollouts."""

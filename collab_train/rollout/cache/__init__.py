@@ -1,0 +1,1 @@
+"""Journals and cache keys of futures."""

@@ -1,0 +1,1 @@
+"""Models that play the two sides, and calls to them."""

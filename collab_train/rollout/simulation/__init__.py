@@ -1,0 +1,1 @@
+"""Simulated futures of candidate replies."""

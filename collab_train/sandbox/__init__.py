@@ -1,0 +1,1 @@
+"""Sandbox that runs code under tests."""

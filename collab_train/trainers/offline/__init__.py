@@ -1,0 +1,1 @@
+"""Training on stored pairs and conversations."""

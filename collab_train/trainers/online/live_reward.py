@@ -1,0 +1,178 @@
+"""The multiturn-aware reward of what the model in training has just said, simulated with that very model."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from collab_train.contexts import Context
+from collab_train.rewards import Tools
+from collab_train.rollout.accounting.results import CandidateMR, ContextMR, Future
+from collab_train.rollout.cache.journal import Journal
+from collab_train.rollout.simulation.rollout import RolloutConfig, multiturn_rewards
+from collab_train.trainers.online.live_policy import LivePolicy
+from collab_train.trainers.run_log import Bars
+from usersim.api import run as run_async
+from usersim.errors import BackendError
+from usersim.types import Conversation
+from usersim.users.dialogue import Assistant
+from usersim.users.protocols import User
+
+STEP_SEED = 7_919
+"""Between the seeds of one step and the next: a context that comes again meets other futures."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    rewards: list[float | None]
+    """By reply; None where it was empty or no future came through."""
+    metrics: dict[str, float]
+
+
+class MultiturnReward:
+    """What TRL's GRPO and RLOO await as a reward function; `score_sync` is for those that cannot wait.
+
+    `context` is a column of the prompts' dataset: the id of the context. A reply without a reward is None, which
+    TRL leaves out of its group. Everything runs on one event loop, so that open connections outlive a step.
+    """
+
+    __name__ = "mr"  # what TRL logs it under
+
+    def __init__(
+        self,
+        contexts: Sequence[Context],
+        user: User,
+        config: RolloutConfig,
+        *,
+        folder: Path,
+        bars: Bars,
+        tools: Tools | None = None,
+        rank: int = 0,
+        shown: int = 0,
+    ) -> None:
+        self.contexts = {context.id: context for context in contexts}
+        self.user, self.config, self.folder, self.bars = user, config, folder, bars
+        self.tools, self.rank, self.shown = tools or Tools(user=user), rank, shown
+        self.rows: list[list[Any]] = []
+        """Of the last step, for `train_report`."""
+
+    def play(
+        self, assistant: Assistant, weights: Callable[[], str], tokens: Callable[[str], int]
+    ) -> MultiturnReward:
+        """Once the trainer is there: who answers in futures, what tells its weights apart, how long a reply is."""
+        self.assistant, self.weights, self.tokens = assistant, weights, tokens
+        return self
+
+    async def __call__(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        completion_ids: Sequence[Any],
+        context: Sequence[str],
+        trainer_state: Any,
+        log_metric: Callable[[str, float], None],
+        **columns: Any,
+    ) -> list[float | None]:
+        texts = [completion[0]["content"] for completion in completions]
+        scores = await asyncio.to_thread(self.score_sync, context, texts, trainer_state.global_step)
+        for name, value in scores.metrics.items():
+            log_metric(name, value)
+        return scores.rewards
+
+    def score_sync(self, names: Sequence[str], texts: Sequence[str], step: int) -> Scores:
+        return run_async(self.score(names, texts, step))
+
+    async def score(self, names: Sequence[str], texts: Sequence[str], step: int) -> Scores:
+        """Rewards of replies to contexts, equal replies simulated once.
+
+        Raises BackendError where nothing came through: a step without any reward teaches nothing.
+        """
+        started, contexts = time.monotonic(), self._filled(names, texts)
+        futures = list[Future]()
+        self.bars.futures(sum(len(c.candidates) for c in contexts) * self.config.futures)
+        with self._held():
+            results = await multiturn_rewards(
+                contexts,
+                self.user,
+                self.assistant,
+                self.config.model_copy(update={"seed": self.config.seed + STEP_SEED * (step + 1)}),
+                journal=Journal(self.folder / f"step-{step:06d}-{self.rank}.jsonl", Future),
+                identity=self.weights(),
+                tools=self.tools,
+                done=lambda future: self._done(futures, future),
+            )
+        found = {(result.id, c.text): c for result in results for c in result.candidates}
+        scored = [found.get((name, text.strip())) for name, text in zip(names, texts, strict=True)]
+        _refuse_nothing(scored)
+        self.rows = self._rows(step, results, futures)
+        metrics = {**self._metrics(texts, scored), "rollout_s": round(time.monotonic() - started, 2)}
+        return Scores([candidate.mr if candidate else None for candidate in scored], metrics)
+
+    def _filled(self, names: Sequence[str], texts: Sequence[str]) -> list[Context]:
+        """The contexts in question, with the replies as their candidates."""
+        replies: dict[str, dict[str, None]] = {}
+        for name, text in zip(names, texts, strict=True):
+            if text.strip():
+                replies.setdefault(name, {})[text.strip()] = None
+        return [
+            self.contexts[name].model_copy(update={"candidates": tuple(said)})
+            for name, said in replies.items()
+        ]
+
+    def _held(self) -> AbstractContextManager[None]:
+        return self.assistant.held() if isinstance(self.assistant, LivePolicy) else nullcontext()
+
+    def _done(self, futures: list[Future], future: Future) -> None:
+        futures.append(future)
+        self.bars.future(sum(one.conversation is None for one in futures))
+
+    def _metrics(self, texts: Sequence[str], scored: Sequence[CandidateMR | None]) -> dict[str, float]:
+        known = [c for c in scored if c is not None and c.mr is not None]
+        names = list(known[0].components)
+        different = {id(c): c for c in scored if c is not None}.values()
+        return {
+            "mr": fmean(c.mr or 0.0 for c in known),
+            **{f"mr/{name}": fmean(c.components[name] for c in known) for name in names},
+            "reply_tokens": fmean(self.tokens(text) for text in texts),
+            "question_rate": fmean("?" in text for text in texts),
+            "replies_without_mr": len(scored) - len(known),
+            "futures": sum(c.n + c.failed for c in different),
+            "futures_failed": sum(c.failed for c in different),
+        }
+
+    def _rows(self, step: int, results: Sequence[ContextMR], futures: Sequence[Future]) -> list[list[Any]]:
+        first: dict[str, Future] = {}
+        for future in futures:
+            if future.conversation is not None:
+                first.setdefault(future.context, future)
+        by_id = {result.id: result for result in results}
+        return [
+            [
+                step,
+                name,
+                goal.summary if (goal := self.contexts[name].profile.goal) else "",
+                by_id[name].candidates[future.candidate].mr,
+                transcript(future.conversation),
+            ]
+            for name, future in list(first.items())[: self.shown]
+        ]
+
+
+def transcript(conversation: Conversation | None) -> str:
+    return "\n".join(f"{turn.role}: {turn.text}" for turn in conversation.turns) if conversation else ""
+
+
+def _refuse_nothing(scored: Sequence[CandidateMR | None]) -> None:
+    if any(candidate is not None and candidate.mr is not None for candidate in scored):
+        return
+    reasons = [reason for candidate in scored if candidate for reason in candidate.errors]
+    first = reasons[0] if reasons else "every reply of the assistant was empty"
+    raise BackendError(
+        f"no reply of this step has a reward ({first}); mend that and run the same command again"
+    )

@@ -1,0 +1,1 @@
+"""Cleaning of chats, one batch at a time."""

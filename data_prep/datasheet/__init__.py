@@ -1,0 +1,1 @@
+"""The datasheet page and the profiles of splits."""

@@ -1,0 +1,1 @@
+"""Hidden goals: annotations, teacher and local goal model."""

@@ -1,0 +1,1 @@
+"""Personal data: candidates, recognisers and rules."""

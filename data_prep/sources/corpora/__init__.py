@@ -1,0 +1,1 @@
+"""Public corpora, one module each."""

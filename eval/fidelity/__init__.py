@@ -1,0 +1,1 @@
+"""Fidelity of simulated conversations, beside a human baseline."""

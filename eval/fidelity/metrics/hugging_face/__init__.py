@@ -1,0 +1,1 @@
+"""Metrics as modules of Hugging Face `evaluate`."""

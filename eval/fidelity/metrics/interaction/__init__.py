@@ -1,0 +1,1 @@
+"""Metrics of how users respond to the assistant."""

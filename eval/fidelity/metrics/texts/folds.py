@@ -1,0 +1,110 @@
+"""Out-of-fold scores that nothing leaks into, and the AUC of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.sparse import coo_matrix  # type: ignore[import-untyped]
+from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
+
+from eval.fidelity.metrics.texts.copies import clusters
+from eval.fidelity.samples.features import user_texts
+from usersim.stats.estimates import Floats, Ints
+from usersim.types import Conversation
+
+Fit = Callable[[Any, Ints], Callable[[Any], Floats]]
+LEAST_SCORED = 0.5
+"""Share of each side that must have been scored for an AUC."""
+
+
+def auc(positive: Floats, negative: Floats) -> float:
+    """P(a positive scores above a negative), ties half (Mann-Whitney). 0 to 1."""
+    return float(auc_rows(positive, negative, np.ones((1, len(positive))), np.ones((1, len(negative))))[0])
+
+
+def auc_rows(positive: Floats, negative: Floats, pos_RN: Floats, neg_RN: Floats) -> Floats:
+    """The same under weights (counts of a resample), one pair of weightings a row.
+
+    Items without a score (NaN) are left out; NaN where a side keeps no weight, or less than half of its items.
+    """
+    known_p, known_n = ~np.isnan(positive), ~np.isnan(negative)
+    if min(known_p.mean(), known_n.mean()) < LEAST_SCORED:
+        return np.full(len(pos_RN), np.nan)
+    positive, negative = positive[known_p], negative[known_n]
+    levels = np.unique(np.concatenate([positive, negative]))
+    hits, misses = (
+        weights @ np.eye(len(levels))[np.searchsorted(levels, scores)]
+        for weights, scores in ((pos_RN[:, known_p], positive), (neg_RN[:, known_n], negative))
+    )
+    below = np.cumsum(misses, axis=1) - misses / 2
+    pairs = hits.sum(1) * misses.sum(1)
+    area: Floats = np.divide((hits * below).sum(1), pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+    return area
+
+
+def task_of(conversation: Conversation) -> str:
+    """What it is about: topic must not give the source away, so conversations of one task share a fold."""
+    goal = conversation.profile.goal
+    return goal.summary if goal else conversation.group or conversation.id
+
+
+def matters(conversations: Sequence[Conversation]) -> list[str]:
+    """A name per conversation, shared by those of one task and by those whose user says the same, or nearly.
+
+    Chains count: copies of one conversation under twenty tasks are one matter, with all that is of these tasks. So
+    a simulator that repeats itself is never scored by a classifier that has read the same words.
+    """
+    codes: dict[tuple[str, ...], int] = {}
+    columns = [
+        codes.setdefault(key, len(codes))
+        for conversation, near in zip(conversations, clusters(conversations), strict=True)
+        for key in (
+            ("task", task_of(conversation)),
+            ("words", *user_texts(conversation)),
+            ("near", str(near)),
+        )
+    ]
+    rows = np.repeat(np.arange(len(conversations)), 3)
+    has_NK = coo_matrix((np.ones(len(columns)), (rows, columns))).tocsr()
+    return [str(name) for name in connected_components(has_NK @ has_NK.T, directed=False)[1]]
+
+
+def people(conversations: Sequence[Conversation]) -> Ints:
+    """(N, 2): number of the user and of the group, -1 where it is not known."""
+    codes: dict[tuple[str, str], int] = {}
+    return np.array(
+        [
+            [-1 if name is None else codes.setdefault((kind, name), len(codes)) for kind, name in pair]
+            for pair in ((("user", c.user), ("group", c.group)) for c in conversations)
+        ],
+        dtype=np.int64,
+    ).reshape(-1, 2)
+
+
+def grouped_folds(groups: Sequence[str], folds: int, rng: np.random.Generator) -> Ints:
+    """A fold for every item; items of one group share it."""
+    names, owner = np.unique(np.asarray(groups), return_inverse=True)
+    fold: Ints = (rng.permutation(len(names)) % folds)[owner]
+    return fold
+
+
+def out_of_fold(rows: Any, labels: Ints, fold: Ints, fit: Fit, *, people_NP: Ints | None = None) -> Floats:
+    """Each item's score from a classifier that saw nothing of its fold, nor anybody in it (`people`).
+
+    People are crossed with tasks, so they cannot share a fold too: what a held-out person wrote elsewhere is left
+    out of training. NaN where training would hold one class only.
+    """
+    scores = np.full(len(labels), np.nan)
+    for k in np.unique(fold):
+        held = fold == k
+        train = ~held if people_NP is None else ~held & ~_meets(people_NP, held)
+        if 0 < labels[train].sum() < train.sum():
+            scores[held] = fit(rows[train], labels[train])(rows[held])
+    return scores
+
+
+def _meets(people_NP: Ints, held: Any) -> Any:
+    known = people_NP[held]
+    return np.isin(people_NP, known[known >= 0]).any(1)

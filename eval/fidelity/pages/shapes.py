@@ -1,0 +1,101 @@
+"""How attributes are distributed, and the curves of what runs along a conversation."""
+
+from __future__ import annotations
+
+from html import escape
+
+from eval.fidelity.metrics.metric_protocol import Curve
+from eval.fidelity.pages.drawing import Named, bars, course
+from eval.fidelity.pages.plots import key, number, shapes, shares, style_of
+from eval.fidelity.report_record import FeatureShape, Report
+from usersim.report import html as page
+from usersim.report.svg import percent
+from usersim.stats.estimates import Estimate
+
+Drawn = list[tuple[int, str, Curve]]
+"""One curve of several simulators: place, name and record of each."""
+
+
+def attributes(report: Report) -> str:
+    cards = "".join(_attribute(shape) for shape in report.features)
+    names = [simulator.name for simulator in report.simulators]
+    return (
+        '<h2 id="writing">How they write</h2><p>Share of user turns, or of conversations; each conversation weighs '
+        f"the same. Bins are named by their range, or by their lower edge.</p>{key(names)}"
+        f'<div class="grid">{cards}</div>'
+    )
+
+
+def _attribute(shape: FeatureShape) -> str:
+    sides = [("human", shape.human), *shape.simulated.items()]
+    if shape.bins == ("no", "yes"):
+        return f'<div class="card"><h3>{escape(shape.label)}</h3>{shares(shape)}</div>'
+    rows = [
+        [escape(name), _average(value), *map(percent, bars_of)]
+        for (name, bars_of), value in zip(
+            sides, (shape.human_average, *shape.simulated_average.values()), strict=True
+        )
+    ]
+    average = "mean" if shape.is_share else "median"
+    table = page.table(["", average, *map(escape, shape.bins)], rows, label=shape.label)
+    return f'<div class="card"><h3>{escape(shape.label)}</h3>{shapes(shape)}{page.details("as a table", table)}</div>'
+
+
+def _average(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"  # noqa: RUF001
+
+
+def curves(report: Report) -> str:
+    groups = _curves_by_key(report)
+    if not groups:
+        return ""
+    cards = "".join(_curve(part) for drawn in groups.values() for part in _drawn_together(drawn))
+    names = [simulator.name for simulator in report.simulators]
+    return (
+        '<h2 id="curves">Over a conversation</h2><p>For the eye; the verdicts are with the figures above. The grey '
+        f"band and the lines at points and bars are 95 % intervals.</p>{key(names)}"
+        f'<div class="grid wide">{cards}</div>'
+    )
+
+
+def _curves_by_key(report: Report) -> dict[str, Drawn]:
+    found: dict[str, Drawn] = {}
+    for index, simulator in enumerate(report.simulators):
+        for curve in simulator.curves:
+            found.setdefault(curve.key, []).append((index, simulator.name, curve))
+    return found
+
+
+def _drawn_together(drawn: Drawn) -> list[Drawn]:
+    """All in one plot where the people are the same; otherwise one plot each."""
+    first = drawn[0][2]
+    same = all((curve.x, curve.human) == (first.x, first.human) for _, _, curve in drawn)
+    return [drawn] if same else [[one] for one in drawn]
+
+
+def _curve(drawn: Drawn) -> str:
+    curve = drawn[0][2]
+    series: list[Named] = [("human", "human", curve.human)]
+    series += [(name, style_of(index), found.simulated) for index, name, found in drawn]
+    title = escape(curve.label)
+    plot = (
+        bars(curve.label, curve.x, series)
+        if curve.categories
+        else course(curve.label, curve.x, (curve.x_label, curve.y_label), series)
+    )
+    axis = f"<small>{escape(curve.y_label)}</small>" if curve.categories else ""
+    return f'<div class="card"><h3>{title} {axis}</h3>{plot}{page.details("as a table", _table(curve, series))}</div>'
+
+
+def _table(curve: Curve, series: list[Named]) -> str:
+    heads = [escape(curve.x_label), *(escape(name) for name, _, _ in series)]
+    rows = [
+        [escape(x), *(_cell(values[place]) for _, _, values in series)] for place, x in enumerate(curve.x)
+    ]
+    return page.table(heads, rows, label=curve.label)
+
+
+def _cell(found: Estimate | None) -> str:
+    if found is None:
+        return "–"  # noqa: RUF001
+    return f"{number(found.value)}<small>[{number(found.low)}, {number(found.high)}], n {found.n}</small>"

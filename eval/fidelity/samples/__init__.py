@@ -1,0 +1,1 @@
+"""Samples of conversations: features, matching of the two sides, preparation."""

@@ -1,0 +1,35 @@
+"""Questions to the judge, side by side, with a bar."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from eval.llm_judge.questions import ANSWERS, Item, label_of
+from usersim.chat_models.client import NoAnswer
+from usersim.chat_models.judge import Judge
+from usersim.cli import console
+from usersim.stats.estimates import rng_for
+
+
+async def ask(judge: Judge, items: Sequence[Item], seed: int) -> dict[str, str]:
+    """In an order that mixes tasks and sources; an unusable answer is left out. Raises EndpointDown."""
+    answers: dict[str, str] = {}
+    columns = (TextColumn("questions"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("", total=len(items))
+
+        async def one(item: Item) -> None:
+            with suppress(NoAnswer):  # counted in judge.usage and as unanswered
+                answers[item.key] = label_of(await judge.ask(item.messages(), ANSWERS[item.task]))
+            progress.advance(bar)
+
+        order = rng_for(seed, "order of judging").permutation(len(items))
+        try:
+            await asyncio.gather(*(one(items[i]) for i in order))
+        finally:
+            await judge.aclose()
+    return answers

@@ -1,1 +1,0 @@
-"""One metric per file behind `eval.metrics.base.Metric`; the arithmetic is plain functions beside it."""

@@ -1,0 +1,200 @@
+"""Fluency of turns: bits a character under a language model in context, and under an n-gram model of people's turns.
+
+It is read two-sided: what everyone expects needs fewer bits than people's turns. The n-gram model sees the order of
+neighbouring words; gibberish that was cut from the text it was fitted on is smoother to it than people are.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from eval.next_turn.metrics.coherence import Coherence
+from eval.next_turn.metrics.values import Metric, MetricSpec, Values
+from eval.next_turn.prefixes import Prefix
+from usersim.errors import DataError
+from usersim.stats.estimates import rng_for
+
+TOKENS = re.compile(r" ?\w{1,32}|[^\w\s]|\s")
+"""Words with the space before them, marks, white space."""
+TOKEN_ORDER = 2
+"""On development data pairs of words told shuffled turns from people's better than triples or characters did."""
+SPELLING_ORDER = 6
+SCORED_CHARACTERS = 512
+"""Only the beginning of a longer turn is scored, about as much as a language model's tokens cover."""
+FITTED_CHARACTERS = 2_000_000
+"""Characters of training text; more costs memory and changes little."""
+SPELLINGS = 50_000
+"""Tokens whose spelling probability is remembered."""
+ALPHABET = 1_114_112
+"""Unicode's characters: an unseen one has that probability, and not 0."""
+FOLDS = 5
+
+
+class WittenBell:
+    """Interpolated n-gram model of sequences (Witten and Bell, 1991).
+
+    p(x | h) = (c(h x) + t(h) p(x | h without its first)) / (c(h) + t(h)), with t(h) the distinct successors of h.
+
+    Args:
+        sequences: What it is fitted on.
+        order: Longest n-gram.
+        base: Probability of an element apart from any count.
+    """
+
+    def __init__(
+        self, sequences: Iterable[Sequence[Hashable]], order: int, base: Callable[[Any], float]
+    ) -> None:
+        self.order, self.base = order, base
+        self._counts: Counter[tuple[Hashable, ...]] = Counter()
+        for sequence in sequences:
+            padded = (*(None for _ in range(order - 1)), *sequence)
+            for length in range(1, order + 1):
+                # Every n-gram that ends in the sequence proper.
+                self._counts.update(zip(*(padded[order - length + i :] for i in range(length)), strict=False))
+        self._totals: Counter[tuple[Hashable, ...]] = Counter()
+        self._types: Counter[tuple[Hashable, ...]] = Counter()
+        for gram, count in self._counts.items():
+            self._totals[gram[:-1]] += count
+            self._types[gram[:-1]] += 1
+
+    def bits(self, sequence: Sequence[Hashable]) -> float:
+        """-log2 p of a whole sequence."""
+        padded = (*(None for _ in range(self.order - 1)), *sequence)
+        return -sum(math.log2(self._probability(padded[i : i + self.order])) for i in range(len(sequence)))
+
+    def _probability(self, gram: tuple[Hashable, ...]) -> float:
+        """p of the last element after the others."""
+        probability = self.base(gram[-1])
+        for start in range(len(gram) - 1, -1, -1):
+            types = self._types[gram[start:-1]]
+            if not types:
+                break
+            count = self._counts[gram[start:]]
+            probability = (count + types * probability) / (self._totals[gram[start:-1]] + types)
+        return probability
+
+
+class TurnModel:
+    """Bigram model of words and marks, interpolated with a character model that spells them.
+
+    The words see their order, the characters what is no word.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        sequences = [TOKENS.findall(text) for text in _portion(texts)]
+        vocabulary = sorted({token for sequence in sequences for token in sequence})
+        spelling = WittenBell(
+            ((*token, None) for token in vocabulary), SPELLING_ORDER, lambda _: 1 / ALPHABET
+        )
+        spelling_probability = lru_cache(SPELLINGS)(lambda token: 2.0 ** -spelling.bits((*token, None)))
+        self._words = WittenBell(sequences, TOKEN_ORDER, spelling_probability)
+
+    def bits(self, text: str) -> float:
+        return self._words.bits(TOKENS.findall(text))
+
+
+class LanguageModelFluency(Metric):
+    """`fluency.lm`: bits a character of a turn in its own history, Σ bits / Σ characters of the scored beginnings.
+
+    A turn without history follows the bare header of a user message.
+
+    Args:
+        coherence: Holds the language model, the contexts and the prefixes that are scored.
+    """
+
+    def __init__(self, coherence: Coherence) -> None:
+        self.coherence = coherence
+
+    @property
+    def specs(self) -> Sequence[MetricSpec]:
+        if self.coherence.scorer is None:
+            return []
+        return [_spec("lm", "bits a character in context")]
+
+    def values(self, prefixes: Sequence[Prefix], texts: Sequence[str]) -> dict[str, Values]:
+        scorer, scored = self.coherence.scorer, self.coherence.contexts.scored
+        if scorer is None:
+            return {}
+        places = [place for place, prefix in enumerate(prefixes) if prefix.id in scored]
+        scores = scorer.score([(self.coherence.own_context(prefixes[i]), texts[i]) for i in places])
+        bits_P, characters_P = np.zeros(len(prefixes)), np.zeros(len(prefixes))
+        bits_P[places] = [score.nats / math.log(2) for score in scores]
+        characters_P[places] = [score.characters for score in scores]
+        return {"fluency.lm": Values(bits_P, characters_P)}
+
+
+class NgramFluency(Metric):
+    """`fluency.ngram`: bits a character of a turn's beginning under `TurnModel`, Σ bits / Σ characters.
+
+    Build it with `fitted` or `cross_fitted`.
+
+    Args:
+        models: One, or one a fold.
+        folds: Number of the model for the turns at a cluster's prefixes; the first for a cluster without one.
+    """
+
+    def __init__(self, models: Sequence[TurnModel], folds: Mapping[str, int] | None = None) -> None:
+        self._models, self._folds = models, folds or {}
+
+    @classmethod
+    def fitted(cls, texts: Iterable[str]) -> NgramFluency:
+        """On people's turns of other conversations, such as those of a training file, which are read once."""
+        return cls([TurnModel(texts)])
+
+    @classmethod
+    def cross_fitted(cls, prefixes: Sequence[Prefix], seed: int) -> NgramFluency:
+        """On people's own turns at these prefixes: no turn is scored by a model that has seen its person.
+
+        Raises:
+            DataError: The prefixes are of fewer than two people.
+        """
+        clusters = sorted({prefix.cluster for prefix in prefixes})
+        if len(clusters) < 2:
+            raise DataError("fluency.ngram: turns of two people are needed; give training conversations")
+        number = min(FOLDS, len(clusters))
+        order = rng_for(seed, "fluency folds").permutation(len(clusters))
+        folds = {clusters[index]: place % number for place, index in enumerate(order)}
+        texts = [(prefix.text, folds[prefix.cluster]) for prefix in prefixes if prefix.text is not None]
+        return cls([TurnModel(text for text, own in texts if own != fold) for fold in range(number)], folds)
+
+    @property
+    def specs(self) -> Sequence[MetricSpec]:
+        return [_spec("ngram", "bits a character by words, pairs of words and spelling")]
+
+    def values(self, prefixes: Sequence[Prefix], texts: Sequence[str]) -> dict[str, Values]:
+        heads = [text.strip()[:SCORED_CHARACTERS] for text in texts]
+        bits = [
+            self._models[self._folds.get(prefix.cluster, 0)].bits(head)
+            for prefix, head in zip(prefixes, heads, strict=True)
+        ]
+        characters = [len(head) for head in heads]
+        return {"fluency.ngram": Values(np.array(bits, np.float64), np.array(characters, np.float64))}
+
+
+def _spec(scorer: str, label: str) -> MetricSpec:
+    return MetricSpec(
+        key=f"fluency.{scorer}",
+        group="fluency",
+        label=label,
+        unit="bits a character",
+        is_ratio=True,
+        scorer=scorer,
+    )
+
+
+def _portion(texts: Iterable[str]) -> Iterator[str]:
+    """Beginnings of texts, up to `FITTED_CHARACTERS` together."""
+    room = FITTED_CHARACTERS
+    for text in texts:
+        if room <= 0:
+            return
+        head = text.strip()[: 4 * SCORED_CHARACTERS]
+        yield head
+        room -= len(head)

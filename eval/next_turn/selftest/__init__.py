@@ -1,0 +1,1 @@
+"""Self-test of the next-turn metrics on planted users."""

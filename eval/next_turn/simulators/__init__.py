@@ -1,0 +1,1 @@
+"""Simulators whose next turns are evaluated."""

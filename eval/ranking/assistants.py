@@ -1,0 +1,97 @@
+"""Assistants of known relative quality, made from one base model: the truth of a planted ranking."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from usersim.types import Turn
+from usersim.users.dialogue import Assistant
+
+LEVELS = {"larger": 4, "normal": 3, "smaller": 2, "truncated": 1, "off_topic": 0, "evasive": 0}
+"""Higher is better; equal levels are not compared. larger, normal, smaller: twice, once and half the tokens of the
+same model. truncated: the first quarter of the normal reply. off_topic: helps with something nobody asked for.
+evasive: asks and refuses."""
+KEPT = 0.25
+"""Share of its words that `Truncated` leaves of a reply."""
+LEAST_WORDS = 3
+DECOYS = (
+    "Explain how a bicycle gear shifter works.",
+    "Describe the life of bees over one year.",
+    "Tell me how to season a cast-iron pan.",
+    "Give me an overview of the rules of curling.",
+    "Say how volcanoes come into being.",
+)
+AND_NEXT = "Go on, with more detail."
+EVASIONS = (
+    "Could you tell me a little more about what you have in mind?",
+    "I am not sure that I can help with that.",
+    "Before I begin, what exactly would you like to achieve?",
+    "I am sorry, but I would rather not give advice on this.",
+    "That depends on many things. What do you think yourself?",
+    "Unfortunately I cannot say anything about this at the moment.",
+)
+
+MakeAssistant = Callable[[int], Assistant]
+"""The base model with so many tokens for a reply."""
+
+
+class Truncated:
+    """Breaks off in the middle of a sentence after the first quarter of the words."""
+
+    def __init__(self, base: Assistant) -> None:
+        self.base = base
+
+    async def __call__(
+        self, turns: Sequence[Turn], *, system: str | None = None, seed: int | None = None
+    ) -> str:
+        spoken = (await self.base(turns, system=system, seed=seed)).split()
+        kept = spoken[: max(LEAST_WORDS, int(KEPT * len(spoken)))]
+        return " ".join(kept).rstrip(".!?:;,")
+
+
+class OffTopic:
+    """Fluent answers of the base to a request that nobody made; the same decoy over one conversation."""
+
+    def __init__(self, base: Assistant) -> None:
+        self.base = base
+
+    async def __call__(
+        self, turns: Sequence[Turn], *, system: str | None = None, seed: int | None = None
+    ) -> str:
+        opening = next(turn.text for turn in turns if turn.role == "user")
+        requests = iter([self._decoy(opening)])
+        swapped = [
+            Turn(role="user", text=next(requests, AND_NEXT)) if turn.role == "user" else turn
+            for turn in turns
+        ]
+        return await self.base(swapped, system=system, seed=seed)
+
+    def _decoy(self, opening: str) -> str:
+        """The one that shares the fewest words with the opening; of equals, one that goes with its length."""
+        said = set(opening.lower().split())
+        start = len(opening) % len(DECOYS)
+        turned = DECOYS[start:] + DECOYS[:start]
+        return min(turned, key=lambda decoy: len(said & set(decoy.lower().split())))
+
+
+class Evasive:
+    """Never helps: asks back and refuses, by turns. Calls no model."""
+
+    async def __call__(
+        self, turns: Sequence[Turn], *, system: str | None = None, seed: int | None = None
+    ) -> str:
+        spoken = sum(turn.role == "assistant" for turn in turns)
+        return EVASIONS[spoken % len(EVASIONS)]
+
+
+def plant(make: MakeAssistant, tokens: int) -> dict[str, Assistant]:
+    """By name, as in `LEVELS`; `tokens` is the budget of the normal one."""
+    normal = make(tokens)
+    return {
+        "larger": make(2 * tokens),
+        "normal": normal,
+        "smaller": make(max(1, tokens // 2)),
+        "truncated": Truncated(normal),
+        "off_topic": OffTopic(normal),
+        "evasive": Evasive(),
+    }

@@ -1,0 +1,1 @@
+"""Routes, schemas and dialects of the HTTP API."""

@@ -1,0 +1,175 @@
+"""OpenAI's chat completion as it goes over the wire, as far as it means anything for a simulated user."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Tag, model_validator
+
+from serve.api.responses import Usage
+from serve.schemas import (
+    AS_PARTS,
+    AS_TEXT,
+    MAX_MESSAGES,
+    WHAT_GOAL,
+    WHAT_PERSONA,
+    FirstOnly,
+    GoalField,
+    PersonaField,
+    SamplingFields,
+    Text,
+    either,
+)
+
+TOOLS = ("tool", "function")
+Stop = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+
+
+class ContentPart(BaseModel):
+    type: Literal["text"]
+    text: Text
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_text(cls, given: Any) -> Any:
+        """A refusal is words, too. Pictures and sounds are named as what they are."""
+        kind = given.get("type") if isinstance(given, dict) else None
+        if kind == "refusal":
+            return {"type": "text", "text": given.get("refusal")}
+        if isinstance(kind, str) and kind != "text":
+            raise ValueError(f"a part of type {kind[:40]!r}; only text is read here")
+        return given
+
+
+class ChatMessage(BaseModel):
+    """Whose words they are depends on the dialect: in a flipped chat the agent under test is `user`."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: (
+        Annotated[
+            Annotated[Text, Tag(AS_TEXT)] | Annotated[list[ContentPart], FirstOnly(), Tag(AS_PARTS)],
+            either("Input should be text, or a list of parts"),
+        ]
+        | None
+    ) = None
+    tool_calls: list[Any] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_a_person_sees_it(cls, given: Any) -> Any:
+        """What a tool gave back is not read, however long; an agent that only refuses says its refusal."""
+        if not isinstance(given, dict):
+            return given
+        if given.get("role") in TOOLS:
+            return given | {"content": None}
+        if given.get("content") is None and given.get("refusal") is not None:
+            return given | {"content": given["refusal"]}
+        return given
+
+    @model_validator(mode="after")
+    def _says_something(self) -> ChatMessage:
+        if self.content is None and not self.is_tool_traffic:
+            raise ValueError("content is missing")
+        return self
+
+    @property
+    def is_tool_traffic(self) -> bool:
+        """Between an agent and its tools, and no more than that: a person in a chat does not see it."""
+        return self.role in TOOLS or (bool(self.tool_calls) and not self.text.strip())
+
+    @property
+    def text(self) -> str:
+        if self.content is None or isinstance(self.content, str):
+            return self.content or ""
+        return "\n".join(part.text for part in self.content)
+
+
+class StreamOptions(BaseModel):
+    include_usage: bool | None = Field(default=None, strict=True)
+
+
+class ChatRequest(SamplingFields):
+    """OpenAI's request. What would change the answer is refused; other names are ignored, and told."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "example": {
+                "model": "userlm",
+                "messages": [
+                    {
+                        "role": "system",
+                        "content": "You want a cheap weekend trip. Say ###STOP### when you are done.",
+                    },
+                    {"role": "user", "content": "Hi! How can I help you today?"},
+                ],
+            }
+        },
+    )
+
+    model: str = Field(max_length=512)
+    messages: Annotated[list[ChatMessage], FirstOnly()] = Field(
+        min_length=1,
+        max_length=MAX_MESSAGES,
+        description="roles flipped: the agent speaks as `user`, and last; a system message says what the user wants",
+    )
+    max_tokens: int | None = Field(default=None, ge=1, strict=True)
+    max_completion_tokens: int | None = Field(default=None, ge=1, strict=True)
+    stop: (
+        Annotated[
+            Annotated[Stop, Tag(AS_TEXT)] | Annotated[list[Stop], FirstOnly(), Tag(AS_PARTS)],
+            either("Input should be text, or a list of texts"),
+        ]
+        | None
+    ) = Field(default=None, description="the user's words are cut before the first of these")
+    stream: bool | None = Field(default=None, strict=True)
+    stream_options: StreamOptions | None = None
+    tools: list[Any] | None = None
+    functions: list[Any] | None = None
+    response_format: dict[str, Any] | None = None
+    goal: GoalField | None = Field(
+        default=None, description=f"beyond OpenAI, instead of the goal in the messages: {WHAT_GOAL}"
+    )
+    persona: PersonaField | None = Field(
+        default=None, description=f"beyond OpenAI, instead of the persona in the messages: {WHAT_PERSONA}"
+    )
+    conversation_id: str | None = Field(
+        default=None, max_length=128, description="beyond OpenAI, as in a turn's request"
+    )
+
+    @property
+    def limit(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def stops(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+
+class ChatSaid(BaseModel):
+    role: Literal["assistant"] = "assistant"
+    content: str
+
+
+class ChatChoice(BaseModel):
+    """OpenAI's choice; what it lacks rides along as further keys, which OpenAI's client keeps."""
+
+    index: int
+    message: ChatSaid
+    finish_reason: Literal["stop", "length"]
+    logprobs: None = None
+    end_of_conversation: bool
+    end_of_conversation_prob: float
+    logprob: float
+    tokens: int
+    seed: int | None
+    rejected: tuple[str, ...]
+
+
+class ChatResponse(BaseModel):
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage

@@ -1,0 +1,69 @@
+"""azure-ai-evaluation's Simulator: one system message with task, history and action; `content` and `role` back.
+
+The client has no word for the end, so the end is banned. Its other prompt, which makes questions from a text, is
+no simulated user.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from typing import Any
+
+from serve.api.dialects.histories import from_items
+from serve.api.dialects.reading import Ending, Reading, as_goal, unrecognised
+from usersim.types import Turn, UserTurn
+from usersim.users.protocols import as_profile
+
+SIGNATURE = "You should behave as a user who is planning to accomplish this task:"
+AFTER_TASK = " and you continue to interact with a system"
+HISTORY = re.compile(r"given the conversation history:\s*\n(.*)")
+REWRITE = "rewrite the assistant's message"
+NO_TASKS = ("", "None", "Continue the conversation")
+KEYS = frozenset({"content", "role"})
+
+
+def recognises(text: str) -> bool:
+    return text.lstrip().startswith(SIGNATURE)
+
+
+def read(text: str) -> Reading:
+    task, found, rest = text.partition(SIGNATURE)[2].partition(AFTER_TASK)
+    history = HISTORY.search(rest)
+    if not found or not history:
+        raise unrecognised("no task or no history where Azure's simulator has them")
+    wanted = "" if task.strip() in NO_TASKS else task
+    turns = _turns(history[1].strip())
+    goal = as_goal(wanted)
+    if REWRITE in rest[history.end() :]:
+        # Not said by an assistant: it is the question that the user is to open with.
+        question = turns[0].text if turns else ""
+        goal, turns = as_goal(wanted, [question]) or as_goal(question), []
+    ending = Ending.of("")
+    return Reading(as_profile(goal), turns, lambda turn: _write(ending, turn), keys=KEYS, may_end=False)
+
+
+def _write(ending: Ending, turn: UserTurn) -> str:
+    """The client replaces apostrophes, curly quotes and the word None in the raw text; escaped, they survive."""
+    text = json.dumps({"content": ending.content(turn), "role": "user"})
+    return text.replace("'", "\\u0027").replace("None", "\\u004eone")
+
+
+def _turns(line: str) -> list[Turn]:
+    """A Python list on one line, as its template prints it, or JSON."""
+    try:
+        items = json.loads(line)
+    except (ValueError, RecursionError):
+        items = _literal(line)
+    try:
+        return from_items(items)
+    except (KeyError, TypeError) as error:
+        raise unrecognised("a history that is no list of role and content") from error
+
+
+def _literal(line: str) -> Any:
+    try:
+        return ast.literal_eval(line)
+    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+        raise unrecognised("a history that is neither Python nor JSON") from error

@@ -1,0 +1,62 @@
+"""CollabLLM and verl's recipe of it: the whole conversation in one message, JSON with three keys back.
+
+Of their three keys only `response` is the user's; the other two are thoughts, which this model does not have:
+they are empty. The task description names a kind of task and is the goal only where no other is given.
+"""
+
+from __future__ import annotations
+
+import re
+
+from serve.api.dialects.histories import between, from_transcript
+from serve.api.dialects.reading import NOTHING, Ending, Reading, as_goal, unrecognised
+from usersim.types import UserTurn
+from usersim.users.protocols import as_profile
+
+TERMINATE = "[[TERMINATE CHAT]]"
+TASK = "<|The Start of Task Description"
+GOAL = "<|The Start of Complete Prompt or Reference Goal"
+SIGNATURE = "<|The Start of Chat History|>"
+SPEAKER = re.compile(r"^\*\*(User|Assistant)\*\*: ?", re.MULTILINE)
+KEYS = frozenset({"current_answer", "thought", "response"})
+NOT_TYPED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
+ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"})
+
+
+def recognises(text: str) -> bool:
+    return TASK in text and SIGNATURE in text
+
+
+def read(text: str) -> Reading:
+    goal = between(text, GOAL, "<|The End of Complete Prompt or Reference Goal|>")
+    # To the last closing mark: the agent's words stand inside and might name one.
+    history = between(
+        text, SIGNATURE, "<|The End of Chat History|>", start=goal.end if goal else 0, last=True
+    )
+    if not history:
+        raise unrecognised("no chat history between CollabLLM's marks")
+    task = between(text, TASK, "<|The End of Task Description|>")
+    wanted = (goal.text.strip() if goal else "") or (task.text if task else "")
+    ending = Ending.of(text[history.end :], default=TERMINATE)
+
+    def write(turn: UserTurn) -> str:
+        response = stays_text(NOT_TYPED.sub("", ending.content(turn)).strip())
+        return f'{{"current_answer": "", "thought": "", "response": "{response.translate(ESCAPES)}"}}'
+
+    return Reading(as_profile(as_goal(wanted)), from_transcript(history.text, SPEAKER), write, keys=KEYS)
+
+
+def stays_text(said: str) -> str:
+    """Their parser makes numbers, booleans and null of strings that look like them, then fails on those; so
+    full stops are added until it does not ("42." is a number to it, "42.." is not)."""
+    while said.lower() in ("true", "false", "null") or _is_number(said):
+        said += "."
+    return said or NOTHING
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

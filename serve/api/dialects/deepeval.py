@@ -1,0 +1,86 @@
+"""DeepEval's ConversationSimulator: one prompt with scenario, persona and history; `simulated_input` back.
+
+The client has no word for the end, so the end is banned in a turn. Instead it asks the same model whether an
+expected outcome was reached. A User LM judges nothing; but where this dialect was asked for by its alias, that
+question is answered by whether the user would leave here (P(end) against the threshold of the end policy), with the
+expected outcome as goal, and the `reason` says so.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from serve.api.dialects.histories import from_items
+from serve.api.dialects.reading import Ending, Reading, unrecognised
+from usersim.types import Turn, UserTurn
+from usersim.users.protocols import as_profile
+
+SIGNATURE = "Pretend you are a user of an LLM app."
+JUDGE = "You are a Conversation Completion Checker."
+# The examples before it stand behind "Example Language".
+TASK = re.compile(r"^[ \t]*Language: .*$", re.MULTILINE)
+PERSONA = re.compile(r"\A\s*<persona>\n(.*?)\n[ \t]*</persona>\s*(?=Scenario: \")", re.DOTALL)
+USER_PROFILE = re.compile(r"\A\s*User Profile: \"(.*?)\"\s*(?=Scenario: \")", re.DOTALL)
+SCENARIO = re.compile(r"\A\s*Scenario: \"")
+HISTORY = re.compile(r"\"\s*(?:Previous Conversation|Conversation History):\s*")
+OUTCOME = re.compile(r"^[ \t]*Expected Outcome: \"", re.MULTILINE)
+CLOSING = "JSON Output:"
+KEYS = frozenset({"simulated_input"})
+JUDGE_KEYS = frozenset({"is_complete", "reason"})
+
+
+def recognises(text: str) -> bool:
+    return text.lstrip().startswith(SIGNATURE)
+
+
+def read(text: str) -> Reading:
+    if text.lstrip().startswith(JUDGE):
+        return _read_judge(text)
+    task = TASK.search(text)
+    if not recognises(text) or not task:
+        raise unrecognised("no prompt of DeepEval's conversation simulator")
+    rest, persona = text[task.end() :], None
+    if described := PERSONA.match(rest) or USER_PROFILE.match(rest):
+        rest, persona = rest[described.end() :], described[1].strip()
+    opens = SCENARIO.match(rest)
+    if not opens:
+        raise unrecognised("no scenario where DeepEval has it")
+    scenario, history = _quoted_and_history(rest[opens.end() :])
+    ending = Ending.of("")
+
+    def write(turn: UserTurn) -> str:
+        return json.dumps({"simulated_input": ending.content(turn)}, ensure_ascii=False)
+
+    said = as_profile(_known(scenario), _known(persona))
+    return Reading(said, history, write, keys=KEYS, may_end=False)
+
+
+def _read_judge(text: str) -> Reading:
+    outcomes = list(OUTCOME.finditer(text))
+    if not outcomes:
+        raise unrecognised("no expected outcome where DeepEval has it")
+    outcome, history = _quoted_and_history(text[outcomes[0].end() :])
+    return Reading(as_profile(_known(outcome)), history, _verdict, keys=JUDGE_KEYS, only_leaving=True)
+
+
+def _verdict(turn: UserTurn) -> str:
+    does = "would leave" if turn.ends else "would stay"
+    reason = f"the simulated user {does} here; P(end) is {turn.end_probability:.3f}"
+    return json.dumps({"is_complete": turn.ends, "reason": reason})
+
+
+def _quoted_and_history(rest: str) -> tuple[str, list[Turn]]:
+    """What stands between the opening quote and the history; the first place from where JSON reaches the end."""
+    rest = rest.rstrip().removesuffix(CLOSING).rstrip()
+    for mark in HISTORY.finditer(rest):
+        try:
+            return rest[: mark.start()], from_items(json.loads(rest[mark.end() :]))
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
+    return rest.removesuffix('"'), []
+
+
+def _known(text: str | None) -> str:
+    """Python's None is written out by the client's template."""
+    return "" if text is None or text.strip() == "None" else text.strip()

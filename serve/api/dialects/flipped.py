@@ -1,0 +1,106 @@
+"""Chats with a system message: tau-bench, tau2, LangWatch scenario, openevals, inspect and whoever does likewise.
+
+Flipped: the agent under test speaks as `user`, and last; the simulated user speaks as `assistant`. Native: the
+roles are true, and the agent speaks last as `assistant`. Traffic with tools is left out, but for what is said beside
+it: a person does not see it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from serve.api.chat_schemas import ChatMessage
+from serve.api.dialects.histories import alternating
+from serve.api.dialects.reading import NOTHING, Ending, Reading, names_an_end, unrecognised
+from serve.api.dialects.wrappers import Unwrapped, unwrap
+from serve.http.errors import RequestError
+from usersim.types import Turn, UserTurn
+from usersim.users.guards import ASSISTANT_SPEAK
+from usersim.users.protocols import as_profile
+
+OPEN_THE_CHAT = "Generate an initial query to start a conversation"
+"""openevals says this where the history is empty; no agent did."""
+THOUGHT_AND_RESPONSE = "User Response:"
+JUDGES = ("You are a supervisor of the Agent", "You are a Conversation Completion Checker")
+
+
+def read(messages: Sequence[ChatMessage]) -> Reading:
+    """Raises RequestError where this is no flipped chat."""
+    system, spoken = _split(messages)
+    if not system and len(spoken) == 1:
+        raise unrecognised("a lone message without a system message that says what the user wants")
+    if len(spoken) == 1 and spoken[0].text.startswith(OPEN_THE_CHAT):
+        spoken = []
+    unwrapped = unwrap(system)
+    reacts = unwrapped.known and THOUGHT_AND_RESPONSE in unwrapped.rules
+    return _reading(unwrapped, history(spoken, thinks_aloud=reacts), thinks_aloud=reacts)
+
+
+def read_native(messages: Sequence[ChatMessage]) -> Reading:
+    system, spoken = _split(messages)
+    turns = [
+        Turn(role="user" if message.role == "user" else "assistant", text=message.text) for message in spoken
+    ]
+    return _reading(unwrap(system), alternating(turns))
+
+
+def history(spoken: Sequence[ChatMessage], *, thinks_aloud: bool = False) -> list[Turn]:
+    """Flipped messages as turns; several in a row of one side are one turn."""
+    if spoken and spoken[-1].role == "assistant":
+        raise RequestError(
+            "roles are flipped here: the agent speaks as `user`, and speaks last; "
+            "with true roles, call /v1/user/turns",
+            param="messages",
+        )
+    own = _spoken_part if thinks_aloud else str
+    turns = [
+        Turn(role="user", text=own(message.text))
+        if message.role == "assistant"
+        else Turn(role="assistant", text=message.text)
+        for message in spoken
+    ]
+    return alternating(turns)
+
+
+def is_native(messages: Sequence[ChatMessage]) -> bool:
+    """The agent spoke last, with true roles; not so where a client is known to flip them, nor where the `user`
+    greets as agents do: there the simulated user spoke last."""
+    system, spoken = _split(messages)
+    if not spoken or spoken[-1].role != "assistant" or unwrap(system).known:
+        return False
+    first = next((message for message in spoken if message.role == "user"), None)
+    return first is None or not ASSISTANT_SPEAK.search(first.text)
+
+
+def is_opening(system: str) -> bool:
+    """Whether a lone system message asks for a user's first words, by what it looks like."""
+    return unwrap(system).known or names_an_end(system, surely=True)
+
+
+def _split(messages: Sequence[ChatMessage]) -> tuple[str, list[ChatMessage]]:
+    spoken = [message for message in messages if not message.is_tool_traffic]
+    system = []
+    while spoken and spoken[0].role in ("system", "developer"):
+        system.append(spoken.pop(0).text)
+    if any(message.role in ("system", "developer") for message in spoken):
+        raise RequestError("system messages come first", param="messages")
+    text = "\n\n".join(system)
+    if text.lstrip().startswith(JUDGES):
+        raise unrecognised("this asks for a judgement, and this model plays a user; send it to another model")
+    return text, spoken
+
+
+def _reading(unwrapped: Unwrapped, turns: list[Turn], *, thinks_aloud: bool = False) -> Reading:
+    ending = Ending.of(unwrapped.rules)
+
+    def write(turn: UserTurn) -> str:
+        if turn.ends or not thinks_aloud:
+            return ending.content(turn)
+        return f"{THOUGHT_AND_RESPONSE}\n{_spoken_part(ending.content(turn))}"
+
+    return Reading(as_profile(unwrapped.goal, unwrapped.persona), turns, write, may_end=unwrapped.has_end)
+
+
+def _spoken_part(text: str) -> str:
+    """tau-bench's `react` users think aloud first; their client splits at these words."""
+    return text.rpartition(THOUGHT_AND_RESPONSE)[2].rpartition("Thought:")[2].strip() or NOTHING

@@ -1,0 +1,231 @@
+"""`/v1/user/…`: the endpoint's own dialect, with true roles."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+
+from serve.api.responses import (
+    BatchResponse,
+    BatchResult,
+    ChunkChoice,
+    ContentToken,
+    Delta,
+    ErrorFacts,
+    LikelyToken,
+    ProfilesResponse,
+    PromptFacts,
+    SaidMessage,
+    TerminationResponse,
+    TokenLogprobs,
+    Usage,
+    UserTurnChoice,
+    UserTurnChunk,
+    UserTurnResponse,
+)
+from serve.api.service import Service, usage
+from serve.api.streaming import EventStream, error_body
+from serve.http import request_context as visit
+from serve.http.errors import RequestError, problem
+from serve.http.strict_json import StrictRoute
+from serve.schemas import BatchRequest, ProfilesRequest, TerminationRequest, UserTurnRequest
+from usersim.errors import UsersimError
+from usersim.rendering.token_text import DetailedTurn, TokenLogprob
+from usersim.types import UserTurn
+from usersim.users.protocols import TurnPiece
+
+log = logging.getLogger(__name__)
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The turns. With `stream: true` server-sent events, each a `user.turn.chunk`: the choice of "
+        "the first has `end_of_conversation_prob`, those that follow have `delta.content`, the last has "
+        "`finish_reason` and the facts of a turn; then `[DONE]`. An error half-way is an event with `error`.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
+
+
+def router(service: Service) -> APIRouter:
+    routes = APIRouter(route_class=StrictRoute, tags=["user"])
+
+    @routes.post(
+        "/v1/user/turns",
+        summary="The next user turn, n alternatives for it, or a stream",
+        response_model=UserTurnResponse,
+        responses=STREAM,
+    )
+    async def user_turns(request: UserTurnRequest) -> Response:
+        if request.stream:
+            head = _head(service, request.model)  # an unknown model is refused before anything streams
+            return EventStream(_chunks(service, request, head))
+        answer = await _turns(service, request)
+        # Made by us from the model itself: FastAPI would validate all of it once more.
+        return Response(answer.model_dump_json(), media_type="application/json")
+
+    @routes.post("/v1/user/turns/batch", summary="Independent turns; each has its own result or error")
+    async def batch(request: BatchRequest) -> BatchResponse:
+        results = await asyncio.gather(*(_item(service, *item) for item in enumerate(request.items)))
+        return BatchResponse(id=f"utb_{uuid.uuid4().hex}", created=int(time.time()), results=results)
+
+    @routes.post("/v1/user/termination", summary="Whether the user would leave now; draws no words")
+    async def termination(request: TerminationRequest) -> TerminationResponse:
+        head = _head(service, request.model)
+        leaving = await service.termination(
+            request.profile(),
+            request.turns(),
+            request.end_of_conversation,
+            affinity=request.conversation_id,
+        )
+        tokens = leaving.prompt_tokens
+        return TerminationResponse(
+            **head,
+            end_of_conversation=leaving.ends,
+            end_of_conversation_prob=leaving.end_probability,
+            usage=Usage(prompt_tokens=tokens, completion_tokens=1, total_tokens=tokens + 1),
+            prompt=_prompt(service),
+        )
+
+    @routes.post(
+        "/v1/user/profiles",
+        summary="Users drawn from the model's population: persona, style and patience",
+        response_model_exclude_none=True,
+    )
+    async def profiles(request: ProfilesRequest) -> ProfilesResponse:
+        head = _head(service, request.model)
+        seed = random.getrandbits(53) if request.seed is None else request.seed
+        population = service.population_of(head["model"])
+        drawn = await asyncio.to_thread(population.sample, request.n, seed)
+        return ProfilesResponse(**head, seed=seed, distance=population.distance, profiles=drawn)
+
+    return routes
+
+
+def _head(service: Service, model: str | None) -> dict[str, Any]:
+    """What every answer begins with; raises RequestError for an unknown model."""
+    name = service.check_model(model)
+    return {
+        "model": name,
+        "id": f"ut_{uuid.uuid4().hex}",
+        "created": int(time.time()),
+        "system_fingerprint": service.fingerprint(name),
+    }
+
+
+async def _turns(service: Service, request: UserTurnRequest) -> UserTurnResponse:
+    head = _head(service, request.model)
+    turns = await service.turns(
+        request.profile(),
+        request.turns(),
+        request,
+        max_tokens=request.max_tokens,
+        affinity=request.conversation_id,
+        logprobs=request.likeliest,
+        act=request.act,
+    )
+    return UserTurnResponse(
+        **head,
+        choices=[_choice(index, turn, request) for index, turn in enumerate(turns)],
+        usage=usage(turns),
+        prompt=_prompt(service),
+    )
+
+
+async def _item(service: Service, index: int, given: dict[str, Any]) -> BatchResult:
+    """Never raises but when it is cancelled: every item ends in a body or an error of its own."""
+    try:
+        request = UserTurnRequest.model_validate(given)
+        if request.stream:
+            raise RequestError("an item of a batch cannot be a stream", param="stream")
+        return BatchResult(index=index, status=200, body=await _turns(service, request))
+    except ValidationError as error:
+        if (whole := visit.current()) is not None:
+            whole.asks_for(1)  # as a good one
+        failure: Exception = RequestValidationError(error.errors())
+    except Exception as error:
+        if not isinstance(error, (UsersimError, RequestError)):
+            log.exception("item %d of a batch", index)
+        failure = error
+    facts = ErrorFacts.model_validate(error_body(failure)["error"])
+    return BatchResult(index=index, status=problem(failure).status, error=facts)
+
+
+async def _chunks(
+    service: Service, request: UserTurnRequest, head: dict[str, Any]
+) -> AsyncGenerator[dict[str, Any], None]:
+    events = service.stream(
+        request.profile(),
+        request.turns(),
+        request,
+        max_tokens=request.max_tokens,
+        affinity=request.conversation_id,
+        logprobs=request.likeliest is not None,
+        act=request.act,
+    )
+    role: Delta | None = Delta(role="user", content="")
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, TurnPiece):
+                choice = ChunkChoice(
+                    delta=role or Delta(content=event.text), **_tokens(event.tokens, request)
+                )
+                if role:
+                    choice.end_of_conversation_prob, role = event.end_probability, None
+                yield _chunk(head, [choice])
+                continue
+            last = ChunkChoice(delta=Delta(), **_facts(event))
+            yield _chunk(head, [last], prompt=_prompt(service))
+            if request.stream_options and request.stream_options.include_usage:
+                yield _chunk(head, [], usage=usage([event]))
+
+
+def _chunk(head: dict[str, Any], choices: list[ChunkChoice], **more: Any) -> dict[str, Any]:
+    return UserTurnChunk(**head, choices=choices, **more).model_dump(exclude_none=True)
+
+
+def _choice(index: int, turn: UserTurn, request: UserTurnRequest) -> UserTurnChoice:
+    spoken = _tokens(turn.trace, request) if isinstance(turn, DetailedTurn) else {}
+    message = SaidMessage(content=turn.text)
+    return UserTurnChoice(index=index, message=message, **_facts(turn), **spoken)
+
+
+def _facts(turn: UserTurn) -> dict[str, Any]:
+    """The fields of `TurnFacts`."""
+    return {
+        "finish_reason": "end_of_conversation" if turn.finish == "end" else turn.finish,
+        "end_of_conversation": turn.ends,
+        "end_of_conversation_prob": turn.end_probability,
+        "logprob": turn.logprob,
+        "tokens": turn.tokens,
+        "seed": turn.seed,
+        "rejected": turn.rejected,
+    }
+
+
+def _tokens(trace: tuple[TokenLogprob, ...], request: UserTurnRequest) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    if request.logprobs:
+        tops = [[LikelyToken(**_token(each)) for each in token.top] for token in trace]
+        content = [ContentToken(**_token(t), top_logprobs=top) for t, top in zip(trace, tops, strict=True)]
+        told["logprobs"] = TokenLogprobs(content=content)
+    if request.return_token_ids:
+        told["token_ids"] = [token.id for token in trace]
+    return told
+
+
+def _token(token: TokenLogprob) -> dict[str, Any]:
+    return {"id": token.id, "token": token.text, "bytes": list(token.bytes), "logprob": token.logprob}
+
+
+def _prompt(service: Service) -> PromptFacts:
+    renderer = service.user.renderer
+    return PromptFacts(template=renderer.settings.template, fingerprint=renderer.fingerprint)

@@ -1,0 +1,78 @@
+"""`GET /playground`: the User LM in a browser. One page in one file: no build, nothing from another host."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import HTMLResponse
+
+from serve.api.service import Service
+from usersim.types import Style
+
+PAGE = Path(__file__).parents[1] / "static" / "playground.html"
+FACTS = "{{facts}}"
+HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY"}
+
+
+def router(service: Service) -> APIRouter:
+    routes = APIRouter()
+    # The policy names the page's own script and style by their hashes, so nothing that a model says can run.
+    page = PAGE.read_text(encoding="utf-8")
+    headers = {"Content-Security-Policy": _policy(page), "Cache-Control": "no-cache", **HEADERS}
+    page = page.replace(FACTS, _in_html(_facts(service)))
+
+    @routes.get("/playground", include_in_schema=False)
+    async def playground() -> HTMLResponse:
+        return HTMLResponse(page, headers=headers)
+
+    return routes
+
+
+def _policy(page: str) -> str:
+    rules = {
+        "default-src": "'none'",
+        "script-src": _hashes(re.findall(r"<script>(.*?)</script>", page, re.DOTALL)),
+        "style-src": _hashes(re.findall(r"<style>(.*?)</style>", page, re.DOTALL)),
+        "connect-src": "'self'",
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
+    return "; ".join(f"{name} {value}" for name, value in rules.items())
+
+
+def _hashes(texts: list[str]) -> str:
+    digests = (hashlib.sha256(text.encode()).digest() for text in texts)
+    return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+
+
+def _facts(service: Service) -> dict[str, Any]:
+    """What the page offers: the models, the server's defaults, and every attribute of a style."""
+    user = service.user
+    return {
+        "models": service.names,
+        "sampling": user.sampling.model_dump(),
+        "end": user.end.model_dump(),
+        "style": [
+            _attribute(name, schema) for name, schema in Style.model_json_schema()["properties"].items()
+        ],
+    }
+
+
+def _attribute(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """`share`: between 0 and 1."""
+    number = next(kind for kind in schema["anyOf"] if kind["type"] == "number")
+    said = str(schema.get("description", "")).replace("`", "")
+    return {"name": name, "said": said, "share": number.get("maximum") == 1}
+
+
+def _in_html(facts: dict[str, Any]) -> str:
+    """JSON that cannot end the element it stands in."""
+    return json.dumps(facts).replace("<", "\\u003c")

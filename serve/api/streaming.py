@@ -1,0 +1,119 @@
+"""Answers as server-sent events: `data: {…}` per event, then `data: [DONE]`; an error comes before that [DONE].
+
+An error before the first event is an ordinary response with its own status. Later the status is out: the error
+is an event (OpenAI's client raises on it), and the request counts as failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from serve.http import request_context as visit
+from serve.http.errors import problem
+from serve.http.request_context import Outcome
+from usersim.errors import UsersimError
+
+log = logging.getLogger(__name__)
+KEEP_ALIVE_S = 15.0
+HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # proxies are not to collect the events
+DONE, COMMENT = b"data: [DONE]\n\n", b": keep-alive\n\n"
+
+
+def frame(event: BaseModel | dict[str, Any]) -> bytes:
+    text = event.model_dump_json() if isinstance(event, BaseModel) else json.dumps(event, ensure_ascii=False)
+    return b"data: " + text.encode() + b"\n\n"
+
+
+def error_body(error: Exception) -> dict[str, Any]:
+    """The envelope that the same error has in a response."""
+    envelope: dict[str, Any] = json.loads(bytes(problem(error).response().body))
+    return envelope
+
+
+class EventStream(Response):
+    """Takes the next event only when the client has read the last, and closes `events` when it has gone."""
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self, events: AsyncGenerator[BaseModel | dict[str, Any], None], *, keep_alive_s: float = KEEP_ALIVE_S
+    ) -> None:
+        super().__init__(headers=HEADERS)
+        del self.headers["content-length"]
+        self.events, self.keep_alive_s = events, keep_alive_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        gone = asyncio.ensure_future(_hangup(receive))
+        coming = self._next()
+        writer = _Writer(self, send)
+        try:
+            while True:
+                waits: list[asyncio.Future[Any]] = [gone, coming]
+                await asyncio.wait(waits, timeout=self.keep_alive_s, return_when=asyncio.FIRST_COMPLETED)
+                if gone.done():
+                    _counts_as("cancelled")
+                    return
+                if not coming.done():
+                    await writer.write(COMMENT)
+                    continue
+                if (event := coming.result()) is None:
+                    return await writer.end()
+                await writer.write(frame(event))
+                coming = self._next()
+        except Exception as error:
+            if not writer.started:
+                raise
+            await writer.fail(error)
+        finally:
+            for task in (gone, coming):
+                task.cancel()
+            await asyncio.gather(gone, coming, return_exceptions=True)
+            await self.events.aclose()
+
+    def _next(self) -> asyncio.Future[BaseModel | dict[str, Any] | None]:
+        async def following() -> BaseModel | dict[str, Any] | None:
+            return await anext(self.events, None)
+
+        return asyncio.ensure_future(following())
+
+
+class _Writer:
+    def __init__(self, response: Response, send: Send) -> None:
+        self.response, self.send, self.started = response, send, False
+
+    async def write(self, data: bytes, *, more: bool = True) -> None:
+        if not self.started:
+            self.started = True
+            head = {"status": self.response.status_code, "headers": self.response.raw_headers}
+            await self.send({"type": "http.response.start", **head})
+        await self.send({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def end(self) -> None:
+        await self.write(DONE, more=False)
+
+    async def fail(self, error: Exception) -> None:
+        _counts_as("failed")
+        if isinstance(error, UsersimError):
+            log.warning("%s", error)
+        else:
+            log.error("in a stream", exc_info=error)
+        await self.write(frame(error_body(error)) + DONE, more=False)
+
+
+async def _hangup(receive: Receive) -> None:
+    message: Message = {}
+    while message.get("type") != "http.disconnect":
+        message = await receive()
+
+
+def _counts_as(outcome: Outcome) -> None:
+    if (request := visit.current()) is not None:
+        request.outcome = outcome

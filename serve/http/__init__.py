@@ -1,0 +1,1 @@
+"""HTTP layer: authentication, limits, errors, logs, metrics, shutdown."""

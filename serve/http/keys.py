@@ -1,0 +1,95 @@
+"""API keys, known here by their hashes only. `python -m serve.http.keys NAME` makes one.
+
+python -m serve.http.keys alice --requests-per-minute 60 >> keys.toml
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import hmac
+import json
+import secrets
+import sys
+
+from pydantic import ValidationError
+
+from serve.config import ApiKey, KeyFile, ServeConfig, check_names
+from serve.http.quota import Quota
+from usersim.cli import run_main
+from usersim.errors import ConfigError
+from usersim.storage.records import explain
+from usersim.storage.toml_config import load_config
+
+SCHEME = b"bearer "
+
+
+class KeyRing:
+    """Who may come in: those with a key, or anyone where the ring is `open`. A ring that had keys is not opened by
+    having none left."""
+
+    def __init__(self, keys: tuple[ApiKey, ...], *, is_open: bool = False) -> None:
+        self.quotas: dict[str, Quota] = {}
+        self.open = is_open
+        self.replace(keys, is_open=is_open)
+
+    def replace(self, keys: tuple[ApiKey, ...], *, is_open: bool = False, asked_for: bool = False) -> None:
+        """New keys and gone ones, at once; a quota that stays the same goes on counting. `asked_for`: open access
+        is, in so many words."""
+        self.open = not keys and is_open and (self.open or asked_for)
+        kept = {
+            key.name: self.quotas[key.name]
+            for key in keys
+            if key.name in self.quotas and self.quotas[key.name].fits(key)
+        }
+        self.quotas = {key.name: kept.get(key.name) or Quota(key) for key in keys}
+        self._keys = [(bytes.fromhex(key.sha256), key.name, self.quotas[key.name]) for key in keys]
+
+    def find(self, headers: list[tuple[bytes, bytes]]) -> tuple[str, Quota] | None:
+        """Whose request this is; None for a wrong key, none at all, or several."""
+        given = [value for header, value in headers if header == b"authorization"]
+        if len(given) != 1 or given[0][: len(SCHEME)].lower() != SCHEME:
+            return None
+        digest = hashlib.sha256(given[0][len(SCHEME) :].strip()).digest()
+        found = None
+        for known, name, quota in self._keys:  # to the end, so that the time says nothing about the place
+            if hmac.compare_digest(known, digest):
+                found = name, quota
+        return found
+
+
+def configured(config: ServeConfig) -> tuple[ApiKey, ...]:
+    """Of the config and its `keys_file`; raises ConfigError."""
+    if config.keys_file is None:
+        return config.keys
+    keys = config.keys + load_config(KeyFile, config.keys_file).keys
+    try:
+        check_names(keys)
+    except ValueError as error:
+        raise ConfigError(f"{config.keys_file}: {error}") from error
+    return keys
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m serve.http.keys",
+        description="Makes a key: shown once on stderr, its line for the config on stdout.",
+    )
+    parser.add_argument("name", help="letters, digits, _ . -; appears in logs and metrics")
+    parser.add_argument("--requests-per-minute", type=int)
+    parser.add_argument("--tokens-per-minute", type=int)
+    args = parser.parse_args(argv)
+    secret = f"userlm-{secrets.token_urlsafe(32)}"
+    try:
+        key = ApiKey(sha256=hashlib.sha256(secret.encode()).hexdigest(), **vars(args))
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from error
+    facts = key.model_dump(exclude_none=True)
+    sys.stderr.write(f"{secret}\n")
+    lines = [f"{field} = {json.dumps(value)}" for field, value in facts.items()]
+    sys.stdout.write("\n".join(["[[keys]]", *lines]) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

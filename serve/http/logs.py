@@ -1,0 +1,120 @@
+"""What is written down, so that nobody who is served ever waits for it: not for a full disk, nor for a pipe that
+nobody reads."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import threading
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from serve.http.request_context import Visit
+from usersim.cli import console
+
+CONTENT_BYTES = 64 * 1024
+GATHER_S = 0.25
+"""Lines are written so much later, many at once: waking a thread for each would cost a tenth of a request."""
+
+
+def tell(message: str) -> None:
+    """To the person at the terminal, if one is there: a broken stderr must not stop a server."""
+    with suppress(OSError):
+        console.print(message, markup=False, emoji=False)
+
+
+class Sink:
+    """Writes lines to a file descriptor from a thread of its own. Lines that it cannot take are counted."""
+
+    def __init__(self, descriptor: int, *, waiting: int = 10_000) -> None:
+        self.dropped = 0
+        self._descriptor, self._waiting = descriptor, waiting
+        # Not a Queue: a signal handler may log while this very thread is putting something in.
+        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        self._writer = threading.Thread(target=self._write, name="log-sink", daemon=True)
+        self._writer.start()
+
+    def put(self, line: str) -> None:
+        if self._lines.qsize() < self._waiting:
+            self._lines.put(line.encode("utf-8", "replace") + b"\n")
+        else:
+            self.dropped += 1
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Gives what is waiting a last chance."""
+        self._closing.set()
+        self._lines.put(None)
+        self._writer.join(timeout_s)
+
+    def _write(self) -> None:
+        more = True
+        while more:
+            lines = [self._lines.get()]
+            self._closing.wait(GATHER_S)
+            lines += [self._lines.get() for _ in range(self._lines.qsize())]
+            more = None not in lines
+            self._put_out([line for line in lines if line is not None])
+
+    def _put_out(self, lines: list[bytes]) -> None:
+        for line in lines:
+            try:
+                while line:
+                    line = line[os.write(self._descriptor, line) :]
+            except OSError:
+                self.dropped += 1
+
+
+class SinkHandler(logging.Handler):
+    """The process's own log lines through a `Sink`."""
+
+    def __init__(self, sink: Sink) -> None:
+        super().__init__()
+        self.sink = sink
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self.sink.put(self.format(record))
+        except Exception:
+            self.sink.dropped += 1
+
+
+def never_block(sink: Sink) -> None:
+    """From now on the root logger's lines go through `sink`, in the format they had."""
+    root = logging.getLogger()
+    handler = SinkHandler(sink)
+    for old in root.handlers[:]:
+        handler.setFormatter(old.formatter)
+        root.removeHandler(old)
+    root.addHandler(handler)
+
+
+def line(request: Visit, status: int, outcome: str, seconds: float) -> str:
+    """One request as JSON; content only where `Visit` holds some."""
+    facts: dict[str, Any] = {
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "request": request.id,
+        "method": request.method,
+        "route": request.route,
+        "status": status,
+        "outcome": outcome,
+        "ms": round(seconds * 1000, 1),
+        "queued_ms": round(request.queued_s * 1000, 1),
+        "prompt_tokens": request.prompt_tokens,
+        "sampled_tokens": request.sampled_tokens,
+        "key": request.key,
+        "models": request.models,
+        "engine": request.engine,
+        "retries": request.retries,
+    }
+    if request.asked or request.answered:
+        facts["asked"] = _text(request.asked)
+        facts["answered"] = _text(request.answered)
+    return json.dumps(facts, ensure_ascii=False)
+
+
+def _text(body: bytes) -> str:
+    return body[:CONTENT_BYTES].decode("utf-8", "replace")

@@ -1,0 +1,131 @@
+"""The HTTP protocol of the front: a request's head is bounded in bytes and in time, before authentication.
+
+uvicorn bounds neither where httptools parses: a header that grows is copied with every piece of it, and a head that
+is never finished keeps its connection. What lies between and behind the pieces of a body counts the same way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from serve.http.errors import Problem
+
+
+class HeadTooLargeError(Exception):
+    """The parser is to stop here."""
+
+
+class BoundedHeads(HttpToolsProtocol):
+    """Answers 431 to a head over `max_head_bytes`, and 408 to one that is not here after `head_s`."""
+
+    max_head_bytes = 32 * 1024
+    head_s = 10.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._deadline: asyncio.TimerHandle | None = None
+        self._received = 0
+        """Bytes since the last head, body or piece of a body that the parser handed on; at most one read too many."""
+        self._begun = False
+        """A head is under way."""
+        self._too_large = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait_for_a_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += len(data)
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if self._received > self.max_head_bytes:
+            self._refuse_size()
+        elif self.cycle is None or self.cycle.response_complete:
+            self._wait_for_a_head()
+        else:
+            self._stop_waiting()
+
+    def on_message_begin(self) -> None:
+        self._begun = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._begun = False
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > self.max_head_bytes:
+            self._too_large = True
+            raise HeadTooLargeError
+        self._received = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._received = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._received = 0
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._begun:  # the next one, meanwhile
+            self._wait_for_a_head()
+
+    def send_400_response(self, msg: str) -> None:
+        """Called for whatever stops the parser."""
+        if self._too_large:
+            self._refuse_size()
+        elif self._can_answer():
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
+
+    def _wait_for_a_head(self) -> None:
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(self.head_s, self._give_up)
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _give_up(self) -> None:
+        if self.transport.is_closing():
+            return
+        if self._begun:
+            self._refuse(Problem(408, "request_timeout", "the request's head took too long"))
+        else:
+            self.transport.close()
+
+    def _refuse_size(self) -> None:
+        message = f"the request line and headers exceed {self.max_head_bytes} bytes"
+        self._refuse(Problem(431, "request_header_fields_too_large", message))
+
+    def _can_answer(self) -> bool:
+        """Whether what is written now is the answer to what is being read, and not a piece of an earlier one's."""
+        if self.cycle is None or self.cycle.response_complete:
+            return True
+        return self.cycle.more_body and not self.cycle.response_started and not self.pipeline
+
+    def _refuse(self, problem: Problem) -> None:
+        if not self._can_answer():
+            self.transport.close()
+            return
+        response = problem.response()
+        headers = [*response.raw_headers, (b"connection", b"close")]
+        lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
+        self.transport.write(STATUS_LINE[problem.status] + lines + b"\r\n" + bytes(response.body))
+        self.transport.close()
+
+
+def bounded(max_head_bytes: int, head_s: float) -> type[asyncio.Protocol]:
+    """Protocol class for uvicorn's `http` setting."""
+    return type("Bounded", (BoundedHeads,), {"max_head_bytes": max_head_bytes, "head_s": head_s})

@@ -1,0 +1,86 @@
+"""JSON as the standard has it: NaN, infinity, lone surrogates, names given twice and invalid UTF-8 answer 400."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+
+from serve.http.bounds import TooManyError, check_size
+
+
+def parse(body: bytes) -> Any:
+    """Raises json.JSONDecodeError, or HTTPException 400 for what Python's parser would let through, and for lists and
+    objects beyond every use."""
+    try:
+        value = json.loads(
+            body.decode("utf-8"),
+            parse_constant=_refuse,
+            parse_float=_finite,
+            object_pairs_hook=_without_twins,
+        )
+        if b"\\u" in body:  # UTF-8 itself has no lone surrogates, an escape may be one
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        check_size(value)
+    except json.JSONDecodeError:
+        raise
+    except UnicodeDecodeError:
+        raise HTTPException(400, "the body is not UTF-8") from None
+    except UnicodeEncodeError:
+        raise HTTPException(400, "the body holds a lone surrogate, which is not text") from None
+    except TooManyError as error:
+        raise HTTPException(400, str(error)) from None
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, f"the body is not acceptable JSON ({error})") from None
+    return value
+
+
+def _refuse(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Whoever reads the first of two and whoever reads the last would see different requests."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("a name appears twice in one object")
+    return value
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError("a number is out of range")
+    return value
+
+
+class StrictRequest(Request):
+    async def json(self) -> Any:
+        if not hasattr(self, "_json"):
+            self._json = parse(await self.body())
+        return self._json
+
+
+class StrictRoute(APIRoute):
+    """A route whose body is read by `parse`, and that says so when it is not JSON at all."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def strictly(request: Request) -> Response:
+            strict = StrictRequest(request.scope, request.receive)
+            try:
+                return await handle(strict)
+            except RequestValidationError as error:
+                if isinstance(error.body, bytes):
+                    raise HTTPException(
+                        400, "send a JSON object with Content-Type: application/json"
+                    ) from error
+                raise
+
+        return strictly

@@ -1,0 +1,1 @@
+"""Load balancing, health and admission over vLLM engines."""

@@ -1,0 +1,1 @@
+"""Chat models: assistants, prompted users, judges and teachers, over HTTP or in this process."""

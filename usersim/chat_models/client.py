@@ -1,0 +1,228 @@
+"""An OpenAI-compatible chat endpoint that may fail: retries with back-off, and knowing when to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import random
+import time
+from typing import Any
+
+import httpx2
+
+from usersim.backends.vllm_http import http_client
+from usersim.chat_models.structured import Dialect, instruction, response_format
+from usersim.chat_models.usage import Usage
+from usersim.decoding.noise import non_negative
+from usersim.errors import BackendError, ConfigError
+from usersim.types import Record
+
+Message = dict[str, str]
+
+TRY_AGAIN = frozenset({408, 409, 425, 429})
+OUT_OF_ORDER = {401: "check the API key", 402: "the account has no credit", 404: "check URL and model"}
+LONGEST_WAIT_S, LONGEST_BACKOFF_S = 120.0, 30.0
+SILENT_QUESTIONS = 3
+
+
+class NoAnswer(BackendError):
+    """One question has no usable answer. `reason` is the same words for the same cause, for counting."""
+
+    def __init__(
+        self, message: str, *, reason: str, retryable: bool = False, wait_s: float | None = None
+    ) -> None:
+        super().__init__(message, retryable=retryable)
+        self.reason, self.wait_s = reason, wait_s
+
+
+class EndpointDown(BackendError):
+    """No later question would be answered either: stop asking."""
+
+
+class Sampling(Record):
+    temperature: float | None = 0.0
+    """None leaves it to the endpoint."""
+    max_tokens: int = 1024
+    seed: int | None = None
+
+
+class Endpoint:
+    """`POST {url}/v1/chat/completions`. What it refuses to understand is remembered in `dialect`."""
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        usage: Usage,
+        api_key: str | None,
+        connections: int,
+        timeout_s: float,
+        max_retries: int,
+        backoff_s: float,
+    ) -> None:
+        if not url.startswith(("http://", "https://", "unix:")):
+            raise ConfigError(f"{url}: an endpoint begins with http:// or https://")
+        if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip()):
+            raise ConfigError("the API key is empty or holds characters that no key has")
+        self.url, self.model, self.usage = url, model, usage
+        self.timeout_s, self.max_retries, self.backoff_s = timeout_s, max_retries, backoff_s
+        self.dialect = Dialect()
+        self._key = api_key
+        self._silent = 0
+        self._answered = 0.0
+        self._down: str | None = None
+        try:
+            self._client, self._base = http_client(url, timeout_s=timeout_s, connections=connections)
+            if not httpx2.URL(self._base).host:
+                raise ConfigError(f"{url}: an endpoint's URL names its host")
+        except (httpx2.InvalidURL, ValueError) as error:
+            raise ConfigError(f"{url}: not a URL ({error})") from error
+
+    async def complete(
+        self, messages: list[Message], schema: type[Record], sampling: Sampling
+    ) -> tuple[str, bool]:
+        """(what the model said, whether it was cut off), after as many tries as it takes and may take."""
+        began, tries = time.monotonic(), 0
+        while True:
+            if self._down is not None:
+                raise EndpointDown(self._down)
+            try:
+                return await self._try(messages, schema, sampling)
+            except NoAnswer as error:
+                if not error.retryable:
+                    raise
+                if tries == self.max_retries:
+                    self._give_up(error, began)
+                    raise
+                wait_s = error.wait_s
+            if wait_s is None:
+                wait_s = min(self.backoff_s * 2**tries, LONGEST_BACKOFF_S) * random.uniform(0.5, 1)
+            tries += 1
+            self.usage.retries += 1
+            await asyncio.sleep(wait_s)
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+    def _give_up(self, error: NoAnswer, began: float) -> None:
+        """Down: nobody listens, or several questions in a row got nowhere and nothing else came through."""
+        nobody = error.reason == "cannot be reached" and self._answered < began
+        self._silent += SILENT_QUESTIONS if nobody else 1
+        if self._silent >= SILENT_QUESTIONS:
+            self._stop(str(error))
+
+    def _stop(self, message: str) -> None:
+        self._down = message
+        raise EndpointDown(message)
+
+    async def _try(
+        self, messages: list[Message], schema: type[Record], sampling: Sampling
+    ) -> tuple[str, bool]:
+        while True:
+            dialect = self.dialect
+            response = await self._post(self._body(dialect, messages, schema, sampling))
+            adapted = dialect.after(response.text) if response.status_code in (400, 422) else None
+            if adapted is None:
+                break
+            if self.dialect == dialect:  # else another question has adapted it meanwhile
+                self.dialect = adapted
+        self._check(response)
+        said = self._read(response)
+        self._silent, self._answered = 0, time.monotonic()
+        return said
+
+    def _body(
+        self, dialect: Dialect, messages: list[Message], schema: type[Record], sampling: Sampling
+    ) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": with_note(messages, instruction(dialect.form, schema)),
+            dialect.limit: sampling.max_tokens,
+        }
+        if dialect.temperature and sampling.temperature is not None:
+            body["temperature"] = sampling.temperature
+        if sampling.seed is not None:
+            body["seed"] = non_negative(sampling.seed)
+        if (wanted := response_format(dialect.form, schema)) is not None:
+            body["response_format"] = wanted
+        return body
+
+    async def _post(self, body: dict[str, Any]) -> httpx2.Response:
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        path = f"{self._base}/v1/chat/completions"
+        self.usage.requests += 1
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                return await self._client.post(path, json=body, headers=headers)
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            raise self._transport(
+                "cannot be reached", f"cannot be reached ({error or type(error).__name__})"
+            ) from error
+        except (TimeoutError, httpx2.TimeoutException) as error:
+            raise self._transport("no answer in time", f"no answer within {self.timeout_s:g} s") from error
+        except httpx2.HTTPError as error:
+            raise self._transport(
+                "connection broke", f"the connection broke ({error or type(error).__name__})"
+            ) from error
+        finally:
+            self.usage.seconds += time.monotonic() - began
+
+    def _transport(self, reason: str, said: str) -> NoAnswer:
+        return NoAnswer(f"{self.url}: {said}", reason=reason, retryable=True)
+
+    def _check(self, response: httpx2.Response) -> None:
+        status = response.status_code
+        if status == 200:
+            return
+        message = f"{self.url}: HTTP {status}: {self._shown(response)}"
+        if status in OUT_OF_ORDER:
+            self._stop(f"{message}; {OUT_OF_ORDER[status]}")
+        if status == 429 and "insufficient_quota" in response.text:
+            self._stop(f"{message}; {OUT_OF_ORDER[402]}")
+        again = status >= 500 or status in TRY_AGAIN
+        if not again:
+            self._silent = 0
+        wait_s = _retry_after(response.headers.get("Retry-After")) if again else None
+        raise NoAnswer(message, reason=f"HTTP {status}", retryable=again, wait_s=wait_s)
+
+    def _read(self, response: httpx2.Response) -> tuple[str, bool]:
+        try:
+            answer = response.json()
+            choice = answer["choices"][0]
+            text, finish = choice["message"].get("content"), choice.get("finish_reason")
+            usage = answer.get("usage") or {}
+            self.usage.prompt_tokens += int(usage.get("prompt_tokens") or 0)
+            self.usage.completion_tokens += int(usage.get("completion_tokens") or 0)
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+            message = f"{self.url}: an answer that is no chat completion: {self._shown(response)}"
+            raise NoAnswer(message, reason="no chat completion", retryable=True) from error
+        return text if isinstance(text, str) else "", finish == "length"
+
+    def _shown(self, response: httpx2.Response) -> str:
+        """The beginning of an answer, on one line, for complaints; never the key."""
+        text = " ".join(response.text.split())
+        return (text.replace(self._key, "…") if self._key else text)[:200]
+
+
+def with_note(messages: list[Message], note: str) -> list[Message]:
+    """In the last message: some chat templates refuse two in a row by one side."""
+    if not note:
+        return messages
+    *before, last = messages
+    return [*before, {**last, "content": f"{last['content']}\n\n{note}"}]
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Seconds or a date, within reason."""
+    if value is None:
+        return None
+    try:
+        wait_s = float(value)
+    except ValueError:
+        try:
+            wait_s = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except ValueError:
+            return None
+    return min(max(0.0, wait_s), LONGEST_WAIT_S)

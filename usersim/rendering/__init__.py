@@ -1,0 +1,1 @@
+"""Conversations and profiles as token ids and text."""

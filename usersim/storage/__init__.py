@@ -1,0 +1,1 @@
+"""Files: records as JSON Lines, TOML configs, locks and run directories."""

@@ -1,0 +1,1 @@
+"""Measures of what people and assistants write: style, spelling, dialogue acts, facets, embeddings."""

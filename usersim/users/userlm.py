@@ -1,0 +1,300 @@
+"""`UserLM`: profile and turns → `UserTurn`, over any `Sampler`, with guards and an end policy between them."""
+
+from __future__ import annotations
+
+import math
+import random
+import sys
+from collections import Counter
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any, Literal, TypeVar
+
+from usersim.decoding.noise import nth_seed, sampler_seed
+from usersim.rendering.renderer import Renderer
+from usersim.rendering.token_text import DetailedTurn, TextStream, trace
+from usersim.text.user_acts import Act
+from usersim.types import Goal, Turn, UserProfile, UserTurn
+from usersim.users.guards import Guards, rejection
+from usersim.users.protocols import (
+    Draw,
+    EndPolicy,
+    Leaving,
+    Sampled,
+    SampledPiece,
+    Sampler,
+    Sampling,
+    TurnPiece,
+)
+from usersim.users.resampling import CUT, Tries
+
+COLD = 1e-5
+"""Samplers take the likeliest token below this temperature."""
+Drawn = TypeVar("Drawn", Sampled, SampledPiece)
+
+
+class UserLM:
+    """A trained user model over any `Sampler`. `rejections` counts what the guards threw away, by reason."""
+
+    def __init__(
+        self,
+        renderer: Renderer,
+        sampler: Sampler,
+        *,
+        sampling: Sampling | None = None,
+        end: EndPolicy | None = None,
+        guards: Guards | None = None,
+        name: str = "userlm",
+        common_noise: bool = False,
+    ) -> None:
+        self.renderer, self.sampler, self.name = renderer, sampler, name
+        self.common_noise = common_noise
+        """One seed draws the same noise whatever the prompt (common random numbers), for comparing pair by pair. The
+        caller then keeps the seeds of turns apart: `n` of them are `seed + i`."""
+        self.sampling = sampling or renderer.settings.decoding or Sampling()
+        self.end = end or EndPolicy()
+        self.guards = guards or Guards()
+        self.rejections: Counter[str] = Counter()
+
+    async def __call__(
+        self, profile: UserProfile, turns: Sequence[Turn], *, seed: int | None = None
+    ) -> UserTurn:
+        return (await self.sample(profile, turns, seed=seed))[0]
+
+    async def sample(
+        self,
+        profile: UserProfile,
+        turns: Sequence[Turn],
+        *,
+        n: int = 1,
+        seed: int | None = None,
+        sampling: Sampling | None = None,
+        end: EndPolicy | None = None,
+        affinity: str | None = None,
+        logprobs: int | None = None,
+        common_noise: bool | None = None,
+        act: Act | None = None,
+    ) -> list[UserTurn]:
+        """`n` independent next turns; one prefill for all of them.
+
+        The same seed and the same prompt give the same turn on the local backend; with vLLM a turn also depends,
+        through rounding, on what else is in the engine's batch. A turn's `seed` gives it again, alone. At
+        temperature 0 all `n` are one; what the guards refuse of it is drawn warm, from the same noise every time.
+        `logprobs` makes them `DetailedTurn`s, with that many of the likeliest tokens at every position. `act` asks for
+        what the turn is to do, of a model that was trained to be told (`RenderSettings.acts`).
+        Raises RenderError (history), BackendError (engine), GuardError (every attempt at one rejected).
+        """
+        end = end or self.end
+        common = self.common_noise if common_noise is None else common_noise
+        asked = self._asked(profile, turns, sampling, end, affinity, logprobs, act)
+        whole, cold = self._wants_whole(sampling), asked.sampling.temperature < COLD
+        tries = Tries(1 if cold else n, lenient=cold)
+        given = 0 if cold and seed is None else seed
+        base = None if given is None else sampler_seed(given, asked.prompt_ids, common=common)
+        for attempt in range(self.guards.attempts):
+            if not (missing := tries.missing):
+                break
+            # Fresh noise for every attempt, and the same whenever the call is repeated.
+            shift = attempt * 1_000_003
+            fresh = replace(asked, n=len(missing), seed=None if base is None else base + shift)
+            drawn = await self.sampler.sample(self._warm(fresh) if cold and attempt else fresh)
+            drawn = [self._calibrated(sampled, turns) for sampled in drawn]
+            for place, (index, sampled) in enumerate(zip(missing, drawn, strict=True)):
+                own = seed if cold or seed is None else nth_seed(seed, shift + place, common=common)
+                noise = self._end_noise(asked, own, common=common, cold=cold)
+                said = self._read(sampled, end, turns, own, noise, detailed=logprobs is not None)
+                tries.add(index, said, self._refusal(said, profile.goal, turns, whole))
+        tries.settle()
+        self.rejections.update(tries.reasons)
+        said_turns = tries.turns(self.guards.attempts, prompt_tokens=len(asked.prompt_ids))
+        return said_turns * n if cold else said_turns
+
+    async def stream(
+        self,
+        profile: UserProfile,
+        turns: Sequence[Turn],
+        *,
+        seed: int | None = None,
+        sampling: Sampling | None = None,
+        end: EndPolicy | None = None,
+        affinity: str | None = None,
+        logprobs: bool = False,
+        common_noise: bool | None = None,
+        act: Act | None = None,
+    ) -> AsyncGenerator[TurnPiece | UserTurn, None]:
+        """One turn as it is said: `TurnPiece`s, then the whole as a `UserTurn`. A user who leaves says nothing.
+
+        What was shown cannot be taken back, so this is one attempt: `rejected` says what the guards would
+        have refused. Close it early (`contextlib.aclosing`) to stop the engine.
+        """
+        end = end or self.end
+        common = self.common_noise if common_noise is None else common_noise
+        asked = self._asked(profile, turns, sampling, end, affinity, act=act)
+        if seed is not None:
+            asked = replace(asked, seed=sampler_seed(seed, asked.prompt_ids, common=common))
+        cold = asked.sampling.temperature < COLD
+        noise = self._end_noise(asked, seed, common=common, cold=cold)
+        shown, ids, logps = TextStream(self.renderer), list[int](), list[float]()
+        async with aclosing(self.sampler.stream(asked)) as pieces:
+            async for drawn in pieces:
+                piece = self._calibrated(drawn, turns)
+                if not ids:
+                    yield TurnPiece(text="", end_probability=_share(piece.end_probability))
+                ids += piece.token_ids
+                logps += piece.logprobs
+                if _decided(piece, end, turns, noise):
+                    break
+                fresh = shown.push(piece.token_ids)
+                tokens = trace(self.renderer, piece.token_ids, piece.logprobs) if logprobs else ()
+                if fresh or tokens:
+                    yield TurnPiece(text=fresh, end_probability=_share(piece.end_probability), tokens=tokens)
+        sampled = Sampled(ids, logps, piece.finish or "stop", piece.end_probability, piece.end_is_likeliest)
+        said = self._read(sampled, end, turns, seed, noise, detailed=logprobs)
+        if rest := shown.finish(said.text):
+            yield TurnPiece(text=rest, end_probability=said.end_probability)
+        why = self._refusal(said, profile.goal, turns, self._wants_whole(sampling))
+        told = {"prompt_tokens": len(asked.prompt_ids), "rejected": (why,) if why else ()}
+        yield said.model_copy(update=told)
+
+    async def termination(
+        self,
+        profile: UserProfile,
+        turns: Sequence[Turn],
+        *,
+        end: EndPolicy | None = None,
+        affinity: str | None = None,
+    ) -> Leaving:
+        """P(end) and the decision, for one token. Mode sample decides by the threshold: nothing is drawn."""
+        end = end or self.end
+        one = Sampling(temperature=0, max_tokens=1)
+        asked = replace(self._asked(profile, turns, one, end, affinity), ban_ids=())
+        (drawn,) = await self.sampler.sample(asked)
+        sampled = self._calibrated(drawn, turns)
+        mode: Literal["greedy", "threshold"] = "greedy" if end.mode == "greedy" else "threshold"
+        ends = end.mode != "never" and _decided(sampled, end.model_copy(update={"mode": mode}), turns)
+        return Leaving(
+            end_probability=_share(sampled.end_probability),
+            ends=ends,
+            prompt_tokens=len(asked.prompt_ids),
+        )
+
+    def _asked(
+        self,
+        profile: UserProfile,
+        turns: Sequence[Turn],
+        sampling: Sampling | None,
+        end: EndPolicy,
+        affinity: str | None,
+        top_logprobs: int | None = None,
+        act: Act | None = None,
+    ) -> Draw:
+        settings, sampling = self.renderer.settings, sampling or self.sampling
+        prompt = self.renderer.prompt(profile, turns, act=act)
+        # Whoever scores what was said (`top_logprobs`) needs a place after it.
+        room = max(1, settings.context_tokens - len(prompt) - bool(top_logprobs))
+        # Threshold and greedy read P(end) from the same call, which is raw: a ban does not touch it.
+        # So is a calibrated one: words are drawn as if nobody left, and leaving apart from them (`_end_noise`).
+        apart = end.mode != "sample" or settings.calibration is not None
+        banned = apart or not _may_end(end, turns)
+        return Draw(
+            prompt,
+            self.renderer.stop_ids,
+            settings.end_of_conversation_id,
+            sampling.model_copy(update={"max_tokens": min(sampling.max_tokens, room)}),
+            ban_ids=[settings.end_of_conversation_id] if banned else [],
+            affinity=affinity,
+            top_logprobs=top_logprobs or 0,
+            rank_watched=end.mode == "greedy",
+        )
+
+    def _calibrated(self, drawn: Drawn, turns: Sequence[Turn]) -> Drawn:
+        """`drawn` with P(end) as it counts; which token is the likeliest stays as the model has it."""
+        spoken = sum(turn.role == "user" for turn in turns)
+        settings = self.renderer.settings
+        return replace(
+            drawn, end_probability=settings.end_probability(drawn.end_probability, user_turns=spoken)
+        )
+
+    def _end_noise(self, asked: Draw, seed: int | None, *, common: bool, cold: bool) -> float | None:
+        """Where P(end) is calibrated and leaving is sampled: the person leaves if this lies below P(end).
+
+        From the noise of the turn's seed; at temperature 0 a half. None where the drawn token itself says it.
+        """
+        if self.renderer.settings.calibration is None:
+            return None
+        if cold:
+            return 0.5
+        if seed is None:
+            return random.random()
+        return random.Random(f"end:{sampler_seed(seed, asked.prompt_ids, common=common)}").random()
+
+    def _warm(self, asked: Draw) -> Draw:
+        usual = self.sampling.temperature
+        warm = asked.sampling.model_copy(update={"temperature": usual if usual >= COLD else 1.0})
+        return replace(asked, sampling=warm)
+
+    def _wants_whole(self, sampling: Sampling | None) -> bool:
+        """Whoever asks for fewer tokens than the user's own sampling wants a piece."""
+        asked = (sampling or self.sampling).max_tokens
+        return self.guards.max_words is not None and asked >= self.sampling.max_tokens
+
+    def _refusal(self, said: UserTurn, goal: Goal | None, turns: Sequence[Turn], whole: bool) -> str | None:
+        if said.ends:
+            return None
+        why = rejection(said.text, goal, turns, self.guards)
+        return CUT if why is None and whole and said.finish == "length" else why
+
+    def _read(
+        self,
+        sampled: Sampled,
+        end: EndPolicy,
+        turns: Sequence[Turn],
+        seed: int | None,
+        noise: float | None,
+        *,
+        detailed: bool,
+    ) -> UserTurn:
+        text, ends = self.renderer.read(sampled.token_ids)
+        logprob, ids = sum(sampled.logprobs), sampled.token_ids
+        if _decided(sampled, end, turns, noise):  # the words drawn beside are not what was said
+            ends, ids = True, []
+            logprob = math.log(max(sampled.end_probability, sys.float_info.min))
+        said: dict[str, Any] = {
+            "text": "" if ends else text,
+            "ends": ends,
+            "end_probability": _share(sampled.end_probability),
+            "finish": "end" if ends else sampled.finish,
+            "logprob": logprob,
+            "tokens": len(sampled.token_ids),
+            "seed": seed,
+        }
+        if not detailed:
+            return UserTurn(**said)
+        known = len(ids)
+        named = trace(self.renderer, ids, sampled.logprobs[:known], sampled.top_logprobs[:known])
+        return DetailedTurn(**said, trace=named)
+
+    async def aclose(self) -> None:
+        await self.sampler.aclose()
+
+
+def _may_end(end: EndPolicy, turns: Sequence[Turn]) -> bool:
+    spoken = sum(turn.role == "user" for turn in turns)
+    return end.mode != "never" and spoken >= end.min_user_turns
+
+
+def _decided(
+    first: Sampled | SampledPiece, end: EndPolicy, turns: Sequence[Turn], noise: float | None = None
+) -> bool:
+    """Whether P(end) alone ends the conversation; `noise`: of a sampled decision, see `UserLM._end_noise`."""
+    if not _may_end(end, turns):
+        return False
+    if end.mode == "sample":
+        return noise is not None and noise < first.end_probability
+    return first.end_is_likeliest if end.mode == "greedy" else first.end_probability >= end.threshold
+
+
+def _share(probability: float) -> float:
+    """Rounding in the engine must not make a probability of 1.0000001."""
+    return min(1.0, max(0.0, probability))

