@@ -69,13 +69,10 @@ types: setup  ## mypy --strict
 data: setup  ## the installed ShareGPT chats as conversations, with goals, in data/sharegpt
 	$(BIN)/usersim prep sharegpt --out data/sharegpt $(ARGS)
 
-train: setup $(BEFORE) data/userlm/train.jsonl  ## a User LM as the shipped one, hours on two cores: configs/train/userlm-135m.toml
-	$(BIN)/usersim train configs/train/userlm-135m.toml $(ARGS)
+train: setup  ## the shipped User LM trained on, to a folder with its certificate; hours on two cores (ARGS=--dry-run: the plan)
+	$(BIN)/usersim adapt configs/adapt/userlm-135m.toml $(ARGS)
 
-data/userlm/train.jsonl: | setup
-	$(BIN)/usersim prep configs/data/userlm.toml
-
-# The shipped adapter was trained on from the one before it, which the history keeps.
+# The User LM that the embedded experiment is told apart from, which the history keeps.
 $(BEFORE):
 	mkdir -p $@
 	git archive d5b1c9d usersim/assets/userlm-135m | tar -x --strip-components=3 -C $@

@@ -1,6 +1,6 @@
 """`usersim calibrate`: fits P(end) of a User LM on people's own ends and writes it into its `userlm.json`.
 
-usersim calibrate runs/userlm-135m-v4 data/userlm/dev.jsonl
+usersim calibrate runs/userlm-135m data/userlm/dev.jsonl
 
 Each conversation is read with parts of its profile dropped as in training; the first turn decides nothing.
 """
