@@ -13,6 +13,7 @@ from rich.table import Table
 from usersim.cli import console, emit_json, load_conversations
 from usersim.errors import ConfigError
 from usersim.storage.locks import locked
+from usersim.storage.records import atomic_writer
 from usersim.weights.default_model import BASE_NAME
 
 if TYPE_CHECKING:
@@ -66,6 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="directory of scores and drawn turns")
     parser.add_argument("--language", default="en", help="of the user turns; `any` keeps all (en)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write the table for a model card there"
+    )
     parser.add_argument("--json", action="store_true", help="aims as JSON on stdout")
     parser.add_argument("--json-out", metavar="FILE")
     parser.set_defaults(with_goal=True)
@@ -75,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
     from eval.next_turn.command import human_side
     from eval.next_turn.prefixes import prefixes_of
     from eval.versions.aims import judged, read_aims
+    from eval.versions.aims_table import markdown
     from eval.versions.reports import model_numbers, next_turn_numbers
 
     rules = read_aims(args.aims) if args.aims else {}
@@ -105,6 +110,9 @@ def run(args: argparse.Namespace) -> int:
             numbers |= _acts(args, prefixes, track)
     aims = judged(numbers, rules)
     console.print(_table(aims))
+    if args.markdown:
+        with atomic_writer(args.markdown) as stream:
+            stream.write(markdown(aims))
     emit_json(
         {key: aim.model_dump(mode="json") for key, aim in aims.items()}, stdout=args.json, path=args.json_out
     )

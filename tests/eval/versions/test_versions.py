@@ -10,6 +10,7 @@ import torch
 from eval.next_turn.metrics import goal_conditions
 from eval.next_turn.prefixes import prefixes_of
 from eval.versions.aims import is_met, judged, ratio, read_aims
+from eval.versions.aims_table import markdown
 from eval.versions.asked_acts import FREE, askable, is_seen, seen_share
 from eval.versions.leaving import brier_skills, shift, with_added_facets
 from eval.versions.likelihood import perplexity_ratio
@@ -245,3 +246,12 @@ def test_aims_are_written_beside_their_numbers():
     }  # fmt: skip
     assert aims["b"].aim is None
     assert aims["b"].met is None
+
+
+def test_the_table_for_a_card_marks_what_was_missed():
+    aims = judged({"a": number(0.5), "b": number(2.0), "c": number(1.0)}, {"a": "<= 0.6", "b": "<= 1"})
+    assert markdown(aims).splitlines()[2:] == [
+        "| `a` | 0.500 [0.500, 0.500] | 100 | <= 0.6 | yes |",
+        "| `b` | 2.000 [2.000, 2.000] | 100 | <= 1 | **no** |",
+        "| `c` | 1.000 [1.000, 1.000] | 100 |  |  |",
+    ]
