@@ -156,11 +156,13 @@ def _teacher_forced(
         if condition == "count_neutral":
             faceted = [prefix for prefix in places if prefix.goal is not None and prefix.goal.facets]
             metrics = LeavingMetrics(faceted, seed=args.seed)
-            numbers["leaving.counting_gain.count_neutral"] = estimate(metrics.sums(metrics.counting_gain()))
+            if metrics.prefixes:
+                numbers["leaving.counting_gain.count_neutral"] = estimate(metrics.sums(metrics.counting_gain()))
     added = with_added_facets(prefixes, unsaid)
     place = {prefix.id: index for index, prefix in enumerate(prefixes)}
-    changed = _scored(scorer, added, "new, two facets added", track)
-    numbers["leaving.two_facets_added"] = shift(added, [own_scores[place[p.id]] for p in added], changed)
+    if added:
+        changed = _scored(scorer, added, "new, two facets added", track)
+        numbers["leaving.two_facets_added"] = shift(added, [own_scores[place[p.id]] for p in added], changed)
     return numbers
 
 
