@@ -30,6 +30,7 @@ from serve.protocol import bounded
 from usersim.cli import run_main
 from usersim.config import load_config
 from usersim.decoding import Sampling
+from usersim.discriminator import discriminator_of
 from usersim.errors import ConfigError, UsersimError
 from usersim.model import BASE_NAME, SHIPPED_ADAPTER, USERLM_NAME, file_hash, home, resolve
 from usersim.populations.record import population_file, read_population
@@ -64,13 +65,15 @@ def main(argv: list[str]) -> int:
             places=config.in_flight(),
             renderer=renderer,
         )
+        sampling = sampling_of(config, renderer)
         user = UserLM(
             renderer,
             pool,
-            sampling=sampling_of(config, renderer),
+            sampling=sampling,
             end=config.end,
             guards=config.guards,
             name=path.name,
+            discriminator=discriminator_of(path, renderer, best_of=sampling.best_of),
         )
         app = create_app(config, user, population=_population(config.model), log_sink=_sinks(stack, config))
         if engine:

@@ -16,4 +16,4 @@ class Sampling(Record):
     """0: off."""
     max_tokens: int = Field(default=192, ge=1, le=4096)
     best_of: int = Field(default=1, ge=1, le=16)
-    """Candidates drawn for each turn, of which the model's discriminator chooses one; so many times the drawn tokens."""
+    """Candidates of each turn, of which the model's discriminator chooses one; so many times the drawn tokens."""

@@ -163,7 +163,9 @@ def read_discriminator(file: Path) -> Discriminator:
     except FileNotFoundError as error:
         raise ConfigError(f"{file}: no discriminator there; make one with `{COMMAND}`") from error
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ConfigError(f"{file}: not a discriminator, or damaged; make it anew with `{COMMAND}`") from error
+        raise ConfigError(
+            f"{file}: not a discriminator, or damaged; make it anew with `{COMMAND}`"
+        ) from error
     if version != VERSION:
         raise ConfigError(f"{file}: of version {version}, not {VERSION}; make it anew with `{COMMAND}`")
     if weights_D.shape != (BUCKETS + len(FORM),) or weights_D.dtype != np.float16:
