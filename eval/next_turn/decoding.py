@@ -144,8 +144,8 @@ def run(args: argparse.Namespace) -> int:
         drawn_tokens = "" if row.tokens_drawn is None else f", {row.tokens_drawn:.0f} tokens drawn a turn"
         console.print(
             f"{mark} temperature {row.temperature:g}, top_p {row.top_p:g}, best of {row.best_of}: "
-            f"told apart {row.told_apart.value:.3f} [{row.told_apart.low:.3f}, {row.told_apart.high:.3f}], {row.words:.1f} words "
-            f"(people {row.words_of_people:.1f}){drawn_tokens}"
+            f"told apart {row.told_apart.value:.3f} [{row.told_apart.low:.3f}, {row.told_apart.high:.3f}], "
+            f"{row.words:.1f} words (people {row.words_of_people:.1f}){drawn_tokens}"
         )
     emit_json(choice.model_dump(mode="json"), stdout=args.json, path=args.json_out)
     return 0
