@@ -156,7 +156,7 @@ def read_discriminator(file: Path) -> Discriminator:
         raise ConfigError(f"{file}: a discriminator needs numpy; run `pip install numpy`") from error
 
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             made_for = json.loads(str(archive["made_for"]))
             weights_D, version = archive["weights"], made_for["version"]
             render, model, facts = made_for["render"], made_for["model"], made_for["facts"]

@@ -170,7 +170,7 @@ def test_a_seed_gives_a_turn_of_several_again() -> None:
 def test_what_the_guards_refuse_is_dropped_and_told() -> None:
     user, _ = said("", "hi there?", "ok?", "ok", discriminator=likes("question"))
     (turn,) = ask(user)
-    assert (turn.text, turn.rejected) == ("ok?", ("empty",))
+    assert (turn.text, turn.rejected) == ("ok?", ("empty", "repeat"))
     user, scripted = said("", "", "rome", "rome?", best_of=2, discriminator=likes("question"))
     (turn,) = ask(user)
     assert (turn.text, turn.rejected) == ("rome?", ("empty", "empty"))
