@@ -10,6 +10,7 @@ from serve.app import create_app
 from serve.config import ServeConfig
 from tests.serve.conftest import serving
 from usersim.discriminator import BUCKETS, FORM, Discriminator
+from usersim.sampling import Sampling
 from usersim.testing import ScriptedSampler
 from usersim.userlm import UserLM
 
@@ -43,7 +44,7 @@ def test_all_drawn_tokens_are_counted(url, http) -> None:
 def test_the_client_asks_by_its_sampling(url) -> None:
     with usersim.connect(url, sync=True) as user:
         history = usersim.as_turns(MESSAGES)
-        (turn,) = user.sample(usersim.UserProfile(), history, sampling=usersim.Sampling(best_of=2))
+        (turn,) = user.sample(usersim.UserProfile(), history, sampling=Sampling(best_of=2))
     assert (turn.text, turn.drawn_tokens) == ("why?", 8)
 
 

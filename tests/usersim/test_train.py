@@ -315,7 +315,9 @@ def test_a_run_goes_on_where_the_ledger_says_that_the_last_one_stopped(
     with pytest.raises(ConfigError, match="all 24 windows of the pass are behind"):
         train(config(tiny_base, data, tmp_path / "three", **{**changes, "start": str(tmp_path / "two")}))
     (adapter / "ledger.json").unlink()
-    with pytest.raises(ConfigError, match=r"has no ledger\.json that tells its rows; give the windows as skip=N"):
+    with pytest.raises(
+        ConfigError, match=r"has no ledger\.json that tells its rows; give the windows as skip=N"
+    ):
         train(config(tiny_base, data, tmp_path / "three", **changes))
 
 
