@@ -23,6 +23,10 @@ COMMANDS = {
         "eval.next_turn.choose_decoding",
         "sampling parameters at which a User LM is least told from people, on dev",
     ),
+    "fit-discriminator": (
+        "eval.next_turn.fit_discriminator",
+        "what chooses the best of n drawn turns, fitted on train",
+    ),
     "versions": (
         "eval.versions.command",
         "a User LM beside the version before it, on held-out people, with aims",

@@ -19,15 +19,16 @@ from fastapi import FastAPI
 
 from serve.app import create_app
 from serve.config import EngineSettings, ServeConfig
-from serve.engine.address import private_socket
-from serve.engine.command import engine_command
-from serve.engine.supervisor import Engine, exit_on_sigterm
+from serve.engine.supervisor.address import private_socket
+from serve.engine.supervisor.command import engine_command
+from serve.engine.supervisor.supervisor import Engine, exit_on_sigterm
 from serve.http.keys import configured
 from serve.http.logs import Sink, never_block, tell
 from serve.http.protocol import bounded
 from serve.http.shutdown import Server
 from serve.routing.load_balancer import EnginePool, check_engine, check_models
 from usersim.cli import run_main
+from usersim.decoding.discriminator import discriminator_of
 from usersim.decoding.parameters import Sampling
 from usersim.errors import ConfigError, UsersimError
 from usersim.populations.record import population_file, read_population
@@ -64,13 +65,15 @@ def main(argv: list[str]) -> int:
             places=config.in_flight(),
             renderer=renderer,
         )
+        sampling = sampling_of(config, renderer)
         user = UserLM(
             renderer,
             pool,
-            sampling=sampling_of(config, renderer),
+            sampling=sampling,
             end=config.end,
             guards=config.guards,
             name=path.name,
+            discriminator=discriminator_of(path, renderer, best_of=sampling.best_of),
         )
         app = create_app(config, user, population=_population(config.model), log_sink=_sinks(stack, config))
         if engine:

@@ -22,7 +22,7 @@ from usersim.types import Facet, Goal, Persona, Turn, UserProfile
 from usersim.users.protocols import EndPolicy, as_profile
 
 MAX_MESSAGES, MAX_CHARACTERS, MAX_N, MAX_BATCH, MAX_TOP_LOGPROBS = 512, 65_536, 16, 64, 20
-MAX_PROFILES = 512
+MAX_PROFILES, MAX_BEST_OF = 512, 16
 Text = Annotated[str, StringConstraints(max_length=MAX_CHARACTERS)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63, strict=True)]
 Label = Annotated[str, StringConstraints(max_length=512)]
@@ -95,6 +95,13 @@ class SamplingFields(BaseModel):
     temperature: float | None = Field(default=None, ge=0, le=2, strict=True)
     top_p: float | None = Field(default=None, gt=0, le=1, strict=True)
     top_k: int | None = Field(default=None, ge=0, le=1_000_000, strict=True, description="0: off")
+    best_of: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_BEST_OF,
+        strict=True,
+        description="candidates drawn for each turn, of which the model's discriminator chooses; all count as drawn",
+    )
     end_of_conversation: EndPolicy | None = Field(
         default=None, description="mode sample|never|threshold|greedy, threshold, min_user_turns"
     )
@@ -195,6 +202,8 @@ class UserTurnRequest(Situation, SamplingFields):
             raise ValueError("top_logprobs are not available in a stream")
         if self.stream and (self.n or 1) > 1:
             raise ValueError("a stream has one turn; leave n out")
+        if self.stream and (self.best_of or 1) > 1:
+            raise ValueError("a stream has one candidate; leave best_of out")
         if self.stream_options and not self.stream:
             raise ValueError("stream_options needs stream: true")
         return self

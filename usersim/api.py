@@ -56,17 +56,22 @@ def load(
     except ImportError as error:
         cure = cure_for(error.name, "local") or str(error)
         raise ConfigError(f"{cure}, or use usersim.connect(url)") from error
+    from usersim.decoding.discriminator import discriminator_of
     from usersim.rendering.renderer import Renderer
     from usersim.weights.default_model import resolve
 
     path = resolve(model)
+    renderer = Renderer.from_pretrained(path)
+    chosen = sampling or renderer.settings.decoding or Sampling()
+    discriminator = discriminator_of(path, renderer, best_of=chosen.best_of)
     return UserLM(
-        Renderer.from_pretrained(path),
+        renderer,
         LocalSampler.from_pretrained(path),
         sampling=sampling,
         end=end,
         guards=guards,
         name=path.name,
+        discriminator=discriminator,
     )
 
 

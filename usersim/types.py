@@ -185,3 +185,10 @@ class UserTurn(Record):
     seed: int | None = None
     rejected: tuple[str, ...] = ()
     """Reasons of the guards for the attempts thrown away before this one."""
+    drawn_tokens: int | None = Field(default=None, ge=0, exclude_if=lambda count: count is None)
+    """Tokens of all candidates drawn for it, where it is the best of several (`Sampling.best_of`)."""
+
+    @property
+    def cost_tokens(self) -> int:
+        """Tokens that it cost: of all its candidates, or its own."""
+        return self.tokens if self.drawn_tokens is None else self.drawn_tokens

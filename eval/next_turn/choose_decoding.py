@@ -17,7 +17,7 @@ from pydantic import Field
 from eval.fidelity.report_record import FileFacts, versions
 from eval.next_turn.prefixes import Prefix, language_model_prefixes, prefixes_of, stratified, usable
 from eval.next_turn.simulators.draw import draw_turns
-from eval.next_turn.simulators.specifications import DrawSettings, simulator_from
+from eval.next_turn.simulators.specifications import DrawSettings, checked_best_of, simulator_from
 from eval.next_turn.turns import SimulatedTurns, shared_prefixes
 from usersim.cli import command_line, console, emit_json, load_conversations
 from usersim.decoding.parameters import Sampling
@@ -31,8 +31,8 @@ RESULT = "decoding.json"
 TOP_P = (0.8, 0.9, 0.95, 1.0)
 TEMPERATURES = (0.8, 1.0)
 DEFAULT = Sampling()
-Setting = tuple[float, float]
-"""(temperature, top_p)."""
+Setting = tuple[float, float, int]
+"""(temperature, top_p, best_of)."""
 
 
 class SettingResult(Record):
@@ -40,6 +40,7 @@ class SettingResult(Record):
 
     temperature: float
     top_p: float
+    best_of: int = 1
     told_apart: Estimate
     """Accuracy of family A's forced choice at all prefixes; 0.5: not told from people."""
     told_apart_later: Estimate | None = None
@@ -47,6 +48,8 @@ class SettingResult(Record):
     words: float
     """Mean words of a drawn turn."""
     words_of_people: float
+    tokens_drawn: float | None = None
+    """Mean tokens drawn for a turn, of all its candidates: the cost."""
 
 
 class DecodingChoice(Record):
@@ -54,6 +57,7 @@ class DecodingChoice(Record):
 
     temperature: float
     top_p: float
+    best_of: int = 1
     max_tokens: int
     table: tuple[SettingResult, ...] = Field(min_length=1)
     prefixes: int
@@ -84,6 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--temperature", default=_listed(TEMPERATURES), help=f"values to try ({_listed(TEMPERATURES)})"
     )
+    parser.add_argument("--best-of", default="1", help="values to try; above 1 needs a discriminator (1)")
     parser.add_argument("--max-tokens", type=int, default=DEFAULT.max_tokens, help="tokens of a turn (192)")
     parser.add_argument("--limit", type=int, default=100, help="conversations, sources in equal parts (100)")
     parser.add_argument("--language", default="en", help="of the user turns; `any` keeps all (en)")
@@ -96,11 +101,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     grid = [
-        (t, p) for t in _values("--temperature", args.temperature) for p in _values("--top-p", args.top_p)
+        (t, p, b)
+        for t in _values("--temperature", args.temperature)
+        for p in _values("--top-p", args.top_p)
+        for b in _counts("--best-of", args.best_of)
     ]
     settings = {
-        (t, p): DrawSettings(temperature=t, top_p=p, max_tokens=args.max_tokens, seed=args.seed)
-        for t, p in grid
+        (t, p, b): DrawSettings(temperature=t, top_p=p, best_of=b, max_tokens=args.max_tokens, seed=args.seed)
+        for t, p, b in grid
     }
     prefixes = dev_prefixes(args)
     conversations = len({prefix.conversation for prefix in prefixes})
@@ -114,10 +122,11 @@ def run(args: argparse.Namespace) -> int:
     with locked(args.out):
         drawn = _draw(args, settings, prefixes)
         table, shared = compare_settings(prefixes, drawn, seed=args.seed)
-        temperature, top_p = chosen(table)
+        temperature, top_p, best_of = chosen(table)
         choice = DecodingChoice(
             temperature=temperature,
             top_p=top_p,
+            best_of=best_of,
             max_tokens=args.max_tokens,
             table=tuple(table),
             prefixes=len(shared),
@@ -131,11 +140,12 @@ def run(args: argparse.Namespace) -> int:
         )
         write_json(args.out / RESULT, choice.model_dump(mode="json"))
     for row in sorted(table, key=_distance):
-        mark = "→" if (row.temperature, row.top_p) == (temperature, top_p) else " "
+        mark = "→" if (row.temperature, row.top_p, row.best_of) == (temperature, top_p, best_of) else " "
+        drawn_tokens = "" if row.tokens_drawn is None else f", {row.tokens_drawn:.0f} tokens drawn a turn"
         console.print(
-            f"{mark} temperature {row.temperature:g}, top_p {row.top_p:g}: told apart {row.told_apart.value:.3f} "
-            f"[{row.told_apart.low:.3f}, {row.told_apart.high:.3f}], {row.words:.1f} words "
-            f"(people {row.words_of_people:.1f})"
+            f"{mark} temperature {row.temperature:g}, top_p {row.top_p:g}, best of {row.best_of}: "
+            f"told apart {row.told_apart.value:.3f} [{row.told_apart.low:.3f}, {row.told_apart.high:.3f}], "
+            f"{row.words:.1f} words (people {row.words_of_people:.1f}){drawn_tokens}"
         )
     emit_json(choice.model_dump(mode="json"), stdout=args.json, path=args.json_out)
     return 0
@@ -191,7 +201,8 @@ def compare_settings(
     people_texts = [prefix.text or "" for prefix in shared]
     people_rows = lexical.features(shared, people_texts)
     table = []
-    for (temperature, top_p), turns in drawn.items():
+    for (temperature, top_p, best_of), turns in drawn.items():
+        tokens = [turns.tokens[prefix.id] for prefix in shared if prefix.id in turns.tokens]
         texts = [turns.text(prefix) or "" for prefix in shared]
         rows = lexical.features(shared, texts)
         choices = told_apart(rows, people_rows, clusters, ridge=lexical.ridge, seed=seed)
@@ -202,19 +213,21 @@ def compare_settings(
             SettingResult(
                 temperature=temperature,
                 top_p=top_p,
+                best_of=best_of,
                 told_apart=overall,
                 told_apart_later=measured(values["told_apart.a.3+"]),
                 words=mean_words(texts),
                 words_of_people=mean_words(people_texts),
+                tokens_drawn=round(sum(tokens) / len(tokens), 1) if tokens else None,
             )
         )
     return table, shared
 
 
 def chosen(table: Sequence[SettingResult]) -> Setting:
-    """(temperature, top_p) whose accuracy is nearest 0.5; at a tie the default, then the nearest to it."""
-    best = min(table, key=lambda row: (_distance(row), _steps_from_default(row)))
-    return best.temperature, best.top_p
+    """The setting whose accuracy is nearest 0.5; at a tie the fewest candidates, then the nearest to the default."""
+    best = min(table, key=lambda row: (_distance(row), row.best_of, _steps_from_default(row)))
+    return best.temperature, best.top_p, best.best_of
 
 
 def _distance(row: SettingResult) -> float:
@@ -244,10 +257,11 @@ def _draw(
             return lambda: bar.advance(task)
 
         drawn = {}
-        for (temperature, top_p), chosen_settings in settings.items():
+        for (temperature, top_p, best_of), chosen_settings in settings.items():
             name = f"temperature-{temperature:g}-top-p-{top_p:g}"
+            name += f"-best-of-{best_of}" if best_of > 1 else ""
             simulator = simulator_from(f"{name}=userlm:{args.model}", chosen_settings)
-            drawn[temperature, top_p] = draw_turns(
+            drawn[temperature, top_p, best_of] = draw_turns(
                 simulator, prefixes, args.out, concurrency=args.concurrency, track=track
             )
     return drawn
@@ -263,6 +277,15 @@ def _values(option: str, text: str) -> list[float]:
         if not 0 < number <= (1 if option == "--top-p" else 2):
             raise ConfigError(f"{option} {number:g}: above 0 and at most {1 if option == '--top-p' else 2}")
     return numbers
+
+
+def _counts(option: str, text: str) -> list[int]:
+    """The whole numbers of a list, in order and once each."""
+    try:
+        counts = list(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError as error:
+        raise ConfigError(f"{option} {text!r}: write whole numbers with commas between them") from error
+    return [checked_best_of(count) for count in counts]
 
 
 def _listed(numbers: Sequence[float]) -> str:

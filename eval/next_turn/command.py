@@ -25,7 +25,13 @@ from eval.next_turn.prefixes import Prefix, prefixes_of, stratified, usable
 from eval.next_turn.results import NextTurnReport, SourceFacts
 from eval.next_turn.simulators.ceiling import pooled, read_annotated
 from eval.next_turn.simulators.draw import draw_turns
-from eval.next_turn.simulators.specifications import DrawSettings, Simulator, simulator_from
+from eval.next_turn.simulators.specifications import (
+    BEST_OF_HELP,
+    DrawSettings,
+    Simulator,
+    checked_best_of,
+    simulator_from,
+)
 from eval.next_turn.turns import SimulatedTurns
 from usersim.cli import command_line, console, emit_json, load_conversations
 from usersim.errors import ConfigError, DataError
@@ -103,6 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--top-p", type=float, default=0.95)
     parser.add_argument("--max-tokens", type=int, default=192, help="tokens of a drawn turn (192)")
+    parser.add_argument("--best-of", type=int, default=1, help=BEST_OF_HELP)
     parser.add_argument("--guards", choices=["off", "on"], default="off", help="the same for all (off)")
     parser.add_argument("--concurrency", type=int, default=48, help="requests at a time (48)")
     parser.add_argument("--seed", type=int, default=0)
@@ -124,6 +131,7 @@ def run(args: argparse.Namespace) -> int:
         max_tokens=args.max_tokens,
         guards=args.guards,
         seed=args.seed,
+        best_of=checked_best_of(args.best_of),
     )
     simulators = [simulator_from(text, settings) for text in args.simulator]
     if len({s.name for s in simulators}) < len(simulators):

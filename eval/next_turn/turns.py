@@ -45,6 +45,8 @@ class SimulatedTurns:
     """Prefixes without a turn, by error."""
     note: str = ""
     """Settings it was drawn with: model, prompt, temperature, guards."""
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    """Tokens drawn for it by prefix id, where it was drawn here."""
 
     def text(self, prefix: Prefix) -> str | None:
         """Its words at a prefix; None where it said nothing."""

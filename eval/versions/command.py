@@ -157,7 +157,9 @@ def _teacher_forced(
             faceted = [prefix for prefix in places if prefix.goal is not None and prefix.goal.facets]
             metrics = LeavingMetrics(faceted, seed=args.seed)
             if metrics.prefixes:
-                numbers["leaving.counting_gain.count_neutral"] = estimate(metrics.sums(metrics.counting_gain()))
+                numbers["leaving.counting_gain.count_neutral"] = estimate(
+                    metrics.sums(metrics.counting_gain())
+                )
     added = with_added_facets(prefixes, unsaid)
     place = {prefix.id: index for index, prefix in enumerate(prefixes)}
     if added:

@@ -27,7 +27,7 @@ MAX_TOKENS = 4096
 UNSUPPORTED = {
     **dict.fromkeys(("logprobs", "top_logprobs", "prompt_logprobs", "logit_bias"), None),
     **dict.fromkeys(("presence_penalty", "frequency_penalty", "min_p", "min_tokens", "stop_token_ids"), None),
-    **dict.fromkeys(("repetition_penalty", "length_penalty", "best_of"), 1),
+    **dict.fromkeys(("repetition_penalty", "length_penalty"), 1),
     **dict.fromkeys(("ignore_eos", "use_beam_search", "bad_words", "structured_outputs", "echo"), None),
     **dict.fromkeys(("guided_json", "guided_regex", "guided_choice", "guided_grammar"), None),
     "modalities": ["text"],

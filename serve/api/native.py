@@ -208,6 +208,7 @@ def _facts(turn: UserTurn) -> dict[str, Any]:
         "tokens": turn.tokens,
         "seed": turn.seed,
         "rejected": turn.rejected,
+        "drawn_tokens": turn.drawn_tokens,
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from usersim.types import UserProfile
 
@@ -44,6 +44,8 @@ class TurnFacts(BaseModel):
     seed: int | None
     rejected: tuple[str, ...]
     """Why the guards threw earlier attempts away; in a stream: what they would have thrown this one away for."""
+    drawn_tokens: int | None = Field(default=None, exclude_if=lambda count: count is None)
+    """Of all candidates, where the turn is the best of several (`best_of`)."""
 
 
 class UserTurnChoice(TurnFacts):

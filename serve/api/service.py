@@ -14,6 +14,7 @@ from serve.http import request_context as visit
 from serve.http.errors import RequestError
 from serve.http.metrics import Metrics
 from serve.schemas import SamplingFields
+from usersim.decoding.discriminator import without_discriminator
 from usersim.errors import GuardError
 from usersim.populations.sample import Population
 from usersim.text.user_acts import Act
@@ -113,12 +114,13 @@ class Service:
         logprobs: bool = False,
         act: Act | None = None,
     ) -> AsyncGenerator[TurnPiece | UserTurn, None]:
-        """One turn as it is said, the whole of it last; what the guards say of it is only told."""
+        """One turn as it is said, the whole of it last; what the guards say of it is only told. Never the best of
+        several, whatever the server's default."""
         events = self.user.stream(
             profile,
             history,
             seed=asked.seed,
-            sampling=self._sampling(asked, max_tokens),
+            sampling=self._sampling(asked, max_tokens).model_copy(update={"best_of": 1}),
             end=self._end(asked.end_of_conversation),
             affinity=affinity,
             logprobs=logprobs,
@@ -151,15 +153,29 @@ class Service:
             "top_p": asked.top_p,
             "top_k": asked.top_k,
             "max_tokens": max_tokens,
+            "best_of": self._best_of(asked),
         }
         return self.user.sampling.model_copy(
             update={key: value for key, value in given.items() if value is not None}
         )
+
+    def _best_of(self, asked: SamplingFields) -> int:
+        """Candidates of each turn; raises RequestError 400 where there is no discriminator to choose by."""
+        # Further models of the engines have other weights than the discriminator was fitted for.
+        can_choose = self.user.discriminator is not None and visit.asked_model() is None
+        if asked.best_of is None:
+            return self.user.sampling.best_of if can_choose else 1
+        if asked.best_of > 1 and not can_choose:
+            name = visit.asked_model() or self.user.name
+            raise RequestError(
+                without_discriminator(asked.best_of, name), code="discriminator_not_found", param="best_of"
+            )
+        return asked.best_of
 
     def _end(self, asked: EndPolicy | None) -> EndPolicy:
         return self.user.end.model_copy(update=asked.model_dump(exclude_unset=True) if asked else {})
 
 
 def usage(turns: Sequence[UserTurn]) -> Usage:
-    prompt, sampled = turns[0].prompt_tokens, sum(turn.tokens for turn in turns)
+    prompt, sampled = turns[0].prompt_tokens, sum(turn.cost_tokens for turn in turns)
     return Usage(prompt_tokens=prompt, completion_tokens=sampled, total_tokens=prompt + sampled)

@@ -68,7 +68,10 @@ class Metrics:
             registry=registry,
         )
         self.tokens = Counter(
-            "usersim_tokens", "Tokens of the prompts and of accepted turns", ["kind"], registry=registry
+            "usersim_tokens",
+            "Tokens of the prompts and of accepted turns, all candidates counted",
+            ["kind"],
+            registry=registry,
         )
         self.turns = Counter("usersim_turns", "User turns given out", registry=registry)
         self.ends = Counter("usersim_ends", "… of which ended the conversation", registry=registry)
@@ -96,7 +99,7 @@ class Metrics:
             self.by_key.labels(request.key, outcome).inc()
 
     def gave(self, turns: Sequence[UserTurn]) -> None:
-        prompt, sampled = turns[0].prompt_tokens, sum(turn.tokens for turn in turns)
+        prompt, sampled = turns[0].prompt_tokens, sum(turn.cost_tokens for turn in turns)
         self.turns.inc(len(turns))
         self.ends.inc(sum(turn.ends for turn in turns))
         self.tokens.labels("prompt").inc(prompt)

@@ -15,3 +15,5 @@ class Sampling(Record):
     top_k: int = Field(default=0, ge=0, le=1_000_000)
     """0: off."""
     max_tokens: int = Field(default=192, ge=1, le=4096)
+    best_of: int = Field(default=1, ge=1, le=16)
+    """Candidates of each turn, of which the model's discriminator chooses one; so many times the drawn tokens."""

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from usersim.errors import ConfigError, DataError
 from usersim.storage.records import atomic_writer, explain
 from usersim.types import Record, Style
-from usersim.weights.default_model import POPULATION_FILE, SHIPPED_ADAPTER, USERLM_NAME
+from usersim.weights.default_model import POPULATION_FILE, own_folder
 
 ATTRIBUTES = tuple(Style.model_fields)
 STATED, TRAIT = "stated:", "trait:"
@@ -91,13 +91,9 @@ def population_file(model: str | Path | None = None) -> Path:
         model: As for `usersim.load`: None or the shipped name, a run directory, an adapter or a model folder; or the
             population file itself.
     """
-    if model is None or str(model) == USERLM_NAME:
-        return SHIPPED_ADAPTER / POPULATION_FILE
-    path = Path(model)
-    if path.suffix == ".json":
-        return path
-    folders = (path / "adapter", path / "model", path)
-    return next((f for f in folders if (f / "userlm.json").is_file()), path) / POPULATION_FILE
+    if model is not None and Path(model).suffix == ".json":
+        return Path(model)
+    return own_folder(model) / POPULATION_FILE
 
 
 def read_population(file: Path) -> PopulationRecord:

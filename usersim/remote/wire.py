@@ -115,6 +115,7 @@ def _turn(
         "prompt_tokens": prompt_tokens,
         "seed": choice.get("seed"),
         "rejected": tuple(choice["rejected"]),
+        "drawn_tokens": choice.get("drawn_tokens"),
     }
     return UserTurn(**said) if trace is None else DetailedTurn(**said, trace=trace)
 

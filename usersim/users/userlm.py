@@ -11,7 +11,9 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
+from usersim.decoding.discriminator import Discriminator, without_discriminator
 from usersim.decoding.noise import nth_seed, sampler_seed
+from usersim.errors import ConfigError
 from usersim.rendering.renderer import Renderer
 from usersim.rendering.token_text import DetailedTurn, TextStream, trace
 from usersim.text.user_acts import Act
@@ -47,11 +49,14 @@ class UserLM:
         guards: Guards | None = None,
         name: str = "userlm",
         common_noise: bool = False,
+        discriminator: Discriminator | None = None,
     ) -> None:
         self.renderer, self.sampler, self.name = renderer, sampler, name
         self.common_noise = common_noise
         """One seed draws the same noise whatever the prompt (common random numbers), for comparing pair by pair. The
         caller then keeps the seeds of turns apart: `n` of them are `seed + i`."""
+        self.discriminator = discriminator
+        """Which of several drawn turns is likeliest a person's; `Sampling.best_of` above 1 needs it."""
         self.sampling = sampling or renderer.settings.decoding or Sampling()
         self.end = end or EndPolicy()
         self.guards = guards or Guards()
@@ -83,13 +88,22 @@ class UserLM:
         temperature 0 all `n` are one; what the guards refuse of it is drawn warm, from the same noise every time.
         `logprobs` makes them `DetailedTurn`s, with that many of the likeliest tokens at every position. `act` asks for
         what the turn is to do, of a model that was trained to be told (`RenderSettings.acts`).
-        Raises RenderError (history), BackendError (engine), GuardError (every attempt at one rejected).
+
+        With `sampling.best_of` above 1 each turn is the candidate with the highest score of the discriminator, of
+        those that the guards let pass and that say something. The first candidate that the guards let pass decides
+        whether the person leaves, so leaving is as likely as without a choice. At temperature 0 there is no choice.
+
+        Raises RenderError (history), BackendError (engine), GuardError (every attempt at one rejected), ConfigError
+        (`best_of` without a discriminator).
         """
         end = end or self.end
         common = self.common_noise if common_noise is None else common_noise
         asked = self._asked(profile, turns, sampling, end, affinity, logprobs, act)
         whole, cold = self._wants_whole(sampling), asked.sampling.temperature < COLD
-        tries = Tries(1 if cold else n, lenient=cold)
+        best_of = 1 if cold else asked.sampling.best_of
+        if best_of > 1 and self.discriminator is None:
+            raise ConfigError(without_discriminator(best_of, self.name))
+        tries, drawn_tokens = Tries(1 if cold else n, lenient=cold), Counter[int]()
         given = 0 if cold and seed is None else seed
         base = None if given is None else sampler_seed(given, asked.prompt_ids, common=common)
         for attempt in range(self.guards.attempts):
@@ -97,18 +111,39 @@ class UserLM:
                 break
             # Fresh noise for every attempt, and the same whenever the call is repeated.
             shift = attempt * 1_000_003
-            fresh = replace(asked, n=len(missing), seed=None if base is None else base + shift)
+            fresh = replace(asked, n=len(missing) * best_of, seed=None if base is None else base + shift)
             drawn = await self.sampler.sample(self._warm(fresh) if cold and attempt else fresh)
             drawn = [self._calibrated(sampled, turns) for sampled in drawn]
-            for place, (index, sampled) in enumerate(zip(missing, drawn, strict=True)):
+            for place, index in zip(range(0, len(drawn), best_of), missing, strict=True):
                 own = seed if cold or seed is None else nth_seed(seed, shift + place, common=common)
                 noise = self._end_noise(asked, own, common=common, cold=cold)
-                said = self._read(sampled, end, turns, own, noise, detailed=logprobs is not None)
-                tries.add(index, said, self._refusal(said, profile.goal, turns, whole))
+                passing = []
+                for sampled in drawn[place : place + best_of]:
+                    said = self._read(sampled, end, turns, own, noise, detailed=logprobs is not None)
+                    drawn_tokens[index] += said.tokens
+                    if why := self._refusal(said, profile.goal, turns, whole):
+                        tries.add(index, said, why)
+                    else:
+                        passing.append(said)
+                if passing:
+                    tries.add(index, self._chosen(passing, profile.goal, turns), None)
         tries.settle()
         self.rejections.update(tries.reasons)
         said_turns = tries.turns(self.guards.attempts, prompt_tokens=len(asked.prompt_ids))
+        if best_of > 1:
+            said_turns = [
+                said.model_copy(update={"drawn_tokens": drawn_tokens[index]})
+                for index, said in enumerate(said_turns)
+            ]
         return said_turns * n if cold else said_turns
+
+    def _chosen(self, passing: Sequence[UserTurn], goal: Goal | None, turns: Sequence[Turn]) -> UserTurn:
+        """The first where it leaves, else the likeliest of those that say something; at a tie the first."""
+        if len(passing) == 1 or passing[0].ends or self.discriminator is None:
+            return passing[0]
+        spoken = [said for said in passing if not said.ends]
+        scores = self.discriminator.scores(goal, turns, [said.text for said in spoken])
+        return spoken[scores.index(max(scores))]
 
     async def stream(
         self,
@@ -126,11 +161,17 @@ class UserLM:
         """One turn as it is said: `TurnPiece`s, then the whole as a `UserTurn`. A user who leaves says nothing.
 
         What was shown cannot be taken back, so this is one attempt: `rejected` says what the guards would
-        have refused. Close it early (`contextlib.aclosing`) to stop the engine.
+        have refused. Close it early (`contextlib.aclosing`) to stop the engine. Raises ConfigError where
+        `best_of` is above 1: a choice needs whole turns.
         """
         end = end or self.end
         common = self.common_noise if common_noise is None else common_noise
         asked = self._asked(profile, turns, sampling, end, affinity, act=act)
+        if asked.sampling.best_of > 1:
+            raise ConfigError(
+                f"a stream has one candidate, not best_of={asked.sampling.best_of}: stream with best_of=1, or take "
+                "the turn whole"
+            )
         if seed is not None:
             asked = replace(asked, seed=sampler_seed(seed, asked.prompt_ids, common=common))
         cold = asked.sampling.temperature < COLD

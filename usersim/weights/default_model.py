@@ -29,6 +29,8 @@ SHIPPED_ADAPTER = Path(__file__).parents[1] / "assets" / USERLM_NAME
 MANIFEST = "build.json"
 POPULATION_FILE = "population.json"
 """A model's population of users (`usersim.populations`), where it has one."""
+DISCRIMINATOR_FILE = "discriminator.npz"
+"""A model's discriminator (`usersim.decoding.discriminator`), where it has one."""
 
 
 def home() -> Path:
@@ -93,17 +95,30 @@ def build_userlm(
         base_path = base or build_base()
         console.print(f"merging {adapter.name} into {base_path.name} as {out}", style="dim")
         _materialise(out, facts, lambda folder: _merge(base_path, adapter, folder), force=force)
-    _copy_population(adapter, out)
+    _copy_fitted(adapter, out)
     return out
 
 
-def _copy_population(adapter: Path, out: Path) -> None:
-    """The built model gets the adapter's population; it belongs to the weights and may be fitted after them."""
-    source, target = adapter / POPULATION_FILE, out / POPULATION_FILE
-    population = source.read_bytes() if source.is_file() else None
-    if population is not None and not (target.is_file() and target.read_bytes() == population):
-        with atomic_writer(target, "wb") as stream:
-            stream.write(population)
+def _copy_fitted(adapter: Path, out: Path) -> None:
+    """The built model gets what belongs to the adapter's weights and may be fitted after them."""
+    for name in (POPULATION_FILE, DISCRIMINATOR_FILE):
+        source, target = adapter / name, out / name
+        fitted = source.read_bytes() if source.is_file() else None
+        if fitted is not None and not (target.is_file() and target.read_bytes() == fitted):
+            with atomic_writer(target, "wb") as stream:
+                stream.write(fitted)
+
+
+def own_folder(model: str | Path | None) -> Path:
+    """Where a model's own files are kept: of an adapter the adapter, else the model folder.
+
+    Args:
+        model: As for `resolve`.
+    """
+    if model is None or str(model) == USERLM_NAME:
+        return SHIPPED_ADAPTER
+    path = Path(model)
+    return next((f for f in (path / "adapter", path / "model", path) if (f / "userlm.json").is_file()), path)
 
 
 def resolve(model: str | Path | None) -> Path:

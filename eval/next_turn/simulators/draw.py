@@ -22,7 +22,13 @@ from pathlib import Path
 from eval.likelihood.drawing import Ask, Batch, DrawJournal, draw
 from eval.next_turn.metrics.goal_conditions import CONDITIONS, read_unsaid, under_condition
 from eval.next_turn.prefixes import Prefix, prefixes_of, stratified, usable
-from eval.next_turn.simulators.specifications import DrawSettings, Simulator, simulator_from
+from eval.next_turn.simulators.specifications import (
+    BEST_OF_HELP,
+    DrawSettings,
+    Simulator,
+    checked_best_of,
+    simulator_from,
+)
 from eval.next_turn.simulators.specifications import __doc__ as SPECIFICATIONS
 from eval.next_turn.turns import NextTurn, SimulatedTurns, write_turns
 from usersim.cli import console, load_conversations, run_main
@@ -107,9 +113,14 @@ def _simulated(
     }
     redrawn = Counter(reason for turn in batch.turns.values() for reason in turn.rejected)
     parts = [f"{simulator.kind}:{simulator.source}", simulator.settings.described()]
+    if "best_of" in simulator.identity:
+        parts.append(f"best of {simulator.identity['best_of']}")
     parts.append("P(end) read, words drawn with the end banned" if simulator.tells_end else "leaves as drawn")
     parts += [f"{reason.replace('_', ' ')}: {count}" for reason, count in sorted(redrawn.items())]
-    return SimulatedTurns(simulator.name, turns, dict(batch.failed), "; ".join(parts))
+    tokens = {
+        prefix.id: batch.turns[asks[prefix.id].key].cost_tokens for prefix in prefixes if prefix.id in turns
+    }
+    return SimulatedTurns(simulator.name, turns, dict(batch.failed), "; ".join(parts), tokens)
 
 
 def next_turn(prefix: Prefix, turn: UserTurn, simulator: Simulator) -> NextTurn:
@@ -258,6 +269,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--top-p", type=float, default=0.95)
     parser.add_argument("--max-tokens", type=int, default=192, help="tokens of a turn (192)")
+    parser.add_argument("--best-of", type=int, default=1, help=BEST_OF_HELP)
     parser.add_argument("--guards", choices=["off", "on"], default="off")
     parser.add_argument("--concurrency", type=int, default=48, help="requests under way at a time (48)")
     parser.add_argument("--seed", type=int, default=0)
@@ -272,6 +284,7 @@ def run(args: argparse.Namespace) -> int:
         max_tokens=args.max_tokens,
         guards=args.guards,
         seed=args.seed,
+        best_of=checked_best_of(args.best_of),
     )
     simulators = [simulator_from(specification, settings) for specification in args.simulator]
     conversations, excluded = usable(

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 KINDS = ("userlm", "endpoint", "chat", "base", "nearest", "policy", "file")
 PROMPT = "impersonal"
 """Default prompt: the likeliest on dev for the 135M base, of two of the three corpora (docs/results)."""
+BEST_OF_HELP = "User LMs only: candidates of a turn, of which the discriminator chooses (1)"
 ADDRESSES = ("http://", "https://", "unix:")
 
 
@@ -51,10 +52,17 @@ class DrawSettings(Record):
     guards: Literal["off", "on"] = "off"
     """off: only a turn without words is drawn again, so that what guards would catch is seen. on: the default ones."""
     seed: int = 0
+    best_of: int = Field(default=1, ge=1, le=16)
+    """Of User LMs alone: candidates of each turn, of which the model's discriminator chooses."""
 
     @property
     def sampling(self) -> Sampling:
         return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
+
+    @property
+    def user_sampling(self) -> Sampling:
+        """`sampling` of a User LM."""
+        return self.sampling.model_copy(update={"best_of": self.best_of})
 
     @property
     def guard_rules(self) -> Guards:
@@ -67,6 +75,13 @@ class DrawSettings(Record):
             f"temperature {self.temperature:g}, top_p {self.top_p:g}, at most {self.max_tokens} tokens, "
             f"guards {self.guards}, seed {self.seed}"
         )
+
+
+def checked_best_of(number: int) -> int:
+    """Raises ConfigError for what `--best-of` cannot be."""
+    if not 1 <= number <= 16:
+        raise ConfigError(f"--best-of {number}: between 1 and 16")
+    return number
 
 
 @dataclass(frozen=True)
@@ -128,7 +143,8 @@ def _options(argument: str, specification: str) -> tuple[str, Options]:
 
 
 def _settings_text(settings: DrawSettings) -> dict[str, str]:
-    settings_text = {key: str(value) for key, value in settings.model_dump().items()}
+    dumped = settings.model_dump(exclude={"best_of"})  # in the identity of those that it changes
+    settings_text = {key: str(value) for key, value in dumped.items()}
     return {**settings_text, "guards": settings.guard_rules.model_dump_json()}
 
 
@@ -142,23 +158,35 @@ def at_engine(argument: str) -> tuple[str, str | None]:
 
 def _userlm(name: str, source: str, options: Options, settings: DrawSettings) -> Simulator:
     from eval.likelihood.scored import weights_hash
+    from usersim.decoding.discriminator import discriminator_of
     from usersim.rendering.renderer import Renderer
-    from usersim.weights.default_model import resolve
+    from usersim.weights.default_model import DISCRIMINATOR_FILE, file_hash, resolve
 
     model, engine = at_engine(source)
     path = resolve(model)
     renderer = Renderer.from_pretrained(path)
+    chooses = settings.best_of > 1
+    discriminator = discriminator_of(path, renderer, best_of=settings.best_of) if chooses else None
+    sampling = settings.user_sampling
 
     def open_user() -> User:
         from usersim.users.userlm import UserLM
 
-        sampler = _sampler(path, engine)
-        user = UserLM(renderer, sampler, sampling=settings.sampling, guards=settings.guard_rules, name=name)
-        return _EndBanned(user, settings.sampling)
+        user = UserLM(
+            renderer,
+            _sampler(path, engine),
+            sampling=sampling,
+            guards=settings.guard_rules,
+            name=name,
+            discriminator=discriminator,
+        )
+        return _EndBanned(user, sampling)
 
     identity = {"weights": weights_hash(path), "render": renderer.fingerprint}
     if (calibration := renderer.settings.calibration) is not None:  # P(end) goes through it
         identity["calibration"] = calibration.model_dump_json()
+    if chooses:
+        identity |= {"best_of": str(settings.best_of), "discriminator": file_hash(path / DISCRIMINATOR_FILE)}
     return Simulator(name, "userlm", model, identity, True, open_user, settings)
 
 
@@ -168,9 +196,11 @@ def _endpoint(name: str, source: str, options: Options, settings: DrawSettings) 
     url, _, model = source.partition("#")
     _check_address(url, name)
     identity = {"url": url, "model": model}
+    if settings.best_of > 1:
+        identity["best_of"] = str(settings.best_of)
 
     def open_user() -> User:
-        return _EndBanned(connect(url, model=model) if model else connect(url), settings.sampling)
+        return _EndBanned(connect(url, model=model) if model else connect(url), settings.user_sampling)
 
     return Simulator(name, "endpoint", source, identity, True, open_user, settings)
 

@@ -38,13 +38,13 @@ def row(value, *, temperature=1.0, top_p=0.95):
 
 
 def test_the_setting_nearest_a_half_is_chosen_from_either_side():
-    assert chosen([row(0.7), row(0.58, top_p=0.8), row(0.45, temperature=0.8, top_p=1.0)]) == (0.8, 1.0)
-    assert chosen([row(0.7), row(0.58, top_p=0.8)]) == (1.0, 0.8)
+    assert chosen([row(0.7), row(0.58, top_p=0.8), row(0.45, temperature=0.8, top_p=1.0)]) == (0.8, 1.0, 1)
+    assert chosen([row(0.7), row(0.58, top_p=0.8)]) == (1.0, 0.8, 1)
 
 
 def test_a_tie_goes_to_the_default():
-    assert chosen([row(0.6, top_p=0.8), row(0.4), row(0.6, top_p=1.0)]) == (1.0, 0.95)
-    assert chosen([row(0.6, top_p=0.8), row(0.6, top_p=0.9)]) == (1.0, 0.9)  # the nearest to it
+    assert chosen([row(0.6, top_p=0.8), row(0.4), row(0.6, top_p=1.0)]) == (1.0, 0.95, 1)
+    assert chosen([row(0.6, top_p=0.8), row(0.6, top_p=0.9)]) == (1.0, 0.9, 1)  # the nearest to it
 
 
 def test_people_are_not_told_from_themselves_and_another_voice_is():
@@ -53,18 +53,18 @@ def test_people_are_not_told_from_themselves_and_another_voice_is():
         for p in PREFIXES
         if p.text is not None
     }
-    drawn = {(1.0, 0.95): SimulatedTurns("marked", marked), (0.8, 1.0): people_as_simulator(PREFIXES)}
+    drawn = {(1.0, 0.95, 1): SimulatedTurns("marked", marked), (0.8, 1.0, 1): people_as_simulator(PREFIXES)}
     table, shared = compare_settings(PREFIXES, drawn)
     assert len(shared) == 20
     assert [round(result.told_apart.value, 3) for result in table] == [1.0, 0.5]
     assert table[0].words == table[0].words_of_people + 2
-    assert chosen(table) == (0.8, 1.0)
+    assert chosen(table) == (0.8, 1.0, 1)
 
 
 def test_one_person_is_not_enough():
     own = prefixes_of(talk("bread"))
     with pytest.raises(DataError, match="two people"):
-        compare_settings(own, {(1.0, 0.95): people_as_simulator(own)})
+        compare_settings(own, {(1.0, 0.95, 1): people_as_simulator(own)})
 
 
 @pytest.fixture
