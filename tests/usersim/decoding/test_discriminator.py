@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.usersim.test_render import END, LEFT, renderer
+from tests.usersim.rendering.test_render import END, LEFT, renderer
 
 from usersim.decoding.discriminator import (
     BUCKETS,
