@@ -10,9 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_prep.cleaning.stages import Rejected, cap_user_turns, drop_empty, repair_roles
-from data_prep.cleaning.stages_in_order import local_stages, within, without_flags
+from data_prep.cleaning.stages_in_order import apply_bounds, drop_flagged, local_stages
 from data_prep.raw_chats import ROLES, RawChat, RawTurn
-from data_prep.settings import Settings
+from data_prep.settings import PrepSettings
 
 
 def chat(*turns: str, **more: Any) -> RawChat:
@@ -93,31 +93,31 @@ def test_a_chat_is_cut_before_an_overlong_user_turn() -> None:
 
 def test_bounds_cut_before_a_long_user_turn_and_reject_what_is_too_much() -> None:
     long = chat("u:short", "a:yes", "u:" + "x" * 50, "a:no")
-    cut = within(20, None, None, long)
+    cut = apply_bounds(20, None, None, long)
     assert texts(cut) == ["short", "yes"]
     assert isinstance(cut, RawChat)
     assert cut.ended_by == "cut"
-    assert within(None, 3, None, long) == Rejected("too many turns")
-    assert within(None, None, 59, long) == Rejected("too long")
+    assert apply_bounds(None, 3, None, long) == Rejected("too many turns")
+    assert apply_bounds(None, None, 59, long) == Rejected("too long")
     # short 5, yes 3, x 50, no 2
-    assert within(None, 4, 60, long) == long
+    assert apply_bounds(None, 4, 60, long) == long
 
 
 def test_flagged_chats_go_only_when_asked() -> None:
     toxic = chat("u:hi", "a:hello", flags=("redacted", "toxic"))
-    assert without_flags(frozenset({"toxic"}), toxic) == Rejected("flagged toxic")
-    assert without_flags(frozenset({"other"}), toxic) == toxic
-    asked = Settings.model_validate({"sources": [{"spec": "x"}], "out": "y"})
-    assert "flags" not in local_stages(asked)
-    assert "flags" in local_stages(asked.model_copy(update={"drop_flagged": ("toxic",)}))
+    assert drop_flagged(frozenset({"toxic"}), toxic) == Rejected("flagged toxic")
+    assert drop_flagged(frozenset({"other"}), toxic) == toxic
+    settings = PrepSettings.model_validate({"sources": [{"spec": "x"}], "out": "y"})
+    assert "flags" not in local_stages(settings)
+    assert "flags" in local_stages(settings.model_copy(update={"drop_flagged": ("toxic",)}))
 
 
 @pytest.mark.parametrize("huge", ["a" * 50_000_000, "1-" * 25_000_000, "@" * 50_000_000, "é " * 25_000_000])
 def test_a_turn_of_50_mb_is_cut_off_at_once(huge: str) -> None:
-    asked = Settings.model_validate({"sources": [{"spec": "x"}], "out": "y"})
+    settings = PrepSettings.model_validate({"sources": [{"spec": "x"}], "out": "y"})
     batch = [chat("u:how deep is the harbour at low tide", "a:" + "Deep. " * 20, "u:" + huge)]
     started = time.perf_counter()
-    for stage in local_stages(asked).values():
+    for stage in local_stages(settings).values():
         (result,) = stage(batch).chats
         assert isinstance(result, RawChat)
         batch = [result]
@@ -130,9 +130,9 @@ def test_a_turn_of_50_mb_is_cut_off_at_once(huge: str) -> None:
 @example(["\u0000\ud7ff", "​", " / 2 / 3", "Share Prompt"])
 @settings(max_examples=60, deadline=None)
 def test_no_stage_fails_on_any_text(said: list[str]) -> None:
-    asked = Settings.model_validate({"sources": [{"spec": "x"}], "out": "y", "language": "any"})
+    settings = PrepSettings.model_validate({"sources": [{"spec": "x"}], "out": "y", "language": "any"})
     batch = [chat(*(f"{'ua'[i % 2]}:{text}" for i, text in enumerate(said)))]
-    for stage in local_stages(asked).values():
+    for stage in local_stages(settings).values():
         (result,) = stage(batch).chats
         if isinstance(result, Rejected):
             return

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from data_prep.datasheet.histogram import SHARES, TURNS, WORDS, bin_names, near, summarise, top
+from data_prep.datasheet.histogram import SHARES, TURNS, WORDS, bin_names, rounded, summarise, top
 from data_prep.datasheet.profile import READ_CHARS, Profile, across, words_of
 from usersim.types import Conversation, Facet, Goal, Persona, Style, Turn, UserProfile
 
@@ -150,12 +150,12 @@ def test_what_is_in_two_splits_is_counted() -> None:
 
 
 def test_numbers_stay_close_and_on_their_side_of_an_edge() -> None:
-    assert [near(n) for n in (0, 1, 7, 32, 2.25, 27.5)] == [0, 1, 7, 32, 2.2, 27.5]
+    assert [rounded(n) for n in (0, 1, 7, 32, 2.25, 27.5)] == [0, 1, 7, 32, 2.2, 27.5]
     for value in range(33, 5_000, 3):
-        assert abs(near(value) / value - 1) < 0.0225
+        assert abs(rounded(value) / value - 1) < 0.0225
         for edge in WORDS:
-            assert (value <= edge) == (near(value) <= edge)
-    kept = {near(value) for value in range(0, 1_000_000, 37)}
+            assert (value <= edge) == (rounded(value) <= edge)
+    kept = {rounded(value) for value in range(0, 1_000_000, 37)}
     assert len(kept) < 300  # bounded, whatever is counted
 
 
@@ -164,7 +164,7 @@ def test_quantiles_are_close_to_those_of_all_values() -> None:
     for values in ([1, 2, 3, 4], [5], [round(rng.lognormvariate(4, 1.5)) for _ in range(2001)]):
         found: dict[float, int] = {}
         for value in values:
-            found[near(value)] = found.get(near(value), 0) + 1
+            found[rounded(value)] = found.get(rounded(value), 0) + 1
         assert summarise(found, WORDS)["median"] == pytest.approx(median(values), rel=0.0225)
     assert summarise({}, WORDS)["median"] is None
 
