@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.dedup.duplicates import REASONS, Verdict, judge
+from data_prep.dedup.duplicates import REASONS, DuplicateVerdict, judge
 from data_prep.dedup.groups import name_groups
 from data_prep.dedup.near_duplicates import clusters, leaders, near_any
 from data_prep.dedup.signatures import Signatures, sign
@@ -39,7 +39,7 @@ def judged(
     near_duplicate: float | None = 0.6,
     first: Array | None = None,
     shard: int = 3,
-) -> Verdict:
+) -> DuplicateVerdict:
     parts: list[Signatures] = [sign(chats[start : start + shard]) for start in range(0, len(chats), shard)]
     return judge(
         [partial(Signatures.concat, [part]) for part in parts],
@@ -50,7 +50,7 @@ def judged(
     )
 
 
-def reasons(verdict: Verdict) -> list[str | None]:
+def reasons(verdict: DuplicateVerdict) -> list[str | None]:
     return [None if not code else REASONS[code - 1] for code in verdict.reason]
 
 

@@ -14,7 +14,7 @@ import pytest
 from data_prep.personas import goal_leak as persona_leak
 from data_prep.personas.goal_leak import (
     distractors,
-    expected,
+    expected_hits,
     lexical_retrieval,
     mask_personas,
     rate,
@@ -93,7 +93,9 @@ def test_equal_personas_find_at_chance() -> None:
 
 
 def test_ties_share_the_find() -> None:
-    found = persona_leak._shared(np.array([1.0, 1.0, 0.5]), np.array([[0.2, 1.0], [0.1, 0.2], [0.5, 0.6]]))
+    found = persona_leak._top_scores(
+        np.array([1.0, 1.0, 0.5]), np.array([[0.2, 1.0], [0.1, 0.2], [0.5, 0.6]])
+    )
     assert list(found) == [0.5, 1, 0]
 
 
@@ -109,8 +111,8 @@ def test_expected_is_the_chance_that_no_nearer_goal_is_drawn() -> None:
     goals = np.zeros((11, 2), dtype=np.float32)
     goals[0], goals[1] = (0.5, 0), (0.9, 0)
     persona = np.array([[1, 0]], dtype=np.float32)
-    assert expected(persona, np.array([0]), goals) == pytest.approx([0.1])
-    assert expected(persona, np.array([1]), goals) == pytest.approx([1.0])
+    assert expected_hits(persona, np.array([0]), goals) == pytest.approx([0.1])
+    assert expected_hits(persona, np.array([1]), goals) == pytest.approx([1.0])
 
 
 def test_masking_takes_the_topic_and_leaves_the_manner() -> None:

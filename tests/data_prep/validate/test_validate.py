@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from data_prep.data_command import main
-from data_prep.dedup.hash_index import Place, Places
+from data_prep.dedup.hash_index import HashIndex, Place
 from data_prep.validate import checks as module
 from data_prep.validate.checks import validate
 from usersim.errors import DataError
@@ -209,7 +209,7 @@ def test_a_huge_turn_is_fine(tmp_path: Path) -> None:
 
 
 def test_places_are_found_again() -> None:
-    places = Places()
+    places = HashIndex()
     for file, number, text in [(0, 1, "a"), (0, 2, "b"), (0, 7, "a"), (1, 1, "c"), (1, 2, "a"), (1, 3, "a")]:
         places.add(text, Place(file, number))
     assert sorted(places.repeated()) == [(Place(0, 1), Place(0, 7)), (Place(1, 2), Place(1, 3))]
