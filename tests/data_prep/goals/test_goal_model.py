@@ -15,7 +15,7 @@ from data_prep.goals.baselines import first_words, opening_sentence
 from data_prep.goals.format import INSTRUCTION, GoalFormat, GoalRenderer, annotated, parse_answer
 from data_prep.goals.local_model import SHIPPED, GoalModel, load_goal_model
 from data_prep.goals.providers import PARROTS, NoGoal
-from data_prep.goals.scores import _retrieval, draws, estimate, figures, score
+from data_prep.goals.scores import _retrieval, draws, estimate, metrics, score
 from usersim.errors import ConfigError, DataError, RenderError
 from usersim.storage.records import write_records
 from usersim.types import Conversation, Facet, Goal, Turn, UserProfile
@@ -237,10 +237,10 @@ def test_scores_of_the_annotation_itself_are_perfect_and_a_missing_goal_is_left_
     pytest.importorskip("sacrebleu", reason="chrF of the report needs it (extra collab)")
     talks = [talk(*TRIP), talk("learn to juggle", goal=Goal(summary="pick up a circus skill"))]
     perfect = score([one.profile.goal for one in talks], talks)
-    whole = figures(perfect, draws(2, 50, 0))
+    whole = metrics(perfect, draws(2, 50, 0))
     assert estimate(whole["cosine"]) == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert [whole[name][0] for name in ("chrf", "facet_f1", "facet_turn")] == pytest.approx([100, 1, 1])
-    half = figures(score([GOAL, None], talks), draws(2, 50, 0))
+    half = metrics(score([GOAL, None], talks), draws(2, 50, 0))
     assert (half["coverage"][0], half["cosine"][0]) == pytest.approx((0.5, 1.0))
 
 
