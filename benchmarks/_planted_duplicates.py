@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.dedup.duplicates import NEAR_DUPLICATE, Verdict, judge
+from data_prep.dedup.duplicates import NEAR_DUPLICATE, DuplicateVerdict, judge
 from data_prep.dedup.signatures import hash_words, shingles, sign
 from data_prep.raw_chats import RawChat, RawTurn
 from usersim.stats.estimates import wilson
@@ -150,10 +150,10 @@ CHANGES: dict[str, tuple[int, int, Change]] = {
 
 
 def _distinct(chats: Sequence[RawChat], threshold: float) -> list[RawChat]:
-    return [chats[row] for row in _judge(chats, threshold).kept]
+    return [chats[row] for row in _judge(chats, threshold).kept_rows]
 
 
-def _judge(chats: Sequence[RawChat], threshold: float) -> Verdict:
+def _judge(chats: Sequence[RawChat], threshold: float) -> DuplicateVerdict:
     signatures = sign(chats)
     return judge([lambda: signatures], template_count=None, near_duplicate=threshold)
 
@@ -167,13 +167,17 @@ def _count(said: Sequence[str]) -> int:
     return sum(len(text.split()) for text in said)
 
 
-def _taken(verdict: Verdict, row: int, of: int | None) -> bool:
+def _taken(verdict: DuplicateVerdict, row: int, of: int | None) -> bool:
     kept = int(verdict.like[row])
     return kept != row if of is None else kept == int(verdict.like[of])
 
 
 def _precision(
-    chats: Sequence[RawChat], hosts: int, planted: Sequence[Planted], verdict: Verdict, threshold: float
+    chats: Sequence[RawChat],
+    hosts: int,
+    planted: Sequence[Planted],
+    verdict: DuplicateVerdict,
+    threshold: float,
 ) -> tuple[int, int, int]:
     """Of pairs of a dropped chat and the one kept for it: the right ones, those alike, and all."""
     # A lookalike is of no family.

@@ -26,13 +26,13 @@ from typing import Any
 from benchmarks._corpus import real_chats, write_copies
 from benchmarks._planted import pii_figures
 from benchmarks._planted_duplicates import measure
-from data_prep.cleaning.clean_batch import Batch, clean, stages_of, to_conversation
+from data_prep.cleaning.clean_batch import ChatBatch, clean, stages_of, to_conversation
 from data_prep.cleaning.stages import Rejected
 from data_prep.dedup.duplicates import TEMPLATE_COUNT, judge
 from data_prep.dedup.signatures import Signatures, sign
 from data_prep.pipeline.counts import versions
 from data_prep.raw_chats import RawChat
-from data_prep.settings import Settings
+from data_prep.settings import PrepSettings
 from data_prep.sources import open_source
 from usersim.cli import console, emit_json
 
@@ -40,8 +40,8 @@ RUN = """
 import json, sys, time
 from pathlib import Path
 from data_prep.pipeline.first_pass import prepare
-from data_prep.settings import Settings
-settings = Settings.model_validate_json(sys.argv[1])
+from data_prep.settings import PrepSettings
+settings = PrepSettings.model_validate_json(sys.argv[1])
 started, cpu = time.monotonic(), time.process_time()
 sheet = prepare(settings, text=False)
 # Not ru_maxrss: a child inherits that of its parent.
@@ -100,7 +100,7 @@ def rates(scratch: Path, chats: list[RawChat], count: int) -> dict[str, Any]:
 
 def clean_only(corpus: Path) -> float:
     """CPU seconds from the file to the verdict on exact and template duplicates."""
-    settings = Settings.model_validate(
+    settings = PrepSettings.model_validate(
         {"sources": [{"spec": f"messages:{corpus}"}], "out": "-", "scrub": False}
     )
     stages = stages_of(settings)
@@ -154,7 +154,7 @@ def survived(done: dict[str, Any], read: int) -> float:
 def run(corpus: Path, **settings: Any) -> dict[str, Any]:
     """One whole run in a process of its own, on one core."""
     with tempfile.TemporaryDirectory(dir=corpus.parent) as out:
-        asked = Settings.model_validate(
+        asked = PrepSettings.model_validate(
             {"sources": [{"spec": f"messages:{corpus}"}], "out": out, **settings}
         ).model_dump_json(exclude_unset=True)
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -167,13 +167,13 @@ def run(corpus: Path, **settings: Any) -> dict[str, Any]:
 
 def against_map(chats: list[RawChat]) -> dict[str, Any]:
     """Best of two each, taken in turn. Both leave lines and signatures behind."""
-    settings = Settings.model_validate({"sources": [{"spec": "-"}], "out": "-"})
+    settings = PrepSettings.model_validate({"sources": [{"spec": "-"}], "out": "-"})
     stages_of(settings)
     ours, theirs = [], []
     for _ in range(2):
         started = time.process_time()
         for start in range(0, len(chats), settings.batch):
-            clean(settings, Batch(0, chats[start : start + settings.batch]))
+            clean(settings, ChatBatch(0, chats[start : start + settings.batch]))
         ours.append(time.process_time() - started)
         theirs.append(mapped_seconds(settings, chats))
     return {
@@ -182,7 +182,7 @@ def against_map(chats: list[RawChat]) -> dict[str, Any]:
     }
 
 
-def mapped_seconds(settings: Settings, chats: list[RawChat]) -> float:
+def mapped_seconds(settings: PrepSettings, chats: list[RawChat]) -> float:
     """The same functions, a chat at a time, rows in and out as `datasets` has them."""
     from datasets import Dataset, disable_caching, disable_progress_bars  # type: ignore[import-untyped]
 

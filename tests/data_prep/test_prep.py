@@ -241,7 +241,7 @@ def test_a_recipe_names_sources_with_options_of_their_own(log: Path, tmp_path: P
         "train": {"desk"},
         "test": {"other"},
     }
-    with pytest.raises(ConfigError, match="names its sources"):
+    with pytest.raises(ConfigError, match="with a recipe"):
         main([str(recipe), "--source-name", "x"])
 
 

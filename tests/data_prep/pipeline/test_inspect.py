@@ -15,7 +15,7 @@ from data_prep.cleaning.stages import Rejected, drop_empty, each, repair_roles
 from data_prep.cleaning.terminal_safe import one_line, visible
 from data_prep.pipeline.inspect import changes, draw, inspect, show, trace
 from data_prep.raw_chats import RawChat
-from data_prep.settings import Settings
+from data_prep.settings import PrepSettings
 from usersim.errors import DataError
 
 
@@ -182,11 +182,11 @@ def test_the_command_prints_the_chats_it_drew(tmp_path: Path, capsys: pytest.Cap
     file = tmp_path / "log.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     given = {"sources": [{"spec": f"lmsys:{file}"}], "out": tmp_path, "language": "any", "scrub": False}
-    assert inspect(Settings.model_validate(given), 4, text=True) == 0
+    assert inspect(PrepSettings.model_validate(given), 4, text=True) == 0
     shown = capsys.readouterr().out
     assert len(set(re.findall(r"lmsys · (id\d) ", shown))) == 4
     assert "web artefacts: 1 copy-code button" in shown
     assert list(tmp_path.iterdir()) == [file]
     file.write_text("")
     with pytest.raises(DataError):
-        inspect(Settings.model_validate(given), 4, text=True)
+        inspect(PrepSettings.model_validate(given), 4, text=True)

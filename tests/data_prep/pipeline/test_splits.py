@@ -134,7 +134,7 @@ def test_a_frozen_chat_takes_its_group_to_test_and_nothing_else_goes_there() -> 
     codes = split(names, frozen=frozen, has_frozen=(True,))
     assert np.flatnonzero(codes == TEST).tolist() == [0, 1, 100, 101]
     assert (codes == DEV).sum() == pytest.approx(1000 / 9, abs=3)
-    with pytest.raises(ConfigError, match="share for train or dev"):
+    with pytest.raises(ConfigError, match="needs a train or dev share"):
         split(names, fractions=((0.0, 0.0, 1.0),), frozen=frozen, has_frozen=(True,))
 
 

@@ -164,7 +164,7 @@ def test_sources_that_are_not_there_or_not_known(tmp_path: Path) -> None:
         ("wildchatt:nowhere.jsonl", r"^wildchatt:nowhere\.jsonl: no such file; .* one of arena, "),
         ("messages:nowhere.jsonl", r"^nowhere\.jsonl: no such file$"),
         ("messages:no where/log", "no such file"),
-        (str(other), r"o\.jsonl:1: no chat in a layout known here; say KIND:"),
+        (str(other), r"o\.jsonl:1: no chat in a known layout; write KIND:"),
         (
             f"wildchat:{other}",
             r"o\.jsonl: no usable chat in 1 rows; mostly 'no `conversation` list' \(1 times\)",
