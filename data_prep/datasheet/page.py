@@ -109,7 +109,7 @@ def _head(sheet: Sheet, splits: Sheet, text: bool) -> str:
         "Licences": _licences(sheet),
         "Take care": escape(LIMITS),
     }
-    definitions = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in about.items())
+    definitions = "".join(f"<dt>{name}</dt><dd>{content}</dd>" for name, content in about.items())
     return (
         f"<h1>{escape(_title(sheet))}: datasheet</h1>"
         f'<p class="lead">{number(total)} conversations, {number(with_goal)} with a hidden goal.</p>'
