@@ -149,8 +149,8 @@ def test_the_joined_summaries_that_parrot_are_counted(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_written_goal_must_pass(goal: str, turn: int | None, reason: str | None) -> None:
-    made = Annotation(id="a", goal=goal, facets=(Facet(text="warmly", turn=turn),))
-    assert accepted(made, conversation("a")) == (made if reason is None else NoGoal(reason))
+    annotation = Annotation(id="a", goal=goal, facets=(Facet(text="warmly", turn=turn),))
+    assert accepted(annotation, conversation("a")) == (annotation if reason is None else NoGoal(reason))
 
 
 def test_an_id_that_two_chats_share_gets_no_goal(tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
             topic = " ".join(WORDS[(number // 10**place) % 10] for place in range(3))
             ask = f"could you please explain {topic} to visitor number {number} of the house"
             mail = " and write to someone@example.org" if number % 10 == 0 else ""
-            said = [("user", ask + mail), ("assistant", f"This is {topic}."), ("user", f"more of {number}")]
-            row = {"id": f"c{number}", "messages": [{"role": r, "content": t} for r, t in said]}
+            turns = [("user", ask + mail), ("assistant", f"This is {topic}."), ("user", f"more of {number}")]
+            row = {"id": f"c{number}", "messages": [{"role": r, "content": t} for r, t in turns]}
             stream.write(json.dumps(row) + "\n")
     return path
 
@@ -45,9 +45,9 @@ def splits(out: Path) -> dict[str, bytes]:
 def whole(log: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     out = tmp_path_factory.mktemp("whole")
     assert main([str(log), "--out", str(out)]) == 0
-    found = splits(out)
-    assert sum(text.count(b"\n") for text in found.values()) == CHATS
-    return found
+    files = splits(out)
+    assert sum(text.count(b"\n") for text in files.values()) == CHATS
+    return files
 
 
 RECIPE = """

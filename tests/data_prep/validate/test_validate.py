@@ -18,10 +18,10 @@ from data_prep.validate.checks import validate
 from usersim.errors import DataError
 
 
-def line(id_: str, said: str = "hi", **changes: Any) -> str:
-    turns = [{"role": "user", "text": said}, {"role": "assistant", "text": "hello"}]
-    given = {"id": id_, "origin": "human", "source": "t", "turns": turns, "ended_by": "user"}
-    return json.dumps(given | changes)
+def line(id_: str, text: str = "hi", **changes: Any) -> str:
+    turns = [{"role": "user", "text": text}, {"role": "assistant", "text": "hello"}]
+    fields = {"id": id_, "origin": "human", "source": "t", "turns": turns, "ended_by": "user"}
+    return json.dumps(fields | changes)
 
 
 def write(path: Path, *rows: str | bytes) -> Path:
@@ -71,7 +71,7 @@ BAD: list[tuple[str, str | bytes, str]] = [
     ("not UTF-8", b'{"id": "\xff"}', "byte 0xff at position 9"),
     ("not UTF-8", "{}".encode("utf-16"), "byte 0xff at position 1"),
     ("byte order mark", b"\xef\xbb\xbf" + line("d").encode(), "byte order mark"),
-    ("lone surrogate", line("d", said="\ud83d"), "half of a character"),
+    ("lone surrogate", line("d", text="\ud83d"), "half of a character"),
     ("not JSON", "[" * 100_000, "recursion limit"),
     (
         "facet beyond the last user turn",
