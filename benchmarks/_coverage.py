@@ -7,7 +7,7 @@ width of the human baseline. Those must cover 92-98 %. Near the baseline, interv
 cover more.
 
 W1 is stated in standard deviations of the human conversations at hand. This unit is fixed, like the baseline beside
-it: an interval does not cover how the unit would vary with other people, so the truth is stated in the same unit.
+it. An interval does not cover how the unit varies with people, so the truth is stated in the same unit.
 `value_with_unit_noise` is the alternative: the truth in its own average unit.
 """
 
@@ -97,7 +97,7 @@ def sides(source: PeopleSource, n: int, index: int) -> tuple[list[Conversation],
 def _population_rate(path: Path | None, most: int | None) -> float:
     """Returns the share of polite turns over all people.
 
-    Measured in the sample itself, the share would make its conversations depend on each other, and a bootstrap of
+    Measured in the sample itself, the share would make its conversations depend on each other. A bootstrap of
     conversations could not see that part of the noise.
     """
     return polite_share(PeopleSource(path, most).all_people())

@@ -48,8 +48,8 @@ def measure(chats: Sequence[RawChat], seed: int, *, threshold: float = NEAR_DUPL
     """Measures recall over planted duplicates and precision over all pairs found.
 
     Two thirds of the chats form the corpus. The user turns of the other third go into chats that only look like
-    duplicates; matching one of these is wrong, however little text of its own it has. For `precision_by_similarity`, a
-    pair is right if its sets of shingles are similar enough.
+    duplicates. A match with one of these is wrong, however little text of its own it has. For
+    `precision_by_similarity`, a pair is right if its sets of shingles are similar enough.
     """
     base = _distinct(chats, threshold)
     random.Random(seed).shuffle(base)

@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = arguments.add_argument
-    add("source", metavar="SOURCE", nargs="+")
+    add("source", metavar="SOURCE", nargs="+", help="corpus, file, folder or recipe; see below")
     add("--out", type=Path, metavar="DIR", help="folder for the splits and the datasheet")
     add("--limit", type=int, metavar="N", help="read the first N chats of each source")
     add(

@@ -79,7 +79,7 @@ def to_conversation(chat: RawChat) -> Conversation:
     )
     style = measure(turns)
     if chat.ended_by != "user":
-        # Where the chat was cut, the number of turns says nothing about the person.
+        # Unless the person ended the chat, its number of turns says nothing about them.
         style = style.model_copy(update={"turns": None})
     return Conversation(
         id=chat.id,

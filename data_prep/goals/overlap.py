@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from usersim.types import Conversation
 
 N = 3
-"""Words of an n-gram. GPT's one-line goals for WildChat share 4-grams in 10 % of cases and 3-grams in 19 %, those
-written with care share neither; single words and pairs are mostly the topic's names."""
+"""Words of an n-gram. GPT's one-line goals for WildChat share 4-grams in 10 % of cases and 3-grams in 19 %. Carefully
+written goals share neither. Single words and pairs are mostly names of the topic."""
 MAX_OVERLAP = 0.3
 """About four shared 3-grams in a summary of twelve words."""
 WORD = re.compile(r"\w+(?:['\u2019]\w+)*")

@@ -187,7 +187,9 @@ def _save(run: RunDir, config: GoalTraining, trainer: Any, facts: dict[str, Any]
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m data_prep.goals.training", description=__doc__)
     parser.add_argument("config", help="a TOML file; see configs/train/goals-135m.toml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings that differ from the file"
+    )
     args = parser.parse_args(argv)
     config = load_config(GoalTraining, args.config, args.overrides)
     if config.batch % config.micro_batch:
