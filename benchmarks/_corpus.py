@@ -1,4 +1,4 @@
-"""Large corpora from real chats: copies of which every one is worded anew, so that few are duplicates."""
+"""Large corpora made of real chats: copies with replaced words, so that few are duplicates."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from data_prep.sources import open_source
 from usersim.storage.records import atomic_writer
 
 REWORDED = 0.4
-"""Share of the words of a person's turns that are swapped for words of other people."""
+"""Share of the words of user turns that are replaced by words of other people."""
 SHORT_CHARS, SHORT_TURNS = 240, 6
-"""Chats of the large corpora are cut to this, so that a million of them fit on a disk."""
+"""Lengths to which chats of a large corpus are cut, so that a million of them fit on a disk."""
 
 
 def real_chats(spec: str = "sharegpt", limit: int = 3000) -> list[RawChat]:
@@ -23,7 +23,7 @@ def real_chats(spec: str = "sharegpt", limit: int = 3000) -> list[RawChat]:
 
 
 def write_copies(path: Path, chats: Sequence[RawChat], count: int, *, short: bool, seed: int = 0) -> None:
-    """`count` chats as `messages` JSON Lines, going round and round `chats`."""
+    """Writes `count` chats as `messages` JSON Lines, cycling through `chats`."""
     with atomic_writer(path) as stream:
         for row in islice(copies(chats, short=short, seed=seed), count):
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -44,16 +44,16 @@ def copies(chats: Sequence[RawChat], *, short: bool, seed: int) -> Iterator[dict
             number += 1
 
 
-def _content(text: str, said: bool, short: bool, vocabulary: Sequence[str], rng: random.Random) -> str:
+def _content(text: str, is_user: bool, short: bool, vocabulary: Sequence[str], rng: random.Random) -> str:
     if short:
         text = text[:SHORT_CHARS]
-    return reworded(text, vocabulary, rng) if said else text
+    return reworded(text, vocabulary, rng) if is_user else text
 
 
 def reworded(text: str, vocabulary: Sequence[str], rng: random.Random) -> str:
-    """Same length and layout of lines; two words at least are other people's."""
+    """Returns text of the same length and line layout, with at least two words replaced."""
     lines = [line.split(" ") for line in text.split("\n")]
-    places = [(i, j) for i, line in enumerate(lines) for j in range(len(line))]
-    for i, j in rng.sample(places, k=max(min(2, len(places)), round(REWORDED * len(places)))):
+    positions = [(i, j) for i, line in enumerate(lines) for j in range(len(line))]
+    for i, j in rng.sample(positions, k=max(min(2, len(positions)), round(REWORDED * len(positions)))):
         lines[i][j] = vocabulary[rng.randrange(len(vocabulary))]
     return "\n".join(" ".join(line) for line in lines)

@@ -1,4 +1,4 @@
-"""Where a repetition's people come from: a file, or invented ones."""
+"""Sources of people for repetitions: a file, or invented people."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ from usersim.types import Conversation
 
 
 @dataclass(frozen=True)
-class Source:
+class PeopleSource:
     path: Path | None
     most: int | None = None
-    """Draw from so many people of the file; None: from all."""
-    read: tuple[Sequence[str], Any] | None = None
-    """Texts and their sentence embeddings, so that no process reads them again (joblib replaces its workers)."""
+    """Draw from the first N people of the file; None: from all."""
+    cached_embeddings: tuple[Sequence[str], Any] | None = None
+    """Texts and their sentence embeddings, so that no process computes them again (joblib replaces its workers)."""
 
-    def embedded(self, seed: int) -> Source:
-        """With all embeddings that the battery asks for under this seed."""
+    def embedded(self, seed: int) -> PeopleSource:
+        """Returns the source with all embeddings that the battery needs under this seed."""
         if self.path is None:
             return self
-        people = self.everybody()
+        people = self.all_people()
         texts = [text for person in people for text in opening_turns(person)]
         texts += [" ".join(passage(person, Diversity.words, seed)) for person in people]
         distinct = list(dict.fromkeys(texts))
-        return replace(self, read=(distinct, embedded(distinct).astype(np.float32)))
+        return replace(self, cached_embeddings=(distinct, embedded(distinct).astype(np.float32)))
 
-    def everybody(self) -> list[Conversation]:
-        """All people of the file that are drawn from, one conversation each."""
+    def all_people(self) -> list[Conversation]:
+        """Returns one conversation of each person that is drawn from."""
         return _one_each(self.path)[: self.most] if self.path else []
 
     def draw(self, n: int, seed: int) -> list[Conversation]:
-        """`n` conversations of different people. Raises DataError where the file has fewer."""
+        """Returns `n` conversations of different people; raises DataError if the file has fewer."""
         if self.path is None:
             return invented(n, seed)
-        if self.read is not None:
-            remember(*self.read)
-        people = self.everybody()
+        if self.cached_embeddings is not None:
+            remember(*self.cached_embeddings)
+        people = self.all_people()
         if len(people) < n:
             raise DataError(f"{self.path}: {len(people)} different people or groups; {n} are needed")
         return [people[i] for i in np.random.default_rng(seed).permutation(len(people))[:n]]
@@ -61,6 +61,6 @@ class Source:
 
 @cache
 def _one_each(path: Path) -> list[Conversation]:
-    """One conversation of every person or group, so that any parting of them is a parting of people."""
-    found = list({person_of(c): c for c in read_conversations(path) if user_texts(c)}.values())
-    return [found[i] for i in np.random.default_rng(0).permutation(len(found))]
+    """Returns one conversation per person or group, so that any split of them is a split of people."""
+    conversations = list({person_of(c): c for c in read_conversations(path) if user_texts(c)}.values())
+    return [conversations[i] for i in np.random.default_rng(0).permutation(len(conversations))]

@@ -1,4 +1,4 @@
-"""What the benchmarks of multiturn-aware rewards run against: two engines, a core each, and the front of the user."""
+"""Engines for the benchmarks of multiturn-aware rewards: two vLLM engines, a core each, and the user's API server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._mr_rates import counters
-from benchmarks._serving import front
+from benchmarks._serving import api_server
 from serve.config import EngineSettings
 from serve.engine.address import private_socket
 from serve.engine.command import engine_command
@@ -23,15 +23,15 @@ from usersim.weights.default_model import BASE_NAME, resolve
 
 USER_TOKENS, ASSISTANT_TOKENS, TEMPERATURE, TOP_P, BLOCK = 32, 64, 0.8, 0.95, 32
 WINDOW = 2048
-"""Of the assistant, tokens."""
+"""Context window of the assistant in tokens."""
 
 
 @dataclass(frozen=True)
 class Engines:
     user: Engine
     assistant: Engine
-    front_url: str
-    """`usersim serve` over the user's engine."""
+    api_url: str
+    """URL of `usersim serve` over the user's engine."""
     user_model: Path
     assistant_model: Path
     settings: EngineSettings
@@ -43,23 +43,23 @@ class Engines:
 
 @contextlib.contextmanager
 def two_engines(*, eager: bool, user_tokens: int, keep_running: bool = False) -> Iterator[Engines]:
-    """`keep_running`: an engine that dies is started again."""
+    """Starts both engines and the API server. `keep_running` restarts an engine that dies."""
     user_model, assistant_model = resolve(None), resolve(BASE_NAME)
     cores, window = (
         sorted(os.sched_getaffinity(0)),
         Renderer.from_pretrained(user_model).settings.context_tokens,
     )
     shared = EngineSettings(eager=eager, block_size=BLOCK)
-    mine = shared.model_copy(update={"cores": (cores[0],), "max_model_len": window})
-    other = shared.model_copy(update={"cores": (cores[-1],), "max_model_len": WINDOW})
+    user_settings = shared.model_copy(update={"cores": (cores[0],), "max_model_len": window})
+    assistant_settings = shared.model_copy(update={"cores": (cores[-1],), "max_model_len": WINDOW})
     with private_socket() as path, contextlib.ExitStack() as stack:
-        # Before the engines: an interrupt stops those first, which ends their starting.
+        # Entered before the engines: on an interrupt those stop first, which ends their start.
         threads = stack.enter_context(ThreadPoolExecutor())
         engines = [
             stack.enter_context(Engine.of(command, settings, progress=console.print))
             for command, settings in (
-                (engine_command(user_model, mine, listen=path), mine),
-                (engine_command(assistant_model, other, listen=free_port()), other),
+                (engine_command(user_model, user_settings, listen=path), user_settings),
+                (engine_command(assistant_model, assistant_settings, listen=free_port()), assistant_settings),
             )
         ]
         list(threads.map(Engine.start, engines))
@@ -67,13 +67,13 @@ def two_engines(*, eager: bool, user_tokens: int, keep_running: bool = False) ->
             for engine in engines:
                 engine.keep_running()
         url = engines[0].command.url
-        served = stack.enter_context(
-            front(
+        server = stack.enter_context(
+            api_server(
                 *("--model", str(user_model), "--engine-url", url),
                 *(f"sampling.max_tokens={user_tokens}", "request_timeout_s=600", "log_requests=false"),
             )
         )
-        yield Engines(engines[0], engines[1], served.url, user_model, assistant_model, shared)
+        yield Engines(engines[0], engines[1], server.url, user_model, assistant_model, shared)
 
 
 def free_port() -> int:
@@ -83,7 +83,7 @@ def free_port() -> int:
 
 
 Counts = dict[str, dict[str, int]]
-"""By engine: tokens prefilled, found in the cache, decoded."""
+"""By engine: tokens prefilled, read from the cache, and decoded."""
 
 
 async def counts_of(engines: Engines) -> Counts:
@@ -93,9 +93,7 @@ async def counts_of(engines: Engines) -> Counts:
 
 async def counts_since(before: Counts, engines: Engines) -> Counts:
     after = await counts_of(engines)
-    return {
-        name: {what: after[name][what] - count for what, count in before[name].items()} for name in before
-    }
+    return {name: {key: after[name][key] - count for key, count in before[name].items()} for name in before}
 
 
 def speed(contexts: int, seconds: float, counts: Counts) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""The other side of benchmarks/mr.py: the released `collabllm` package scores the same candidates.
+"""Peer side of benchmarks/mr.py: the released `collabllm` package scores the same candidates.
 
-Runs in that package's own environment: `python _mr_peer.py TASK.json`, the answer on stdout as JSON. It needs
-collabllm and litellm; torch and transformers, which it imports and on this path does not use, may be missing.
+Runs in the package's own environment: `python _mr_peer.py TASK.json` prints the result on stdout as JSON. It needs
+collabllm and litellm; torch and transformers, which it imports and does not use here, may be missing.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ UNUSED = {
 }
 
 
-def stand_in() -> list[str]:
-    """Empty modules for what is imported and never called here; their names."""
+def install_stubs() -> list[str]:
+    """Installs empty modules for missing imports that are never called; returns their names."""
     missing = [name for name in UNUSED if importlib.util.find_spec(name) is None]
     for name in missing:
         sys.modules[name] = types.ModuleType(name)
@@ -41,19 +41,19 @@ def stand_in() -> list[str]:
 
 
 def count_calls() -> Counter[str]:
-    """Calls, failures and tokens by model from now on."""
+    """Starts to count calls, failures and tokens by model; returns the counter."""
     import litellm
 
-    counts, plain = Counter[str](), litellm.completion
+    counts, original = Counter[str](), litellm.completion
 
-    def completion(**asked: Any) -> Any:
-        counts[f"calls {asked['model']}"] += 1
+    def completion(**request: Any) -> Any:
+        counts[f"calls {request['model']}"] += 1
         try:
-            answer = plain(**asked)
+            answer = original(**request)
         except Exception:
-            counts[f"failures {asked['model']}"] += 1
+            counts[f"failures {request['model']}"] += 1
             raise
-        counts[f"completion_tokens {asked['model']}"] += answer.usage.completion_tokens
+        counts[f"completion_tokens {request['model']}"] += answer.usage.completion_tokens
         return answer
 
     litellm.completion = completion
@@ -61,16 +61,16 @@ def count_calls() -> Counter[str]:
 
 
 def register(penalty: float) -> None:
-    """Two rule-based metrics: facets named in a reply, and the words of the conversation."""
+    """Registers two rule-based metrics: coverage of facets in the replies, and brevity of the conversation."""
     from collabllm.metric import BaseMetric, SingleTurnOrChatMetric
 
     class Coverage(BaseMetric):  # type: ignore[misc]
         def score(
             self, prompt: Any, groundtruth: Any, completion: Any, messages: Any = None, metadata: Any = None
         ) -> float:
-            said = " ".join(m["content"].lower() for m in messages if m["role"] == "assistant")
-            served = [any(p.rstrip("*") in said for p in phrases) for phrases in metadata["phrases"]]
-            return sum(served) / len(served)
+            replies = " ".join(m["content"].lower() for m in messages if m["role"] == "assistant")
+            is_covered = [any(p.rstrip("*") in replies for p in phrases) for phrases in metadata["phrases"]]
+            return sum(is_covered) / len(is_covered)
 
     class Brevity(BaseMetric):  # type: ignore[misc]
         def score(
@@ -82,26 +82,26 @@ def register(penalty: float) -> None:
     SingleTurnOrChatMetric.register_metric("brevity")(Brevity)
 
 
-def warm(task: dict[str, Any]) -> None:
-    """One turn of each side: the first call of litellm takes seconds."""
+def warm_up(task: dict[str, Any]) -> None:
+    """Generates one turn of each side; the first call of litellm takes seconds."""
     from collabllm.modules import LLMCollaborator, UserSimulator
 
-    said = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Hello."}]
-    UserSimulator(task_desc="chat", single_turn_prompt="say hello", **task["user"])(said)
-    LLMCollaborator(**task["assistant"])(said[:1])
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Hello."}]
+    UserSimulator(task_desc="chat", single_turn_prompt="say hello", **task["user"])(turns)
+    LLMCollaborator(**task["assistant"])(turns[:1])
 
 
 def main(path: str) -> dict[str, Any]:
     task = json.loads(Path(path).read_text(encoding="utf-8"))
-    missing = stand_in()
+    missing = install_stubs()
     counts = count_calls()
     from collabllm.reward import multiturn_aware_reward
 
     register(task["token_penalty"])
-    warm(task)
+    warm_up(task)
     counts.clear()
     contexts, messages = [], 0
-    began = time.monotonic()
+    start_s = time.monotonic()
     for context in task["contexts"]:
         started, rewards = time.monotonic(), []
         for candidate in context["candidates"]:
@@ -126,9 +126,9 @@ def main(path: str) -> dict[str, Any]:
         contexts.append({"id": context["id"], "seconds": time.monotonic() - started, "rewards": rewards})
     return {
         "contexts": contexts,
-        "wall_s": time.monotonic() - began,
+        "wall_s": time.monotonic() - start_s,
         "messages": messages,
-        "retries": sum(n for what, n in counts.items() if what.startswith("calls")) - messages,
+        "retries": sum(n for name, n in counts.items() if name.startswith("calls")) - messages,
         "counts": dict(counts),
         "stand_ins": missing,
     }

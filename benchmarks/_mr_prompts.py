@@ -1,4 +1,4 @@
-"""What both engines were asked in a rollout, from its futures: the prompts, and the floor for prefilling them."""
+"""Prompts of both engines in a rollout, rebuilt from its futures, and the lower bound of prefilled tokens."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from usersim.types import Turn
 
 
 @dataclass
-class Request:
-    """Token ids: a prompt, and each of its continuations with the token that ended it."""
+class EnginePrompt:
+    """Token ids of a prompt, and of each continuation with the token that ended it."""
 
     prompt: list[int]
-    said: list[list[int]]
+    continuations: list[list[int]]
 
 
 @dataclass
-class Asked:
-    """In an order in which they can have been asked."""
+class RolloutPrompts:
+    """Prompts of both engines, in a possible order of requests."""
 
-    user: list[Request] = field(default_factory=list)
-    assistant: list[Request] = field(default_factory=list)
+    user: list[EnginePrompt] = field(default_factory=list)
+    assistant: list[EnginePrompt] = field(default_factory=list)
 
 
 class Prompts:
@@ -37,34 +37,43 @@ class Prompts:
         self.renderer = Renderer.from_pretrained(user_model)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(assistant_model)
 
-    def asked(self, contexts: Sequence[Context], futures: Sequence[Future]) -> Asked:
-        asked, by_id, first = Asked(), {c.id: c for c in contexts}, dict[tuple[str, int], Request]()
+    def of_futures(self, contexts: Sequence[Context], futures: Sequence[Future]) -> RolloutPrompts:
+        """Returns the prompts of both engines that led to these futures."""
+        prompts, by_id, first = (
+            RolloutPrompts(),
+            {c.id: c for c in contexts},
+            dict[tuple[str, int], EnginePrompt](),
+        )
         for future in sorted(futures, key=lambda f: (f.context, f.candidate, f.index)):
-            context, place = by_id[future.context], (future.context, future.candidate)
+            context, candidate_key = by_id[future.context], (future.context, future.candidate)
             opening, *later = self._user(context, future)
-            first.setdefault(place, Request(opening.prompt, [])).said.extend(opening.said)
-            asked.user += later
-            asked.assistant += self._assistant(context, future)
-        asked.user = [*first.values(), *asked.user]
-        return asked
+            first.setdefault(candidate_key, EnginePrompt(opening.prompt, [])).continuations.extend(
+                opening.continuations
+            )
+            prompts.user += later
+            prompts.assistant += self._assistant(context, future)
+        prompts.user = [*first.values(), *prompts.user]
+        return prompts
 
-    def _user(self, context: Context, future: Future) -> Iterator[Request]:
+    def _user(self, context: Context, future: Future) -> Iterator[EnginePrompt]:
         assert future.conversation is not None
         turns, settings = future.conversation.turns, self.renderer.settings
-        for at in range(len(context.turns) + 1, len(turns), 2):
-            words = [*self.renderer.encode(turns[at].text.strip()), settings.end_of_turn_id]
-            yield Request(self.renderer.prompt(context.profile, turns[:at]), [words])
+        for index in range(len(context.turns) + 1, len(turns), 2):
+            words = [*self.renderer.encode(turns[index].text.strip()), settings.end_of_turn_id]
+            yield EnginePrompt(self.renderer.prompt(context.profile, turns[:index]), [words])
         if future.conversation.ended_by == "user":
-            yield Request(self.renderer.prompt(context.profile, turns), [[settings.end_of_conversation_id]])
+            yield EnginePrompt(
+                self.renderer.prompt(context.profile, turns), [[settings.end_of_conversation_id]]
+            )
 
-    def _assistant(self, context: Context, future: Future) -> Iterator[Request]:
+    def _assistant(self, context: Context, future: Future) -> Iterator[EnginePrompt]:
         assert future.conversation is not None
         turns = future.conversation.turns
-        for at in range(len(context.turns) + 2, len(turns), 2):
-            prompt = self._chat(context, turns[:at], reply=True)
-            whole = self._chat(context, turns[: at + 1], reply=False)
+        for index in range(len(context.turns) + 2, len(turns), 2):
+            prompt = self._chat(context, turns[:index], reply=True)
+            whole = self._chat(context, turns[: index + 1], reply=False)
             end = len(whole) - whole[::-1].index(self.tokenizer.eos_token_id)
-            yield Request(prompt, [whole[len(prompt) : end]])
+            yield EnginePrompt(prompt, [whole[len(prompt) : end]])
 
     def _chat(self, context: Context, turns: Sequence[Turn], *, reply: bool) -> list[int]:
         messages = [{"role": turn.role, "content": turn.text} for turn in turns]
@@ -76,15 +85,15 @@ class Prompts:
         return ids
 
 
-def floors(warm: Asked, asked: Asked, *, block: int) -> dict[str, int]:
-    """Tokens that each engine must prefill for `asked`, when `warm` was asked before."""
-    found = {}
+def prefill_bounds(warm_prompts: RolloutPrompts, prompts: RolloutPrompts, *, block: int) -> dict[str, int]:
+    """Returns the tokens that each engine must prefill for `prompts`, with the blocks of `warm_prompts` cached."""
+    bounds = {}
     for side in ("user", "assistant"):
         cache, total = PrefixCache(block), 0
-        for counts, requests in ((False, getattr(warm, side)), (True, getattr(asked, side))):
+        for is_counted, requests in ((False, getattr(warm_prompts, side)), (True, getattr(prompts, side))):
             for request in requests:
-                total += counts * cache.read(request.prompt, n=len(request.said))
-                for said in request.said:
-                    cache.wrote(request.prompt, said)
-        found[side] = total
-    return found
+                total += is_counted * cache.read(request.prompt, n=len(request.continuations))
+                for continuation in request.continuations:
+                    cache.wrote(request.prompt, continuation)
+        bounds[side] = total
+    return bounds

@@ -1,4 +1,4 @@
-"""The released `collabllm` package on the same engines, in its own environment (`_mr_peer.py`), and the comparison."""
+"""Run of the released `collabllm` package on the same engines (`_mr_peer.py`), and the comparison."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PEER = Path(__file__).with_name("_mr_peer.py")
 async def peer(
     python: str, engines: Engines, contexts: list[Context], config: RolloutConfig
 ) -> dict[str, Any]:
-    """The package's own loop in its own environment; its start does not count."""
+    """Runs the package's own loop in its own environment; its start is not timed."""
     before = await counts_of(engines)
     with tempfile.TemporaryDirectory() as folder:
         task = Path(folder) / "task.json"
@@ -44,22 +44,22 @@ async def peer(
             stderr=subprocess.PIPE,
             env=os.environ | {"RUN_USER_DIR": folder},
         )
-        said, complaints = await process.communicate()
+        output, errors = await process.communicate()
     if process.returncode:
-        raise BackendError(f"{python}: {complaints.decode().strip().splitlines()[-1]}")
-    told = json.loads(said.splitlines()[-1])
+        raise BackendError(f"{python}: {errors.decode().strip().splitlines()[-1]}")
+    report = json.loads(output.splitlines()[-1])
     counts = await counts_since(before, engines)
-    return speed(len(contexts), told["wall_s"], counts) | {
-        "seconds_by_context": [context["seconds"] for context in told["contexts"]],
+    return speed(len(contexts), report["wall_s"], counts) | {
+        "seconds_by_context": [context["seconds"] for context in report["contexts"]],
         "mean_mr": fmean(
-            r for context in told["contexts"] for rewards in context["rewards"] for r in rewards
+            r for context in report["contexts"] for rewards in context["rewards"] for r in rewards
         ),
-        **{key: told[key] for key in ("messages", "retries", "counts", "stand_ins")},
+        **{key: report[key] for key in ("messages", "retries", "counts", "stand_ins")},
     }
 
 
 def _task(engines: Engines, contexts: list[Context], config: RolloutConfig) -> dict[str, Any]:
-    front, engine = f"{engines.front_url}/v1", f"{engines.assistant_url}/v1"
+    api_url, engine_url = f"{engines.api_url}/v1", f"{engines.assistant_url}/v1"
     name = engines.assistant.command.name
     return {
         "w": config.w,
@@ -67,7 +67,7 @@ def _task(engines: Engines, contexts: list[Context], config: RolloutConfig) -> d
         "token_penalty": config.token_penalty,
         "user": {
             "model": "openai/userlm-collabllm",
-            "api_base": front,
+            "api_base": api_url,
             "api_key": "none",
             "temperature": 1.0,
             "top_p": TOP_P,
@@ -75,17 +75,17 @@ def _task(engines: Engines, contexts: list[Context], config: RolloutConfig) -> d
         },
         "assistant": {
             "model": f"openai/{name}",
-            "api_base": engine,
+            "api_base": engine_url,
             "api_key": "none",
             "temperature": TEMPERATURE,
             "top_p": TOP_P,
             "max_tokens": ASSISTANT_TOKENS,
         },
-        "contexts": [_plain(context) for context in contexts],
+        "contexts": [_peer_context(context) for context in contexts],
     }
 
 
-def _plain(context: Context) -> dict[str, Any]:
+def _peer_context(context: Context) -> dict[str, Any]:
     goal = context.profile.goal
     wishes = [goal.summary, *(facet.text for facet in goal.facets)] if goal else []
     return {
@@ -99,9 +99,9 @@ def _plain(context: Context) -> dict[str, Any]:
 
 def compare(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
     mine, rng, seconds = ours["contexts_per_minute"], random.Random(0), theirs["seconds_by_context"]
-    drawn = sorted(mine * fmean(rng.choices(seconds, k=len(seconds))) / 60 for _ in range(4000))
+    resampled = sorted(mine * fmean(rng.choices(seconds, k=len(seconds))) / 60 for _ in range(4000))
     return {
         "speedup_vs_collabllm": mine / theirs["contexts_per_minute"],
-        "speedup_vs_collabllm_interval": [drawn[99], drawn[3899]],
+        "speedup_vs_collabllm_interval": [resampled[99], resampled[3899]],
         "speedup_per_decoded_token": ours["decoded_tokens_per_s"] / theirs["decoded_tokens_per_s"],
     }

@@ -1,7 +1,7 @@
-"""Invented personal data planted into sentences like those of chats, to count how much of it is found.
+"""Synthetic personal data planted in chat-like sentences, to measure the recall of its detection.
 
 The data follow the specifications of their issuers (check digits, number plans, documented key formats), not the
-patterns of `data_prep`. Some stand where no word says what they are.
+patterns of `data_prep`. Some stand where no word names them.
 
     python -m benchmarks._planted        recall by kind, and the variants that were missed
 """
@@ -113,7 +113,7 @@ BARE = {"{}", "I used {} and got a 401, what is wrong?"}
 
 
 @dataclass(frozen=True)
-class Planted:
+class PlantedData:
     text: str
     start: int
     end: int
@@ -125,14 +125,14 @@ def plant_pii(rng: random.Random, kind: str) -> str:
     return VARIANTS[kind][rng.choice(sorted(VARIANTS[kind]))](rng)
 
 
-def planted(rng: random.Random, kind: str) -> Planted:
-    """In a sentence. Data of this kind in each of their variants come equally often."""
+def planted(rng: random.Random, kind: str) -> PlantedData:
+    """Returns data of a kind planted in a sentence; the variants of the kind are equally likely."""
     variant = rng.choice(sorted(VARIANTS[kind]))
     data = VARIANTS[kind][variant](rng)
     carriers = [text for text in CARRIERS[kind] if variant not in SECRETS or text not in BARE]
     carrier = rng.choice(carriers)
     start = carrier.replace("{{", "{").index("{}")
-    return Planted(carrier.format(data), start, start + len(data), variant, carrier)
+    return PlantedData(carrier.format(data), start, start + len(data), variant, carrier)
 
 
 def _some(rng: random.Random, alphabet: str, count: int) -> str:
@@ -168,21 +168,21 @@ COUNTRIES = (
     "TW", "KE", "AU", "CL", "RO", "BE", "SE", "GH", "CZ", "PT", "GR", "CH", "AT", "HU", "IL", "DK", "FI",
     "NO", "IE", "NZ", "SG", "HK", "AE",
 )  # fmt: skip
-"""By people on the internet, then others from which English is written."""
+"""Countries by internet users, then others where English is written."""
 
 
 def _number(rng: random.Random) -> Any:
-    """A valid number: the example of a country's number plan with its last digits drawn anew."""
+    """Returns a valid number: the example of a country's number plan with random last digits."""
     import phonenumbers
 
     while True:
         type_ = rng.choice((phonenumbers.PhoneNumberType.FIXED_LINE, phonenumbers.PhoneNumberType.MOBILE))
         example = phonenumbers.example_number_for_type(rng.choice(COUNTRIES), type_)
         if example is not None:
-            drawn = (example.national_number or 0) // 10_000 * 10_000 + rng.randrange(10_000)
+            national_number = (example.national_number or 0) // 10_000 * 10_000 + rng.randrange(10_000)
             number = phonenumbers.PhoneNumber(
                 country_code=example.country_code,
-                national_number=drawn,
+                national_number=national_number,
                 italian_leading_zero=example.italian_leading_zero,
                 number_of_leading_zeros=example.number_of_leading_zeros,
             )
@@ -262,7 +262,7 @@ ACCOUNTS = {
     "FI": "n14", "FR": "n10c11n2", "GB": "a4n14", "GR": "n7c16", "IE": "a4n14", "IT": "a1n10c12", "LT": "n16",
     "NL": "a4n10", "NO": "n11", "PL": "n24", "PT": "n21", "RO": "a4c16", "SA": "n2c18", "SE": "n20", "TR": "n6c16",
 }  # fmt: skip
-"""Of the registry of IBAN formats: digits (n), capitals (a), either (c)."""
+"""Account formats of the IBAN registry: digits (n), capitals (a), either (c)."""
 ALPHABETS = {"n": string.digits, "a": string.ascii_uppercase, "c": string.digits + string.ascii_uppercase}
 
 
@@ -271,9 +271,9 @@ def _iban(country: str, between: str) -> Callable[[random.Random], str]:
         account, form = "", ACCOUNTS[country]
         while form:
             size = "".join(c for c in form[1:3] if c.isdigit())
-            # Letters are allowed in these places, and nearly all banks have digits there.
-            drawn = "n" if form[0] == "c" and rng.random() < 0.8 else form[0]
-            account, form = account + _some(rng, ALPHABETS[drawn], int(size)), form[1 + len(size) :]
+            # Letters are allowed here, but nearly all banks use digits.
+            alphabet = "n" if form[0] == "c" and rng.random() < 0.8 else form[0]
+            account, form = account + _some(rng, ALPHABETS[alphabet], int(size)), form[1 + len(size) :]
         if country == "TR":
             account = account[:5] + "0" + account[6:]
         as_number = "".join(str(int(c, 36)) for c in account + country + "00")
@@ -365,7 +365,7 @@ SECRETS = {
     "hex, 64": _key("", HEX, 64),
     "letters and digits, 40": _key("", WORD, 40),
 }
-"""Without a form of their own: nobody could tell one in a bare sentence, so they come with what they are."""
+"""Secrets without a form of their own. They are planted only beside their name, since a bare one is unrecognisable."""
 
 VARIANTS: dict[str, dict[str, Callable[[random.Random], str]]] = {
     "EMAIL": EMAILS,
@@ -377,13 +377,13 @@ VARIANTS: dict[str, dict[str, Callable[[random.Random], str]]] = {
 }
 
 
-def pii_figures(*, seed: int, per_kind: int = PER_KIND) -> dict[str, Any]:
-    """Share of planted data of which every character is covered by what was found of its kind."""
-    found = {kind: recall(kind, seed=seed, count=per_kind) for kind in VARIANTS}
+def pii_recall_report(*, seed: int, per_kind: int = PER_KIND) -> dict[str, Any]:
+    """Returns the share of planted data whose every character is covered by a match of its kind."""
+    by_kind = {kind: recall(kind, seed=seed, count=per_kind) for kind in VARIANTS}
     missed = Counter[str]()
-    for kind, (_, lost) in found.items():
-        missed.update(f"{kind}: {one.variant}" for one in lost)
-    shares = {kind: share for kind, (share, _) in found.items()}
+    for kind, (_, missed_data) in by_kind.items():
+        missed.update(f"{kind}: {data.variant}" for data in missed_data)
+    shares = {kind: share for kind, (share, _) in by_kind.items()}
     return {
         "pii_recall": sum(shares.values()) / len(shares),
         "pii_recall_by_kind": shares,
@@ -392,23 +392,26 @@ def pii_figures(*, seed: int, per_kind: int = PER_KIND) -> dict[str, Any]:
     }
 
 
-def recall(kind: str, *, seed: int, count: int) -> tuple[float, list[Planted]]:
+def recall(kind: str, *, seed: int, count: int) -> tuple[float, list[PlantedData]]:
     from data_prep.pii.scrub import find
 
     rng = random.Random(f"{seed} {kind}")
-    lost = []
+    missed = []
     for _ in range(count):
-        one = planted(rng, kind)
+        data = planted(rng, kind)
         covered = {
-            place for span in find(one.text) if span.kind == kind for place in range(span.start, span.end)
+            position
+            for span in find(data.text)
+            if span.kind == kind
+            for position in range(span.start, span.end)
         }
-        if not covered.issuperset(range(one.start, one.end)):
-            lost.append(one)
-    return 1 - len(lost) / count, lost
+        if not covered.issuperset(range(data.start, data.end)):
+            missed.append(data)
+    return 1 - len(missed) / count, missed
 
 
 def main() -> None:
-    sys.stdout.write(json.dumps(pii_figures(seed=0), indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(pii_recall_report(seed=0), indent=2, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

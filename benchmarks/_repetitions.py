@@ -1,4 +1,4 @@
-"""Many repetitions over processes; each finished one is kept in a journal, so that a long run can continue."""
+"""Parallel repetitions with a journal of the finished ones, so that a long run can resume."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from usersim.errors import DataError
 Row = dict[str, Any]
 
 
-class Journal:
-    """JSON Lines: a line of settings, then a row per finished repetition. Without a path nothing is kept."""
+class RepetitionLog:
+    """Journal in JSON Lines: settings, then a row per finished repetition. Without a path, nothing is saved."""
 
     def __init__(self, path: Path | None, settings: Row) -> None:
         self.path, self.rows = path, list[Row]()
@@ -35,13 +35,13 @@ class Journal:
         lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
         if lines and lines[0] and lines[0] != head:
             raise DataError(
-                f"{path} holds repetitions under other settings; give another --work, or delete it"
+                f"{path} holds repetitions with other settings; give another --work folder, or delete it"
             )
         for line in lines[1:]:
             try:
                 self.rows.append(json.loads(line))
             except ValueError:
-                break  # the line that was being written when the run was stopped
+                break  # unfinished line of an interrupted run
         path.parent.mkdir(parents=True, exist_ok=True)
         whole = [head, *(json.dumps(row) for row in self.rows)]
         path.write_text("\n".join(whole) + "\n", encoding="utf-8")
@@ -54,11 +54,11 @@ class Journal:
 
 
 def repeat(
-    part: str, journal: Journal, count: int, one: Callable[[int], Row], processes: int | None = None
+    part: str, journal: RepetitionLog, count: int, one: Callable[[int], Row], processes: int | None = None
 ) -> list[Row]:
-    """`one(index)` for every index below `count` that the journal lacks; all rows of this part, by index."""
+    """Runs `one(index)` for each index below `count` missing in the journal; returns all rows of the part by index."""
     done = {row["index"] for row in journal.rows if row["part"] == part}
-    left = [index for index in range(count) if index not in done]
+    missing = [index for index in range(count) if index not in done]
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -68,8 +68,8 @@ def repeat(
     )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(part, total=count, completed=len(done))
-        tasks: Sequence[Callable[[], Row]] = [partial(one, index) for index in left]
-        for index, row in zip(left, in_order(tasks, processes or cores()), strict=True):
+        tasks: Sequence[Callable[[], Row]] = [partial(one, index) for index in missing]
+        for index, row in zip(missing, in_order(tasks, processes or cores()), strict=True):
             journal.add({"part": part, "index": index, **row})
             bar.advance(task)
     rows = [row for row in journal.rows if row["part"] == part and row["index"] < count]

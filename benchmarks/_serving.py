@@ -1,4 +1,4 @@
-"""What the serving benchmarks share: the front as a process of its own, and a load that costs little itself."""
+"""Shared parts of the serving benchmarks: the API server as a separate process, and a load generator."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ OUTCOMES = ("ok", "refused", "failed", "cancelled")
 
 
 @dataclass
-class Tally:
-    """How requests ended. lost: neither a whole answer nor an explicit error."""
+class LoadCounts:
+    """Outcomes of requests. `lost` counts those with neither a complete answer nor an explicit error."""
 
     answered: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     lost: Counter[str] = field(default_factory=Counter)
     milliseconds: list[float] = field(default_factory=list)
-    """Of the answered ones."""
+    """Latencies of the answered requests."""
     moments: list[float] = field(default_factory=list)
-    """When they were answered, on the monotonic clock."""
+    """Times of the answers on the monotonic clock."""
 
-    def rate(self, began: float, ended: float) -> float:
-        """Answers a second between two moments."""
-        return sum(began <= moment <= ended for moment in self.moments) / (ended - began)
+    def rate(self, start: float, end: float) -> float:
+        """Returns the answers per second between two times."""
+        return sum(start <= moment <= end for moment in self.moments) / (end - start)
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: LoadCounts) -> None:
         self.answered += other.answered
         self.errors += other.errors
         self.lost += other.lost
@@ -47,19 +47,19 @@ class Tally:
         self.moments += other.moments
 
     @property
-    def asked(self) -> int:
+    def sent(self) -> int:
         return self.answered + self.errors.total() + self.lost.total()
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where requests go."""
+    """URL and path of the requests."""
 
     url: str
     path: str
 
 
-def front_target(url: str) -> Target:
+def api_target(url: str) -> Target:
     return Target(url, "/v1/user/turns")
 
 
@@ -72,12 +72,12 @@ async def client(url: str, connections: int) -> AsyncIterator[httpx2.AsyncClient
     socket = url.removeprefix("unix:") if url.startswith("unix:") else None
     transport = Lanes(connections, idle_s=60, uds=socket, tls=False)
     base = "http://engine" if socket else url
-    async with httpx2.AsyncClient(transport=transport, base_url=base, timeout=600) as made:
-        yield made
+    async with httpx2.AsyncClient(transport=transport, base_url=base, timeout=600) as http:
+        yield http
 
 
-async def ask(http: httpx2.AsyncClient, target: Target, body: bytes, tally: Tally) -> float | None:
-    """One request into the tally. Seconds to wait before another, where the answer says so."""
+async def ask(http: httpx2.AsyncClient, target: Target, body: bytes, tally: LoadCounts) -> float | None:
+    """Sends one request and counts it; returns the seconds to wait before the next, if the answer states them."""
     began = time.perf_counter()
     try:
         response = await http.post(target.path, content=body, headers={"content-type": "application/json"})
@@ -86,9 +86,9 @@ async def ask(http: httpx2.AsyncClient, target: Target, body: bytes, tally: Tall
         tally.lost[type(error).__name__] += 1
         return None
     if response.status_code != 200:
-        told = answer.get("error") if isinstance(answer, dict) else None
-        code = f"{response.status_code} {told.get('code')}" if told else str(response.status_code)
-        (tally.errors if told else tally.lost)[code] += 1
+        error_body = answer.get("error") if isinstance(answer, dict) else None
+        code = f"{response.status_code} {error_body.get('code')}" if error_body else str(response.status_code)
+        (tally.errors if error_body else tally.lost)[code] += 1
         return float(response.headers.get("retry-after", 1))
     tally.answered += 1
     tally.milliseconds.append(1000 * (time.perf_counter() - began))
@@ -96,7 +96,7 @@ async def ask(http: httpx2.AsyncClient, target: Target, body: bytes, tally: Tall
     return None
 
 
-async def steady(
+async def steady_load(
     target: Target,
     body: Callable[[int], bytes],
     *,
@@ -104,30 +104,35 @@ async def steady(
     clients: int,
     warm_s: float,
     seconds: float,
-) -> tuple[Tally, float]:
-    """What comes back within so many seconds of a load that never pauses, and the tokens a second that the engine
-    samples meanwhile by its own count: whole answers come in waves, which a window cuts anywhere. What is under way
-    at the end is let go."""
-    warm, counted, numbers = Tally(), Tally(), iter(range(10**9))
-    until = time.monotonic() + warm_s
+) -> tuple[LoadCounts, float]:
+    """Measures a constant load within a window.
+
+    The token rate comes from the engine's own counter: complete answers arrive in waves that a window cuts. Requests in
+    flight at the end are cancelled.
+
+    Returns:
+        Outcomes within the window, and generated tokens per second.
+    """
+    warm, measured, numbers = LoadCounts(), LoadCounts(), iter(range(10**9))
+    window_start = time.monotonic() + warm_s
     async with client(target.url, clients) as http, client(engine_url, 1) as engine:
 
-        async def one() -> None:
+        async def send_requests() -> None:
             while True:
-                tally = Tally()
+                tally = LoadCounts()
                 wait_s = await ask(http, target, body(next(numbers)), tally)
-                (counted if time.monotonic() > until else warm).add(tally)
+                (measured if time.monotonic() > window_start else warm).add(tally)
                 await asyncio.sleep(wait_s or 0)
 
-        asking = [asyncio.ensure_future(one()) for _ in range(clients)]
+        tasks = [asyncio.ensure_future(send_requests()) for _ in range(clients)]
         await asyncio.sleep(warm_s)
         before, began = await _generated(engine), time.monotonic()
         await asyncio.sleep(seconds)
         rate = (await _generated(engine) - before) / (time.monotonic() - began)
-        for task in asking:
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*asking, return_exceptions=True)
-    return counted, rate
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return measured, rate
 
 
 async def _generated(engine: httpx2.AsyncClient) -> float:
@@ -137,86 +142,88 @@ async def _generated(engine: httpx2.AsyncClient) -> float:
     )
 
 
-async def crowd(
+async def closed_loop_load(
     target: Target,
     body: Callable[[int], bytes],
     *,
     clients: int,
     seconds: float,
-    beside: Callable[[Tally], Awaitable[None]] | None = None,
-) -> Tally:
-    """Clients that ask again and again for so long, waiting for Retry-After where they are sent away. What is
-    under way at the end may finish."""
-    tally, until, numbers = Tally(), time.monotonic() + seconds, iter(range(10**9))
+    observe: Callable[[LoadCounts], Awaitable[None]] | None = None,
+) -> LoadCounts:
+    """Runs clients that send requests for `seconds` and honour Retry-After; requests in flight may finish."""
+    tally, end, numbers = LoadCounts(), time.monotonic() + seconds, iter(range(10**9))
     async with client(target.url, clients) as http:
 
-        async def one() -> None:
-            while time.monotonic() < until:
+        async def send_requests() -> None:
+            while time.monotonic() < end:
                 wait_s = await ask(http, target, body(next(numbers)), tally)
                 if wait_s:
-                    await asyncio.sleep(min(wait_s, max(0.0, until - time.monotonic())))
+                    await asyncio.sleep(min(wait_s, max(0.0, end - time.monotonic())))
 
-        watching = asyncio.ensure_future(beside(tally)) if beside else None
-        await asyncio.gather(*(one() for _ in range(clients)))
-        if watching:
-            watching.cancel()
+        observer = asyncio.ensure_future(observe(tally)) if observe else None
+        await asyncio.gather(*(send_requests() for _ in range(clients)))
+        if observer:
+            observer.cancel()
     return tally
 
 
 @dataclass(frozen=True)
-class Front:
+class ApiServer:
     url: str
     pid: int
-    said: list[str]
-    """Its warnings."""
+    warnings: list[str]
+    """Log lines after the start; only warnings are logged."""
 
     def memory_mib(self) -> float:
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * PAGE_MIB
 
     async def counters(self) -> dict[str, float]:
-        """Sums over the labels of what came in and of its outcomes."""
+        """Returns received requests and their outcomes, summed over labels."""
         async with client(self.url, 1) as http:
             text = (await http.get("/metrics")).text
-        found: dict[str, float] = {"received": 0.0}
+        counts: dict[str, float] = {"received": 0.0}
         for line in text.splitlines():
             if line.startswith("usersim_requests_received_total"):
-                found["received"] += _turns(line)
+                counts["received"] += _turns(line)
             elif outcome := re.match(r'usersim_requests_total\{outcome="(\w+)"', line):
-                found[outcome[1]] = found.get(outcome[1], 0.0) + _turns(line)
-        return found
+                counts[outcome[1]] = counts.get(outcome[1], 0.0) + _turns(line)
+        return counts
 
     async def settled(self, timeout_s: float = 60) -> dict[str, float]:
-        """The counters once every request that came in has its outcome: what a load let go of may still end."""
-        until = time.monotonic() + timeout_s
+        """Returns the counters once every received request has an outcome; cancelled ones may still be running."""
+        deadline = time.monotonic() + timeout_s
         while True:
-            found = await self.counters()
-            if found["received"] == sum(found.get(name, 0) for name in OUTCOMES) or time.monotonic() > until:
-                return found
+            counts = await self.counters()
+            if (
+                counts["received"] == sum(counts.get(name, 0) for name in OUTCOMES)
+                or time.monotonic() > deadline
+            ):
+                return counts
             await asyncio.sleep(0.5)
 
 
 def _turns(line: str) -> float:
-    """Only the route under load: the question for the counters is a request itself."""
+    """Returns the value of a counter line for the route under load, else 0."""
     return float(line.rsplit(" ", 1)[1]) if 'route="/v1/user/turns"' in line else 0.0
 
 
 @contextlib.contextmanager
-def front(*arguments: str) -> Iterator[Front]:
-    """`usersim serve` as it is in use, its request lines read by nobody in particular."""
+def api_server(*arguments: str) -> Iterator[ApiServer]:
+    """Runs `usersim serve` in a process of its own."""
     command = [sys.executable, "-m", "serve", "--port", "0", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    said: list[str] = []
+    log_lines: list[str] = []
     try:
         for line in process.stderr:
-            said.append(line)
-            if found := re.search(r"serving at (http://\S+)", line):
-                # A pipe that nobody empties would fill.
-                threading.Thread(target=said.extend, args=(process.stderr,), daemon=True).start()
-                said.clear()
-                yield Front(found[1], process.pid, said)
+            log_lines.append(line)
+            if address := re.search(r"serving at (http://\S+)", line):
+                # An unread pipe would fill up and block the server.
+                threading.Thread(target=log_lines.extend, args=(process.stderr,), daemon=True).start()
+                log_lines.clear()
+                yield ApiServer(address[1], process.pid, log_lines)
                 return
-        raise BackendError(f"the front did not start: {''.join(said)}")
+        raise BackendError(f"the API server did not start: {''.join(log_lines)}")
     finally:
         process.terminate()
         process.wait(60)

@@ -1,4 +1,4 @@
-"""Small shifts planted in human conversations: what a battery should see, and how an interval is checked."""
+"""Small shifts planted in human conversations, to measure the power of a battery and its intervals."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ Change = Callable[[str, np.random.Generator], str]
 
 
 def wordier(people: Sequence[Conversation], seed: int, by: float = 0.25) -> list[Conversation]:
-    """Every turn has 25 % more words: a run of its own words said twice. Rounded at random, so that short turns
-    grow as much on average."""
+    """Returns conversations whose user turns have 25 % more words: a run of their own words repeated.
+
+    The number of words is rounded at random, so that short turns grow as much on average.
+    """
 
     def change(text: str, rng: np.random.Generator) -> str:
         pieces = PIECE.findall(text)
-        more = by * len(pieces)
-        count = int(more) + (rng.random() < more % 1)
+        extra = by * len(pieces)
+        count = int(extra) + (rng.random() < extra % 1)
         if not count:
             return text
         start = int(rng.integers(len(pieces) - count + 1))
@@ -37,10 +39,12 @@ def wordier(people: Sequence[Conversation], seed: int, by: float = 0.25) -> list
 
 
 def politer(people: Sequence[Conversation], seed: int, rate: float | None = None) -> list[Conversation]:
-    """Twice the share of polite turns: "please" before the final mark of some of the others.
+    """Returns conversations with twice the share of polite turns: some others get "please" before the final mark.
 
-    `rate`: their share so far, where it is known of the whole population; else it is taken from `people`, and then
-    these conversations are no longer independent of each other.
+    Args:
+        people: human conversations.
+        seed: seed of the choice.
+        rate: share in the population; by default it is measured in `people`, which makes them dependent.
     """
     if rate is None:
         rate = polite_share(people)
@@ -61,15 +65,15 @@ def polite_share(people: Sequence[Conversation]) -> float:
 
 
 def shortened(people: Sequence[Conversation], seed: int) -> list[Conversation]:
-    """The last user turn is gone, and all that followed it, where there are two at least."""
+    """Returns conversations without the last user turn and all after it, where they have at least two."""
     return [_without_last(c) for c in people]
 
 
 def _without_last(conversation: Conversation) -> Conversation:
-    places = [i for i, turn in enumerate(conversation.turns) if turn.role == "user"]
-    if len(places) < 2:
+    user_rows = [i for i, turn in enumerate(conversation.turns) if turn.role == "user"]
+    if len(user_rows) < 2:
         return conversation
-    return conversation.model_copy(update={"turns": conversation.turns[: places[-1]]})
+    return conversation.model_copy(update={"turns": conversation.turns[: user_rows[-1]]})
 
 
 def _each_turn(people: Sequence[Conversation], seed: int, change: Change) -> list[Conversation]:
@@ -91,4 +95,4 @@ SHIFTS: dict[str, tuple[Callable[[Sequence[Conversation], int], list[Conversatio
     "politeness doubled": (politer, "politeness.w1"),
     "last turn dropped": (shortened, "user_turns.w1"),
 }
-"""With the figure that each is aimed at."""
+"""Shifts, with the metric that each is aimed at."""

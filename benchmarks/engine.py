@@ -1,12 +1,12 @@
-"""Decode rate of an engine on this CPU beside the bound that the machine sets.
+"""Decode rate of an engine on this CPU, beside the bound set by the machine.
 
     python benchmarks/engine.py --json-out engine.json      # about four minutes on two cores
     python benchmarks/engine.py --quick eager=true          # settings of the engine as key=value
 
 Bound of a decoding step: max(2 * parameters * batch / FLOP per s, bytes of weights / bandwidth). FLOP per s is the
-best rate of the model's own layer shapes at a large batch, bandwidth that of reading an array of 1 GiB, both in the
-engine's precision on the engine's cores and measured just before. The load is the User LM's: chats as it is prompted
-with them, the default top_p, P(end) with every request. The engine has read the prompts before the clock starts.
+best rate of the model's layer shapes at a large batch. Bandwidth is that of reading an array of 1 GiB. Both are
+measured just before, in the engine's precision on the engine's cores. The load is the User LM's: its chat prompts, the
+default top_p, P(end) with every request. Prompts are prefilled before timing starts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-# `serve` beside this file is a benchmark: look for the package in the checkout.
+# `serve.py` beside this file is a benchmark; import the package of the checkout.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
@@ -49,7 +49,9 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="of the engine, e.g. eager=true")
+    parser.add_argument(
+        "settings", nargs="*", metavar="key=value", help="settings of the engine, e.g. eager=true"
+    )
     parser.add_argument("--model", help="a User LM folder or run (default: the shipped one)")
     parser.add_argument(
         "--tokens", type=int, default=64, help="tokens decoded for each request (default: 64)"
@@ -59,7 +61,7 @@ def main(argv: list[str]) -> int:
         "--requests", type=int, nargs="+", default=BATCHES, help="batch sizes (default: 1 8 32 64)"
     )
     parser.add_argument("--quick", action="store_true", help="32 tokens, 2 rounds")
-    parser.add_argument("--json-out", metavar="FILE")
+    parser.add_argument("--json-out", metavar="FILE", help="write the result to FILE")
     args = parser.parse_intermixed_args(argv)
     tokens, repeats = (32, 2) if args.quick else (args.tokens, args.repeats)
     path = resolve(args.model)
@@ -90,7 +92,7 @@ def main(argv: list[str]) -> int:
 
 
 def measure_machine(model: Path, settings: EngineSettings) -> dict[str, Any]:
-    """Parameters and bytes of the weights, and what the engine's cores can compute and read."""
+    """Measures the compute rate and memory bandwidth of the engine's cores, and counts parameters and weight bytes."""
     dtype = torch_dtype("cpu")
     with safe_open(model / "model.safetensors", "pt") as weights:
         shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118 - not a dict
@@ -144,7 +146,7 @@ async def measure_rates(
     sampler = HttpSampler(url)
     rows = []
     try:
-        for batch in batches:  # memory and kernels for every size
+        for batch in batches:  # warms up memory and kernels for every size
             await _rate(sampler, renderer, batch, tokens=8, first=0)
         for batch in batches:
             compute_s = 2 * machine["parameters"] * batch / (machine["gflops"] * 1e9)
@@ -176,7 +178,7 @@ async def measure_rates(
 
 
 async def _rate(sampler: HttpSampler, renderer: Renderer, batch: int, *, tokens: int, first: int) -> float:
-    """Tokens a second of `batch` requests after their first token, their prompts being cached."""
+    """Returns tokens per second of `batch` requests after their first token, with cached prompts."""
 
     async def seconds(count: int) -> float:
         requests = [_request(renderer, first + index, count) for index in range(batch)]
@@ -184,13 +186,13 @@ async def _rate(sampler: HttpSampler, renderer: Renderer, batch: int, *, tokens:
         await asyncio.gather(*map(sampler.sample, requests))
         return time.perf_counter() - began
 
-    await seconds(1)  # reads the prompts
-    one_s = await seconds(1)  # reads what does not fill a block of the cache again
+    await seconds(1)  # prefills the prompts
+    one_s = await seconds(1)  # prefills the part of a prompt that fills no cache block
     return batch * (tokens - 1) / (await seconds(tokens) - one_s)
 
 
 def _request(renderer: Renderer, index: int, tokens: int) -> Draw:
-    """A turn of exactly `tokens` tokens: what could end it is banned."""
+    """Request for a turn of exactly `tokens` tokens; end tokens are banned."""
     turns = [
         Turn(role="user", text=f"hi, number {index}"),
         Turn(role="assistant", text="Sure, here is what I would do first. " * (1 + index % 4)),

@@ -1,11 +1,11 @@
-"""What the battery costs, how often it is wrong about humans, what it sees, and whether its intervals hold.
+"""Cost, false positive rate, power and interval coverage of the fidelity battery.
 
     python -m benchmarks.fidelity [--quick] [--human FILE] [--base NAME=FILE] [--work DIR] [--parts …] --json-out FILE
 
-Without `--human` the conversations are invented, so that anybody can run it. Keys: `battery_seconds_300`,
-`human_human_false_positive_rate` (people of the floor and people under test are different people; n per side as in
-`human_human_n`), `planted_shifts_detected` (n as in `planted_shifts_n`), `interval_coverage`, `controls_detected`.
-With `--work` every finished repetition is kept there and a later run continues. `--quick`: two cheap metrics, fewer
+Without `--human` the conversations are invented, so no data is needed. Keys: `battery_seconds_300`,
+`human_human_false_positive_rate` (people of the baseline and people under test differ; n per side in
+`human_human_n`), `planted_shifts_detected` (n in `planted_shifts_n`), `interval_coverage`, `controls_detected`.
+`--work` saves finished repetitions, and a later run continues. `--quick` runs two cheap metrics with fewer
 repetitions.
 """
 
@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._coverage import interval_coverage
-from benchmarks._draws import Source
-from benchmarks._repetitions import Journal, Row, repeat
+from benchmarks._draws import PeopleSource
+from benchmarks._repetitions import RepetitionLog, Row, repeat
 from benchmarks._shifts import SHIFTS
 from eval.fidelity.battery import run_battery
 from eval.fidelity.catalogue import METRICS
@@ -40,7 +40,7 @@ TWO: tuple[Name, ...] = ("marginals", "coverage")
 
 def main(argv: list[str] | None = None) -> None:
     args = _arguments(argv)
-    source, found = Source(args.human, args.people), dict[str, Any]()
+    source, results = PeopleSource(args.human, args.people), dict[str, Any]()
     every, few = (TWO, TWO) if args.quick else (EVERY, CHEAP)
     configs = {
         "seconds": EvalConfig(processes=args.processes, metrics=every),
@@ -50,14 +50,14 @@ def main(argv: list[str] | None = None) -> None:
         "controls": EvalConfig(processes=args.processes, metrics=every, bootstrap=400),
     }
     for part in args.parts:
-        found |= _part(part, args, source, configs[part])
-    found["config"] = {part: configs[part].model_dump(mode="json") for part in args.parts}
-    found["source"] = args.human.name if args.human else "invented"
-    found["versions"] = versions()
-    emit_json(found, stdout=not args.json_out, path=args.json_out)
+        results |= _part(part, args, source, configs[part])
+    results["config"] = {part: configs[part].model_dump(mode="json") for part in args.parts}
+    results["source"] = args.human.name if args.human else "invented"
+    results["versions"] = versions()
+    emit_json(results, stdout=not args.json_out, path=args.json_out)
 
 
-def _part(part: str, args: argparse.Namespace, source: Source, config: EvalConfig) -> dict[str, Any]:
+def _part(part: str, args: argparse.Namespace, source: PeopleSource, config: EvalConfig) -> dict[str, Any]:
     if part == "seconds":
         return battery_seconds(source, 300, config)
     if part == "humans":
@@ -96,49 +96,68 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="two cheap metrics, fewer repetitions")
     parser.add_argument(
-        "--human", type=Path, help="real human conversations, at least 3 n of different people"
+        "--human", type=Path, help="human conversations of at least 3 n different people (default: invented)"
     )
-    parser.add_argument("--base", action="append", default=[], metavar="NAME=FILE", help="for the controls")
     parser.add_argument(
-        "--parts", type=lambda text: text.split(","), default=list(PARTS), help=",".join(PARTS)
+        "--base",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="conversations of a base model, for the controls",
     )
-    parser.add_argument("--metrics", help=f"for humans, shifts and coverage, of {','.join(METRICS)}")
     parser.add_argument(
-        "--people", type=int, help="draw from so many of the file only; they are embedded once"
+        "--parts",
+        type=lambda text: text.split(","),
+        default=list(PARTS),
+        help=f"parts to run (default: {','.join(PARTS)})",
     )
-    parser.add_argument("--n", type=int, default=200, help="per side, humans against humans (200)")
-    parser.add_argument("--repeats", type=int, default=200, help="humans against humans (200)")
-    parser.add_argument("--shift-n", type=int, default=1500, help="per side, planted shifts (1500)")
-    parser.add_argument("--shift-repeats", type=int, default=100, help="of the planted shifts (100)")
+    parser.add_argument("--metrics", help=f"metrics of humans, shifts and coverage: {','.join(METRICS)}")
     parser.add_argument(
-        "--floor-repeats", type=int, default=100, help="splits behind each of their floors (100)"
+        "--people", type=int, help="draw from N people of the file, embedded once (default: all)"
     )
-    parser.add_argument("--coverage-repeats", type=int, help="500; --quick 100")
     parser.add_argument(
-        "--coverage-truths", type=int, help="pairs the truth is averaged from (twice as many)"
+        "--n", type=int, default=200, help="conversations per side, humans against humans (default: 200)"
     )
-    parser.add_argument("--processes", type=int, help="at once (one a core)")
-    parser.add_argument("--work", type=Path, help="keeps finished repetitions here; run again to continue")
-    parser.add_argument("--json-out")
+    parser.add_argument(
+        "--repeats", type=int, default=200, help="comparisons of humans with humans (default: 200)"
+    )
+    parser.add_argument(
+        "--shift-n", type=int, default=1500, help="conversations per side, planted shifts (default: 1500)"
+    )
+    parser.add_argument(
+        "--shift-repeats", type=int, default=100, help="repetitions of the planted shifts (default: 100)"
+    )
+    parser.add_argument(
+        "--floor-repeats", type=int, default=100, help="splits of each human baseline (default: 100)"
+    )
+    parser.add_argument(
+        "--coverage-repeats", type=int, help="repetitions of the coverage (default: 500; --quick 100)"
+    )
+    parser.add_argument(
+        "--coverage-truths", type=int, help="pairs that the truth averages (default: twice the repetitions)"
+    )
+    parser.add_argument("--processes", type=int, help="parallel processes (default: one per core)")
+    parser.add_argument("--work", type=Path, help="folder for finished repetitions; run again to continue")
+    parser.add_argument("--json-out", metavar="FILE", help="write the result to FILE")
     args = parser.parse_args(argv)
     if unknown := set(args.parts) - set(PARTS):
-        parser.error(f"--parts {', '.join(sorted(unknown))}: of {', '.join(PARTS)}")
+        parser.error(f"--parts {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
     return args
 
 
-def _journal(args: argparse.Namespace, part: str, n: int, config: EvalConfig) -> Journal:
+def _journal(args: argparse.Namespace, part: str, n: int, config: EvalConfig) -> RepetitionLog:
     settings = {
         "config": config.model_dump(mode="json", exclude={"processes"}),
         "human": args.human.name if args.human else None,
         "people": args.people,
         "n": n,
     }
-    return Journal(args.work / f"{part}.jsonl" if args.work else None, settings)
+    return RepetitionLog(args.work / f"{part}.jsonl" if args.work else None, settings)
 
 
-def battery_seconds(source: Source, n: int, config: EvalConfig) -> dict[str, Any]:
+def battery_seconds(source: PeopleSource, n: int, config: EvalConfig) -> dict[str, Any]:
     people = source.draw(3 * n, 0)
     seconds = run_battery(people[n:], {"humans": source.relabelled(people[:n])}, config).seconds
     console.print(f"battery, {n} x {n}: {seconds:.0f} s")
@@ -146,9 +165,14 @@ def battery_seconds(source: Source, n: int, config: EvalConfig) -> dict[str, Any
 
 
 def humans(
-    source: Source, n: int, repeats: int, config: EvalConfig, journal: Journal, processes: int | None
+    source: PeopleSource,
+    n: int,
+    repeats: int,
+    config: EvalConfig,
+    journal: RepetitionLog,
+    processes: int | None,
 ) -> dict[str, Any]:
-    """Humans against humans. "Called different" is the headline: the max statistic at 5 %."""
+    """Compares humans with humans. The headline "different" is the max statistic at 5 %."""
     if "embeddings" in config.metrics and not unavailable():
         source = source.embedded(config.seed)
     rows = repeat("humans", journal, repeats, partial(_compare, source, n, config, ()), processes)
@@ -163,29 +187,36 @@ def humans(
 
 
 def shifts(
-    source: Source, n: int, repeats: int, config: EvalConfig, journal: Journal, processes: int | None
+    source: PeopleSource,
+    n: int,
+    repeats: int,
+    config: EvalConfig,
+    journal: RepetitionLog,
+    processes: int | None,
 ) -> dict[str, Any]:
-    """The same people as they are and with each shift planted, so that one call has both an error and a power."""
+    """Compares people with and without each shift, so that one call has both an error rate and a power."""
     rows = repeat("shifts", journal, repeats, partial(_compare, source, n, config, tuple(SHIFTS)), processes)
     calls = {
         name: wilson(sum(row[name]["different"] for row in rows), len(rows)) for name in ("humans", *SHIFTS)
     }
-    named = {name: sum(key in row[name]["figures"] for row in rows) for name, (_, key) in SHIFTS.items()}
+    hits_by_shift = {
+        name: sum(key in row[name]["figures"] for row in rows) for name, (_, key) in SHIFTS.items()
+    }
     return {
         "planted_shifts_detected": {name: calls[name].value for name in SHIFTS},
         "planted_shifts_interval": {name: [calls[name].low, calls[name].high] for name in SHIFTS},
-        "planted_shifts_named": {name: hits / len(rows) for name, hits in named.items()},
+        "planted_shifts_named": {name: hits / len(rows) for name, hits in hits_by_shift.items()},
         "planted_shifts_false_positive_rate": calls["humans"].value,
         "planted_shifts_repetitions": len(rows),
         "planted_shifts_n": n,
     }
 
 
-def _compare(source: Source, n: int, config: EvalConfig, planted: Sequence[str], index: int) -> Row:
+def _compare(source: PeopleSource, n: int, config: EvalConfig, planted: Sequence[str], index: int) -> Row:
     people = source.draw(3 * n, index + 1)
     test, pool = people[:n], people[n:]
     simulated = {"humans": test, **{name: SHIFTS[name][0](test, index) for name in planted}}
-    # Under one seed: the people are others each time, and what was read of a person stays read.
+    # One seed for all: people differ each time, and cached embeddings of a person are reused.
     report = run_battery(pool, {name: source.relabelled(rows) for name, rows in simulated.items()}, config)
     return {
         s.name: {

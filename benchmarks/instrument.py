@@ -1,22 +1,24 @@
-"""Does the instrument see? Planted users caught, people left alone, intervals that hold, and what it costs.
+"""Detection rate, false positives, interval coverage and cost of the next-turn metrics.
 
     python -m benchmarks.instrument [--quick] [--human FILE …] [--train FILE] [--prompted FILE] --json-out FILE
 
-Without files: people's ShareGPT conversations of the installed wheel that have a goal (dev split; train as training).
+Without files, the human ShareGPT conversations of the installed wheel with a goal are used (dev split, and train split
+for training).
+
 Keys of the JSON document:
 
-    planted_caught                 name -> bool
-    planted_needed_n               name -> conversations, of those not caught
-    planted_left_out               name -> reason
-    human_false_positives          share of `splits` in which any metric is below the same criterion
-    human_false_positives_paired   the same for pairs of people
-    coverage                       metric -> share of resamples
-    minutes_200                    minutes scaled to 200 conversations, measured on `minutes_n`: all metrics for people
-                                   and one simulator, without drawing
-    memory_gib                     peak of the process
-    minutes_self_test, n, clusters, turns
+- `planted_caught`: name -> bool
+- `planted_needed_n`: name -> conversations, of those not caught
+- `planted_left_out`: name -> reason
+- `human_false_positives`: share of `splits` in which any metric is below the same criterion
+- `human_false_positives_paired`: the same for pairs of people
+- `coverage`: metric -> share of resamples
+- `minutes_200`: minutes for all metrics of people and one simulator, without sampling; measured on `minutes_n`
+  conversations and scaled to 200
+- `memory_gib`: peak of the process
+- `minutes_self_test`, `n`, `clusters`, `turns`
 
-`--quick`: 60 conversations, the planted users that so few can show, the metrics meant for them.
+`--quick`: 60 conversations, and the planted users and metrics that so few can show.
 """
 
 from __future__ import annotations
@@ -95,11 +97,11 @@ FLAT = {
     "notes",
     "versions",
 }
-"""Keys taken over from the report."""
+"""Keys copied from the report."""
 
 
 def conversations(human: Sequence[Path], train: Path | None) -> tuple[list[Conversation], list[Conversation]]:
-    """People under test and training conversations: of the files, else those of the installed wheel."""
+    """Returns conversations of people under test and for training, from the files or the installed wheel."""
     if human:
         people = [conversation for path in human for conversation in read_conversations(path)]
         return people, read_conversations(train) if train else []
@@ -107,7 +109,7 @@ def conversations(human: Sequence[Path], train: Path | None) -> tuple[list[Conve
 
 
 def peak_gib() -> float:
-    """Peak resident memory of this process. Linux gives KiB."""
+    """Returns the peak resident memory of this process in GiB; Linux reports KiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
@@ -115,24 +117,26 @@ def _arguments(argv: list[str] | None) -> Any:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="60 conversations and fewer planted users")
     parser.add_argument(
         "--human", type=Path, nargs="+", default=[], metavar="FILE", help="human conversations"
     )
     parser.add_argument("--train", type=Path, metavar="FILE", help="training conversations")
-    parser.add_argument("--prompted", type=Path, metavar="FILE", help="turns drawn from a prompted base")
-    parser.add_argument("--n", type=int, help="conversations (200; --quick 60)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--prompted", type=Path, metavar="FILE", help="turns sampled from a prompted base model"
+    )
+    parser.add_argument("--n", type=int, help="conversations (default: 200; --quick 60)")
+    parser.add_argument("--seed", type=int, default=0, help="seed (default: 0)")
     parser.add_argument(
         "--scores",
         type=Path,
         metavar="FILE",
-        help="keep the self-test's language-model scores, to go on after a kill",
+        help="journal of language-model scores, to resume the self-test",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="report.json, .md and .html of the self-test"
+        "--out", type=Path, metavar="FOLDER", help="folder for report.json, .md and .html of the self-test"
     )
-    parser.add_argument("--json-out", metavar="FILE")
+    parser.add_argument("--json-out", metavar="FILE", help="write the result to FILE")
     return parser.parse_args(argv)
 
 

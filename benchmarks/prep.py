@@ -1,13 +1,12 @@
-"""How fast and how well `usersim prep` cleans: throughput, memory, scaling, duplicates and personal data found.
+"""Speed and quality of `usersim prep`: throughput, memory, scaling, and recall of duplicates and personal data.
 
     python benchmarks/prep.py [--quick] [--sizes 10000,100000,1000000] [--scratch DIR] --json-out FILE
 
-Rates are per second of CPU time, so that other work on the machine does not show. `full_…` is a whole run on
-full-length chats, from JSON Lines to splits on disk, in one process: every stage, measured style, MinHash. `clean_…`
-ends where the duplicates are known: reading, role repair, bounds, artefacts, language, exact and template
-duplicates. The curve over sizes is of whole runs on chats cut to their first turns, in wall time too. Every corpus is
-made of real chats reworded (benchmarks/_corpus.py). `speedup_vs_datasets_map`: the same stage functions called chat
-by chat from `datasets.Dataset.map`, in the same minute.
+Rates are per second of CPU time, independent of other work on the machine. `full_…` is a whole run on full-length
+chats in one process, from JSON Lines to splits on disk: every stage, measured style, MinHash. `clean_…` ends at exact
+and template duplicates: reading, role repair, bounds, artefacts, language. The curve over sizes is of whole runs on
+chats cut to their first turns, in wall time too. Every corpus is made of reworded real chats (benchmarks/_corpus.py).
+`speedup_vs_datasets_map` compares with `datasets.Dataset.map`, which calls the same stages chat by chat.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._corpus import real_chats, write_copies
-from benchmarks._planted import pii_figures
+from benchmarks._planted import pii_recall_report
 from benchmarks._planted_duplicates import measure
-from data_prep.cleaning.clean_batch import Batch, clean, stages_of, to_conversation
+from data_prep.cleaning.clean_batch import ChatBatch, clean, stages_of, to_conversation
 from data_prep.cleaning.stages import Rejected
 from data_prep.dedup.duplicates import TEMPLATE_COUNT, judge
 from data_prep.dedup.signatures import Signatures, sign
 from data_prep.pipeline.counts import versions
 from data_prep.raw_chats import RawChat
-from data_prep.settings import Settings
+from data_prep.settings import PrepSettings
 from data_prep.sources import open_source
 from usersim.cli import console, emit_json
 
@@ -40,8 +39,8 @@ RUN = """
 import json, sys, time
 from pathlib import Path
 from data_prep.pipeline.first_pass import prepare
-from data_prep.settings import Settings
-settings = Settings.model_validate_json(sys.argv[1])
+from data_prep.settings import PrepSettings
+settings = PrepSettings.model_validate_json(sys.argv[1])
 started, cpu = time.monotonic(), time.process_time()
 sheet = prepare(settings, text=False)
 # Not ru_maxrss: a child inherits that of its parent.
@@ -60,24 +59,26 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="5,000 full-length chats, a curve up to 20,000")
-    parser.add_argument("--sizes", default="10000,100000,1000000")
     parser.add_argument(
-        "--scratch", type=Path, help="where the corpora go (3 GB); default: a temporary folder"
+        "--sizes", default="10000,100000,1000000", help="chats of the curve (default: 10000,100000,1000000)"
     )
-    parser.add_argument("--json-out")
+    parser.add_argument(
+        "--scratch", type=Path, help="folder for the corpora, 3 GB (default: a temporary one)"
+    )
+    parser.add_argument("--json-out", metavar="FILE", help="write the result to FILE")
     args = parser.parse_args(argv)
     sizes = [2000, 20_000] if args.quick else [int(size) for size in args.sizes.split(",")]
     chats = real_chats()
-    found: dict[str, Any] = measure(chats, seed=0) | pii_figures(seed=0) | {"versions": versions()}
-    found |= against_map(chats[: 300 if args.quick else 1000])
+    results: dict[str, Any] = measure(chats, seed=0) | pii_recall_report(seed=0) | {"versions": versions()}
+    results |= against_map(chats[: 300 if args.quick else 1000])
     with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
         scratch = Path(folder)
-        found |= rates(scratch, chats, 2500 if args.quick else 10_000)
+        results |= rates(scratch, chats, 2500 if args.quick else 10_000)
         for count in range(2, len(sizes) + 1):
-            found |= curve(scratch, chats, sizes[:count], found.get("curve", []))
-            # The last size takes most of the time: what is known before it is not lost with it.
-            emit_json(found, stdout=False, path=args.json_out)
-    emit_json(found, stdout=not args.json_out, path=None)
+            results |= curve(scratch, chats, sizes[:count], results.get("curve", []))
+            # The last size takes most of the time; earlier results are saved before it.
+            emit_json(results, stdout=False, path=args.json_out)
+    emit_json(results, stdout=not args.json_out, path=None)
 
 
 def rates(scratch: Path, chats: list[RawChat], count: int) -> dict[str, Any]:
@@ -91,7 +92,7 @@ def rates(scratch: Path, chats: list[RawChat], count: int) -> dict[str, Any]:
         "full_length": {
             "conversations": count,
             "mean_chars": sum(len(turn.text) for chat in chats for turn in chat.turns) / len(chats),
-            "past_exact_duplicates": survived(full, count),
+            "past_exact_duplicates": share_past_duplicates(full, count),
             "full_seconds": full["seconds"],
             "full_peak_memory_mib": full["peak_memory_mib"],
         },
@@ -99,8 +100,8 @@ def rates(scratch: Path, chats: list[RawChat], count: int) -> dict[str, Any]:
 
 
 def clean_only(corpus: Path) -> float:
-    """CPU seconds from the file to the verdict on exact and template duplicates."""
-    settings = Settings.model_validate(
+    """Returns the CPU seconds from the file to the verdict on exact and template duplicates."""
+    settings = PrepSettings.model_validate(
         {"sources": [{"spec": f"messages:{corpus}"}], "out": "-", "scrub": False}
     )
     stages = stages_of(settings)
@@ -108,10 +109,10 @@ def clean_only(corpus: Path) -> float:
         stage(real_chats(limit=8))
     started, signatures = time.process_time(), []
     chats = open_source(settings.sources[0].spec).chats
-    while kept := list(islice(chats, settings.batch)):
+    while batch := list(islice(chats, settings.batch)):
         for stage in stages.values():
-            kept = [chat for chat in stage(kept).chats if isinstance(chat, RawChat)]
-        signatures.append(sign(kept, near=False))
+            batch = [chat for chat in stage(batch).chats if isinstance(chat, RawChat)]
+        signatures.append(sign(batch, near=False))
     judge([lambda: Signatures.concat(signatures)], template_count=TEMPLATE_COUNT, near_duplicate=None)
     return time.process_time() - started
 
@@ -119,61 +120,61 @@ def clean_only(corpus: Path) -> float:
 def curve(
     scratch: Path, chats: list[RawChat], sizes: list[int], points: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """`points` and those of the sizes that are not among them."""
+    """Extends the curve `points` by the missing sizes."""
     for size in sizes[len(points) :]:
         corpus = scratch / "short.jsonl"
         write_copies(corpus, chats, size, short=True)
-        done = run(corpus)
+        result = run(corpus)
         corpus.unlink()
         points = [
             *points,
             {
                 "conversations": size,
-                "seconds": done["seconds"],
-                "cpu_s": done["cpu_s"],
-                "conv_per_s_per_core": size / done["cpu_s"],
-                "peak_memory_mib": done["peak_memory_mib"],
-                "past_exact_duplicates": survived(done, size),
+                "seconds": result["seconds"],
+                "cpu_s": result["cpu_s"],
+                "conv_per_s_per_core": size / result["cpu_s"],
+                "peak_memory_mib": result["peak_memory_mib"],
+                "past_exact_duplicates": share_past_duplicates(result, size),
             },
         ]
         console.print(points[-1])
-    before, last = points[-2:]
-    ratio = {"time_ratio_of_last_two": last["cpu_s"] / before["cpu_s"]}
-    if (before["conversations"], last["conversations"]) == (100_000, 1_000_000):
-        ratio["time_ratio_1m_to_100k"] = last["cpu_s"] / before["cpu_s"]
-    return {"curve": points, "peak_memory_mib": last["peak_memory_mib"], **ratio}
+    previous, largest = points[-2:]
+    ratio = {"time_ratio_of_last_two": largest["cpu_s"] / previous["cpu_s"]}
+    if (previous["conversations"], largest["conversations"]) == (100_000, 1_000_000):
+        ratio["time_ratio_1m_to_100k"] = largest["cpu_s"] / previous["cpu_s"]
+    return {"curve": points, "peak_memory_mib": largest["peak_memory_mib"], **ratio}
 
 
-def survived(done: dict[str, Any], read: int) -> float:
-    """Share that reached personal data and MinHash and was not an exact copy."""
-    steps = {step["step"]: step for step in done["steps"]}
+def share_past_duplicates(result: dict[str, Any], read: int) -> float:
+    """Returns the share of chats that reached personal data and MinHash and are no exact copy."""
+    steps = {step["step"]: step for step in result["steps"]}
     exact = steps["duplicates"]["rejected"].get("same user turns as another", 0)
     return float((steps["duplicates"]["in"] - exact) / read)
 
 
 def run(corpus: Path, **settings: Any) -> dict[str, Any]:
-    """One whole run in a process of its own, on one core."""
+    """Runs `prepare` in a separate process on one core."""
     with tempfile.TemporaryDirectory(dir=corpus.parent) as out:
-        asked = Settings.model_validate(
+        settings_json = PrepSettings.model_validate(
             {"sources": [{"spec": f"messages:{corpus}"}], "out": out, **settings}
         ).model_dump_json(exclude_unset=True)
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, "-c", RUN, asked], stdout=subprocess.PIPE, check=True, env=environment
+        process = subprocess.run(
+            [sys.executable, "-c", RUN, settings_json], stdout=subprocess.PIPE, check=True, env=environment
         )
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    result: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     return result
 
 
 def against_map(chats: list[RawChat]) -> dict[str, Any]:
-    """Best of two each, taken in turn. Both leave lines and signatures behind."""
-    settings = Settings.model_validate({"sources": [{"spec": "-"}], "out": "-"})
+    """Compares with `datasets.map`: best of two runs each, alternating. Both produce lines and signatures."""
+    settings = PrepSettings.model_validate({"sources": [{"spec": "-"}], "out": "-"})
     stages_of(settings)
     ours, theirs = [], []
     for _ in range(2):
         started = time.process_time()
         for start in range(0, len(chats), settings.batch):
-            clean(settings, Batch(0, chats[start : start + settings.batch]))
+            clean(settings, ChatBatch(0, chats[start : start + settings.batch]))
         ours.append(time.process_time() - started)
         theirs.append(mapped_seconds(settings, chats))
     return {
@@ -182,15 +183,15 @@ def against_map(chats: list[RawChat]) -> dict[str, Any]:
     }
 
 
-def mapped_seconds(settings: Settings, chats: list[RawChat]) -> float:
-    """The same functions, a chat at a time, rows in and out as `datasets` has them."""
+def mapped_seconds(settings: PrepSettings, chats: list[RawChat]) -> float:
+    """Returns the CPU seconds of the same functions called by `datasets.map`, one row at a time."""
     from datasets import Dataset, disable_caching, disable_progress_bars  # type: ignore[import-untyped]
 
     disable_caching()
     disable_progress_bars()
     rows = Dataset.from_list([{"chat": chat.model_dump_json()} for chat in chats])
 
-    def whole(row: dict[str, str]) -> dict[str, Any]:
+    def clean_row(row: dict[str, str]) -> dict[str, Any]:
         chat = RawChat.model_validate_json(row["chat"])
         for stage in stages_of(settings).values():
             (result,) = stage([chat]).chats
@@ -203,7 +204,7 @@ def mapped_seconds(settings: Settings, chats: list[RawChat]) -> float:
         }
 
     started = time.process_time()
-    rows.map(whole, remove_columns=["chat"])
+    rows.map(clean_row, remove_columns=["chat"])
     return time.process_time() - started
 
 

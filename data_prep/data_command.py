@@ -1,4 +1,4 @@
-"""`usersim data COMMAND …`: what is done to prepared conversations; only the command asked for is imported."""
+"""`usersim data COMMAND …`: commands on prepared conversations. Only the chosen command is imported."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import sys
 from usersim.cli import complain, run_main
 
 COMMANDS = {
-    "validate": ("data_prep.validate.command", "FILE: check anyone's JSONL against the schema"),
+    "validate": ("data_prep.validate.command", "FILE: check conversations against the schema"),
     "goals": ("data_prep.goals.command", "FILE… --out GOALS.jsonl: write the hidden goals"),
     "styles": (
         "data_prep.personas.styles_command",
-        "FILE: how these people write, and the bins that personas use",
+        "FILE: distribution of writing styles, and the bins that personas use",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""What a source yields: a chat as its corpus has it, and the account of what could not be read."""
+"""Raw chats as a corpus has them, and the report of records that could not be read."""
 
 from __future__ import annotations
 
@@ -30,25 +30,26 @@ ROLES: dict[str, RawRole] = {
     "tool": "tool",
     "function": "tool",
 }
-"""Every spelling of a role that the corpora use, in small letters."""
+"""Spellings of roles in the corpora, in lower case."""
 
 EXAMPLES_KEPT = 20
+"""Malformed records listed in the report."""
 
 
 def well_formed(text: str) -> str:
-    """Half of an emoji, escaped into JSON as a lone surrogate, is no Unicode text: it becomes �."""
+    """Returns `text` with lone surrogates (half of an escaped emoji) replaced by �."""
     if text.isascii():
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def writable(value: Any) -> Any:
-    """JSON whose strings are all Unicode text: a file name may hold bytes that are none."""
+    """Returns a JSON value whose strings are all valid Unicode; file names may hold other bytes."""
     if isinstance(value, str):
         return well_formed(value)
     if isinstance(value, dict):
-        return {writable(key): writable(one) for key, one in value.items()}
-    return [writable(one) for one in value] if isinstance(value, list | tuple) else value
+        return {writable(key): writable(item) for key, item in value.items()}
+    return [writable(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 Text = Annotated[str, BeforeValidator(well_formed)]
@@ -63,18 +64,18 @@ class RawChat(Record):
     id: Text
     source: str
     place: str
-    """path:line, for complaints."""
+    """`path:line`, for error messages."""
     turns: tuple[RawTurn, ...]
     system: str | None = None
     user_key: str | None = None
-    """Who wrote it, where the corpus says so (WildChat: hashed IP and country); only its digest is written out."""
+    """Key of the person, where the corpus has one (WildChat: hashed IP and country). Only its digest is written."""
     language: str | None = None
     """ISO 639 code, from the corpus or detected."""
     flags: tuple[str, ...] = ()
-    """What the corpus says about the text: `toxic`, `redacted` …; metadata, filtered by a switch."""
+    """Labels of the corpus: `toxic`, `redacted` … They are metadata; --drop-flagged filters by them."""
     ended_by: EndedBy = "unknown"
     from_page: bool = False
-    """Copied from a web page, or typed into one: what `artefacts` looks for may be in it."""
+    """The chat comes from a web page, so the artefact stage cleans it."""
 
     @property
     def user_texts(self) -> tuple[str, ...]:
@@ -83,21 +84,22 @@ class RawChat(Record):
 
 @dataclass
 class SourceReport:
-    """Filled while the source is read."""
+    """Counts of one source, updated while it is read."""
 
     name: str
     spec: str
     strict: bool = False
-    """A malformed record is an error instead of a count."""
+    """True raises DataError at a malformed record; False counts it."""
     counts: Counter[str] = field(default_factory=Counter)
-    """Units of the corpus: rows, chunks, ids …"""
+    """Records by unit of the corpus: rows, chunks, ids …"""
     malformed: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
     """The first malformed records, as `path:line: reason`."""
     stopped: dict[str, Any] | None = None
-    """Where a file broke off; None when it was read to its end."""
+    """File and position where reading broke off; None after a complete read."""
 
     def reject(self, reason: str, place: str) -> None:
+        """Counts a malformed record; raises DataError in strict mode."""
         if self.strict:
             raise DataError(f"{place}: {reason}")
         self.malformed[reason] += 1

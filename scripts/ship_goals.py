@@ -24,7 +24,7 @@ from data_prep.pii.scrub import scrub_text
 from data_prep.pipeline.annotated import SHIPPED
 from data_prep.pipeline.first_pass import prepare
 from data_prep.pipeline.splits import SPLITS
-from data_prep.settings import Settings, SourceSettings
+from data_prep.settings import PrepSettings, SourceSettings
 from data_prep.sources import open_source
 from usersim.cli import run_main
 from usersim.storage.records import read_records, write_records
@@ -76,7 +76,7 @@ def split_of_ids(prepared: Path | None) -> dict[str, str]:
     if prepared is None:
         with tempfile.TemporaryDirectory() as folder:
             sources = (SourceSettings(spec="sharegpt"),)
-            prepare(Settings(sources=sources, out=Path(folder), shipped_goals=False))
+            prepare(PrepSettings(sources=sources, out=Path(folder), shipped_goals=False))
             return split_of_ids(Path(folder))
     return {
         conversation.id: split

@@ -1,4 +1,4 @@
-"""One batch through the stages to finished lines: what every engine runs, in this process or another."""
+"""Cleaning of one batch into finished JSON lines; every engine runs this function."""
 
 from __future__ import annotations
 
@@ -10,72 +10,76 @@ from data_prep.cleaning.stages import Rejected, Stage, digest
 from data_prep.cleaning.stages_in_order import local_stages
 from data_prep.dedup.signatures import Signatures, sign
 from data_prep.raw_chats import RawChat
-from data_prep.settings import Settings
+from data_prep.settings import PrepSettings
 from usersim.text.style import measure
 from usersim.types import Conversation, Persona, Turn, UserProfile
 
 
 @dataclass
-class Step:
-    """What a stage did, over any number of batches."""
+class StageCounts:
+    """Counts of one stage over any number of batches."""
 
     entered: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
-    found: Counter[str] = field(default_factory=Counter)
+    changed: Counter[str] = field(default_factory=Counter)
+    """Replaced or removed pieces by kind: `EMAIL`, `edit pager` …"""
 
-    def add(self, other: Step) -> None:
+    def add(self, other: StageCounts) -> None:
         self.entered += other.entered
         self.rejected.update(other.rejected)
-        self.found.update(other.found)
+        self.changed.update(other.changed)
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Chats of one source, by its place among the sources of the run; held-out ones are counted on."""
+class ChatBatch:
+    """Batch of chats from one source."""
 
     source: int
+    """Index of the source; held-out sources come after those of the run."""
     chats: list[RawChat]
 
 
 @dataclass(frozen=True)
-class Cleaned:
+class CleanedBatch:
     source: int
     read: int
+    """Chats in the batch before cleaning."""
     lines: list[str]
-    """Conversations without goal or group, as JSON."""
+    """Conversations as JSON, without goal and group."""
     signatures: Signatures
-    """One row for each line."""
-    steps: dict[str, Step]
+    """Duplicate signatures, one row per line."""
+    steps: dict[str, StageCounts]
 
 
 @lru_cache(maxsize=4)
-def stages_of(settings: Settings) -> dict[str, Stage]:
-    """Made once in each process: the patterns of the PII library take a second to build."""
+def stages_of(settings: PrepSettings) -> dict[str, Stage]:
+    """Returns the stages of a run. Cached per process: the PII library takes a second to build its patterns."""
     return local_stages(settings)
 
 
-def clean(settings: Settings, batch: Batch) -> Cleaned:
-    steps: dict[str, Step] = {}
-    kept = batch.chats
+def clean(settings: PrepSettings, batch: ChatBatch) -> CleanedBatch:
+    """Runs the stages over one batch; returns the conversations that are kept, with signatures and counts."""
+    steps: dict[str, StageCounts] = {}
+    chats = batch.chats
     for name, stage in stages_of(settings).items():
-        done = stage(kept)
-        steps[name] = Step(
-            len(kept), Counter(c.reason for c in done.chats if isinstance(c, Rejected)), done.found
+        result = stage(chats)
+        steps[name] = StageCounts(
+            len(chats), Counter(c.reason for c in result.chats if isinstance(c, Rejected)), result.counts
         )
-        kept = [chat for chat in done.chats if isinstance(chat, RawChat)]
-    lines = [to_conversation(chat).model_dump_json(exclude_defaults=True) for chat in kept]
-    signatures = sign(kept, near=settings.duplicates.near_duplicate is not None)
-    return Cleaned(batch.source, len(batch.chats), lines, signatures, steps)
+        chats = [chat for chat in result.chats if isinstance(chat, RawChat)]
+    lines = [to_conversation(chat).model_dump_json(exclude_defaults=True) for chat in chats]
+    signatures = sign(chats, near=settings.duplicates.near_duplicate is not None)
+    return CleanedBatch(batch.source, len(batch.chats), lines, signatures, steps)
 
 
 def to_conversation(chat: RawChat) -> Conversation:
-    """Without a goal and a group, which are known when all chats are."""
+    """Converts a cleaned chat to a conversation. Goal and group are added in the second pass."""
     turns = tuple(
         Turn.model_construct(role=t.role, text=t.text) for t in chat.turns if t.role in ("user", "assistant")
     )
     style = measure(turns)
     if chat.ended_by != "user":
-        # How long this person stays is not known.
+        # Unless the person ended the chat, its number of turns says nothing about them.
         style = style.model_copy(update={"turns": None})
     return Conversation(
         id=chat.id,

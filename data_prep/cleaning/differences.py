@@ -1,4 +1,4 @@
-"""What became of a text, word by word."""
+"""Word-level differences between two versions of a text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from difflib import SequenceMatcher
 from typing import Literal, NamedTuple
 
 WORDS_COMPARED = 3_000
-"""Of a changed stretch; comparing takes time by its square."""
+"""Most words compared in a changed stretch; comparison takes quadratic time."""
 TOKEN = re.compile(r"\[[A-Z_]+\]|\w+|\s+|[^\w\s]")
 
 
@@ -18,13 +18,13 @@ class Piece(NamedTuple):
 
 
 def differences(before: str, after: str) -> list[Piece]:
-    """All of `before` and `after`, in order; a very long changed stretch counts as wholly replaced."""
+    """Returns the pieces of both texts in order. A very long changed stretch counts as wholly replaced."""
     if before == after:
         return [Piece("same", before)] if before else []
-    head = _common(before, after)
-    tail = _common(before[head:][::-1], after[head:][::-1])
+    head = _common_prefix(before, after)
+    tail = _common_prefix(before[head:][::-1], after[head:][::-1])
     old, new = before[head : len(before) - tail], after[head : len(after) - tail]
-    # A word half of which changed is shown whole.
+    # A word that changed in part is shown whole.
     while head and (before[head - 1].isalnum() or before[head - 1] == "["):
         head -= 1
         old, new = before[head] + old, after[head] + new
@@ -32,12 +32,12 @@ def differences(before: str, after: str) -> list[Piece]:
     while tail and (before[end].isalnum() or before[end] == "]"):
         old, new = old + before[end], new + before[end]
         end, tail = end + 1, tail - 1
-    pieces = [Piece("same", before[:head]), *_compared(old, new), Piece("same", before[end:])]
+    pieces = [Piece("same", before[:head]), *_compare_words(old, new), Piece("same", before[end:])]
     return [piece for piece in pieces if piece.text]
 
 
-def _common(one: str, other: str) -> int:
-    """Characters that both begin with."""
+def _common_prefix(one: str, other: str) -> int:
+    """Returns the length of the common prefix."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2
@@ -45,7 +45,7 @@ def _common(one: str, other: str) -> int:
     return low
 
 
-def _compared(before: str, after: str) -> Iterator[Piece]:
+def _compare_words(before: str, after: str) -> Iterator[Piece]:
     old, new = TOKEN.findall(before), TOKEN.findall(after)
     if max(len(old), len(new)) > WORDS_COMPARED:
         yield Piece("removed", before)
@@ -60,7 +60,13 @@ def _compared(before: str, after: str) -> Iterator[Piece]:
 
 
 def clipped(pieces: Sequence[Piece], *, around: int, most: int) -> Iterator[Piece]:
-    """What is the same is cut down to `around` characters on each side of a change; a piece has `most` at the most."""
+    """Shortens unchanged pieces to the surroundings of each change.
+
+    Args:
+        pieces: the differences of a whole text.
+        around: characters kept on each side of a change.
+        most: most characters of any other piece.
+    """
     for index, piece in enumerate(pieces):
         first, last = index == 0, index == len(pieces) - 1
         if piece.kind != "same" or (first and last):
@@ -70,7 +76,7 @@ def clipped(pieces: Sequence[Piece], *, around: int, most: int) -> Iterator[Piec
 
 
 def cut(text: str, end: int, most: int) -> str:
-    """`most` characters at the most, `end` of them from the end."""
+    """Shortens `text` to at most `most` characters, `end` of them from its end."""
     if len(text) <= most + 40:
         return text
     return (

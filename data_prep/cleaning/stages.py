@@ -1,4 +1,4 @@
-"""Pure stages: a batch of chats in, each chat or the reason of its rejection out. The pipeline counts."""
+"""Cleaning stages: pure functions from a batch of chats to cleaned chats or rejections."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ class Rejected:
 
 
 @dataclass(frozen=True)
-class Done:
-    """What a stage made of a batch."""
+class StageResult:
+    """Result of a stage on one batch."""
 
     chats: list[RawChat | Rejected]
-    """One for each chat of the batch, in its order."""
-    found: Counter[str] = field(default_factory=Counter)
-    """What was found or replaced, by kind: `EMAIL`, `edit pager` …"""
+    """Cleaned chat or rejection for each chat of the batch, in its order."""
+    counts: Counter[str] = field(default_factory=Counter)
+    """Replaced or removed pieces by kind: `EMAIL`, `edit pager` …"""
 
 
-Stage = Callable[[list[RawChat]], Done]
+Stage = Callable[[list[RawChat]], StageResult]
 
 
 def each(stage: Callable[[RawChat, Counter[str]], RawChat | Rejected]) -> Stage:
-    """A stage that looks at one chat at a time."""
+    """Returns a batch stage that applies `stage` to one chat at a time."""
 
-    def whole(batch: list[RawChat]) -> Done:
-        found: Counter[str] = Counter()
-        return Done([stage(chat, found) for chat in batch], found)
+    def run(batch: list[RawChat]) -> StageResult:
+        counts: Counter[str] = Counter()
+        return StageResult([stage(chat, counts) for chat in batch], counts)
 
-    return whole
+    return run
 
 
 def repair_roles(chat: RawChat) -> RawChat | Rejected:
-    """System messages at the front become `system`, a greeting by the assistant stays.
+    """Moves system messages at the front to `system`; a greeting by the assistant stays.
 
-    All else must alternate. Two turns in a row by one side are not merged: in these corpora they
-    mostly have a lost message between them.
+    All other turns must alternate. Two turns in a row by one side are not merged: in these corpora a message between
+    them was mostly lost.
     """
     front = 0
     while front < len(chat.turns) and chat.turns[front].role == "system":
@@ -63,7 +63,7 @@ def repair_roles(chat: RawChat) -> RawChat | Rejected:
 
 
 def drop_empty(chat: RawChat) -> RawChat | Rejected:
-    """An empty last turn goes, and the end is then unknown; one elsewhere leaves a hole."""
+    """Removes empty turns at the end, whose end is then unknown; rejects a chat with an empty turn elsewhere."""
     turns, ended_by = chat.turns, chat.ended_by
     while turns and not turns[-1].text.strip():
         turns, ended_by = turns[:-1], "unknown"
@@ -72,7 +72,7 @@ def drop_empty(chat: RawChat) -> RawChat | Rejected:
     if not any(turn.role == "user" for turn in turns):
         return Rejected("no user turn")
     if turns[-1].role == "user" and ended_by == "user":
-        # The reply is not in the corpus, so whether the person would have answered it is not known.
+        # The reply is missing from the corpus, so the person may or may not have answered it.
         ended_by = "unknown"
     if turns is chat.turns and ended_by == chat.ended_by:
         return chat
@@ -80,15 +80,16 @@ def drop_empty(chat: RawChat) -> RawChat | Rejected:
 
 
 def cap_user_turns(chat: RawChat, max_chars: int) -> RawChat | Rejected:
-    """Cut before the first user turn longer than `max_chars`: a paste, not something to learn."""
+    """Cuts a chat before the first user turn longer than `max_chars`, which is a paste."""
     for index, turn in enumerate(chat.turns):
         if turn.role == "user" and len(turn.text) > max_chars:
-            kept: tuple[RawTurn, ...] = chat.turns[:index]
-            if not any(before.role == "user" for before in kept):
+            turns: tuple[RawTurn, ...] = chat.turns[:index]
+            if not any(before.role == "user" for before in turns):
                 return Rejected("first user turn too long")
-            return chat.model_copy(update={"turns": kept, "ended_by": "cut"})
+            return chat.model_copy(update={"turns": turns, "ended_by": "cut"})
     return chat
 
 
 def digest(*parts: str) -> str:
+    """Returns 16 hexadecimal digits of the SHA-256 of the parts."""
     return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]

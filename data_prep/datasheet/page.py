@@ -1,4 +1,4 @@
-"""`datasheet.html`: where conversations come from, what was done to them and what they are; one page, no script."""
+"""Page `datasheet.html`: sources, cleaning steps, splits and examples of a run. HTML without scripts."""
 
 from __future__ import annotations
 
@@ -21,19 +21,18 @@ MOTIVATION = (
 )
 UNIT = (
     "One record is a conversation: turns of a person and an assistant in alternation, with the measured style of "
-    "the person and, where somebody or some model wrote it, a hidden goal. Conversations of one group (same person, "
+    "the person and, where a person or a model wrote one, a hidden goal. Conversations of one group (same person, "
     "same opening, near-duplicates) stay in one split."
 )
 LIMITS = (
     "Personal data is looked for by kind (see below) and not all of it is found: treat the text as personal data. "
-    "Not for finding out who somebody is. The people here are those of the sources, not people at large, and what "
+    "Do not use it to identify people. The people here are those of the sources, not people at large, and what "
     "they say can be wrong or hurtful."
 )
 LEFT_OUT = (
     "No text of conversations, goals or personas is on this page, nor examples of malformed records or folders "
     "of the machine it was made on: it was made with <code>--no-text</code>."
 )
-TOLD = ("command", "seed", "seconds", "resumed_chats")
 UNSTATED = "not stated; the terms of the source hold"
 FOLDERS = re.compile(r"(?<![\w.~])~?/(?:[^/\s:]+/)+")
 
@@ -43,7 +42,13 @@ Sheet = Mapping[str, Any]
 def render_datasheet(
     sheet: Sheet, examples: Mapping[str, Sequence[Conversation]] | None, *, text: bool
 ) -> str:
-    """Keys that are missing leave their section out. Not `text`: nothing that anybody wrote is on the page."""
+    """Returns the datasheet as HTML; a missing key leaves its section out.
+
+    Args:
+        sheet: the datasheet, as in datasheet.json.
+        examples: conversations to show, by split.
+        text: False leaves out all text that people wrote, and folder names.
+    """
     if not text:
         sheet, examples = without_folders(sheet), None
     splits = {
@@ -51,9 +56,9 @@ def render_datasheet(
     }
     sections = [
         _head(sheet, splits, text),
-        _kept(sheet),
+        _steps(sheet),
         _sources(sheet, text),
-        _changed(sheet),
+        _replacements(sheet),
         sizes(sheet, splits),
         lengths(splits),
         languages(splits),
@@ -62,26 +67,26 @@ def render_datasheet(
         personas(sheet, text),
         endings(splits),
         examples_of(examples or {}, list(splits)),
-        _made(sheet),
+        _run_facts(sheet),
     ]
     style = files("data_prep.datasheet").joinpath("page.css").read_text(encoding="utf-8")
-    return render_page(f"{_name(sheet)}: datasheet", [s for s in sections if s], style=style)
+    return render_page(f"{_title(sheet)}: datasheet", [s for s in sections if s], style=style)
 
 
 def without_folders(value: Any) -> Any:
-    """`/home/me/logs/a.jsonl` as `a.jsonl`, wherever it stands."""
+    """Removes folders from paths: `/home/me/logs/a.jsonl` becomes `a.jsonl`."""
     if isinstance(value, str):
         return FOLDERS.sub("", value)
     if isinstance(value, Mapping):
-        return {without_folders(name): without_folders(inner) for name, inner in value.items()}
-    return [without_folders(inner) for inner in value] if isinstance(value, list | tuple) else value
+        return {without_folders(name): without_folders(item) for name, item in value.items()}
+    return [without_folders(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _all_sources(sheet: Sheet) -> list[Sheet]:
     return sheet.get("sources") or ([sheet["source"]] if "source" in sheet else [])
 
 
-def _name(sheet: Sheet) -> str:
+def _title(sheet: Sheet) -> str:
     return (
         " + ".join(dict.fromkeys(str(source.get("name")) for source in _all_sources(sheet)))
         or "Conversations"
@@ -89,7 +94,7 @@ def _name(sheet: Sheet) -> str:
 
 
 def _head(sheet: Sheet, splits: Sheet, text: bool) -> str:
-    kept = sum(split["conversations"] for split in splits.values())
+    total = sum(split["conversations"] for split in splits.values())
     with_goal = sum(split.get("with_goal", 0) for split in splits.values())
     cards = "".join(
         f'<div class="card sim c{index % 6}"><h3>{escape(name)}</h3>'
@@ -104,17 +109,17 @@ def _head(sheet: Sheet, splits: Sheet, text: bool) -> str:
         "Licences": _licences(sheet),
         "Take care": escape(LIMITS),
     }
-    terms = "".join(f"<dt>{name}</dt><dd>{said}</dd>" for name, said in about.items())
+    definitions = "".join(f"<dt>{name}</dt><dd>{content}</dd>" for name, content in about.items())
     return (
-        f"<h1>{escape(_name(sheet))}: datasheet</h1>"
-        f'<p class="lead">{number(kept)} conversations, {number(with_goal)} with a hidden goal.</p>'
+        f"<h1>{escape(_title(sheet))}: datasheet</h1>"
+        f'<p class="lead">{number(total)} conversations, {number(with_goal)} with a hidden goal.</p>'
         f"{'' if text else f'<p class=left-out>{LEFT_OUT}</p>'}"
-        f'<div class="cards">{cards}</div><dl class="about">{terms}</dl>'
+        f'<div class="cards">{cards}</div><dl class="about">{definitions}</dl>'
     )
 
 
 def _licences(sheet: Sheet) -> str:
-    """`source_notes` of the sheet: a note for each source's name, about its licence and origin."""
+    """Licence and origin of each source, from `source_notes` of the sheet."""
     notes = sheet.get("source_notes") or {}
     names = dict.fromkeys(str(s.get("name")) for s in [*_all_sources(sheet), *(sheet.get("held_out") or [])])
     return (
@@ -123,30 +128,30 @@ def _licences(sheet: Sheet) -> str:
     )
 
 
-def _kept(sheet: Sheet) -> str:
+def _steps(sheet: Sheet) -> str:
     rows = sheet.get("steps")
     if not rows:
         return ""
-    entered, kept = rows[0].get("in", 0), rows[-1].get("kept", 0)
+    entered, kept_count = rows[0].get("in", 0), rows[-1].get("kept", 0)
     return (
         "<h2>What was kept, and why the rest was not</h2>"
-        f"<p>{number(kept)} of {number(entered)} conversations that could be read; each bar is what a step let "
+        f"<p>{number(kept_count)} of {number(entered)} conversations that could be read; each bar is what a step let "
         "through, in red what it did not.</p>"
-        f"{steps(rows)}{_facts_of(sheet, 'duplicates', 'What was found on duplicates')}"
+        f"{steps(rows)}{_facts_of(sheet, 'duplicates', 'Counts of duplicates')}"
     )
 
 
 def _facts_of(sheet: Sheet, name: str, title: str) -> str:
-    found = sheet.get(name)
-    return details(title, facts(found, text=False)) if isinstance(found, Mapping) and found else ""
+    value = sheet.get(name)
+    return details(title, facts(value, text=False)) if isinstance(value, Mapping) and value else ""
 
 
 def _sources(sheet: Sheet, text: bool) -> str:
-    given = [(source, "") for source in _all_sources(sheet)]
+    sources = [(source, "") for source in _all_sources(sheet)]
     held_out = sheet.get("held_out")
     if isinstance(held_out, Sequence):
-        given += [(source, "<small>held out: marked test only</small>") for source in held_out]
-    if not given:
+        sources += [(source, "<small>held out: marked test only</small>") for source in held_out]
+    if not sources:
         return ""
     rows = [
         (
@@ -155,15 +160,15 @@ def _sources(sheet: Sheet, text: bool) -> str:
             _listed(source.get("counts")),
             _listed(source.get("malformed")) + _stopped(source.get("stopped")),
         )
-        for source, note in given
+        for source, note in sources
     ]
-    bad = [line for source, _ in given for line in source.get("malformed_examples") or ()]
-    shown = "".join(f"<li>{escape(line[:300])}</li>" for line in bad)
+    bad = [line for source, _ in sources for line in source.get("malformed_examples") or ()]
+    items = "".join(f"<li>{escape(line[:300])}</li>" for line in bad)
     return (
         "<h2>Sources</h2><p>What is malformed cannot be read as a conversation at all; it is counted by reason "
         "and left out.</p>"
         f'<div class="counts">{table(("source", "given as", "what it holds", "malformed"), rows)}</div>'
-        + (details(f"The first {len(bad)} malformed records", f"<ul>{shown}</ul>") if bad and text else "")
+        + (details(f"The first {len(bad)} malformed records", f"<ul>{items}</ul>") if bad and text else "")
     )
 
 
@@ -181,11 +186,11 @@ def _stopped(stopped: Mapping[str, Any] | None) -> str:
     return f"<small>the file breaks off: {where}</small>"
 
 
-def _changed(sheet: Sheet) -> str:
-    stages = {name: found for name, found in (sheet.get("changed") or {}).items() if found}
+def _replacements(sheet: Sheet) -> str:
+    stages = {name: counts for name, counts in (sheet.get("changed") or {}).items() if counts}
     cards = "".join(
-        f'<div class="card"><h3>{escape(name.replace("_", " "))}</h3>{bars(found, style="c1")}</div>'
-        for name, found in stages.items()
+        f'<div class="card"><h3>{escape(name.replace("_", " "))}</h3>{bars(counts, style="c1")}</div>'
+        for name, counts in stages.items()
     )
     return (
         "<h2>What was found and replaced</h2><p>Counts over the conversations that reached the stage. Personal data "
@@ -196,8 +201,8 @@ def _changed(sheet: Sheet) -> str:
     )
 
 
-def _made(sheet: Sheet) -> str:
-    told = {
+def _run_facts(sheet: Sheet) -> str:
+    values = {
         name: sheet[name]
         for name in ("command", "seed", "seconds", "resumed_chats")
         if sheet.get(name) is not None
@@ -216,4 +221,4 @@ def _made(sheet: Sheet) -> str:
         if precision
         else ""
     )
-    return f"<h2>How it was made</h2>{facts(told, text=True)}{note}{inside}"
+    return f"<h2>How it was made</h2>{facts(values, text=True)}{note}{inside}"

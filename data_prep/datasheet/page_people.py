@@ -1,4 +1,4 @@
-"""The sections of the datasheet about people: goals, personas, how they leave, and examples of conversations."""
+"""Datasheet sections on goals, personas and endings, with example conversations."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from usersim.report.svg import percent
 from usersim.types import Conversation, Persona
 
 OPEN = 1
-"""Examples that are unfolded."""
+"""Examples shown unfolded."""
 NAMES = {
     "ended_by": ("Ended by", "“user”: the person left; at “cut” and “turn_cap” the end says nothing"),
-    "satisfied": ("Got what they wanted", "where somebody judged it"),
+    "satisfied": ("Got what they wanted", "where it was judged"),
     "flags": ("Flags", "what the corpus says about the text; a conversation can have several"),
 }
 
 
 def goals(sheet: Mapping[str, Any], splits: Splits, text: bool) -> str:
-    known = sheet.get("goals")
+    goal_counts = sheet.get("goals")
     provenance = summed(splits, "goal_provenance")
-    if not provenance and not known:
+    if not provenance and not goal_counts:
         return ""
     cards = "".join(
         (
-            _named("Who wrote them", "goals by provenance", provenance),
+            _count_card("Who wrote them", "goals by provenance", provenance),
             card("Facets of a goal", "share of goals", shapes_of(splits, "facets_per_goal")),
             card(
                 "Turn that first reveals a facet", "share of facets", shapes_of(splits, "first_reveal_turn")
@@ -37,14 +37,18 @@ def goals(sheet: Mapping[str, Any], splits: Splits, text: bool) -> str:
     )
     return (
         "<h2>Hidden goals</h2><p>What the person wanted over the whole conversation, in others' words; facets carry "
-        f"the turn that first revealed them.{_parroted(known)}</p>"
+        f"the turn that first revealed them.{_overlap_note(goal_counts)}</p>"
         f'<div class="grid">{cards}</div>'
-        + (details("Annotations and how they were joined", facts(known, text=text)) if known else "")
+        + (
+            details("Annotations and how they were joined", facts(goal_counts, text=text))
+            if goal_counts
+            else ""
+        )
     )
 
 
-def _parroted(known: Mapping[str, Any] | None) -> str:
-    figures = (known or {}).get("wording_shared_with_user")
+def _overlap_note(goal_counts: Mapping[str, Any] | None) -> str:
+    figures = (goal_counts or {}).get("wording_shared_with_user")
     if not isinstance(figures, Mapping) or "mean" not in figures:
         return ""
     bound = (
@@ -58,28 +62,32 @@ def _parroted(known: Mapping[str, Any] | None) -> str:
     )
 
 
-def _named(title: str, note: str, counts: Mapping[str, int], style: str = "human") -> str:
+def _count_card(title: str, note: str, counts: Mapping[str, int], style: str = "human") -> str:
     if not counts:
         return ""
-    shown = bars(counts, style=style)
-    return f'<div class="card"><h3>{escape(title)}<small>{escape(note)}</small></h3>{shown}</div>'
+    rows = bars(counts, style=style)
+    return f'<div class="card"><h3>{escape(title)}<small>{escape(note)}</small></h3>{rows}</div>'
 
 
 def personas(sheet: Mapping[str, Any], text: bool) -> str:
-    known = sheet.get("personas")
-    if not known:
+    persona_counts = sheet.get("personas")
+    if not persona_counts:
         return ""
-    rates = {name: found for name, found in known.items() if isinstance(found, Mapping) and "rate" in found}
+    rates = {
+        name: value
+        for name, value in persona_counts.items()
+        if isinstance(value, Mapping) and "rate" in value
+    }
     rows = [
         (
             escape(name),
-            f"<b>{found['rate']:.2f}</b> [{found.get('low', 0):.2f}, {found.get('high', 1):.2f}]",
-            number(found.get("n")),
+            f"<b>{rate['rate']:.2f}</b> [{rate.get('low', 0):.2f}, {rate.get('high', 1):.2f}]",
+            number(rate.get("n")),
         )
-        for name, found in rates.items()
+        for name, rate in rates.items()
     ]
     measured = table(("", "goal found, with 95 % interval", "personas"), rows) if rows else ""
-    rest = {name: found for name, found in known.items() if name not in rates}
+    rest = {name: value for name, value in persona_counts.items() if name not in rates}
     return (
         "<h2>Personas</h2><p>A persona must not carry the goal: how often the goal of a conversation is found among "
         "ten by its free-text persona alone, before and after words that give it away are masked. By chance 0.10.</p>"
@@ -89,7 +97,7 @@ def personas(sheet: Mapping[str, Any], text: bool) -> str:
 
 def endings(splits: Splits) -> str:
     cards = "".join(
-        _named(title, note, summed(splits, name), style="c0" if name == "flags" else "human")
+        _count_card(title, note, summed(splits, name), style="c0" if name == "flags" else "human")
         for name, (title, note) in NAMES.items()
     )
     return f'<h2>How it ends</h2><div class="grid">{cards}</div>' if cards else ""
@@ -99,31 +107,37 @@ def examples_of(examples: Mapping[str, Sequence[Conversation]], order: Sequence[
     groups = [(name, examples[name]) for name in order if examples.get(name)]
     if not groups:
         return ""
-    shown = "".join(
+    sections = "".join(
         f'<h3>{escape(name)}</h3><div class="card talks c{order.index(name) % 6}">'
-        f"{''.join(_example(one, opened=not at and index < OPEN) for index, one in enumerate(found))}</div>"
-        for at, (name, found) in enumerate(groups)
+        f"{''.join(_example(one, opened=not group and index < OPEN) for index, one in enumerate(conversations))}</div>"
+        for group, (name, conversations) in enumerate(groups)
     )
     return (
         "<h2>Conversations</h2><p>Drawn at random, not chosen. The person is on the right; long turns and long "
-        f"conversations are clipped.</p>{shown}"
+        f"conversations are clipped.</p>{sections}"
     )
 
 
 def _example(conversation: Conversation, *, opened: bool) -> str:
     goal = conversation.profile.goal
-    said = [turn.text for turn in conversation.turns if turn.role == "user"]
-    name = goal.summary if goal else clipped(" ".join(said[0][:200].split()), 90) if said else conversation.id
-    about = f"{len(said)} user turns" if len(said) != 1 else "1 user turn"
+    user_texts = [turn.text for turn in conversation.turns if turn.role == "user"]
+    name = (
+        goal.summary
+        if goal
+        else clipped(" ".join(user_texts[0][:200].split()), 90)
+        if user_texts
+        else conversation.id
+    )
+    about = f"{len(user_texts)} user turns" if len(user_texts) != 1 else "1 user turn"
     note = f"ended by: {conversation.ended_by}"
     note += "" if conversation.satisfied is None else f" · satisfied: {conversation.satisfied}"
     return (
         f"<details{' open' if opened else ''}><summary>{escape(name)} <small>{about}</small></summary>"
-        f"{_given(conversation)}{talk(conversation.turns, note)}</details>"
+        f"{_profile(conversation)}{talk(conversation.turns, note)}</details>"
     )
 
 
-def _given(conversation: Conversation) -> str:
+def _profile(conversation: Conversation) -> str:
     goal, persona = conversation.profile.goal, conversation.profile.persona
     lines = [f"<p><small>{escape(conversation.source)} · {escape(conversation.id)}</small></p>"]
     if goal is not None:
@@ -133,13 +147,13 @@ def _given(conversation: Conversation) -> str:
         )
         lines.append(f"<p><b>Goal:</b> {escape(goal.summary)}</p><ul>{facets}</ul>")
     if persona is not None and (persona.description or persona.style):
-        lines.append(f"<p><b>Persona:</b> {escape(_persona(persona))}</p>")
+        lines.append(f"<p><b>Persona:</b> {escape(_persona_text(persona))}</p>")
     if conversation.system:
         lines.append(f"<p><b>System prompt:</b> {escape(conversation.system[:300])}</p>")
     return f'<div class="given">{"".join(lines)}</div>'
 
 
-def _persona(persona: Persona) -> str:
+def _persona_text(persona: Persona) -> str:
     measured = {} if persona.style is None else persona.style.model_dump(exclude_none=True)
     style = ", ".join(f"{name.replace('_', ' ')} {number(value)}" for name, value in measured.items())
     return " — ".join(part for part in (persona.description, style) if part)

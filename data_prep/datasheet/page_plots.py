@@ -1,4 +1,4 @@
-"""What the datasheet draws: bars of counts, distributions of several splits over each other, the steps of a run."""
+"""Plots of the datasheet: bars of counts, overlaid distributions of splits, and the steps of a run."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from usersim.report.svg import percent
 HEIGHT, LEFT, BASE = 150, 2, 124
 WIDTH, WIDE = 300, 400
 DIGIT = 5.8
-"""Width of a character of a tick."""
+"""Width of one tick character in SVG units."""
 
-KNOWN = ("provenance", "wording_shared_with_user", "dropped", "close_to_held_out")
-"""Tables whose names this package chose."""
+SAFE_TABLES = ("provenance", "wording_shared_with_user", "dropped", "close_to_held_out")
+"""Tables whose keys come from this package, never from the text of people."""
 
 Shape = Mapping[str, Any]
-"""`bins` and `counts`, as `data_prep.datasheet.histogram.summarise` makes them."""
+"""`bins` and `counts`, as returned by `data_prep.datasheet.histogram.summarise`."""
 
 
 def number(value: Any) -> str:
-    """`1,234`, `0.25`; a missing one is a dash."""
+    """Formats a number as `1,234` or `0.25`; None is a dash."""
     if value is None:
         return "–"  # noqa: RUF001
     if isinstance(value, float) and value != int(value):
@@ -30,29 +30,29 @@ def number(value: Any) -> str:
 
 
 def facts(value: Mapping[str, Any], *, text: bool) -> str:
-    """A table of what is in it, tables inside opened. Not `text`: only what cannot be anybody's words."""
+    """Returns a mapping as an HTML table, nested mappings flattened. `text=False` leaves out text written by people."""
     rows = "".join(
-        f"<tr><td>{escape(name.replace('_', ' '))}</td><td>{number(found)}</td></tr>"
-        for name, found in _flat(value, text)
+        f"<tr><td>{escape(name.replace('_', ' '))}</td><td>{number(item)}</td></tr>"
+        for name, item in _flat(value, text)
     )
     return f'<div class="scroll facts"><table>{rows}</table></div>' if rows else ""
 
 
 def _flat(value: Mapping[str, Any], text: bool, above: str = "") -> Iterator[tuple[str, Any]]:
-    for name, found in value.items():
-        if isinstance(found, Mapping):
-            # The names in a table that is not known may be words that people wrote.
-            if text or name in KNOWN:
-                yield from _flat(found, text, f"{above}{name}: ")
-        elif isinstance(found, list | tuple):
-            if text and found:
-                yield above + name, ", ".join(map(str, found))
-        elif text or isinstance(found, int | float):
-            yield above + name, found
+    for name, item in value.items():
+        if isinstance(item, Mapping):
+            # Keys of any other table may be words that people wrote.
+            if text or name in SAFE_TABLES:
+                yield from _flat(item, text, f"{above}{name}: ")
+        elif isinstance(item, list | tuple):
+            if text and item:
+                yield above + name, ", ".join(map(str, item))
+        elif text or isinstance(item, int | float):
+            yield above + name, item
 
 
 def bars(counts: Mapping[str, int], *, style: str = "human", of: int | None = None) -> str:
-    """One row a name; as long as its share of `of`, or beside the largest."""
+    """Returns one bar per name; its length is the share of `of`, or of the largest count."""
     full = of or max(counts.values(), default=0) or 1
     rows = "".join(
         f'<div class="share"><span title="{escape(name)}">{escape(name)}</span>'
@@ -64,13 +64,13 @@ def bars(counts: Mapping[str, int], *, style: str = "human", of: int | None = No
 
 
 def key(names: Sequence[str]) -> str:
-    """The colours of the splits."""
+    """Returns the colour key of the splits."""
     marks = (f'<span class="c{index % 6}"><i></i>{escape(name)}</span>' for index, name in enumerate(names))
     return f'<div class="key">{"".join(marks)}</div>'
 
 
 def overlaid(label: str, shapes: Mapping[str, Shape], *, width: int = WIDTH) -> str:
-    """A line for each split, of the share of its own total in each bin; each keeps its colour when others are empty."""
+    """Returns one line per split: the share of its total in each bin. Colours are fixed by the order of splits."""
     total = {name: sum(shape["counts"]) for name, shape in shapes.items()}
     series = {
         name: (f"c{index % 6}", [count / total[name] for count in shape["counts"]])
@@ -80,10 +80,10 @@ def overlaid(label: str, shapes: Mapping[str, Shape], *, width: int = WIDTH) -> 
     if not series:
         return '<p class="soft">None.</p>'
     bins: Sequence[str] = next(iter(shapes.values()))["bins"]
-    first, last = _used([shares for _, shares in series.values()])
+    first, last = _filled_range([shares for _, shares in series.values()])
     bins = bins[first:last]
-    drawn = {name: (style, shares[first:last]) for name, (style, shares) in series.items()}
-    top = max(max(shares) for _, shares in drawn.values())
+    visible = {name: (style, shares[first:last]) for name, (style, shares) in series.items()}
+    top = max(max(shares) for _, shares in visible.values())
     slot = (width - LEFT) / len(bins)
 
     def x(column: int) -> float:
@@ -94,17 +94,17 @@ def overlaid(label: str, shapes: Mapping[str, Shape], *, width: int = WIDTH) -> 
 
     lines = "".join(
         _line(style, [(x(column), y(share)) for column, share in enumerate(shares)], filled=not index)
-        for index, (style, shares) in enumerate(drawn.values())
+        for index, (style, shares) in enumerate(visible.values())
     )
     return (
         f'<svg viewBox="0 0 {width} {HEIGHT - 8}" role="img" aria-label="{escape(label)}">'
         f'<line x1="0" x2="{width}" y1="{BASE}" y2="{BASE}"/><text x="0" y="9">{percent(top)}</text>{lines}'
-        f"{_ticks(bins, slot)}{_hits(bins, drawn, slot)}</svg>"
+        f"{_ticks(bins, slot)}{_tooltips(bins, visible, slot)}</svg>"
     )
 
 
-def _used(series: Sequence[Sequence[float]]) -> tuple[int, int]:
-    """The range outside of which all series are empty; two bins at least."""
+def _filled_range(series: Sequence[Sequence[float]]) -> tuple[int, int]:
+    """Returns the range of bins that any series fills; at least two bins."""
     filled = [column for column in range(len(series[0])) if any(shares[column] for shares in series)]
     first, last = filled[0], filled[-1] + 1
     return (first, last) if last - first > 1 else (max(first - 1, 0), max(first - 1, 0) + 2)
@@ -118,7 +118,7 @@ def _line(style: str, points: Sequence[tuple[float, float]], *, filled: bool) ->
 
 
 def _ticks(bins: Sequence[str], slot: float) -> str:
-    """The upper ends of the bins; as many as fit."""
+    """Tick labels: the upper ends of the bins, as many as fit."""
     names = [_tick(name) for name in bins]
     every = 1
     while max(map(len, names[::every])) * DIGIT + 3 > slot * every and every < len(names):
@@ -135,32 +135,34 @@ def _tick(name: str) -> str:
     return end.removeprefix("> ") + "+" if end.startswith("> ") else end
 
 
-def _hits(bins: Sequence[str], drawn: Mapping[str, tuple[str, Sequence[float]]], slot: float) -> str:
-    """What the pointer shows over a bin."""
+def _tooltips(bins: Sequence[str], visible: Mapping[str, tuple[str, Sequence[float]]], slot: float) -> str:
+    """Tooltips of the bins."""
     return "".join(
         f'<rect class="hit" x="{LEFT + slot * column:.1f}" y="0" width="{slot:.1f}" height="{BASE}"><title>'
-        f"{escape(name)}: {escape(_spoken(drawn, column))}</title></rect>"
+        f"{escape(name)}: {escape(_bin_text(visible, column))}</title></rect>"
         for column, name in enumerate(bins)
     )
 
 
-def _spoken(drawn: Mapping[str, tuple[str, Sequence[float]]], column: int) -> str:
-    return ", ".join(f"{name} {percent(shares[column])}" for name, (_, shares) in drawn.items())
+def _bin_text(visible: Mapping[str, tuple[str, Sequence[float]]], column: int) -> str:
+    return ", ".join(f"{name} {percent(shares[column])}" for name, (_, shares) in visible.items())
 
 
 def steps(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What each step kept of what was read, and under it why the rest was not kept."""
+    """Returns one bar per step: conversations kept and rejected, with the reasons."""
     full = max((row.get("in", 0) for row in rows), default=0) or 1
     return f'<div class="funnel">{"".join(_step(row, full) for row in rows)}</div>'
 
 
 def _step(row: Mapping[str, Any], full: int) -> str:
-    kept, lost = row.get("kept", 0), row.get("in", 0) - row.get("kept", 0)
-    why = ", ".join(f"{number(count)} {escape(reason)}" for reason, count in row.get("rejected", {}).items())
-    loss = f'<i class="lost" style="width:{100 * lost / full:.2f}%"></i>' if lost else ""
-    out = f' <span class="different">−{number(lost)}</span>' if lost else ""  # noqa: RUF001
+    kept_count, lost = row.get("kept", 0), row.get("in", 0) - row.get("kept", 0)
+    reasons = ", ".join(
+        f"{number(count)} {escape(reason)}" for reason, count in row.get("rejected", {}).items()
+    )
+    lost_bar = f'<i class="lost" style="width:{100 * lost / full:.2f}%"></i>' if lost else ""
+    lost_text = f' <span class="different">−{number(lost)}</span>' if lost else ""  # noqa: RUF001
     return (
         f'<div class="step"><span>{escape(str(row.get("step", "")))}</span>'
-        f'<span class="rail"><i class="kept" style="width:{100 * kept / full:.2f}%"></i>{loss}</span>'
-        f"<b>{number(kept)}{out}</b>{f'<small class=why>{why}</small>' if why else ''}</div>"
+        f'<span class="rail"><i class="kept" style="width:{100 * kept_count / full:.2f}%"></i>{lost_bar}</span>'
+        f"<b>{number(kept_count)}{lost_text}</b>{f'<small class=why>{reasons}</small>' if reasons else ''}</div>"
     )

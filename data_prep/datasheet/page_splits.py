@@ -1,4 +1,4 @@
-"""The sections of the datasheet about splits: sizes, lengths, languages, and how people write."""
+"""Datasheet sections on splits: sizes, lengths, languages and writing style."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LENGTHS = {
     "group_sizes": ("Conversations in a group", "share of groups"),
 }
 CHANCE = 1.358
-"""Kolmogorov and Smirnov: two samples of one population are closer than this in 95 of 100 cases."""
+"""Two-sample Kolmogorov-Smirnov coefficient: samples of one population differ by less in 95 of 100 cases."""
 
 
 def sizes(sheet: Mapping[str, Any], splits: Splits) -> str:
@@ -46,47 +46,47 @@ def sizes(sheet: Mapping[str, Any], splits: Splits) -> str:
     ]
     shapes = shapes_of(splits, "user_turns_per_conversation")
     heads = ("split", *(COLUMNS[column] for column in columns))
-    drawn = (
+    plots = (
         f'<div class="grid wide"><div class="card"><h3>User turns of a conversation'
         f"<small>share of conversations; bins are named by their upper end</small></h3>"
         f"{overlaid('user turns of a conversation', shapes, width=WIDE)}</div>"
-        f'<div class="card"><h3>How far the splits are apart</h3>{_apart(shapes)}</div></div>'
+        f'<div class="card"><h3>How far the splits are apart</h3>{_distances(shapes)}</div></div>'
         if shapes
         else ""
     )
     return (
         f"<h2>Splits</h2><p>By whole groups. {_crossing(sheet)}</p>"
-        f'<div class="num">{table(heads, rows)}</div>{key(list(splits))}{drawn}'
+        f'<div class="num">{table(heads, rows)}</div>{key(list(splits))}{plots}'
     )
 
 
 def _crossing(sheet: Mapping[str, Any]) -> str:
-    """`across_splits` of the sheet, as `data_prep.datasheet.profile.across` counts it."""
-    found = sheet.get("across_splits")
-    if not found:
+    """Sentence on groups and users in several splits, from `across_splits` of the sheet."""
+    crossings = sheet.get("across_splits")
+    if not crossings:
         return ""
-    counts = " and ".join(f"{number(count)} {escape(name)}" for name, count in found.items())
-    style = "different" if any(found.values()) else "soft"
+    counts = " and ".join(f"{number(count)} {escape(name)}" for name, count in crossings.items())
+    style = "different" if any(crossings.values()) else "soft"
     return f'Counted again in what was written: <b class="{style}">{counts} in more than one split.</b>'
 
 
 def shapes_of(splits: Splits, name: str) -> dict[str, Shape]:
-    """Of every split: its place among them is its colour."""
-    found = {split: values[name] for split, values in splits.items() if name in values}
-    return found if len(found) == len(splits) and any(sum(s["counts"]) for s in found.values()) else {}
+    """Returns one shape per split, in order of the splits (which sets the colours); empty if a split lacks it."""
+    shapes = {split: values[name] for split, values in splits.items() if name in values}
+    return shapes if len(shapes) == len(splits) and any(sum(s["counts"]) for s in shapes.values()) else {}
 
 
-def _apart(shapes: Mapping[str, Shape]) -> str:
+def _distances(shapes: Mapping[str, Shape]) -> str:
     first, *others = shapes
     if not others:
         return '<p class="soft">There is one split.</p>'
     rows = []
     for other in others:
-        apart = distance(shapes[first], shapes[other])
-        chance = min(1.0, by_chance(shapes[first]["n"], shapes[other]["n"]))
-        shown = percent(apart) if apart <= chance else f'<b class="different">{percent(apart)}</b>'
+        gap = distance(shapes[first], shapes[other])
+        bound = min(1.0, by_chance(shapes[first]["n"], shapes[other]["n"]))
+        cell = percent(gap) if gap <= bound else f'<b class="different">{percent(gap)}</b>'
         median = number(shapes[other]["median"])
-        rows.append((f"{escape(other)} from {escape(first)}", shown, percent(chance), median))
+        rows.append((f"{escape(other)} from {escape(first)}", cell, percent(bound), median))
     return (
         '<p class="soft">The largest difference in the share of conversations with at most so many turns, beside '
         "what two samples of the same people differ by at most in 95 of 100 cases.</p>"
@@ -96,12 +96,13 @@ def _apart(shapes: Mapping[str, Shape]) -> str:
 
 
 def distance(one: Shape, other: Shape) -> float:
-    """Kolmogorov and Smirnov's, over the bins."""
+    """Returns the Kolmogorov-Smirnov statistic over the bins."""
     sums = [list(accumulate(shape["counts"])) for shape in (one, other)]
     return float(max(abs(a / sums[0][-1] - b / sums[1][-1]) for a, b in zip(*sums, strict=True)))
 
 
 def by_chance(one: int, other: int) -> float:
+    """Returns the 95 % critical value of the Kolmogorov-Smirnov statistic for two sample sizes."""
     return CHANCE * sqrt((one + other) / (one * other))
 
 
@@ -119,9 +120,9 @@ def lengths(splits: Splits) -> str:
 def card(title: str, note: str, shapes: Mapping[str, Shape], *, medians: bool = False) -> str:
     if not shapes:
         return ""
-    middle = " · ".join(number(shape["median"]) for shape in shapes.values())
-    said = f"{note} · median {middle}" if medians else note
-    return f'<div class="card"><h3>{escape(title)}<small>{escape(said)}</small></h3>{overlaid(title, shapes)}</div>'
+    medians_text = " · ".join(number(shape["median"]) for shape in shapes.values())
+    subtitle = f"{note} · median {medians_text}" if medians else note
+    return f'<div class="card"><h3>{escape(title)}<small>{escape(subtitle)}</small></h3>{overlaid(title, shapes)}</div>'
 
 
 def languages(splits: Splits) -> str:
@@ -137,14 +138,19 @@ def languages(splits: Splits) -> str:
 
 
 def summed(splits: Splits, name: str) -> dict[str, int]:
-    """Over all splits. What one of them has only as part of `other` is part of it here."""
-    found = [Counter(split.get(name) or {}) for split in splits.values()]
+    """Sums counts over all splits. A name that one split has only as part of `other` counts as `other` here."""
+    counters = [Counter(split.get(name) or {}) for split in splits.values()]
     hidden = {
-        value for one in found if "other" in one for other in found for value in other if value not in one
+        value
+        for counter in counters
+        if "other" in counter
+        for other in counters
+        for value in other
+        if value not in counter
     }
     total: Counter[str] = Counter()
-    for one in found:
-        for value, count in one.items():
+    for counter in counters:
+        for value, count in counter.items():
             total["other" if value in hidden else value] += count
     rest = total.pop("other", 0)
     ranked = dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
@@ -164,13 +170,13 @@ def styles(splits: Splits) -> str:
 
 
 def _style_card(name: str, splits: Splits) -> str:
-    of_split = {split: (values.get("style") or {}).get(name) for split, values in splits.items()}
+    by_split = {split: (values.get("style") or {}).get(name) for split, values in splits.items()}
     info = Style.model_fields.get(name)
     note = FIRST_PART.split((info.description if info else None) or "")[0].replace("`", "")
     title = name.replace("_", " ").capitalize()
-    found: Sequence[Any] = [value for value in of_split.values() if value]
-    if "values" in found[0]:
-        counts = summed({split: value for split, value in of_split.items() if value}, "values")
+    summaries: Sequence[Any] = [value for value in by_split.values() if value]
+    if "values" in summaries[0]:
+        counts = summed({split: value for split, value in by_split.items() if value}, "values")
         return f'<div class="card"><h3>{escape(title)}<small>{escape(note)}</small></h3>{bars(counts)}</div>'
-    empty = {**found[0], "counts": [0] * len(found[0]["counts"]), "median": None}
-    return card(title, note, {split: value or empty for split, value in of_split.items()})
+    empty = {**summaries[0], "counts": [0] * len(summaries[0]["counts"]), "median": None}
+    return card(title, note, {split: value or empty for split, value in by_split.items()})

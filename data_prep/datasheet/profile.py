@@ -1,6 +1,6 @@
-"""What a split holds, counted while it is written.
+"""Counts of a split, updated while it is written.
 
-Bounded memory but for groups and users: 8 bytes a conversation each, to count them exactly.
+Memory is bounded except for groups and users, which take 8 bytes each per conversation to be counted exactly.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from data_prep.datasheet.histogram import (
     SHARES,
     TURNS,
     WORDS,
-    near,
+    rounded,
     summarise,
     top,
 )
 from usersim.types import Conversation, Goal, Persona, Style, Turn
 
 READ_CHARS = 800
-"""Words of a longer turn are estimated from its first so many characters."""
+"""Characters from which the words of a longer turn are estimated."""
 TOP = 15
+"""Names listed; the others are summed."""
 CLIP_CHARS = 2_000
 CLIP_TURNS = 40
-"""Of an example: nobody reads more, and one turn can be 50 MB."""
+"""Limits of an example; a single turn can be 50 MB."""
 
 STYLE_SHARES = frozenset(
     name
@@ -62,22 +63,22 @@ NUMBERED = {
     "facets_per_goal": FEW,
     "first_reveal_turn": TURNS,
 }
-"""Histograms, with the bins in which they are shown."""
+"""Histograms and their bins."""
 
 
 class Profile:
-    """Conversations in any order, or profiles merged in any way, give the same summary and examples."""
+    """Profile of a split. The result is independent of the order of conversations and of merges."""
 
     def __init__(self, *, seed: int = 0, examples: int = 12) -> None:
-        self._seed, self._most = seed % 2**64, examples
+        self._seed, self._sample_size = seed % 2**64, examples
         self._totals: Counter[str] = Counter()
         self._named: dict[str, Counter[str]] = {name: Counter() for name in NAMED}
         self._numbered: dict[str, Counter[float]] = {name: Counter() for name in NUMBERED}
         self._style: dict[str, Counter[Any]] = {name: Counter() for name in Style.model_fields}
         self._groups, self._users = array("Q"), array("Q")
-        self._drawn: dict[tuple[int, str], Conversation] = {}
+        self._sample: dict[tuple[int, str], Conversation] = {}
         self._largest: list[tuple[int, str]] = []
-        """A heap of the keys of `_drawn`, negated: the one to give way is in front."""
+        """Heap of the negated keys of `_sample`; the next one to be removed is in front."""
 
     def add(self, conversation: Conversation) -> None:
         self._count_turns(conversation.turns)
@@ -88,11 +89,11 @@ class Profile:
             self._groups.append(_hash(conversation.group))
         if conversation.user is not None:
             self._users.append(_hash(conversation.user))
-        if self._most:
+        if self._sample_size:
             self._offer(self._key(conversation), conversation)
 
     def merge(self, other: Profile) -> None:
-        """Takes in another of the same seed."""
+        """Adds the counts of another profile with the same seed."""
         self._totals.update(other._totals)
         for mine, others in (
             (self._named, other._named),
@@ -103,13 +104,13 @@ class Profile:
                 mine[name].update(counts)  # type: ignore[arg-type]
         self._groups.extend(other._groups)
         self._users.extend(other._users)
-        for key, conversation in other._drawn.items():
+        for key, conversation in other._sample.items():
             self._offer(key, conversation)
 
     @property
     def examples(self) -> list[Conversation]:
-        """Drawn at random by the seed; long turns clipped."""
-        return [self._drawn[key] for key in sorted(self._drawn)]
+        """Random examples chosen by the seed; long turns are clipped."""
+        return [self._sample[key] for key in sorted(self._sample)]
 
     def summary(self) -> dict[str, Any]:
         groups, users = _sizes(self._groups), _sizes(self._users)
@@ -130,18 +131,18 @@ class Profile:
 
     def _count_turns(self, turns: Sequence[Turn]) -> None:
         words = self._numbered["words_per_user_turn"]
-        said = characters = 0
+        user_turns = characters = 0
         for turn in turns:
             text = turn.text
             characters += len(text)
             if turn.role == "user":
-                said += 1
-                words[near(words_of(text))] += 1
+                user_turns += 1
+                words[rounded(words_of(text))] += 1
         self._totals["conversations"] += 1
         self._totals["turns"] += len(turns)
-        self._totals["user_turns"] += said
-        self._numbered["user_turns_per_conversation"][near(said)] += 1
-        self._numbered["characters_per_conversation"][near(characters)] += 1
+        self._totals["user_turns"] += user_turns
+        self._numbered["user_turns_per_conversation"][rounded(user_turns)] += 1
+        self._numbered["characters_per_conversation"][rounded(characters)] += 1
 
     def _count_names(self, conversation: Conversation) -> None:
         self._named["sources"][conversation.source] += 1
@@ -160,11 +161,11 @@ class Profile:
         self._totals["with_facets"] += bool(goal.facets)
         self._totals["facets"] += len(goal.facets)
         self._named["goal_provenance"][goal.provenance or "not stated"] += 1
-        self._numbered["facets_per_goal"][near(len(goal.facets))] += 1
+        self._numbered["facets_per_goal"][rounded(len(goal.facets))] += 1
         reveals = self._numbered["first_reveal_turn"]
         for facet in goal.facets:
             if facet.turn is not None:
-                reveals[near(facet.turn)] += 1
+                reveals[rounded(facet.turn)] += 1
 
     def _count_persona(self, persona: Persona | None) -> None:
         if persona is None:
@@ -177,7 +178,7 @@ class Profile:
         for name, value in persona.style.__dict__.items():
             if value is not None:
                 if isinstance(value, float | int):
-                    value = round(value, 2) if name in STYLE_SHARES else near(value)
+                    value = round(value, 2) if name in STYLE_SHARES else rounded(value)
                 self._style[name][value] += 1
 
     def _key(self, conversation: Conversation) -> tuple[int, str]:
@@ -185,46 +186,46 @@ class Profile:
         return xxh3_64_intdigest(name.encode("utf-8", "surrogatepass"), seed=self._seed), name
 
     def _offer(self, key: tuple[int, str], conversation: Conversation) -> None:
-        """Keeps the conversations of the smallest keys."""
-        if len(self._drawn) >= self._most and key[0] >= -self._largest[0][0]:
+        """Adds a conversation to the sample if its key is among the smallest."""
+        if len(self._sample) >= self._sample_size and key[0] >= -self._largest[0][0]:
             return
-        if key not in self._drawn:
-            self._drawn[key] = _clipped(conversation)
+        if key not in self._sample:
+            self._sample[key] = _clipped(conversation)
             heapq.heappush(self._largest, (-key[0], key[1]))
-        if len(self._drawn) > self._most:
+        if len(self._sample) > self._sample_size:
             number, name = heapq.heappop(self._largest)
-            del self._drawn[-number, name]
+            del self._sample[-number, name]
 
 
 def words_of(text: str) -> int:
-    """Runs without a space; of a long turn an estimate."""
+    """Counts the words (runs without a space) of a turn; an estimate for a long turn."""
     if len(text) <= READ_CHARS:
         return len(text.split())
     return round(len(text[:READ_CHARS].split()) * len(text) / READ_CHARS)
 
 
 def across(profiles: Mapping[str, Profile]) -> dict[str, int]:
-    """How many groups, and how many users, are in more than one of the splits."""
+    """Counts groups and users that occur in more than one split."""
     return {
-        "groups": _shared([profile._groups for profile in profiles.values()]),
-        "users": _shared([profile._users for profile in profiles.values()]),
+        "groups": _in_several([profile._groups for profile in profiles.values()]),
+        "users": _in_several([profile._users for profile in profiles.values()]),
     }
 
 
-def _shared(columns: Sequence[array[int]]) -> int:
-    each = [np.unique(_numbers(column)) for column in columns]
-    _, found = np.unique(np.concatenate([*each, _numbers(array("Q"))]), return_counts=True)
-    return int((found > 1).sum())
+def _in_several(columns: Sequence[array[int]]) -> int:
+    distinct = [np.unique(_to_array(column)) for column in columns]
+    _, splits_per_hash = np.unique(np.concatenate([*distinct, _to_array(array("Q"))]), return_counts=True)
+    return int((splits_per_hash > 1).sum())
 
 
 def _sizes(hashes: array[int]) -> Counter[float]:
-    """How many groups have each size."""
-    sizes = np.unique(_numbers(hashes), return_counts=True)[1]
+    """Counts groups by size."""
+    sizes = np.unique(_to_array(hashes), return_counts=True)[1]
     values, counts = np.unique(sizes, return_counts=True)
     return Counter({int(size): int(count) for size, count in zip(values, counts, strict=True)})
 
 
-def _numbers(hashes: array[int]) -> np.ndarray[Any, np.dtype[np.uint64]]:
+def _to_array(hashes: array[int]) -> np.ndarray[Any, np.dtype[np.uint64]]:
     return np.array(hashes, dtype=np.uint64)
 
 

@@ -1,4 +1,4 @@
-"""Connected components: which chats must stay on one side of a split."""
+"""Groups of chats that must stay in one split, as connected components."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Hashes = np.ndarray[Any, np.dtype[np.uint64]]
 
 
 def components(nodes: int, one: Ints, other: Ints) -> Ints:
-    """The component of each node, from edges."""
+    """Returns the component label of each node of a graph given by its edges."""
     from scipy.sparse import coo_array  # type: ignore[import-untyped]
     from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
 
@@ -21,25 +21,32 @@ def components(nodes: int, one: Ints, other: Ints) -> Ints:
 
 
 def name_groups(opening: Hashes, person: Hashes, front: Hashes, near: Ints) -> Hashes:
-    """Chats of the same opening, person or front (0: not known) or label in `near`, also through others, are one group.
+    """Returns the group name of each chat.
 
-    It is named by its smallest opening, whatever came first.
+    Chats of one opening, person, front or near-duplicate label are one group, also through other chats. A group is
+    named by its smallest opening hash, independent of the order of chats.
+
+    Args:
+        opening: hash of the first user turn.
+        person: hash of the person; 0 where unknown.
+        front: hash of the first characters; 0 where too short.
+        near: near-duplicate label.
     """
     chats = np.arange(len(opening))
-    # Labels are nodes too, so that n chats of one label are n edges.
+    # Labels are nodes as well, so that n chats of one label need only n edges.
     nodes = len(chats)
-    who: list[Ints] = []
-    label_of: list[Ints] = []
+    chat_nodes: list[Ints] = []
+    label_nodes: list[Ints] = []
     for keys in (opening, person, front):
-        known = chats if keys is opening else np.flatnonzero(keys)
-        labels, of = np.unique(keys[known], return_inverse=True)
-        who.append(known)
-        label_of.append(nodes + of)
+        with_key = chats if keys is opening else np.flatnonzero(keys)
+        labels, label = np.unique(keys[with_key], return_inverse=True)
+        chat_nodes.append(with_key)
+        label_nodes.append(nodes + label)
         nodes += len(labels)
-    who.append(chats)
-    label_of.append(nodes + near)
+    chat_nodes.append(chats)
+    label_nodes.append(nodes + near)
     nodes += int(near.max()) + 1 if len(near) else 0
-    found = components(nodes, np.concatenate(who), np.concatenate(label_of))[: len(chats)]
+    component = components(nodes, np.concatenate(chat_nodes), np.concatenate(label_nodes))[: len(chats)]
     names = np.full(nodes, np.iinfo(np.uint64).max, dtype=np.uint64)
-    np.minimum.at(names, found, opening)
-    return names[found]
+    np.minimum.at(names, component, opening)
+    return names[component]

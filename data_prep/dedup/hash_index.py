@@ -1,4 +1,4 @@
-"""Where the same thing stands more than once, found from hashes: 16 bytes for each, whatever its length."""
+"""Index of texts that occur more than once, by hash: 16 bytes each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from data_prep.dedup.signatures import hash64
 
 BUCKETS = 256
-"""One is looked through at a time, so little more than the hashes is in memory."""
+"""Buckets are searched one at a time, so memory is little more than the hashes."""
 LINE_BITS = 40
 
 
@@ -18,7 +18,9 @@ class Place(NamedTuple):
     line: int
 
 
-class Places:
+class HashIndex:
+    """Places of texts by hash, to find repetitions within and across files."""
+
     def __init__(self) -> None:
         self._hashes = [array("Q") for _ in range(BUCKETS)]
         self._places = [array("Q") for _ in range(BUCKETS)]
@@ -29,25 +31,25 @@ class Places:
         self._places[hashed % BUCKETS].append(place.file << LINE_BITS | place.line)
 
     def repeated(self) -> Iterator[tuple[Place, Place]]:
-        """(first place in the file, place) of each thing that the file had before; in no order."""
+        """Yields (first place, later place) of each text repeated within a file, in no order."""
         for hashes, places in zip(self._hashes, self._places, strict=True):
             first: dict[tuple[int, int], Place] = {}
-            for hashed, place in zip(hashes, map(_unpacked, places), strict=True):
-                met = first.setdefault((hashed, place.file), place)
-                if met != place:
-                    yield met, place
+            for hashed, place in zip(hashes, map(_unpack, places), strict=True):
+                earlier = first.setdefault((hashed, place.file), place)
+                if earlier != place:
+                    yield earlier, place
 
     def crossing(self) -> Iterator[tuple[Place, Place]]:
-        """(first place, first place in another file) of each thing that is in several; in no order."""
+        """Yields (first place, first place in another file) of each text in several files, in no order."""
         for hashes, places in zip(self._hashes, self._places, strict=True):
             first: dict[int, Place] = {}
             crossed: set[int] = set()
-            for hashed, place in zip(hashes, map(_unpacked, places), strict=True):
-                met = first.setdefault(hashed, place)
-                if met.file != place.file and hashed not in crossed:
+            for hashed, place in zip(hashes, map(_unpack, places), strict=True):
+                earlier = first.setdefault(hashed, place)
+                if earlier.file != place.file and hashed not in crossed:
                     crossed.add(hashed)
-                    yield met, place
+                    yield earlier, place
 
 
-def _unpacked(place: int) -> Place:
+def _unpack(place: int) -> Place:
     return Place(place >> LINE_BITS, place & ((1 << LINE_BITS) - 1))

@@ -1,4 +1,4 @@
-"""MinHash sketches: how alike two chats are, at 512 bytes each."""
+"""MinHash sketches, 512 bytes each, that estimate the Jaccard similarity of two chats."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 PERMUTATIONS = 128
 SEED = 1
-"""Of the permutations; sketches made with another cannot be compared."""
+"""Seed of the permutations. Sketches of different seeds cannot be compared."""
 CHUNK = 1 << 14
 """Pairs compared at once: 16 MiB of sketches."""
 
@@ -18,15 +18,16 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def sketch(hashes: np.ndarray[Any, np.dtype[np.uint64]]) -> Sketches:
+    """Returns the MinHash sketch of a set of shingle hashes, shape (PERMUTATIONS,)."""
     from datasketch import MinHash  # type: ignore[import-untyped]
 
-    made = MinHash(PERMUTATIONS, SEED, hashfunc=_same, permutations=_permutations(), scheme="affine32")
-    made.update_batch(hashes.astype(np.uint32).tolist())
-    values: Sketches = made.hashvalues
+    minhash = MinHash(PERMUTATIONS, SEED, hashfunc=_identity, permutations=_permutations(), scheme="affine32")
+    minhash.update_batch(hashes.astype(np.uint32).tolist())
+    values: Sketches = minhash.hashvalues
     return values
 
 
-def _same(hashed: int) -> int:
+def _identity(hashed: int) -> int:
     return hashed
 
 
@@ -40,10 +41,10 @@ def _permutations() -> Any:
 def alike(
     one: Sketches, rows: Ints, other: Sketches, other_rows: Ints, threshold: float
 ) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Of each pair of rows: is the estimated Jaccard similarity at least `threshold`?"""
-    found = np.zeros(len(rows), dtype=bool)
+    """Returns for each pair of rows whether the estimated Jaccard similarity is at least `threshold`."""
+    is_alike = np.zeros(len(rows), dtype=bool)
     for start in range(0, len(rows), CHUNK):
         part = slice(start, start + CHUNK)
         equal = np.count_nonzero(one[rows[part]] == other[other_rows[part]], axis=1)
-        found[part] = equal >= threshold * PERMUTATIONS
-    return found
+        is_alike[part] = equal >= threshold * PERMUTATIONS
+    return is_alike

@@ -1,6 +1,7 @@
-"""Near-duplicates among many sketches: candidates by bands, each pair checked, the first of a cluster kept.
+"""Near-duplicate detection by MinHash bands: pairs in a band are checked, the first of a cluster is kept.
 
-datasketch's LSH of the same bands takes 10.7 KB a chat, 10 GiB at a million; sorted one at a time they take 150 bytes.
+datasketch's LSH of the same bands takes 10.7 KB a chat, 10 GiB at a million. Sorting one band at a time takes 150
+bytes a chat.
 """
 
 from __future__ import annotations
@@ -19,74 +20,85 @@ Hashes = np.ndarray[Any, np.dtype[np.uint64]]
 
 ROWS = 4
 BANDS = PERMUTATIONS // ROWS
-"""A pair of similarity s meets in a band with probability 1 - (1 - s^4)^32: 0.99 at 0.6, 0.998 at 0.65."""
+"""Bands. A pair of similarity s shares a band with probability 1 - (1 - s^4)^32: 0.99 at 0.6, 0.998 at 0.65."""
 NEIGHBOURS = 8
-"""Within a band a chat is compared with so many before it and with the first: time stays linear."""
+"""Chats before it that each chat of a band is compared with, besides the first; keeps time linear."""
 ROUNDS = 1000
-"""Most kept chats of one cluster; what none of them was like by then is kept."""
+"""Most chats kept per cluster by comparison. Chats still undecided after that are kept too."""
 
 
 def clusters(sketches: Sketches, threshold: float) -> Ints:
-    """Of each chat its component under "compared and alike"."""
+    """Returns the cluster label of each chat: connected components of the pairs that were compared and alike."""
     count = len(sketches)
     labels: Ints = np.arange(count)
     one, other = [labels[:0]], [labels[:0]]
     for band in range(BANDS):
         for left, right in _candidates(_band_keys(sketches, band)):
-            # Already tied: another comparison would tell nothing new.
+            # Pairs of one cluster need no further comparison.
             apart = labels[left] != labels[right]
             left, right = left[apart], right[apart]
-            found = alike(sketches, left, sketches, right, threshold)
-            if found.any():
-                one.append(left[found])
-                other.append(right[found])
+            matches = alike(sketches, left, sketches, right, threshold)
+            if matches.any():
+                one.append(left[matches])
+                other.append(right[matches])
                 labels = components(count, np.concatenate(one), np.concatenate(other))
     return labels
 
 
 def leaders(sketches: Sketches, labels: Ints, rank: Ints, threshold: float) -> tuple[Ints, int]:
-    """Of each chat the kept one it is alike, by `rank` the first of its cluster; itself where it is kept.
+    """Returns the kept chat that each chat is alike, and the number of undecided chats.
 
-    Being tied through others is not enough to go: a chat is dropped for one that stays. The second result
-    counts those kept because their cluster was not done after ROUNDS.
+    A chat is dropped only for a kept chat that it is alike itself; a connection through others is not enough.
+
+    Args:
+        sketches: sketches of the chats.
+        labels: cluster labels from `clusters`.
+        rank: order of preference within a cluster.
+        threshold: least Jaccard similarity.
+
+    Returns:
+        Row of the kept chat (its own row if kept), and the chats kept because ROUNDS did not finish their cluster.
     """
     like: Ints = np.arange(len(labels))
     sizes = np.bincount(labels, minlength=1)
-    waiting = np.flatnonzero(sizes[labels] > 1)
-    waiting = waiting[np.lexsort((rank[waiting], labels[waiting]))]
+    undecided = np.flatnonzero(sizes[labels] > 1)
+    undecided = undecided[np.lexsort((rank[undecided], labels[undecided]))]
     for _ in range(ROUNDS):
-        if not len(waiting):
+        if not len(undecided):
             break
-        begins = np.flatnonzero(np.diff(labels[waiting], prepend=-1))
-        lengths = np.diff(begins, append=len(waiting))
-        first = np.repeat(waiting[begins], lengths)
-        found = alike(sketches, waiting, sketches, first, threshold)
-        like[waiting[found]] = first[found]
-        waiting = waiting[~found & (waiting != first)]
-    return like, len(waiting)
+        begins = np.flatnonzero(np.diff(labels[undecided], prepend=-1))
+        lengths = np.diff(begins, append=len(undecided))
+        first = np.repeat(undecided[begins], lengths)
+        is_alike = alike(sketches, undecided, sketches, first, threshold)
+        like[undecided[is_alike]] = first[is_alike]
+        undecided = undecided[~is_alike & (undecided != first)]
+    return like, len(undecided)
 
 
 def near_any(sketches: Sketches, others: Sketches, threshold: float) -> Bools:
-    """Is a chat alike one of `others`?"""
-    found = np.zeros(len(sketches), dtype=bool)
+    """Returns for each chat whether it is alike one of `others`."""
+    is_near = np.zeros(len(sketches), dtype=bool)
     for band in range(BANDS):
-        theirs = _band_keys(others, band)
-        order = np.argsort(theirs)
-        rows = np.flatnonzero(~found)
-        buckets, ours = theirs[order] >> _HALF, _band_keys(sketches, band)[rows] >> _HALF
-        begin, end = np.searchsorted(buckets, ours, "left"), np.searchsorted(buckets, ours, "right")
+        their_keys = _band_keys(others, band)
+        order = np.argsort(their_keys)
+        rows = np.flatnonzero(~is_near)
+        buckets, our_buckets = their_keys[order] >> _HALF, _band_keys(sketches, band)[rows] >> _HALF
+        begin, end = (
+            np.searchsorted(buckets, our_buckets, "left"),
+            np.searchsorted(buckets, our_buckets, "right"),
+        )
         for offset in range(NEIGHBOURS):
-            met = begin + offset < end
-            left = rows[met]
-            found[left] |= alike(sketches, left, others, order[begin[met] + offset], threshold)
-    return found
+            in_bucket = begin + offset < end
+            left = rows[in_bucket]
+            is_near[left] |= alike(sketches, left, others, order[begin[in_bucket] + offset], threshold)
+    return is_near
 
 
 _HALF = np.uint64(32)
 
 
 def _band_keys(sketches: Sketches, band: int) -> Hashes:
-    """The upper half is the band; the lower is the next one, so that in a large band the alike are neighbours."""
+    """Returns sort keys: the upper half is the band, the lower the next band, so that alike chats become neighbours."""
     upper, lower = _band_hash(sketches, band), _band_hash(sketches, (band + 1) % BANDS)
     return (upper >> _HALF << _HALF) | (lower >> _HALF)
 
@@ -100,7 +112,7 @@ def _band_hash(sketches: Sketches, band: int) -> Hashes:
 
 
 def _candidates(keys: Hashes) -> Iterator[tuple[Ints, Ints]]:
-    """Pairs with the same band: each with the first, then each with its neighbours."""
+    """Yields pairs that share a band: each chat with the first, then with its neighbours."""
     order = np.argsort(keys, kind="stable")
     bucket = keys[order] >> _HALF
     new = np.flatnonzero(np.diff(bucket, prepend=~bucket[:1]))

@@ -1,6 +1,6 @@
-"""What is kept of a chat to find its duplicates: hashes of ids, openings, n-grams and user turns, and a MinHash.
+"""Signatures of chats for deduplication: hashes of ids, openings, n-grams and user turns, and a MinHash.
 
-568 bytes a chat, 512 of them the MinHash, and 8 for each n-gram of the opening, of which there are at most 58.
+A signature takes 568 bytes, 512 of them the MinHash, and 8 for each n-gram of the opening (at most 58).
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 NGRAM = 7
 OPENING_WORDS = 64
-"""N-grams are of the first words of an opening: a template stands at the front, what is pasted comes after."""
+"""Words at the start of an opening that give its n-grams. Templates stand at the front, pasted text after them."""
 SHINGLE = 3
 TURN_SHINGLES = 64
-"""Shingles taken of a turn, those of the smallest hash: else a pasted page would drown what is said about it."""
+"""Shingles with the smallest hashes kept per turn, so that a pasted page does not outweigh the other turns."""
 FEWEST_WORDS = 8
-"""A chat of fewer is nobody's near-duplicate: one other word makes it another chat."""
+"""Least words of a near-duplicate. In a shorter chat one word makes another chat."""
 FRONT_CHARS = 200
-"""Two who begin with as many of the same characters, words only, have copied them from one place."""
+"""Characters of the front (words only). People whose chats share it copied it from one place."""
 READ_CHARS = 1 << 16
-"""Of a turn; what comes after counts for exact duplicates only."""
+"""Characters read per turn. The rest counts for exact duplicates only."""
 
-# A script without spaces gives one word a character.
+# In scripts without spaces, each character is a word.
 UNSPACED = "\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 WORD = re.compile(rf"[^\W_{UNSPACED}]+|[{UNSPACED}]")
 
@@ -45,9 +45,9 @@ ROW = np.dtype(
         ("said", "u8"),  # all user turns
         ("opening", "u8"),
         ("front", "u8"),  # 0: too short
-        ("person", "u8"),  # 0: not known
+        ("person", "u8"),  # 0: unknown
         ("turns", "u4"),  # of the user
-        ("ngrams", "u4"),  # how many
+        ("ngrams", "u4"),  # number of n-grams
         ("minhash", "u4", (PERMUTATIONS,)),
     ]
 )
@@ -56,9 +56,9 @@ ROW = np.dtype(
 @dataclass(frozen=True)
 class Signatures:
     table: np.ndarray[Any, Any]
-    """One ROW a chat."""
+    """One ROW per chat."""
     ngrams: Hashes
-    """Of the openings, distinct within each, all chats' one after another."""
+    """N-grams of the openings of all chats in order, distinct within each."""
 
     @classmethod
     def concat(cls, parts: Sequence[Signatures]) -> Signatures:
@@ -77,15 +77,20 @@ class Signatures:
 
 
 def sign(batch: Sequence[RawChat], *, near: bool = True) -> Signatures:
-    """Every chat has a user turn. Without `near`, only what exact and template duplicates are told by."""
+    """Returns the signatures of a batch of chats, each with at least one user turn.
+
+    Args:
+        batch: cleaned chats.
+        near: compute MinHash sketches; otherwise only exact and template duplicates can be found.
+    """
     table = np.zeros(len(batch), dtype=ROW)
     chats = [chat.user_texts for chat in batch]
     table["source"] = [hash64(chat.source) for chat in batch]
     table["id"] = [hash64(chat.id) for chat in batch]
-    table["said"] = said = [_hash_of_all(texts) for texts in chats]
+    table["said"] = user_turn_hashes = [_hash_of_all(texts) for texts in chats]
     table["opening"] = [_hash_of_all(texts[:1]) for texts in chats]
     table["front"] = [front(texts) for texts in chats]
-    # Without the source: the releases of one corpus name a person alike.
+    # Without the source: releases of one corpus share the keys of people.
     table["person"] = [0 if chat.user_key is None else hash64(chat.user_key) for chat in batch]
     table["turns"] = [len(texts) for texts in chats]
     words = [[hash_words(text) for text in (texts if near else texts[:1])] for texts in chats]
@@ -94,21 +99,21 @@ def sign(batch: Sequence[RawChat], *, near: bool = True) -> Signatures:
         for turns, opening in zip(words, table["opening"], strict=True)
     ]
     table["ngrams"] = [len(each) for each in ngrams]
-    for row, (turns, whole) in enumerate(zip(words, said, strict=True) if near else ()):
-        table["minhash"][row] = sketch(shingles(turns, whole))
+    for row, (turns, turns_hash) in enumerate(zip(words, user_turn_hashes, strict=True) if near else ()):
+        table["minhash"][row] = sketch(shingles(turns, turns_hash))
     return Signatures(table, np.concatenate([*ngrams, np.zeros(0, dtype=np.uint64)]))
 
 
 def front(texts: Sequence[str]) -> int:
-    """Hash of the first words of what the person says, over turns where the opening is short; 0 for too few."""
+    """Returns the hash of the first FRONT_CHARS characters of the user turns, words only; 0 if there are fewer."""
     words = ""
     for text in texts:
-        # Most of a long text is never needed.
+        # Reads a long text in two steps; the first is mostly enough.
         for size in (4 * FRONT_CHARS, READ_CHARS):
-            more = " ".join(WORD.findall(text[:size].lower()))
-            if len(more) >= FRONT_CHARS or len(text) <= size:
+            turn_words = " ".join(WORD.findall(text[:size].lower()))
+            if len(turn_words) >= FRONT_CHARS or len(text) <= size:
                 break
-        words = f"{words} {more}" if words else more
+        words = f"{words} {turn_words}" if words else turn_words
         if len(words) >= FRONT_CHARS:
             return hash64(words[:FRONT_CHARS])
     return 0
@@ -119,19 +124,19 @@ def hash64(text: str) -> int:
 
 
 def normalise(text: str) -> str:
-    """Case and spacing do not make a text different."""
+    """Folds case and collapses spaces."""
     return " ".join(text.casefold().split())
 
 
 def hash_words(text: str) -> Hashes:
-    """Lower-cased, without punctuation."""
+    """Returns the hashes of the words, lower-cased and without punctuation."""
     # Joined and split again: one encoding for all words.
-    found = " ".join(WORD.findall(text[:READ_CHARS].lower())).encode().split()
-    return np.fromiter(map(xxh3_64_intdigest, found), dtype=np.uint64, count=len(found))
+    tokens = " ".join(WORD.findall(text[:READ_CHARS].lower())).encode().split()
+    return np.fromiter(map(xxh3_64_intdigest, tokens), dtype=np.uint64, count=len(tokens))
 
 
 def shingles(turns: Iterable[Hashes], whole: int) -> Hashes:
-    """What near-duplicates have in common; `whole` stands for a chat of very few words."""
+    """Returns the shingle hashes of the user turns; `whole` (hash of all turns) replaces them for a very short chat."""
     turns = list(turns)
     if sum(len(turn) for turn in turns) < FEWEST_WORDS:
         return np.asarray([whole], dtype=np.uint64)
@@ -139,7 +144,7 @@ def shingles(turns: Iterable[Hashes], whole: int) -> Hashes:
 
 
 def runs(words: Hashes, length: int) -> Hashes:
-    """Hashes of all runs of so many words; of all the words where there are fewer."""
+    """Returns the hashes of all runs of `length` words, or of all words if there are fewer."""
     length = min(length, len(words))
     combined = words[: len(words) - length + 1].copy()
     for offset in range(1, length):
@@ -152,7 +157,7 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _mixed(hashes: Hashes) -> Hashes:
-    """Every bit of the input reaches every bit: low bits are taken alone, and compared for size."""
+    """Mixes hashes so that every input bit reaches every output bit; low bits and size order are used later."""
     hashes = (hashes ^ (hashes >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
     return hashes ^ (hashes >> np.uint64(32))
 
@@ -162,12 +167,12 @@ def _smallest(hashes: Hashes, count: int) -> Hashes:
 
 
 def _ngrams(words: Hashes, opening: int) -> Hashes:
-    """An opening without words (`???`) is its own n-gram."""
+    """Returns the distinct n-grams of an opening. One without words (`???`) is its own n-gram."""
     return np.unique(runs(words, NGRAM)) if len(words) else np.asarray([opening], dtype=np.uint64)
 
 
 def _hash_of_all(texts: Sequence[str]) -> int:
-    """A long text in pieces: as one it would take many times its size in memory."""
+    """Hashes all texts, in pieces: at once, a long text would take many times its size in memory."""
     state = xxh3_64()
     for text in texts:
         for start in range(0, len(text), READ_CHARS):

@@ -1,4 +1,4 @@
-"""Test conversations that stay test whatever else changes: lists of ids, packaged or a team's own."""
+"""Frozen test splits: packaged lists of conversation ids, or a file of ids."""
 
 from __future__ import annotations
 
@@ -10,17 +10,28 @@ from usersim.storage.records import read_jsonl
 
 
 def frozen_ids(name_or_path: str | Path) -> frozenset[str]:
-    """A packaged list by its name, a file of one id a line, or a prepared JSONL."""
-    packaged = _packaged()
-    if str(name_or_path) in packaged:
-        return _lines((files(__name__) / f"{name_or_path}.txt").read_text(encoding="utf-8"))
+    """Returns the ids of a frozen list.
+
+    Args:
+        name_or_path: name of a packaged list, a file with one id a line, or a prepared JSONL.
+
+    Raises:
+        ConfigError: no such list or file, or no id in it.
+    """
+    names = _packaged_lists()
+    if str(name_or_path) in names:
+        return _ids_of_lines((files(__name__) / f"{name_or_path}.txt").read_text(encoding="utf-8"))
     path = Path(name_or_path)
     if not path.is_file():
         raise ConfigError(
-            f"{path}: no such file, and no frozen list of that name (there are {', '.join(packaged)})"
+            f"{path}: no such file, and no frozen list of that name (there are {', '.join(names)})"
         )
     try:
-        ids = _of_records(path) if path.suffix == ".jsonl" else _lines(path.read_text(encoding="utf-8"))
+        ids = (
+            _ids_of_records(path)
+            if path.suffix == ".jsonl"
+            else _ids_of_lines(path.read_text(encoding="utf-8"))
+        )
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as a list of ids ({error})") from error
     if not ids:
@@ -28,21 +39,21 @@ def frozen_ids(name_or_path: str | Path) -> frozenset[str]:
     return ids
 
 
-def _packaged() -> list[str]:
+def _packaged_lists() -> list[str]:
     return sorted(
-        each.name.removesuffix(".txt") for each in files(__name__).iterdir() if each.name.endswith(".txt")
+        entry.name.removesuffix(".txt") for entry in files(__name__).iterdir() if entry.name.endswith(".txt")
     )
 
 
-def _lines(text: str) -> frozenset[str]:
+def _ids_of_lines(text: str) -> frozenset[str]:
     lines = (line.strip() for line in text.split("\n"))
     return frozenset(line for line in lines if line and not line.startswith("#"))
 
 
-def _of_records(path: Path) -> frozenset[str]:
+def _ids_of_records(path: Path) -> frozenset[str]:
     ids = set()
     for number, row in read_jsonl(path):
         if not isinstance(row, dict) or not isinstance(row.get("id"), str):
-            raise ConfigError(f"{path}:{number}: no `id`")
+            raise ConfigError(f"{path}:{number}: no `id` of type string")
         ids.add(row["id"])
     return frozenset(ids)

@@ -28,7 +28,7 @@ JOIN_COUNTS = ("joined", "facets_joined", "facets_after_last_turn", "satisfied_j
 
 
 class Annotation(Record):
-    """One line of a goals file: facets with turns, or bare constraints; beside them what was never said."""
+    """One line of a goals file: a goal with facets by turn, or with bare constraints."""
 
     id: NonEmpty
     goal: NonEmpty
@@ -37,9 +37,9 @@ class Annotation(Record):
     persona: str | None = None
     satisfied: Literal["yes", "no", "unclear"] | None = None
     unsaid: tuple[NonEmpty, ...] = ()
-    """What this person plausibly wanted or knew and never said."""
+    """Wishes or knowledge that the person plausibly had and never stated."""
     provenance: str | None = None
-    """Who wrote it. Not said: the file's name counts."""
+    """Writer of the goal (default: the name of the file)."""
 
     @model_validator(mode="after")
     def _one_form(self) -> Annotation:
@@ -55,21 +55,21 @@ class Annotation(Record):
 @dataclass
 class Goals:
     by_id: dict[str, tuple[Annotation, str]] = field(default_factory=dict)
-    """The annotation of an id, and who wrote it."""
+    """Annotation and provenance by id."""
     personas: dict[str, str] = field(default_factory=dict)
-    """Free-text persona of an id; may be replaced before joining, so that it does not give the goal away."""
+    """Free-text persona by id; masking may replace it before joining."""
     masked: set[str] = field(default_factory=set)
-    """Ids whose persona was masked before: it does not give the goal away."""
+    """Ids whose persona is already masked."""
     counts: Counter[str] = field(default_factory=Counter)
     by_provenance: Counter[str] = field(default_factory=Counter)
-    """Of the goals joined."""
-    seen: Counter[str] = field(default_factory=Counter)
-    """How often the source has each annotated id."""
+    """Joined goals by provenance."""
+    chats_by_id: Counter[str] = field(default_factory=Counter)
+    """Chats in the sources by annotated id."""
     overlaps: array[float] = field(default_factory=lambda: array("f"))
-    """Share of each joined summary that is the person's own wording."""
+    """Share of each joined summary that is the wording of the person."""
 
     def add(self, annotation: Annotation, provenance: str, *, masked: bool = False) -> None:
-        """The first annotation of an id counts. `masked`: its persona does not give the goal away."""
+        """Adds an annotation; the first of an id counts. `masked`: its persona is already masked."""
         if annotation.id in self.by_id:
             self.counts["repeated_ids"] += 1
             return
@@ -79,59 +79,59 @@ class Goals:
         if masked:
             self.masked.add(annotation.id)
 
-    def see(self, id_: str) -> None:
+    def count_chat(self, id_: str) -> None:
         if id_ in self.by_id:
-            self.seen[id_] += 1
+            self.chats_by_id[id_] += 1
 
-    def personas_seen(self) -> Iterator[tuple[str, str, str]]:
-        """(id, persona, goal summary) of the annotations whose chat the source has."""
+    def joinable_personas(self) -> Iterator[tuple[str, str, str]]:
+        """Yields (id, persona, goal summary) of the annotations whose chat is in a source."""
         for id_, persona in self.personas.items():
-            if self.seen[id_]:
+            if self.chats_by_id[id_]:
                 yield id_, persona, phrase(self.by_id[id_][0].goal)
 
     def replace_personas(self, personas: Mapping[str, str]) -> None:
         self.personas |= personas
 
     def join(self, conversation: Conversation) -> Conversation:
-        """Facets first revealed after the last turn kept are left out: nobody voices them."""
+        """Returns the conversation with its goal. Facets first revealed after the last kept turn are left out."""
         annotation, provenance = self.by_id.get(conversation.id, (None, ""))
         if annotation is None:
             return conversation
-        if self.seen[conversation.id] > 1:
-            # Which of the chats with this id was annotated is not known.
+        if self.chats_by_id[conversation.id] > 1:
+            # Several chats have this id, and the annotation belongs to an unknown one of them.
             self.counts["ambiguous_ids"] += 1
             return conversation
         texts = user_texts(conversation)
-        given = annotation.requirements
-        facets = tuple(facet for facet in given if facet.turn is None or facet.turn <= len(texts))
+        requirements = annotation.requirements
+        facets = tuple(facet for facet in requirements if facet.turn is None or facet.turn <= len(texts))
         goal = Goal(summary=phrase(annotation.goal), facets=facets, provenance=provenance)
         persona = conversation.profile.persona or Persona()
-        written = self.personas.get(conversation.id, persona.description)
-        persona = persona.model_copy(update={"description": written})
-        # A verdict on a chat whose end was cut off here speaks of turns that nobody can see.
-        whole = len(facets) == len(given)
-        satisfied = (annotation.satisfied if whole else None) or conversation.satisfied
-        self._count(goal, len(given), texts, satisfied is not None)
+        description = self.personas.get(conversation.id, persona.description)
+        persona = persona.model_copy(update={"description": description})
+        # A verdict on a chat that was cut here is about turns that are gone.
+        is_whole = len(facets) == len(requirements)
+        satisfied = (annotation.satisfied if is_whole else None) or conversation.satisfied
+        self._count(goal, len(requirements), texts, satisfied is not None)
         profile = UserProfile(goal=goal, persona=persona)
-        joined = {"profile": profile, "satisfied": satisfied, "unsaid": annotation.unsaid}
-        return conversation.model_copy(update=joined)
+        update = {"profile": profile, "satisfied": satisfied, "unsaid": annotation.unsaid}
+        return conversation.model_copy(update=update)
 
-    def _count(self, goal: Goal, given: int, texts: list[str], satisfied: bool) -> None:
+    def _count(self, goal: Goal, annotated_facets: int, texts: list[str], satisfied: bool) -> None:
         self.counts["joined"] += 1
         self.counts["facets_joined"] += len(goal.facets)
-        self.counts["facets_after_last_turn"] += given - len(goal.facets)
+        self.counts["facets_after_last_turn"] += annotated_facets - len(goal.facets)
         self.counts["satisfied_joined"] += satisfied
         self.by_provenance[goal.provenance or ""] += 1
         self.overlaps.append(overlap(goal.summary, texts))
 
     def summary(self) -> dict[str, Any]:
-        """`id_not_in_source` and `conversation_rejected` are of annotations, like `joined`."""
-        known, joined = len(self.by_id), self.counts["joined"]
+        """Returns the counts of the join; `id_not_in_source` and `conversation_rejected` count annotations."""
+        annotations, joined = len(self.by_id), self.counts["joined"]
         ambiguous = self.counts["ambiguous_ids"]
         return {
-            "annotations": known,
-            "id_not_in_source": known - len(self.seen),
-            "conversation_rejected": len(self.seen) - joined - ambiguous,
+            "annotations": annotations,
+            "id_not_in_source": annotations - len(self.chats_by_id),
+            "conversation_rejected": len(self.chats_by_id) - joined - ambiguous,
             "ambiguous_ids": ambiguous,
             **{name: self.counts[name] for name in JOIN_COUNTS},
             "provenance": dict(self.by_provenance.most_common()),
@@ -140,7 +140,7 @@ class Goals:
 
 
 def overlap_figures(overlaps: array[float], bound: float = MAX_OVERLAP) -> dict[str, float] | None:
-    """Of summaries: the share of word n-grams that the person wrote too. None without any summary."""
+    """Summarises the shares of word n-grams that summaries have in common with the person; None without a summary."""
     if not overlaps:
         return None
     return {
@@ -153,7 +153,7 @@ def overlap_figures(overlaps: array[float], bound: float = MAX_OVERLAP) -> dict[
 
 
 def phrase(goal: str) -> str:
-    """Reads on from "You want to": no "User wants to", no capital, no full stop."""
+    """Rewrites a goal so that it continues "You want to": no "User wants to", no capital, no full stop."""
     text = LEAD.sub(lambda lead: "" if lead["to"] else "get ", goal.strip())
     text = re.sub(r"^to (?=\w)", "", text, flags=re.IGNORECASE).rstrip(".").strip() or goal.strip()
     word = text.split()[0]
@@ -161,7 +161,11 @@ def phrase(goal: str) -> str:
 
 
 def read_goals(paths: Iterable[Path]) -> Goals:
-    """The first annotation of an id counts. Raises DataError naming path:line."""
+    """Reads goal files; the first annotation of an id counts.
+
+    Raises:
+        DataError: a missing, empty or malformed file, with its line.
+    """
     goals = Goals()
     for path in paths:
         empty = True
@@ -169,5 +173,5 @@ def read_goals(paths: Iterable[Path]) -> Goals:
             empty = False
             goals.add(annotation, path.name.split(".jsonl")[0])
         if empty:
-            raise DataError(f"{path}: no annotation in it")
+            raise DataError(f"{path}: no annotation in it; expected one JSON object a line")
     return goals

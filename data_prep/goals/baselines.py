@@ -1,4 +1,4 @@
-"""What else could write a goal: the person's own first words, another's goal, the nearest one, the untuned base."""
+"""Baseline goal writers: first words of the person, random and nearest training goals, and the prompted base."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from data_prep.goals.annotations import phrase
 from data_prep.goals.format import GoalRenderer, one_line, parse_answer
 from data_prep.goals.local_model import GoalModel
 from data_prep.goals.overlap import user_texts
-from data_prep.goals.scores import said
+from data_prep.goals.scores import user_text
 from usersim.text.embeddings import embed
 from usersim.types import Conversation, Facet, Goal
 from usersim.weights.base_model import load_user_base
@@ -29,13 +29,19 @@ Write = Callable[[Sequence[Conversation]], list[Goal | None]]
 
 
 def opening_sentence(conversations: Sequence[Conversation]) -> list[Goal | None]:
-    """The first sentence of the first turn; the facets are the first sentences of all turns."""
-    return [_verbatim(one, lambda text: SENTENCE.split(text.strip())[0]) for one in conversations]
+    """Returns the first sentence of the first turn as goal, and the first sentences of all turns as facets."""
+    return [
+        _verbatim(conversation, lambda text: SENTENCE.split(text.strip())[0])
+        for conversation in conversations
+    ]
 
 
 def first_words(conversations: Sequence[Conversation]) -> list[Goal | None]:
-    """The first twelve words of the first turn; the facets are those of all turns."""
-    return [_verbatim(one, lambda text: " ".join(text.split()[:FIRST_WORDS])) for one in conversations]
+    """Returns the first twelve words of the first turn as goal, and those of all turns as facets."""
+    return [
+        _verbatim(conversation, lambda text: " ".join(text.split()[:FIRST_WORDS]))
+        for conversation in conversations
+    ]
 
 
 def _verbatim(conversation: Conversation, cut: Callable[[str], str]) -> Goal | None:
@@ -45,22 +51,30 @@ def _verbatim(conversation: Conversation, cut: Callable[[str], str]) -> Goal | N
 
 
 def random_goal(train: Sequence[Conversation], seed: int) -> Write:
-    """Some training conversation's goal, turns brought into range."""
+    """Returns a writer of random training goals, with turns brought into range."""
 
     def write(conversations: Sequence[Conversation]) -> list[Goal | None]:
-        drawn = np.random.default_rng(seed).integers(len(train), size=len(conversations))
-        return [_borrowed(train[int(index)], one) for index, one in zip(drawn, conversations, strict=True)]
+        rows = np.random.default_rng(seed).integers(len(train), size=len(conversations))
+        return [
+            _borrowed(train[int(index)], conversation)
+            for index, conversation in zip(rows, conversations, strict=True)
+        ]
 
     return write
 
 
 def nearest_goal(train: Sequence[Conversation]) -> Write:
-    """The goal of the training conversation whose user turns are most alike."""
+    """Returns a writer of the goal of the training conversation whose user turns are most similar."""
 
     def write(conversations: Sequence[Conversation]) -> list[Goal | None]:
-        known = embed([said(one) for one in train])
-        nearest = (embed([said(one) for one in conversations]) @ known.T).argmax(1)
-        return [_borrowed(train[int(index)], one) for index, one in zip(nearest, conversations, strict=True)]
+        train_vectors = embed([user_text(conversation) for conversation in train])
+        nearest = (
+            embed([user_text(conversation) for conversation in conversations]) @ train_vectors.T
+        ).argmax(1)
+        return [
+            _borrowed(train[int(index)], conversation)
+            for index, conversation in zip(nearest, conversations, strict=True)
+        ]
 
     return write
 
@@ -74,18 +88,18 @@ def _borrowed(lender: Conversation, conversation: Conversation) -> Goal | None:
 
 
 def prompted_base(like: GoalModel) -> Write:
-    """The untuned base with an instruction and the beginning of its answer; it is not asked for facets.
+    """Returns a writer that prompts the untuned base model with an instruction and the beginning of its answer.
 
-    Asked for them in the format of the goal model, with examples or without, it only writes numbers.
+    It writes no facets: in the format of the goal model, with or without examples, the base only writes numbers.
     """
     base = load_user_base(build_base())
     format_ = like.renderer.format.model_copy(update={"answer_tokens": PROMPTED_TOKENS})
     renderer = GoalRenderer(base.renderer, base.tokenizer_json, format_, instruction=PROMPTED)
     model = GoalModel(base.model.eval(), renderer, name=BASE_NAME, batch=like.batch)
-    begun = base.renderer.encode(PREFILL)
+    prefill_ids = base.renderer.encode(PREFILL)
 
     def write(conversations: Sequence[Conversation]) -> list[Goal | None]:
-        prompts = [[*renderer.prompt(one), *begun] for one in conversations]
+        prompts = [[*renderer.prompt(conversation), *prefill_ids] for conversation in conversations]
         texts = model.write(prompts, whole_lines=False)
         firsts = [SENTENCE.split(text.strip())[0] for text in texts]
         return [Goal(summary=phrase(first)) if first else None for first in firsts]
@@ -93,12 +107,12 @@ def prompted_base(like: GoalModel) -> Write:
     return write
 
 
-def written(
+def model_goals(
     model: GoalModel, conversations: Sequence[Conversation], prompts: Sequence[list[int]]
 ) -> list[Goal | None]:
-    """Before the guard against the person's own words; None where the answer cannot be read."""
-    made: list[Goal | None] = []
-    for text, one in zip(model.write(prompts), conversations, strict=True):
-        read = parse_answer(text, one.id, user_turns=len(user_texts(one)))
-        made.append(None if read is None else Goal(summary=read.goal, facets=read.facets))
-    return made
+    """Returns the goals of a model before the overlap check; None where the answer is not readable."""
+    goals: list[Goal | None] = []
+    for text, conversation in zip(model.write(prompts), conversations, strict=True):
+        annotation = parse_answer(text, conversation.id, user_turns=len(user_texts(conversation)))
+        goals.append(None if annotation is None else Goal(summary=annotation.goal, facets=annotation.facets))
+    return goals

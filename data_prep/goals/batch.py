@@ -1,4 +1,4 @@
-"""Goals for many conversations: bounded concurrency, each result kept at once, failures counted and left out."""
+"""Goals for many conversations, with bounded concurrency. Results are saved at once; failures are counted."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from usersim.types import Conversation
 
 @dataclass
 class GoalRun:
+    """State and counts of one run of `usersim data goals`."""
+
     order: list[str] = field(default_factory=list)
-    """Keys of the conversations read, in their order."""
+    """Journal keys of the conversations, in their order."""
     ids: set[str] = field(default_factory=set)
     resumed: int = 0
     repeated_ids: int = 0
@@ -35,42 +37,52 @@ class GoalRun:
         max_overlap: float,
         done: Callable[[], None],
     ) -> None:
-        """Raises the first error that concerns more than one conversation; `journal` has what was done before."""
-        waiting = self._missing(conversations, journal, done)
+        """Writes the goals of all conversations to the journal.
+
+        Args:
+            journal: finished results, which are not repeated.
+            concurrency: conversations at a time.
+            max_overlap: largest share of n-grams that the person wrote.
+            done: called after each conversation.
+
+        Raises:
+            UsersimError: an error that concerns more than one conversation; the journal keeps earlier results.
+        """
+        missing = self._missing(conversations, journal, done)
 
         async def work() -> None:
-            for conversation in waiting:
+            for conversation in missing:
                 try:
-                    made = await provider.annotate(conversation)
+                    result = await provider.annotate(conversation)
                 except EndpointDown:
                     raise
                 except BackendError as error:
                     self._fail(error)
                 else:
-                    made = accepted(made, conversation, max_overlap=max_overlap)
-                    if isinstance(made, Annotation) and made.provenance is None:
-                        made = made.model_copy(update={"provenance": provider.name})
-                    journal.add(conversation, made)
+                    result = accepted(result, conversation, max_overlap=max_overlap)
+                    if isinstance(result, Annotation) and result.provenance is None:
+                        result = result.model_copy(update={"provenance": provider.name})
+                    journal.add(conversation, result)
                 done()
                 await asyncio.sleep(0)  # a provider that never waits must leave room for Ctrl-C
 
-        stopped: UsersimError | None = None
+        fatal: UsersimError | None = None
         try:
             async with asyncio.TaskGroup() as workers:
                 for _ in range(concurrency):
                     workers.create_task(work())
         except* UsersimError as errors:
-            stopped = next(error for error in errors.exceptions if isinstance(error, UsersimError))
-        if stopped is not None:
-            raise stopped
+            fatal = next(error for error in errors.exceptions if isinstance(error, UsersimError))
+        if fatal is not None:
+            raise fatal
 
     def _missing(
         self, conversations: Iterable[Conversation], journal: GoalJournal, done: Callable[[], None]
     ) -> Iterator[Conversation]:
-        """One after another, whichever worker asks; in memory there are only those being worked on."""
+        """Yields the conversations without a result, one at a time to whichever worker asks; bounds memory."""
         for conversation in conversations:
             if conversation.id in self.ids:
-                # Goals are joined by id, so there can be only one.
+                # Goals are joined by id, so an id has only one.
                 self.repeated_ids += 1
                 done()
                 continue

@@ -1,4 +1,4 @@
-"""`usersim data goals FILE… --out GOALS.jsonl`: hidden goals of prepared conversations."""
+"""`usersim data goals` command: writes hidden goals of prepared conversations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.text import Text
 
 from data_prep.goals.annotations import overlap_figures
 from data_prep.goals.batch import GoalRun
-from data_prep.goals.journal import GoalJournal, Written
+from data_prep.goals.journal import GoalJournal, JournalSummary
 from data_prep.goals.overlap import MAX_OVERLAP, N
 from data_prep.goals.providers import GoalProvider
 from data_prep.goals.teacher import CHAT_CHARS, Teacher
@@ -29,7 +29,7 @@ from usersim.storage.records import read_records
 from usersim.types import Conversation
 
 EPILOG = """\
-Interrupted, by Ctrl-C or otherwise? Run the same command again: what was done is in GOALS.jsonl.partial.
+After an interruption, run the same command again: finished goals are in GOALS.jsonl.partial.
 The goals are joined to conversations by `usersim prep … --goals GOALS.jsonl`.
 """
 
@@ -37,27 +37,29 @@ The goals are joined to conversations by `usersim prep … --goals GOALS.jsonl`.
 def main(argv: list[str]) -> int:
     args = _parser().parse_args(argv)
     _check(args)
-    # The local model answers those who wait in batches.
+    # The local model batches concurrent requests.
     args.concurrency = args.concurrency or (8 if args.local is None else 64)
     total = _count(args.files, args.limit)
-    began = time.monotonic()
+    started = time.monotonic()
     provider, run = _provider(args), GoalRun()
-    with GoalJournal(args.out, _made_with(provider, args)) as journal:
+    with GoalJournal(args.out, _journal_settings(provider, args)) as journal:
         if len(journal):
-            tell(f"going on: {len(journal):,} conversations are in {journal.path}")
+            print_line(f"resuming: {len(journal):,} conversations are in {journal.path}")
         try:
             asyncio.run(_write(args, provider, run, journal, total))
         except (EndpointDown, KeyboardInterrupt) as error:
-            kept = f"{len(journal):,} of {total:,} done are kept in {journal.path}; run again to go on"
+            progress_note = (
+                f"{len(journal):,} of {total:,} done are kept in {journal.path}; run again to go on"
+            )
             if isinstance(error, EndpointDown):
-                raise BackendError(f"{error}; {kept}") from error
-            tell(kept)
+                raise BackendError(f"{error}; {progress_note}") from error
+            print_line(progress_note)
             raise
         failed = run.failed.total()
         if failed and not len(journal):
             raise BackendError(f"all {failed:,} conversations failed; the first: {run.first_error}")
         written = journal.finish(run.order, keep=bool(failed))
-    summary = _summary(args, provider, run, written, time.monotonic() - began)
+    summary = _summary(args, provider, run, written, time.monotonic() - started)
     emit_json(summary, stdout=args.json, path=args.json_out)
     if not args.json:
         _show(summary, args.out)
@@ -68,7 +70,7 @@ async def _write(
     args: argparse.Namespace, provider: GoalProvider, run: GoalRun, journal: GoalJournal, total: int
 ) -> None:
     records = chain.from_iterable(read_records(path, Conversation) for path in args.files)
-    columns = (TextColumn("goals"), BarColumn(), MofNCompleteColumn(), Rate(), Remaining())
+    columns = (TextColumn("goals"), BarColumn(), MofNCompleteColumn(), GoalSpeedColumn(), Remaining())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=total)
         try:
@@ -85,7 +87,7 @@ async def _write(
                 await provider.judge.aclose()
 
 
-class Rate(ProgressColumn):
+class GoalSpeedColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:,.1f}/s")
@@ -115,15 +117,15 @@ def _provider(args: argparse.Namespace) -> GoalProvider:
     return Teacher(judge, max_overlap=args.max_overlap, chat_chars=args.chat_chars)
 
 
-def _made_with(provider: GoalProvider, args: argparse.Namespace) -> dict[str, object]:
-    """What a journal must share with the run that goes on with it."""
-    made_with = provider.made_with if isinstance(provider, Teacher) else {}
-    return {"provider": provider.name, "max_overlap": args.max_overlap, **made_with}
+def _journal_settings(provider: GoalProvider, args: argparse.Namespace) -> dict[str, object]:
+    """Settings that a resumed journal must share with the run."""
+    teacher_settings = provider.journal_settings if isinstance(provider, Teacher) else {}
+    return {"provider": provider.name, "max_overlap": args.max_overlap, **teacher_settings}
 
 
 def _check(args: argparse.Namespace) -> None:
     if args.teacher_url is not None and not args.teacher_model:
-        raise ConfigError("--teacher-url needs --teacher-model: what the endpoint calls its model")
+        raise ConfigError("--teacher-url needs --teacher-model: the model name at the endpoint")
     for name, least in (
         ("concurrency", 1),
         ("limit", 1),
@@ -141,7 +143,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _count(files: list[Path], limit: int | None) -> int:
-    """Lines that are not blank, for the progress bar."""
+    """Counts non-blank lines for the progress bar."""
     total = 0
     for path in files:
         if not path.is_file():
@@ -158,7 +160,7 @@ def _count(files: list[Path], limit: int | None) -> int:
 
 
 def _summary(
-    args: argparse.Namespace, provider: GoalProvider, run: GoalRun, written: Written, seconds: float
+    args: argparse.Namespace, provider: GoalProvider, run: GoalRun, written: JournalSummary, seconds: float
 ) -> dict[str, Any]:
     return {
         "out": str(args.out),
@@ -180,23 +182,23 @@ def _show(summary: dict[str, Any], out: Path) -> None:
     def listed(counts: dict[str, int]) -> str:
         return ", ".join(f"{reason} {count:,}" for reason, count in counts.items()) or "0"
 
-    tell(f"{summary['written']:,} goals of {summary['conversations']:,} conversations in {out}")
-    tell(f"rejected: {listed(summary['rejected'])}; failed: {listed(summary['failed'])}")
+    print_line(f"{summary['written']:,} goals of {summary['conversations']:,} conversations in {out}")
+    print_line(f"rejected: {listed(summary['rejected'])}; failed: {listed(summary['failed'])}")
     if summary["repeated_ids"]:
-        tell(f"{summary['repeated_ids']:,} conversations had an id seen before and were left out")
+        print_line(f"{summary['repeated_ids']:,} conversations had an id seen before and were left out")
     if usage := summary["usage"]:
         cost = "" if usage["cost"] is None else f", cost {usage['cost']:,.4f}"
-        tell(
+        print_line(
             f"{usage['requests']:,} requests, {usage['cache_hits']:,} answers from the cache, "
             f"{usage['retries']:,} retries; "
             f"{usage['prompt_tokens']:,} + {usage['completion_tokens']:,} tokens{cost}"
         )
     if summary["failed"]:
-        tell(f"the first failure: {summary['first_error']}\nrun again to try the failed ones again")
+        print_line(f"the first failure: {summary['first_error']}\nrun again to try the failed ones again")
 
 
-def tell(line: str) -> None:
-    """As it is: a path may hold brackets, and is not broken over lines."""
+def print_line(line: str) -> None:
+    """Prints a line without markup or wrapping; a path may hold brackets."""
     console.print(line, markup=False, soft_wrap=True)
 
 
@@ -215,25 +217,42 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="conversations, such as train.jsonl of `usersim prep`",
     )
-    add("--out", type=Path, required=True, metavar="GOALS.jsonl")
-    who = parser.add_mutually_exclusive_group(required=True)
-    who.add_argument("--teacher-url", metavar="URL", help="any OpenAI-compatible chat endpoint")
-    who.add_argument("--local", metavar="DIR|default", help="the small goal model, in this process")
-    add("--teacher-model", metavar="NAME")
+    add("--out", type=Path, required=True, metavar="GOALS.jsonl", help="file for the goals")
+    provider = parser.add_mutually_exclusive_group(required=True)
+    provider.add_argument(
+        "--teacher-url", metavar="URL", help="base URL of an OpenAI-compatible chat endpoint"
+    )
+    provider.add_argument(
+        "--local",
+        metavar="DIR|default",
+        help="goal model in this process: an adapter folder, or the packaged one",
+    )
+    add("--teacher-model", metavar="NAME", help="model name at the endpoint")
     add("--api-key-env", metavar="NAME", help="environment variable that holds the endpoint's key")
-    add("--max-overlap", type=float, default=MAX_OVERLAP, metavar="SHARE", help=_OVERLAP)
-    add("--limit", type=int, metavar="N", help="the first N conversations only")
-    add("--concurrency", type=int, metavar="N", help="conversations at a time (teacher 8, local 64)")
-    add("--cache", type=Path, metavar="DIR", help="the teacher's answers (default: GOALS.jsonl.cache)")
-    add("--chat-chars", type=int, default=CHAT_CHARS, metavar="N", help="of a chat, shown to the teacher")
-    add("--max-tokens", type=int, default=1024, metavar="N", help="of an answer")
-    add("--timeout", type=float, default=120.0, metavar="SECONDS", help="of a request")
-    add("--max-retries", type=int, default=5, metavar="N", help="of a request")
-    add("--price-in", type=float, metavar="PRICE", help="per million prompt tokens, to show the cost")
-    add("--price-out", type=float, metavar="PRICE", help="per million tokens answered")
-    add("--json", action="store_true", help="the counts as one JSON document on stdout")
-    add("--json-out", metavar="FILE", help="write it there")
+    add("--max-overlap", type=float, default=MAX_OVERLAP, metavar="SHARE", help=_OVERLAP_HELP)
+    add("--limit", type=int, metavar="N", help="write goals of at most N conversations (default: all)")
+    add("--concurrency", type=int, metavar="N", help="conversations at a time (default: teacher 8, local 64)")
+    add(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="cache folder of teacher answers (default: GOALS.jsonl.cache)",
+    )
+    add(
+        "--chat-chars",
+        type=int,
+        default=CHAT_CHARS,
+        metavar="N",
+        help=f"characters of a chat shown to the teacher (default: {CHAT_CHARS})",
+    )
+    add("--max-tokens", type=int, default=1024, metavar="N", help="most tokens of an answer (default: 1024)")
+    add("--timeout", type=float, default=120.0, metavar="SECONDS", help="timeout of a request (default: 120)")
+    add("--max-retries", type=int, default=5, metavar="N", help="retries of a request (default: 5)")
+    add("--price-in", type=float, metavar="PRICE", help="price per million prompt tokens, for the cost shown")
+    add("--price-out", type=float, metavar="PRICE", help="price per million completion tokens")
+    add("--json", action="store_true", help="print the counts as one JSON document on stdout")
+    add("--json-out", metavar="FILE", help="write the same JSON to FILE")
     return parser
 
 
-_OVERLAP = f"reject a goal with more of its word {N}-grams in the person's turns (default {MAX_OVERLAP})"
+_OVERLAP_HELP = f"largest share of a goal's word {N}-grams that the person wrote (default: {MAX_OVERLAP})"

@@ -1,4 +1,4 @@
-"""How good a goal model is on held-out annotations, beside baselines that need no training.
+"""Evaluation of a goal model on held-out annotations, with baselines that need no training.
 
 python -m data_prep.goals.evaluation --train data/arena/train.jsonl --test data/arena/test.jsonl --out goal-model
 """
@@ -19,15 +19,15 @@ import numpy as np
 from data_prep.goals.baselines import (
     Write,
     first_words,
+    model_goals,
     nearest_goal,
     opening_sentence,
     prompted_base,
     random_goal,
-    written,
 )
 from data_prep.goals.format import annotated
 from data_prep.goals.local_model import GoalModel, load_goal_model
-from data_prep.goals.scores import FACET_COSINE, FIGURES, Floats, Scores, draws, estimate, figures, score
+from data_prep.goals.scores import FACET_COSINE, METRICS, Floats, GoalScores, draws, estimate, metrics, score
 from usersim.cli import console
 from usersim.errors import ConfigError
 from usersim.extras import cure_for
@@ -53,7 +53,7 @@ Table = dict[str, dict[str, dict[str, float] | None]]
 
 
 def annotated_goals(conversations: Sequence[Conversation]) -> list[Goal | None]:
-    """What was written by reading them: the best that can be reached."""
+    """Returns the annotated goals, written by reading the conversations: the upper bound."""
     return [conversation.profile.goal for conversation in conversations]
 
 
@@ -61,7 +61,7 @@ def report(
     model: GoalModel, train: Sequence[Conversation], test: Sequence[Conversation], *, repeats: int, seed: int
 ) -> dict[str, Any]:
     started = time.monotonic()
-    made = written(model, test, [model.renderer.prompt(one) for one in test])
+    goals = model_goals(model, test, [model.renderer.prompt(conversation) for conversation in test])
     minutes = (time.monotonic() - started) / 60
     systems: dict[str, Write] = {
         "nearest training goal": nearest_goal(train),
@@ -71,13 +71,13 @@ def report(
         "base, prompted": prompted_base(model),
         "annotation": annotated_goals,
     }
-    scored = {"goal model": score(made, test)}
+    scored = {"goal model": score(goals, test)}
     for name, write in systems.items():
         scored[name] = score(write(test), test)
         console.print(f"{name}: scored on {len(test)} conversations", style="dim")
     parts = {"all": list(range(len(test)))}
-    for index, one in enumerate(test):
-        parts.setdefault(one.source, []).append(index)
+    for index, conversation in enumerate(test):
+        parts.setdefault(conversation.source, []).append(index)
     return {
         "n": {name: len(rows) for name, rows in parts.items()},
         "facet_cosine": FACET_COSINE,
@@ -92,38 +92,38 @@ def report(
     }
 
 
-def _table(scored: dict[str, Scores], rows: list[int], repeats: int, seed: int) -> Table:
+def _table(scored: dict[str, GoalScores], rows: list[int], repeats: int, seed: int) -> Table:
     counts = np.zeros((repeats + 1, len(next(iter(scored.values())).cosine)))
     counts[:, rows] = draws(len(rows), repeats, seed)
     return {
-        name: {key: estimate(values) for key, values in figures(scores, counts).items()}
+        name: {key: estimate(values) for key, values in metrics(scores, counts).items()}
         for name, scores in scored.items()
     }
 
 
-def _differences(scored: dict[str, Scores], n: int, repeats: int, seed: int) -> Table:
-    """Paired: both on the same resamples."""
+def _differences(scored: dict[str, GoalScores], n: int, repeats: int, seed: int) -> Table:
+    """Paired differences, on the same resamples."""
     counts: Floats = draws(n, repeats, seed)
-    own = figures(scored["goal model"], counts)
+    own = metrics(scored["goal model"], counts)
     return {
-        name: {key: estimate(own[key] - theirs[key]) for key in COMPARED}
-        for name, theirs in ((name, figures(scores, counts)) for name, scores in scored.items())
+        name: {key: estimate(own[key] - baseline[key]) for key in COMPARED}
+        for name, baseline in ((name, metrics(scores, counts)) for name, scores in scored.items())
         if name != "goal model"
     }
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    """Only tables; what they mean is written by hand."""
+    """Returns the result as Markdown tables."""
     parts = []
     for name, table in result["tables"].items():
-        head = ["", *(HEADINGS[key] for key in FIGURES)]
+        head = ["", *(HEADINGS[key] for key in METRICS)]
         lines = [f"**{name}**, {result['n'][name]} conversations", "", _row(head), _row(["---"] * len(head))]
-        lines += [_row([system, *(_shown(row[key]) for key in FIGURES)]) for system, row in table.items()]
+        lines += [_row([system, *(_cell(row[key]) for key in METRICS)]) for system, row in table.items()]
         parts.append("\n".join(lines))
     head = ["goal model minus", *(HEADINGS[key] for key in COMPARED)]
     lines = [_row(head), _row(["---"] * len(head))]
     for system, row in result["goal model minus"].items():
-        lines.append(_row([system, *(_shown(row[key]) for key in COMPARED)]))
+        lines.append(_row([system, *(_cell(row[key]) for key in COMPARED)]))
     return "\n\n".join([*parts, "\n".join(lines)]) + "\n"
 
 
@@ -131,7 +131,7 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _shown(one: dict[str, float] | None) -> str:
+def _cell(one: dict[str, float] | None) -> str:
     if one is None:
         return "none"
     digits = 1 if abs(one["value"]) >= 10 else 2
@@ -146,16 +146,18 @@ def main(argv: list[str]) -> int:
         "--train", nargs="+", required=True, help="conversations with goals, for the baselines"
     )
     parser.add_argument("--test", nargs="+", required=True, help="held-out conversations with goals")
-    parser.add_argument("--limit", type=int, help="only so many of the held-out ones, evenly spaced")
-    parser.add_argument("--resamples", type=int, default=2000)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--out", type=Path, required=True, help="two files: this name with .json and .tables.md"
+        "--limit", type=int, help="use N held-out conversations, evenly spaced (default: all)"
+    )
+    parser.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples (default: 2000)")
+    parser.add_argument("--batch", type=int, default=16, help="conversations a batch (default: 16)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of baselines and bootstrap (default: 0)")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="stem of the two output files, .json and .tables.md"
     )
     args = parser.parse_args(argv)
     if importlib.util.find_spec("sacrebleu") is None:
-        raise ConfigError(f"this report needs sacrebleu: {cure_for('sacrebleu', 'collab')}")
+        raise ConfigError(f"sacrebleu is missing: {cure_for('sacrebleu', 'collab')}")
     test = annotated(args.test)
     if args.limit:
         test = [test[i * len(test) // args.limit] for i in range(min(args.limit, len(test)))]

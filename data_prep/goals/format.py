@@ -1,4 +1,4 @@
-"""The goal model's task as tokens and text: a person's turns in, a goal and its facets out, one line each."""
+"""Prompt and answer format of the goal model: user turns in; goal and facets out, one line each."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ MOST_FACETS = 12
 
 
 class GoalFormat(Record):
-    """Beside the adapter. A longer turn keeps its head and its tail around a mark; counts are tokens."""
+    """Format stored beside the adapter; counts are tokens.
+
+    A turn longer than its limits keeps its head and tail around a mark.
+    """
 
     template: Literal["goals-v1"] = "goals-v1"
     turns: int = Field(default=12, ge=1)
-    """User turns shown, from the first; the assistant's are left out."""
+    """User turns shown, from the first; assistant turns are left out."""
     opening_head: int = 72
     opening_tail: int = 24
     later_head: int = 36
@@ -35,7 +38,7 @@ class GoalFormat(Record):
 
 
 class GoalRenderer:
-    """ChatML around the numbered turns. Content never becomes a control id, whatever it says."""
+    """Renderer of ChatML prompts with numbered user turns. Text never becomes a control token."""
 
     def __init__(
         self,
@@ -54,34 +57,38 @@ class GoalRenderer:
         self._mark = renderer.encode(" […] ")
 
     def prompt(self, conversation: Conversation) -> list[int]:
-        """Ids up to where the goal begins; raises RenderError where the person says nothing."""
-        said = user_texts(conversation)[: self.format.turns]
-        if not self.speaks(conversation):
-            raise RenderError(f"{conversation.id}: no user turn with text")
-        shown: list[int] = []
-        for number, text in enumerate(said, start=1):
-            newline = "\n" if number > 1 else ""
-            shown += [*self._renderer.encode(f"{newline}{number}: "), *self._shorten(text, number == 1)]
-        system = self._message("system", self._instruction)
-        return [*system, *self._message("user", shown), *self._header("assistant")]
+        """Returns the prompt ids, up to the beginning of the goal.
 
-    def speaks(self, conversation: Conversation) -> bool:
-        """Whether a turn that would be shown has text."""
+        Raises:
+            RenderError: no user turn has text.
+        """
+        user_turns = user_texts(conversation)[: self.format.turns]
+        if not self.has_user_text(conversation):
+            raise RenderError(f"{conversation.id}: no user turn with text")
+        ids: list[int] = []
+        for number, text in enumerate(user_turns, start=1):
+            newline = "\n" if number > 1 else ""
+            ids += [*self._renderer.encode(f"{newline}{number}: "), *self._shorten(text, number == 1)]
+        system = self._message("system", self._instruction)
+        return [*system, *self._message("user", ids), *self._header("assistant")]
+
+    def has_user_text(self, conversation: Conversation) -> bool:
+        """Returns whether a shown user turn has text."""
         return any(map(str.strip, user_texts(conversation)[: self.format.turns]))
 
     def example(self, conversation: Conversation, goal: Goal) -> Example:
-        """Only the answer and its end are supervised."""
+        """Returns a training example; only the answer and its end are supervised."""
         prompt = self.prompt(conversation)
         answer = [*self._renderer.encode(self.answer(goal)), self.end_id]
         return Example([*prompt, *answer], [False] * len(prompt) + [True] * len(answer))
 
     def answer(self, goal: Goal) -> str:
-        """Facets of turns that the prompt does not show are left out."""
-        shown = [facet for facet in goal.facets if (facet.turn or 1) <= self.format.turns]
-        return "\n".join([one_line(goal.summary), *(f"{f.turn or 1}: {one_line(f.text)}" for f in shown)])
+        """Returns the answer text. Facets of turns that the prompt does not show are left out."""
+        facets = [facet for facet in goal.facets if (facet.turn or 1) <= self.format.turns]
+        return "\n".join([one_line(goal.summary), *(f"{f.turn or 1}: {one_line(f.text)}" for f in facets)])
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text up to the first control id."""
+        """Decodes ids up to the first control token."""
         return self._renderer.read(ids)[0]
 
     def _shorten(self, text: str, opening: bool) -> list[int]:
@@ -101,16 +108,20 @@ class GoalRenderer:
 
 
 def annotated(paths: Sequence[str]) -> list[Conversation]:
-    """The conversations of people with a goal; raises DataError where there is none."""
-    found = [
+    """Reads the human conversations that have a goal.
+
+    Raises:
+        DataError: no such conversation in the files.
+    """
+    conversations = [
         conversation
         for path in paths
         for conversation in read_conversations(path)
         if conversation.origin == "human" and conversation.profile.goal is not None
     ]
-    if not found:
+    if not conversations:
         raise DataError(f"no conversation with a goal in {', '.join(paths)}; see `usersim prep --goals`")
-    return found
+    return conversations
 
 
 def one_line(text: str) -> str:
@@ -118,9 +129,9 @@ def one_line(text: str) -> str:
 
 
 def parse_answer(text: str, id_: str, *, user_turns: int) -> Annotation | None:
-    """What the model wrote as an annotation; None without a goal line.
+    """Parses an answer of the goal model; None without a goal line.
 
-    A facet's turn is brought into range, a line without a turn and a repeated facet are dropped.
+    Facet turns are brought into range. Lines without a turn and repeated facets are dropped.
     """
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     if not lines or FACET.match(lines[0]) or not any(map(str.isalpha, lines[0])):

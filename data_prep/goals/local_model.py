@@ -1,4 +1,4 @@
-"""The local goal model: writes a goal and its facets for a conversation, without any endpoint."""
+"""Local goal model: writes a goal and facets for a conversation without an endpoint."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ GOAL_MODEL_NAME = "goals-135m"
 SHIPPED = Path(__file__).parents[1] / "assets" / GOAL_MODEL_NAME
 WEIGHTS = "adapter_model.safetensors"
 
-Made = Annotation | NoGoal
+GoalResult = Annotation | NoGoal
 
 
 class GoalModel:
-    """A GoalProvider. Greedy; an answer depends on its batch only where two tokens are nearly as likely."""
+    """GoalProvider with greedy decoding. The batch changes an answer only where two tokens are nearly as likely."""
 
     def __init__(
         self,
@@ -39,64 +39,70 @@ class GoalModel:
     ) -> None:
         self.model, self.renderer, self.name = model, renderer, name
         self.max_overlap, self.batch = max_overlap, batch
-        self._turn = asyncio.Lock()
-        self._waiting: list[tuple[Conversation, asyncio.Future[Made]]] = []
+        self._lock = asyncio.Lock()
+        self._pending: list[tuple[Conversation, asyncio.Future[GoalResult]]] = []
 
-    async def annotate(self, conversation: Conversation) -> Made:
-        """Calls that wait at the same time are answered in one batch."""
-        answer: asyncio.Future[Made] = asyncio.get_running_loop().create_future()
-        self._waiting.append((conversation, answer))
+    async def annotate(self, conversation: Conversation) -> GoalResult:
+        """Writes the goal of a conversation; concurrent calls are batched."""
+        answer: asyncio.Future[GoalResult] = asyncio.get_running_loop().create_future()
+        self._pending.append((conversation, answer))
         try:
-            async with self._turn:
+            async with self._lock:
                 while not answer.done():
-                    await self._answer_waiting()
+                    await self._answer_batch()
             return answer.result()
         finally:
-            self._waiting = [pair for pair in self._waiting if pair[1] is not answer]
+            self._pending = [pair for pair in self._pending if pair[1] is not answer]
 
-    async def _answer_waiting(self) -> None:
-        asked, self._waiting = self._waiting[: self.batch], self._waiting[self.batch :]
+    async def _answer_batch(self) -> None:
+        batch, self._pending = self._pending[: self.batch], self._pending[self.batch :]
         try:
-            made = await asyncio.to_thread(self.annotate_many, [conversation for conversation, _ in asked])
+            results = await asyncio.to_thread(self.annotate_many, [conversation for conversation, _ in batch])
         except BaseException:
-            # The one who was at it hears of it; the others are next in line and try again.
-            self._waiting[:0] = asked
+            # This caller gets the error; the others are put back and tried again.
+            self._pending[:0] = batch
             raise
-        for (_, answer), annotation in zip(asked, made, strict=True):
+        for (_, answer), annotation in zip(batch, results, strict=True):
             answer.set_result(annotation)
 
-    def annotate_many(self, conversations: Sequence[Conversation]) -> list[Made]:
-        """In the order given; prompts of like length share a batch."""
-        spoken = [index for index, one in enumerate(conversations) if self.renderer.speaks(one)]
-        texts = self.write([self.renderer.prompt(conversations[index]) for index in spoken])
-        made: list[Made] = [NoGoal("no user turn")] * len(conversations)
-        for index, text in zip(spoken, texts, strict=True):
-            made[index] = self._read(text, conversations[index])
-        return made
+    def annotate_many(self, conversations: Sequence[Conversation]) -> list[GoalResult]:
+        """Writes the goals of conversations, in their order; prompts of similar length share a batch."""
+        with_text = [
+            index
+            for index, conversation in enumerate(conversations)
+            if self.renderer.has_user_text(conversation)
+        ]
+        texts = self.write([self.renderer.prompt(conversations[index]) for index in with_text])
+        results: list[GoalResult] = [NoGoal("no user turn")] * len(conversations)
+        for index, text in zip(with_text, texts, strict=True):
+            results[index] = self._read(text, conversations[index])
+        return results
 
     def write(self, prompts: Sequence[list[int]], *, whole_lines: bool = True) -> list[str]:
-        """What the model answers to each prompt, decoded, unchecked.
+        """Returns the decoded, unchecked answer to each prompt.
 
-        With `whole_lines` the last line of an answer that never ended is left out: it is cut short, or a loop.
+        Args:
+            prompts: prompt ids.
+            whole_lines: drop the last line of an answer that reached the token limit; it is cut short, or a loop.
         """
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         texts = [""] * len(prompts)
         for start in range(0, len(order), self.batch):
-            chosen = order[start : start + self.batch]
-            written = self._generate([prompts[index] for index in chosen])
-            for index, (text, ended) in zip(chosen, written, strict=True):
-                texts[index] = text if ended or not whole_lines else text.rpartition("\n")[0]
+            rows = order[start : start + self.batch]
+            answers = self._generate([prompts[index] for index in rows])
+            for index, (text, is_complete) in zip(rows, answers, strict=True):
+                texts[index] = text if is_complete or not whole_lines else text.rpartition("\n")[0]
         return texts
 
-    def _read(self, text: str, conversation: Conversation) -> Made:
+    def _read(self, text: str, conversation: Conversation) -> GoalResult:
         annotation = parse_answer(text, conversation.id, user_turns=len(user_texts(conversation)))
         if annotation is None:
             return NoGoal("unreadable answer")
-        signed = annotation.model_copy(update={"provenance": self.name})
-        return accepted(signed, conversation, max_overlap=self.max_overlap)
+        named = annotation.model_copy(update={"provenance": self.name})
+        return accepted(named, conversation, max_overlap=self.max_overlap)
 
     def _generate(self, prompts: list[list[int]]) -> list[tuple[str, bool]]:
-        """Each answer, and whether it ended of its own accord."""
+        """Returns each answer and whether it ended before the token limit."""
         import torch
 
         end, width = self.renderer.end_id, max(map(len, prompts))
@@ -121,7 +127,16 @@ class GoalModel:
 def load_goal_model(
     path: Path | None = None, *, max_overlap: float = MAX_OVERLAP, batch: int = 16
 ) -> GoalModel:
-    """The adapter at `path` (or in the run directory `path`), merged into its base; None = the shipped one."""
+    """Loads a goal model, merged into its base.
+
+    Args:
+        path: an adapter or a run directory; None: the packaged adapter.
+        max_overlap: largest share of word n-grams in common with the person.
+        batch: conversations a batch.
+
+    Raises:
+        ConfigError: no adapter at `path`, or one that does not match its SHA256 file.
+    """
     folder = _adapter_folder(SHIPPED if path is None else path)
     from peft import PeftModel
 
@@ -129,10 +144,10 @@ def load_goal_model(
 
     format_ = GoalFormat.model_validate_json((folder / FORMAT_FILE).read_text(encoding="utf-8"))
     settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    named = settings.get("base_model_name_or_path") or BASE_NAME
+    base_name = settings.get("base_model_name_or_path") or BASE_NAME
     quiet_transformers()
     device = default_device()
-    base = load_user_base(build_base() if named == BASE_NAME else named)
+    base = load_user_base(build_base() if base_name == BASE_NAME else base_name)
     merged: Any = PeftModel.from_pretrained(base.model, folder).merge_and_unload()
     merged = merged.to(device, torch_dtype(device))
     renderer = GoalRenderer(base.renderer, base.tokenizer_json, format_)

@@ -1,4 +1,4 @@
-"""How much of a goal summary is the person's own wording: the share of its word 3-grams that they wrote."""
+"""Share of a goal summary in the wording of the person: its word 3-grams that they wrote."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from usersim.types import Conversation
 
 N = 3
-"""Words in a row. GPT's one-line goals for WildChat share 4-grams in 10 % of cases and 3-grams in 19 %, those
-written with care share neither; single words and pairs are mostly the topic's names."""
+"""Words of an n-gram. GPT's one-line goals for WildChat share 4-grams in 10 % of cases and 3-grams in 19 %. Carefully
+written goals share neither. Single words and pairs are mostly names of the topic."""
 MAX_OVERLAP = 0.3
 """About four shared 3-grams in a summary of twelve words."""
 WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
@@ -24,24 +24,24 @@ def user_texts(conversation: Conversation) -> list[str]:
 
 
 def shared(summary: str, texts: Iterable[str], *, n: int = N) -> tuple[list[str], int]:
-    """(n-grams of `summary` that occur within one of `texts`, in order; how many distinct n-grams it has).
+    """Returns the n-grams of `summary` that occur in one of `texts`, and the number of its distinct n-grams.
 
-    Case and punctuation do not count. A summary of fewer words is one n-gram.
+    Case and punctuation do not count. A summary of fewer than n words is one n-gram.
     """
     own = words(summary)
     n = min(n, len(own))
     if not n:
         return [], 0
     grams = list(dict.fromkeys(_grams(own, n)))
-    theirs = {gram for text in texts for gram in _grams(words(text), n)}
-    return [" ".join(gram) for gram in grams if gram in theirs], len(grams)
+    text_grams = {gram for text in texts for gram in _grams(words(text), n)}
+    return [" ".join(gram) for gram in grams if gram in text_grams], len(grams)
 
 
 def overlap(summary: str, texts: Iterable[str], *, n: int = N) -> float:
-    """0: none of their wording; 1: all of it."""
-    found, total = shared(summary, texts, n=n)
-    return len(found) / total if total else 0.0
+    """Returns the share of the summary's n-grams that occur in `texts`, 0 to 1."""
+    common, total = shared(summary, texts, n=n)
+    return len(common) / total if total else 0.0
 
 
-def _grams(given: list[str], n: int) -> list[tuple[str, ...]]:
-    return [tuple(given[i : i + n]) for i in range(len(given) - n + 1)]
+def _grams(tokens: list[str], n: int) -> list[tuple[str, ...]]:
+    return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]

@@ -1,4 +1,4 @@
-"""Who writes hidden goals: the protocol, and what every written goal must pass."""
+"""Protocol of goal providers, and the checks that every goal must pass."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from usersim.types import Conversation
 @dataclass(frozen=True)
 class NoGoal:
     reason: str
-    """Counted; the same words for the same reason."""
+    """Reason in fixed words, used as a count key."""
 
 
 class GoalProvider(Protocol):
@@ -30,20 +30,20 @@ EMPTY = "empty goal"
 
 
 def accepted(
-    made: Annotation | NoGoal, conversation: Conversation, *, max_overlap: float = MAX_OVERLAP
+    result: Annotation | NoGoal, conversation: Conversation, *, max_overlap: float = MAX_OVERLAP
 ) -> Annotation | NoGoal:
-    """`made`, or why it is refused."""
-    if isinstance(made, NoGoal):
-        return made
-    turns = [facet.turn for facet in made.requirements]
-    reason = fault(made.goal, turns, user_texts(conversation), max_overlap=max_overlap)
-    return made if reason is None else NoGoal(reason)
+    """Returns `result`, or a NoGoal with the reason if it fails a check."""
+    if isinstance(result, NoGoal):
+        return result
+    turns = [facet.turn for facet in result.requirements]
+    reason = fault(result.goal, turns, user_texts(conversation), max_overlap=max_overlap)
+    return result if reason is None else NoGoal(reason)
 
 
 def fault(
     goal: str, facet_turns: Iterable[int | None], texts: Sequence[str], *, max_overlap: float
 ) -> str | None:
-    """What is wrong with a goal of the person who wrote `texts`; None = nothing."""
+    """Returns the fault of a goal for the user turns `texts`; None if there is none."""
     if not any(map(str.isalnum, goal)):
         return EMPTY
     if any(turn is not None and not 1 <= turn <= len(texts) for turn in facet_turns):

@@ -1,4 +1,4 @@
-"""Scores of written goals against annotated ones, and their intervals over conversations."""
+"""Scores of goals against annotated ones, with intervals over conversations."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from usersim.text.embeddings import embed
 from usersim.types import Conversation, Facet, Goal
 
 FACET_COSINE = 0.6
-"""From here on two facets count as the same."""
+"""Least cosine of two facets that match."""
 CANDIDATES = 10
-"""Conversations among which a goal has to find its own."""
+"""Conversations among which a goal must retrieve its own."""
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Scores:
-    """One row a conversation; NaN where there is nothing to score."""
+class GoalScores:
+    """Scores with one row per conversation; NaN where there is nothing to score."""
 
     chrf: Floats
     cosine: Floats
@@ -35,30 +35,37 @@ class Scores:
     expected: Floats
     matched: Floats
     right_turn: Floats
-    """Facets written, annotated, matched one to one, and matched with the same turn."""
+    """Facets that were written, annotated, matched one to one, and matched with the same turn."""
 
 
-def score(goals: Sequence[Goal | None], conversations: Sequence[Conversation]) -> Scores:
-    """`conversations` have annotated goals."""
+def score(goals: Sequence[Goal | None], conversations: Sequence[Conversation]) -> GoalScores:
+    """Scores goals; every conversation has an annotated goal."""
     import sacrebleu
 
-    truth = [one.profile.goal or Goal(summary="-") for one in conversations]
-    made = [goal.summary if goal else "-" for goal in goals]
+    truth = [conversation.profile.goal or Goal(summary="-") for conversation in conversations]
+    summaries = [goal.summary if goal else "-" for goal in goals]
     missing = np.array([goal is None for goal in goals])
-    vectors = embed(made).astype(np.float64)
-    shares = [overlap(phrase(text), user_texts(one)) for text, one in zip(made, conversations, strict=True)]
-    chrf = [sacrebleu.sentence_chrf(a, [b.summary]).score for a, b in zip(made, truth, strict=True)]
-    facets = np.array([_facets(goal, true) for goal, true in zip(goals, truth, strict=True)], dtype=float)
+    vectors = embed(summaries).astype(np.float64)
+    shares = [
+        overlap(phrase(text), user_texts(conversation))
+        for text, conversation in zip(summaries, conversations, strict=True)
+    ]
+    chrf = [sacrebleu.sentence_chrf(a, [b.summary]).score for a, b in zip(summaries, truth, strict=True)]
+    facets = np.array(
+        [_facets(goal, annotated) for goal, annotated in zip(goals, truth, strict=True)], dtype=float
+    )
 
-    def known(values: object) -> Floats:
+    def or_missing(values: object) -> Floats:
         return np.where(missing, np.nan, np.asarray(values, dtype=float))
 
-    return Scores(
-        chrf=known(chrf),
-        cosine=known((vectors * embed([goal.summary for goal in truth])).sum(1)),
-        retrieval=known(_retrieval(vectors @ embed([said(one) for one in conversations]).T)),
-        overlap=known(shares),
-        parrots=known(np.array(shares) > MAX_OVERLAP),
+    return GoalScores(
+        chrf=or_missing(chrf),
+        cosine=or_missing((vectors * embed([goal.summary for goal in truth])).sum(1)),
+        retrieval=or_missing(
+            _retrieval(vectors @ embed([user_text(conversation) for conversation in conversations]).T)
+        ),
+        overlap=or_missing(shares),
+        parrots=or_missing(np.array(shares) > MAX_OVERLAP),
         written=facets[:, 0],
         expected=facets[:, 1],
         matched=facets[:, 2],
@@ -66,33 +73,33 @@ def score(goals: Sequence[Goal | None], conversations: Sequence[Conversation]) -
     )
 
 
-def said(conversation: Conversation) -> str:
+def user_text(conversation: Conversation) -> str:
     return "\n".join(user_texts(conversation))
 
 
-def _facets(goal: Goal | None, true: Goal) -> tuple[int, int, int, int]:
-    made: Sequence[Facet] = goal.facets if goal else ()
-    if not made or not true.facets:
-        return len(made), len(true.facets), 0, 0
-    cosine = embed([facet.text for facet in made]) @ embed([facet.text for facet in true.facets]).T
+def _facets(goal: Goal | None, annotated: Goal) -> tuple[int, int, int, int]:
+    facets: Sequence[Facet] = goal.facets if goal else ()
+    if not facets or not annotated.facets:
+        return len(facets), len(annotated.facets), 0, 0
+    cosine = embed([facet.text for facet in facets]) @ embed([facet.text for facet in annotated.facets]).T
     alike = cosine >= FACET_COSINE
     rows, columns = linear_sum_assignment(np.where(alike, cosine, 0), maximize=True)
     pairs = [(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if alike[i, j]]
-    same = sum(made[i].turn == true.facets[j].turn for i, j in pairs)
-    return len(made), len(true.facets), len(pairs), same
+    same = sum(facets[i].turn == annotated.facets[j].turn for i, j in pairs)
+    return len(facets), len(annotated.facets), len(pairs), same
 
 
 def _retrieval(cosine_NN: Floats) -> Floats:
-    """Chance that the own conversation is the most alike among it and nine others drawn at random; exact."""
+    """Returns the exact probability that the own conversation is most similar among it and nine random others."""
     others = len(cosine_NN) - 1
-    less = (cosine_NN < cosine_NN.diagonal()[:, None]).sum(1)
+    worse = (cosine_NN < cosine_NN.diagonal()[:, None]).sum(1)
     chance = np.ones(len(cosine_NN))
-    for drawn in range(min(CANDIDATES - 1, others)):
-        chance *= np.clip(less - drawn, 0, None) / max(others - drawn, 1)
+    for draw in range(min(CANDIDATES - 1, others)):
+        chance *= np.clip(worse - draw, 0, None) / max(others - draw, 1)
     return chance
 
 
-FIGURES = (
+METRICS = (
     "coverage",
     "chrf",
     "cosine",
@@ -107,17 +114,17 @@ FIGURES = (
 )
 
 
-def figures(scores: Scores, counts_BN: Floats) -> dict[str, Floats]:
-    """Each figure on each of B resamples; `counts_BN` says how often each conversation was drawn."""
+def metrics(scores: GoalScores, counts_BN: Floats) -> dict[str, Floats]:
+    """Returns each metric on each of B resamples; `counts_BN` holds how often each conversation was sampled."""
 
     def mean(values: Floats) -> Floats:
-        known = ~np.isnan(values)
-        return _ratio(counts_BN[:, known] @ values[known], counts_BN[:, known].sum(1))
+        is_scored = ~np.isnan(values)
+        return _ratio(counts_BN[:, is_scored] @ values[is_scored], counts_BN[:, is_scored].sum(1))
 
     written, expected, matched, right = (
         counts_BN @ row for row in (scores.written, scores.expected, scores.matched, scores.right_turn)
     )
-    simple = {name: mean(getattr(scores, name)) for name in FIGURES[1:6]}
+    simple = {name: mean(getattr(scores, name)) for name in METRICS[1:6]}
     return {
         "coverage": mean((~np.isnan(scores.cosine)).astype(float)),
         **simple,
@@ -135,15 +142,15 @@ def _ratio(above: Floats, below: Floats) -> Floats:
 
 
 def draws(n: int, repeats: int, seed: int) -> Floats:
-    """Counts of a bootstrap with replacement; the first row is the sample itself."""
+    """Returns bootstrap counts, shape (repeats + 1, n); the first row is the sample itself."""
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=repeats)
     return np.vstack([np.ones(n), counts]).astype(np.float64)
 
 
 def estimate(values_B: Floats) -> dict[str, float] | None:
-    """The first is the figure; the others give its 95 % interval (percentiles)."""
-    drawn = values_B[1:][~np.isnan(values_B[1:])]
-    if np.isnan(values_B[0]) or not len(drawn):
+    """Returns the first value with the 95 % percentile interval of the others."""
+    resampled = values_B[1:][~np.isnan(values_B[1:])]
+    if np.isnan(values_B[0]) or not len(resampled):
         return None
-    low, high = np.percentile(drawn, [2.5, 97.5])
+    low, high = np.percentile(resampled, [2.5, 97.5])
     return {"value": round(float(values_B[0]), 4), "low": round(float(low), 4), "high": round(float(high), 4)}

@@ -1,4 +1,4 @@
-"""Hidden goals written by a teacher model behind any OpenAI-compatible endpoint."""
+"""Goal provider that asks a teacher model at an OpenAI-compatible endpoint."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ CUT = " […] "
 
 class TeacherFacet(Record):
     turn: int
-    """Number of the person's message that first revealed it."""
+    """Number of the user message that first revealed it."""
     text: str = Field(max_length=200)
 
 
 class TeacherNotes(Record):
-    """Bounded so that guided decoding brings a small teacher that repeats itself to an end."""
+    """Notes of the teacher. Bounds make guided decoding end for a small teacher that repeats itself."""
 
     facets: tuple[TeacherFacet, ...] = Field(max_length=12)
     goal: str = Field(max_length=300)
@@ -53,7 +53,7 @@ class TeacherNotes(Record):
 
 
 class Teacher:
-    """Asks once; when the notes cannot be used, once more, saying why. Then there is no goal."""
+    """GoalProvider that asks once, and a second time with the fault of the first notes; then there is no goal."""
 
     def __init__(
         self, judge: Judge, *, max_overlap: float = MAX_OVERLAP, chat_chars: int = CHAT_CHARS
@@ -62,8 +62,8 @@ class Teacher:
         self.name = f"teacher:{judge.model}"
 
     @property
-    def made_with(self) -> dict[str, object]:
-        """What decides the notes beside the chat."""
+    def journal_settings(self) -> dict[str, object]:
+        """Settings that determine the notes, besides the chat."""
         prompt = hashlib.sha256(SYSTEM.encode()).hexdigest()[:12]
         return {
             "prompt": prompt,
@@ -72,7 +72,12 @@ class Teacher:
         }
 
     async def annotate(self, conversation: Conversation) -> Annotation | NoGoal:
-        """Raises NoAnswer, EndpointDown."""
+        """Writes the goal of a conversation.
+
+        Raises:
+            NoAnswer: the endpoint gave no usable answer.
+            EndpointDown: the endpoint does not respond.
+        """
         texts = user_texts(conversation)
         if not any(text.strip() for text in texts):
             return NoGoal("no user turn")
@@ -108,46 +113,47 @@ class Teacher:
 
 
 def complaint(reason: str, notes: TeacherNotes, texts: list[str]) -> str:
-    said = {
+    faults = {
         EMPTY: "Your earlier notes had no goal.",
         TURN_MISSING: f"Your earlier notes had a facet outside the person's messages 1 to {len(texts)}.",
     }
     if reason == PARROTS:
         runs = ", ".join(f'"{run}"' for run in shared(phrase(notes.goal), texts)[0][:5])
-        said[PARROTS] = (
+        faults[PARROTS] = (
             f'Your earlier goal, "{notes.goal}", repeats the person word for word ({runs}). '
             "Say it in other words."
         )
-    return f"{said[reason]} Take all the notes anew."
+    return f"{faults[reason]} Take all the notes anew."
 
 
 def transcript(conversation: Conversation, *, chars: int = CHAT_CHARS) -> str:
-    """The person's messages numbered from 1. Long ones keep head and tail: the longer the chat, the less of each.
+    """Returns the chat as text, with user messages numbered from 1.
 
-    A chat of so many turns that 40 characters of each are too much stays longer than `chars`.
+    Long messages keep head and tail, shorter in a longer chat. At 40 characters a message, a chat of very many turns
+    stays longer than `chars`.
     """
     scale = 1.0
-    text = _written(conversation, scale)
+    text = _scaled_transcript(conversation, scale)
     while len(text) > chars and scale * ASSISTANT_CHARS > LEAST_CHARS:
         scale *= 0.7
-        text = _written(conversation, scale)
+        text = _scaled_transcript(conversation, scale)
     return text
 
 
-def _written(conversation: Conversation, scale: float) -> str:
-    lines, person = [], 0
+def _scaled_transcript(conversation: Conversation, scale: float) -> str:
+    lines, user_turns = [], 0
     for turn in conversation.turns:
-        person += turn.role == "user"
-        name = f"PERSON {person}" if turn.role == "user" else "ASSISTANT"
+        user_turns += turn.role == "user"
+        name = f"PERSON {user_turns}" if turn.role == "user" else "ASSISTANT"
         limit = PERSON_CHARS if turn.role == "user" else ASSISTANT_CHARS
         lines.append(f"{name}: {shorten(turn.text.strip(), max(LEAST_CHARS, round(limit * scale)))}")
-    return f"The chat ({person} messages of the person):\n\n" + "\n\n".join(lines)
+    return f"The chat ({user_turns} messages of the person):\n\n" + "\n\n".join(lines)
 
 
 def shorten(text: str, limit: int) -> str:
-    """Two thirds of the limit from its head and the rest from its tail."""
+    """Shortens text to `limit` characters: two thirds from its head, the rest from its tail."""
     if len(text) <= limit:
         return text
-    kept = limit - len(CUT)
-    head = kept * 2 // 3
-    return text[:head] + CUT + text[len(text) - (kept - head) :]
+    room = limit - len(CUT)
+    head = room * 2 // 3
+    return text[:head] + CUT + text[len(text) - (room - head) :]

@@ -1,4 +1,4 @@
-"""Distils the annotated goals into a small local model: LoRA through the trainer of the User LM, resumable.
+"""Training of the local goal model on annotated goals: LoRA with the trainer of the User LM, resumable.
 
 python -m data_prep.goals.training configs/train/goals-135m.toml out=runs/trial
 """
@@ -55,14 +55,14 @@ class GoalTraining(Config):
     """Conversations per forward pass, concatenated without padding."""
     lr: float = Field(default=8e-4, gt=0)
     warmup: float = Field(default=0.04, ge=0, lt=1)
-    """Share of the steps."""
+    """Warm-up share of the steps."""
     eval_every: int = Field(default=100, ge=1)
     """Steps between dev losses and checkpoints."""
     seed: int = 0
 
 
 class TrainingLog(ProgressCallback):
-    """The progress bar on stderr, numbers to metrics.jsonl."""
+    """Progress bar on stderr that also writes the numbers to metrics.jsonl."""
 
     def __init__(self, run: RunDir) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class TrainingLog(ProgressCallback):
 
 
 def train(config: GoalTraining) -> Path:
-    """Runs or resumes `config`; returns the folder of the adapter with the lowest dev loss."""
+    """Runs or resumes a training; returns the folder of the adapter with the lowest dev loss."""
     base = load_user_base(build_base() if config.base == BASE_NAME else config.base, dtype=torch_dtype())
     renderer = GoalRenderer(base.renderer, base.tokenizer_json, config.format)
     rows = training_rows(annotated(config.train), renderer, epochs=config.epochs, seed=config.seed)
@@ -100,28 +100,30 @@ def train(config: GoalTraining) -> Path:
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(TrainingLog(run))
     checkpoints = run.path / "checkpoints"
-    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None  # type: ignore[no-untyped-call]
-    trainer.train(resume_from_checkpoint=last)
-    seen = rows[: trainer.state.global_step * config.batch]
-    return _save(run, config, trainer, {"conversations": len(rows) // config.epochs, **_amount(seen)})
+    checkpoint = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None  # type: ignore[no-untyped-call]
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trained_rows = rows[: trainer.state.global_step * config.batch]
+    return _save(
+        run, config, trainer, {"conversations": len(rows) // config.epochs, **_token_counts(trained_rows)}
+    )
 
 
 def training_rows(
     conversations: Sequence[Conversation], renderer: GoalRenderer, *, epochs: int, seed: int
 ) -> Rows:
-    """`epochs` passes in a row, each shuffled on its own."""
+    """Returns `epochs` passes over the conversations in a row, each shuffled by itself."""
     rows = []
     for epoch in range(epochs):
         order = list(conversations)
         random.Random(f"{seed}:{epoch}").shuffle(order)
         for conversation in order:
             goal = conversation.profile.goal
-            if goal is not None and renderer.speaks(conversation):
+            if goal is not None and renderer.has_user_text(conversation):
                 rows.append(row(renderer.example(conversation, goal)))
     return rows
 
 
-def _amount(rows: Rows) -> dict[str, int]:
+def _token_counts(rows: Rows) -> dict[str, int]:
     return {
         "examples_seen": len(rows),
         "tokens": sum(len(row["input_ids"]) for row in rows),
@@ -165,7 +167,7 @@ def _arguments(config: GoalTraining) -> SFTConfig:
 
 
 def _save(run: RunDir, config: GoalTraining, trainer: Any, facts: dict[str, Any]) -> Path:
-    """`adapter/` in bf16, first under a temporary name; then summary.json."""
+    """Writes `adapter/` in bf16, first under a temporary name, then summary.json."""
     folder, target = run.path / ".adapter", run.path / "adapter"
     shutil.rmtree(folder, ignore_errors=True)
     model = trainer.model.to(torch.bfloat16)
@@ -185,7 +187,9 @@ def _save(run: RunDir, config: GoalTraining, trainer: Any, facts: dict[str, Any]
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m data_prep.goals.training", description=__doc__)
     parser.add_argument("config", help="a TOML file; see configs/train/goals-135m.toml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings that differ from the file"
+    )
     args = parser.parse_args(argv)
     config = load_config(GoalTraining, args.config, args.overrides)
     if config.batch % config.micro_batch:

@@ -1,4 +1,4 @@
-"""The text of a persona less some of its words, still readable."""
+"""Removal of words from a persona text, which stays readable."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ JOINS = word_set(
     "a an the of in on at for with to from by about into over under as or and nor but via per like than "
     "towards toward between against through across within without around"
 )
-"""Words that stand between others: where what they led to is gone, they go too."""
+"""Prepositions and conjunctions; removed when the words they lead to are removed."""
 EMPTY = JOINS | word_set(
     "i my me his her their them they it its is are was be been who that which this these those some any not no "
     "very quite rather more most less also then so both own one his' one's while when after before"
 )
-"""Words that say nothing by themselves."""
+"""Function words that carry no content by themselves."""
 
 
 def candidates(text: str) -> list[str]:
-    """The distinct words that say something, lower-cased, in order."""
+    """Returns the distinct content words in lower case, in order."""
     return list(dict.fromkeys(word for word in map(str.lower, WORD.findall(text)) if word not in EMPTY))
 
 
 def without(text: str, gone: Collection[str]) -> str:
-    """`text` without these words (lower case), the joins they leave dangling, and clauses that say nothing more."""
+    """Returns `text` without these words (lower case), dangling joins and clauses left without content."""
     pieces = BETWEEN_CLAUSES.split(text)
     pieces[::2] = [_clause(piece, gone) for piece in pieces[::2]]
     return _tidy("".join(pieces))
@@ -35,31 +35,31 @@ def without(text: str, gone: Collection[str]) -> str:
 
 def _clause(clause: str, gone: Collection[str]) -> str:
     tokens = clause.split()
-    stay = [_core(token) not in gone for token in tokens]
-    if all(stay):
+    is_kept = [_core(token) not in gone for token in tokens]
+    if all(is_kept):
         return clause
-    for at in range(len(tokens) - 1, -1, -1):
-        if stay[at] and tokens[at].lower() in JOINS and _leads_nowhere(tokens, stay, at):
-            stay[at] = False
-    left = [token for token, keep in zip(tokens, stay, strict=True) if keep]
-    while not stay[0] and left and left[0].lower() in JOINS:
-        left.pop(0)
-    said = any(word.lower() not in EMPTY for token in left for word in WORD.findall(token))
+    for index in range(len(tokens) - 1, -1, -1):
+        if is_kept[index] and tokens[index].lower() in JOINS and _leads_nowhere(tokens, is_kept, index):
+            is_kept[index] = False
+    remaining = [token for token, keep in zip(tokens, is_kept, strict=True) if keep]
+    while not is_kept[0] and remaining and remaining[0].lower() in JOINS:
+        remaining.pop(0)
+    has_content = any(word.lower() not in EMPTY for token in remaining for word in WORD.findall(token))
     before, after = clause[: len(clause) - len(clause.lstrip())], clause[len(clause.rstrip()) :]
-    return before + " ".join(left) + after if said else ""
+    return before + " ".join(remaining) + after if has_content else ""
 
 
-def _leads_nowhere(tokens: list[str], stay: list[bool], at: int) -> bool:
-    """A removed word follows, and then another join or the end."""
-    if at + 1 < len(tokens) and stay[at + 1]:
+def _leads_nowhere(tokens: list[str], is_kept: list[bool], at: int) -> bool:
+    """Returns whether the join at `at` is followed by a removed word and then by another join or the end."""
+    if at + 1 < len(tokens) and is_kept[at + 1]:
         return False
-    following = next((index for index in range(at + 1, len(tokens)) if stay[index]), None)
+    following = next((index for index in range(at + 1, len(tokens)) if is_kept[index]), None)
     return following is None or tokens[following].lower() in JOINS
 
 
 def _core(token: str) -> str:
-    found = WORD.search(token)
-    return found.group().lower() if found else token.lower()
+    match = WORD.search(token)
+    return match.group().lower() if match else token.lower()
 
 
 def _tidy(text: str) -> str:

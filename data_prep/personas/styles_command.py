@@ -1,4 +1,4 @@
-"""`usersim data styles FILE… [--out BINS.json]`: how styles are spread over a corpus, and the cut points from it."""
+"""`usersim data styles` command: distribution of writing styles in a corpus, and the cut points of style bins."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from usersim.types import Conversation, Style
 
 
 def parser() -> argparse.ArgumentParser:
-    shown = argparse.ArgumentParser(prog="usersim data styles", description=__doc__)
-    shown.add_argument(
+    arguments = argparse.ArgumentParser(prog="usersim data styles", description=__doc__)
+    arguments.add_argument(
         "files", type=Path, nargs="+", metavar="FILE", help="JSON Lines of conversations, or .gz"
     )
-    shown.add_argument("--out", type=Path, metavar="BINS.json", help="write the cut points there")
-    shown.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    return shown
+    arguments.add_argument("--out", type=Path, metavar="BINS.json", help="write the cut points to this file")
+    arguments.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+    return arguments
 
 
 def main(argv: list[str]) -> int:
@@ -53,7 +53,11 @@ def main(argv: list[str]) -> int:
 
 
 def read_all(files: Sequence[Path], counts: Counter[str]) -> Iterable[Conversation]:
-    """Human conversations of all files, counted by source. Raises DataError for a simulated one, or none."""
+    """Yields the human conversations of all files and counts them by source.
+
+    Raises:
+        DataError: a simulated conversation, or no conversation at all.
+    """
     for path in files:
         for conversation in read_records(path, Conversation):
             if conversation.origin != "human":
@@ -67,9 +71,9 @@ def read_all(files: Sequence[Path], counts: Counter[str]) -> Iterable[Conversati
 
 
 def collect(conversations: Iterable[Conversation]) -> dict[str, list[float]]:
-    """The stated values of each attribute, sorted; measured anew, whatever the records carry.
+    """Returns the sorted values of each style attribute, measured from the turns.
 
-    The number of turns is left out where the end of the conversation is not the person's.
+    The number of turns is left out where the person did not end the conversation.
     """
     values: dict[str, list[float]] = {name: [] for name in Style.model_fields}
     for conversation in conversations:
@@ -80,12 +84,12 @@ def collect(conversations: Iterable[Conversation]) -> dict[str, list[float]]:
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
-    """The smallest value with at least that share of the values at or below it."""
+    """Returns the smallest value with at least `share` of the values at or below it."""
     return ordered[max(0, ceil(share * len(ordered)) - 1)]
 
 
 def cut(ordered: Sequence[float]) -> Bin:
-    """At the thirds. Where two thirds share the lowest value (mostly 0), high is above the median of the others."""
+    """Returns cut points at the thirds. If two thirds share the lowest value, high is above the median of the rest."""
     low, high = quantile(ordered, 1 / 3), quantile(ordered, 2 / 3)
     above = [value for value in ordered if value > low]
     if high == low and above:
@@ -103,19 +107,19 @@ def spread(ordered: Sequence[float], limits: Bin) -> dict[str, Any]:
 
 
 def table(rows: Mapping[str, Mapping[str, Any]], bins: StyleBins) -> Table:
-    people = ", ".join(f"{name} {count:,}" for name, count in bins.conversations.items())
-    shown = Table(
-        title=f"Styles of {people} conversations",
+    corpora = ", ".join(f"{name} {count:,}" for name, count in bins.conversations.items())
+    grid = Table(
+        title=f"Styles of {corpora} conversations",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
     )
     for heading in ("attribute", "n", "quartiles", "low", "middle", "high"):
-        shown.add_column(heading, justify="left" if heading == "attribute" else "right", no_wrap=True)
+        grid.add_column(heading, justify="left" if heading == "attribute" else "right", no_wrap=True)
     for name, row in rows.items():
         limits, levels = bins.attributes[name], row["levels"]
-        shown.add_row(
+        grid.add_row(
             name,
             f"{row['n']:,}",
             "  ".join(f"{number:.2g}" for number in row["quartiles"]),
@@ -123,7 +127,7 @@ def table(rows: Mapping[str, Mapping[str, Any]], bins: StyleBins) -> Table:
             f"{levels['middle']:.0%}",
             f"{levels['high']:.0%} > {limits.high:.2g}",
         )
-    return shown
+    return grid
 
 
 if __name__ == "__main__":

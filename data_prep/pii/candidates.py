@@ -1,7 +1,7 @@
-"""Where personal data can stand: a cheap look at a text, so that the library reads only those places.
+"""Candidate search for personal data: a fast scan that selects the windows of text read by the recognisers.
 
-A core is a piece of text that a recogniser and the rules could accept. Every pattern is linear: its repeats
-are bounded, or possessive over what they match.
+A core is a piece of text that a recogniser and the rules could accept. Every pattern is linear: its repeats are
+bounded or possessive.
 """
 
 from __future__ import annotations
@@ -11,16 +11,26 @@ import string
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 
-from data_prep.pii.rules import BINARY, DATE, PHONE_FORM, SECRET, SOCIAL, TO_CALL, Span, near, within_word
+from data_prep.pii.rules import (
+    BINARY,
+    DATE,
+    PHONE_FORM,
+    PHONE_WORD,
+    SECRET,
+    SOCIAL,
+    Span,
+    has_word_near,
+    within_word,
+)
 
 SEPARATORS = r" .()/\-+"
 RUN = re.compile(rf"[+(]{{0,2}}\d(?:[{SEPARATORS}]{{0,4}}+\d){{6,}}+")
-"""At least seven digits, at most four separators between two."""
+"""Run of at least seven digits, with at most four separators between two."""
 DECIMAL = re.compile(r"\d+\.\d+")
 LONGEST_RUN = 160
-"""A longer run of digits is a table."""
+"""Longest run of digits in characters; a longer one is a table."""
 LONGEST_TOKEN = 4096
-"""A longer run of key characters is a file in base64."""
+"""Longest run of key characters; a longer one is a base64 file."""
 EMAIL = re.compile(r"@(?<=[\w!#$%&'*+/=?^`{|}~.-]@)\w[\w-]{0,62}\.\w")
 IBAN = re.compile(r"[A-Za-z]{2}\d\d[ -]?[A-Za-z0-9]{4}[ -]?[A-Za-z0-9]{4}")
 IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?!\w|\.\d)")
@@ -45,12 +55,12 @@ INTRODUCTIONS = (
     "From: ", "To: ", "llamo ", "nombre es ",
     "appelle ",
 )  # fmt: skip
-"""What a name with a capital may follow."""
+"""Phrases that a capitalised name may follow."""
 INTRODUCTIONS_BEYOND_ASCII = (
     "ame\u2019s ", "I\u2019m ", "hei\u00dfe ", "nome \u00e9 ", "azywam si\u0119 ", "\u0437\u043e\u0432\u0443\u0442 ",
 )  # fmt: skip
 FORMAL = ("egards", "incerely", "ishes")
-"""Closings that stand without a comma too."""
+"""Letter closings that need no comma after them."""
 CLOSINGS = (*FORMAL, "aithfully", "ruly", "Best", "hanks", "hank you", "heers", "Love")
 SIGNED = re.compile(r"[.]?[ \t]{0,3}\n{1,2}[ \t]{0,3}(?=[^\W\d_a-z])")
 CAPITAL = re.compile(r"\n?[ \t]{0,3}[^\W\d_a-z]")
@@ -70,7 +80,7 @@ ACRONYMS = (
     "DNI", "NIF", "NIE", "NI", "NRIC", "FIN", "PAN", "SIN", "TFN", "BSN", "TIN", "AHV", "NIR", "RFC", "CNIC",
 )  # fmt: skip
 TO_NUMBER = 60
-"""Characters from the name of a number to its first digit, at most."""
+"""Most characters between the name of a number and its first digit."""
 SITE = re.compile(
     r"(?i)insta|twitter|tik ?tok|telegram|snap|discord|facebook|youtube|twitch|reddit|mastodon|bluesky"
     r"|threads|linkedin|wechat"
@@ -103,7 +113,7 @@ _HEX = bytes(104 if chr(code) in string.hexdigits else 58 if chr(code) in ":-" e
 
 
 def kinds_in(text: str) -> set[str]:
-    """The kinds that may occur, but for those in SEARCHED; the others certainly do not."""
+    """Returns the kinds that may occur in `text`, without those in SEARCHED. Other kinds certainly do not occur."""
     kinds: set[str] = set()
     latin = text.encode("latin-1", "replace")
     if b"0000000" in latin.translate(_ZEROS, _BETWEEN):
@@ -120,41 +130,41 @@ def kinds_in(text: str) -> set[str]:
 
 
 SEARCHED = frozenset(("MAC", "ID", "SPELLED", "HANDLE", "HOME", "NAME"))
-"""A look whether they may occur takes as long as the search. An assistant has them from the person, or invents them."""
+"""Kinds whose presence costs as much to check as to search. An assistant repeats or invents them."""
 
 
 def searched_in(text: str) -> set[str]:
-    """Those of SEARCHED that may occur."""
+    """Returns the kinds of SEARCHED that may occur in `text`."""
     kinds: set[str] = set()
     latin = text.encode("latin-1", "replace")
     if b"hh:hh:hh:hh:hh:hh" in latin.translate(_HEX):
         kinds.add("MAC")
     # Most numbers are long, those of Italy and of Indian taxes are mixed with letters.
     is_long = b"000000" in latin.translate(_ZEROS, _BETWEEN)
-    if (is_long or "PAN" in text or "iscale" in text) and _any(_labels(text)):
+    if (is_long or "PAN" in text or "iscale" in text) and _has_any(_labels(text)):
         kinds.add("ID")
-    if _any(_spelled(text)):
+    if _has_any(_spelled(text)):
         kinds.add("SPELLED")
-    if _any(_handles(text)):
+    if _has_any(_handles(text)):
         kinds.add("HANDLE")
-    if ("/home/" in text or "sers" in text) and _any(_homes(text)):
+    if ("/home/" in text or "sers" in text) and _has_any(_homes(text)):
         kinds.add("HOME")
-    if _any(_names(text)):
+    if _has_any(_names(text)):
         kinds.add("NAME")
     return kinds
 
 
-def names_somebody(text: str) -> bool:
-    """A letter or an introduction, which an assistant may write from what it was told."""
-    return "ame is " in text or "ame's " in text or "Dear " in text or _any(_signed(text))
+def may_name_person(text: str) -> bool:
+    """Returns whether an assistant text has a letter or an introduction, where it may repeat a name it was given."""
+    return "ame is " in text or "ame's " in text or "Dear " in text or _has_any(_signed(text))
 
 
-def _any(places: Iterator[Span]) -> bool:
+def _has_any(places: Iterator[Span]) -> bool:
     return next(places, None) is not None
 
 
 def _occurrences(text: str, pieces: Iterable[str]) -> Iterator[Span]:
-    """`find` of each piece is far faster than one pattern of them all."""
+    """Yields the spans of all pieces; str.find per piece is much faster than one alternation."""
     for piece in pieces:
         at = text.find(piece)
         while at >= 0:
@@ -163,7 +173,7 @@ def _occurrences(text: str, pieces: Iterable[str]) -> Iterator[Span]:
 
 
 def _names(text: str) -> Iterator[Span]:
-    """Where a name may begin."""
+    """Yields spans after which a name may begin."""
     pieces = INTRODUCTIONS if text.isascii() else INTRODUCTIONS + INTRODUCTIONS_BEYOND_ASCII
     for start, end in _occurrences(text, pieces):
         if text[end : end + 1].isupper() or text[end : end + 1] == '"':
@@ -176,7 +186,7 @@ def _names(text: str) -> Iterator[Span]:
 
 
 def _signed(text: str) -> Iterator[Span]:
-    """Where a line with a capital follows one that ends in "Regards," and the like."""
+    """Yields breaks between a closing such as "Regards," and a capitalised line."""
     for start, end in _occurrences(text, (",\n", "!\n", ", \n")):
         if text.endswith(CLOSINGS, 0, start) and CAPITAL.match(text, end):
             yield start, end
@@ -191,9 +201,9 @@ def _homes(text: str) -> Iterator[Span]:
 
 
 def _labels(text: str) -> Iterator[Span]:
-    """Names of papers and accounts with a digit soon after."""
+    """Yields names of papers and accounts with a digit shortly after."""
     lower = text.lower()
-    # Where a capital is two small letters, their places differ.
+    # Lower-casing may change the length, and with it the positions.
     lower = lower if len(lower) == len(text) else text
     pieces = LABELS if text.isascii() else LABELS + LABELS_BEYOND_ASCII
     for start, end in (*_occurrences(lower, pieces), *_occurrences(text, ACRONYMS)):
@@ -202,7 +212,7 @@ def _labels(text: str) -> Iterator[Span]:
 
 
 def _handles(text: str) -> Iterator[Span]:
-    """A sign beside the name of a site, a profile, or an account that is called somebody's."""
+    """Yields an @ beside the name of a site, a profile link, or an account described as belonging to a person."""
     for match in SITE.finditer(text) if "@" in text else ():
         at = text.find("@", match.end(), match.end() + 32)
         if at >= 0:
@@ -221,7 +231,7 @@ def _all(*patterns: re.Pattern[str]) -> Callable[[str], Iterator[Span]]:
 
 @lru_cache(maxsize=1)
 def _runs(text: str) -> tuple[tuple[int, int, int], ...]:
-    """Start, end and number of digits of every run that is no table; four kinds look at them one after the other."""
+    """Returns (start, end, digits) of every run that is no table. Cached: four kinds use them in a row."""
     spans = (match.span() for match in RUN.finditer(text))
     return tuple(
         (start, end, sum(map(str.isdigit, text[start:end])))
@@ -232,20 +242,20 @@ def _runs(text: str) -> tuple[tuple[int, int, int], ...]:
 
 @lru_cache(maxsize=1)
 def _phones(text: str) -> tuple[tuple[int, int, bool], ...]:
-    """Runs of which `pii_rules.phone` could accept a piece; True: one number, with its country code."""
-    found = []
+    """Returns runs of which `rules.phone` could accept a part; the flag marks one number with a country code."""
+    phones = []
     for start, end, digits in _runs(text):
         run = text[start:end]
         date = DATE.match(run)
-        left = run[date.end() :] if date else run
-        if len(left) < 7 or DECIMAL.fullmatch(left) or BINARY.fullmatch(run):
+        rest = run[date.end() :] if date else run
+        if len(rest) < 7 or DECIMAL.fullmatch(rest) or BINARY.fullmatch(run):
             continue
         if run[0] not in "+(" and within_word(text, start):
             continue
-        formed = len(left) >= 9 and not run.isdigit() and PHONE_FORM.search(text, end - len(left), end)
-        if formed or near(TO_CALL, text, start, end):
-            found.append((start, end, run[0] == "+" and digits <= 15))
-    return tuple(found)
+        has_form = len(rest) >= 9 and not run.isdigit() and PHONE_FORM.search(text, end - len(rest), end)
+        if has_form or has_word_near(PHONE_WORD, text, start, end):
+            phones.append((start, end, run[0] == "+" and digits <= 15))
+    return tuple(phones)
 
 
 def _national(text: str) -> Iterator[Span]:
@@ -262,12 +272,14 @@ def _cards(text: str) -> Iterator[Span]:
 
 def _social(text: str) -> Iterator[Span]:
     return (
-        (start, end) for start, end, digits in _runs(text) if digits >= 9 and near(SOCIAL, text, start, end)
+        (start, end)
+        for start, end, digits in _runs(text)
+        if digits >= 9 and has_word_near(SOCIAL, text, start, end)
     )
 
 
 def _tokens(text: str) -> Iterator[Span]:
-    """Runs of 20 and more key characters."""
+    """Yields runs of at least 20 key characters."""
     shape = text.encode("latin-1", "replace").translate(_TOKENS)
     start = shape.find(b"a" * 20)
     while start >= 0:
@@ -279,11 +291,11 @@ def _tokens(text: str) -> Iterator[Span]:
 
 
 def _keys(text: str) -> Iterator[Span]:
-    may_be_led = "Basic " in text or "AKIA" in text or "ASIA" in text
+    has_prefix_word = "Basic " in text or "AKIA" in text or "ASIA" in text
     for start, end in _tokens(text):
-        telegram = text[start - 1 : start] == ":" and text[start - 2 : start - 1].isdigit()
-        is_led = may_be_led and KEY_BEFORE.search(text[max(0, start - 64) : start])
-        if telegram or is_led or KEY_FORM.search(text, start, end):
+        is_telegram = text[start - 1 : start] == ":" and text[start - 2 : start - 1].isdigit()
+        has_prefix = has_prefix_word and KEY_BEFORE.search(text[max(0, start - 64) : start])
+        if is_telegram or has_prefix or KEY_FORM.search(text, start, end):
             yield start, end
 
 
@@ -295,13 +307,13 @@ def _addresses(text: str) -> Iterator[Span]:
 
 
 def _secrets(text: str) -> Iterator[Span]:
-    """Behind `key =` and the like, which may be a piece of the same run: `KEY=abc`."""
+    """Yields tokens after `key =` and the like, which may be part of the same run: `KEY=abc`."""
     for start, end in _tokens(text):
         if DIGIT.search(text, start, end):
             equals = text.find("=", start, end)
-            inside = start if equals < 0 else equals + 1
+            value_start = start if equals < 0 else equals + 1
             if SECRET.search(text[max(0, start - 48) : start]) or SECRET.search(
-                text[max(0, inside - 48) : inside]
+                text[max(0, value_start - 48) : value_start]
             ):
                 yield start, end
 
@@ -333,20 +345,20 @@ CORES: dict[str, tuple[Callable[[str], Iterator[Span]], int, int]] = {
     "HOME": (_homes, 6, 64),
     "NAME": (_names, 48, 120),
 }
-"""Of each kind its cores, and how much more the library reads before and after; the first kinds win overlaps."""
+"""By kind: search for cores, and characters that the recogniser reads before and after. Earlier kinds win overlaps."""
 
 
 def windows(kind: str, text: str) -> Iterator[Span]:
-    """What the library has to read to find every match of this kind; they do not overlap."""
+    """Yields the non-overlapping windows that contain every match of a kind."""
     cores, before, after = CORES[kind]
-    held: Span | None = None
+    window: Span | None = None
     for start, end in sorted(cores(text)):
         start, end = max(0, start - before), min(len(text), end + after)
-        if held and start <= held[1]:
-            held = held[0], max(held[1], end)
+        if window and start <= window[1]:
+            window = window[0], max(window[1], end)
             continue
-        if held:
-            yield held
-        held = start, end
-    if held:
-        yield held
+        if window:
+            yield window
+        window = start, end
+    if window:
+        yield window

@@ -1,7 +1,7 @@
-"""Presidio's recognisers as they are used here, without a language model. Importing this takes seconds.
+"""Presidio recognisers without a language model. Importing this module takes seconds.
 
-A recogniser reads a text; the rules say which of its matches count. Nothing is ever fetched: the public
-suffix list is the one that comes with tldextract.
+A recogniser reads a text; `rules` decides which matches count. Nothing is fetched: the public suffix list is the one
+packaged with tldextract.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ REGIONS = (
     "DE", "AT", "CH", "FR", "BE", "NL", "ES", "PT", "IT", "SE", "NO", "DK", "FI", "PL", "CZ", "GR", "RO", "RU", "UA",
     "TR", "IL", "EG", "AE", "SA", "BR", "MX", "AR", "CO", "CL", "PE",
 )  # fmt: skip
-"""Whose national way of writing is read; a number with + is read for every country."""
+"""Regions whose national phone formats are read; a number with + is read for every country."""
 WORD = r"\p{Lu}[\p{Ll}'\u2019]+(?:-\p{Lu}\p{Ll}+)?"
 TITLE = r"(?:Mr|Mrs|Ms|Miss|Dr|Prof|Professor|Herr|Frau|Señor|Señora|Madame|Monsieur)"
 RELATIVE = (
@@ -63,7 +63,7 @@ NAMES = {
     r"|Date of [Bb]irth"
     r"|Born|Birth|Nationality|Occupation|Job|Position|Title|Location)\b)",
 }
-"""Where people name themselves or each other; everywhere else a name needs a language model."""
+"""Contexts in which people name themselves or each other; other names would need a language model."""
 HOMES = {
     "Unix": r"(?<=(?<![\w.\]])/home/)[\w.-]{2,32}(?=/[\w.~-])",
     "macOS": r"(?<=(?<![\w.\]])/Users/)[\w.-]{2,32}(?=/[\w.~-])",
@@ -105,7 +105,7 @@ IDS = {
     rf"(?=(?:[A-Z .\-/]*\d){{5}}|[A-Z]{{5}}\d{{4}})"
     r"[A-Z\d](?:[ .\-/]?[A-Z\d]){5,23}(?![\w])"
 }
-"""Numbers of papers and accounts, all of which look like other numbers, right behind what they are called."""
+"""Numbers of papers and accounts right after their name; they look like any other number."""
 KEYS = {
     "OpenAI, Anthropic, OpenRouter": r"\bsk-(?:ant-|proj-|svcacct-|or-)?[\w-]{20,}",
     "GitHub": r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{22,})",
@@ -166,13 +166,13 @@ _suffixes = TLDExtract(suffix_list_urls=(), cache_dir=None)
 
 class OfflineEmail(EmailRecognizer):
     def validate_result(self, pattern_text: str) -> bool:
-        """By the domain alone: what stands before it may look like one too."""
+        """Checks the domain only; the local part may look like a domain too."""
         return bool(_suffixes(pattern_text.rpartition("@")[2]).fqdn)
 
 
 class AnyCaseIban(IbanRecognizer):
     def analyze(self, text: str, *args: Any, **kwargs: Any) -> Any:
-        """Small letters stand for the capitals that the form has."""
+        """Matches lower-case IBANs too, by upper-casing the text."""
         return super().analyze(text.translate(CAPITALS), *args, **kwargs)
 
 
@@ -199,7 +199,7 @@ def recognizers() -> dict[str, LocalRecognizer]:
 
 @cache
 def own_patterns() -> dict[str, tuple[Any, ...]]:
-    """Of the kinds that no recogniser has; case counts, and $ is the end of the text."""
+    """Returns the patterns of kinds without a recogniser. They are case-sensitive, and $ is the end of the text."""
     kinds = {
         "PEM": PEM,
         "KEY": KEYS,
@@ -213,13 +213,13 @@ def own_patterns() -> dict[str, tuple[Any, ...]]:
         "NAME": NAMES,
     }
     return {
-        kind: tuple(regex.compile(one, regex.DOTALL) for one in named.values())
+        kind: tuple(regex.compile(pattern, regex.DOTALL) for pattern in named.values())
         for kind, named in kinds.items()
     }
 
 
 def is_address(spelled: str) -> bool:
-    """Whether `name [at] example [dot] org` names a domain that there may be."""
+    """Returns whether `name [at] example [dot] org` has a domain with a public suffix."""
     domain = regex.split(rf"{AT}| (?:at|AT) ", spelled)[-1]
     return bool(_suffixes(regex.sub(DOT, ".", domain)).fqdn)
 
@@ -228,19 +228,19 @@ SHORT = 1000
 
 
 def read(kind: str, text: str) -> Iterable[Span]:
-    """Every match of the library."""
+    """Returns every match of the recogniser of a kind. Short texts are cached."""
     return _read_short(kind, text) if len(text) <= SHORT else _read(kind, text)
 
 
 def _read(kind: str, text: str) -> tuple[Span, ...]:
-    if own := own_patterns().get(kind):
-        spans = dict.fromkeys(match.span() for pattern in own for match in pattern.finditer(text))
+    if patterns := own_patterns().get(kind):
+        spans = dict.fromkeys(match.span() for pattern in patterns for match in pattern.finditer(text))
         return tuple(span for span in spans if kind != "SPELLED" or is_address(text[slice(*span)]))
     recognizer = recognizers()[kind]
-    # None of these reads the artefacts of a language model.
-    found = recognizer.analyze(text, recognizer.supported_entities, None)  # type: ignore[arg-type]
-    return tuple({(int(match.start), int(match.end)): None for match in found})
+    # None of these recognisers needs the artefacts of a language model.
+    results = recognizer.analyze(text, recognizer.supported_entities, None)  # type: ignore[arg-type]
+    return tuple({(int(match.start), int(match.end)): None for match in results})
 
 
 _read_short = lru_cache(maxsize=8192)(_read)
-"""People and assistants repeat themselves, and each other."""
+"""Cached reader: people and assistants repeat themselves and each other."""

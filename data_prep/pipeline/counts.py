@@ -1,4 +1,4 @@
-"""The counts of a run: what each step kept, and why the rest was not kept."""
+"""Counts of a run: conversations kept and rejected by each step, with reasons and warnings."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from data_prep.cleaning.clean_batch import Step
-from data_prep.dedup.duplicates import REASONS, Verdict
-from data_prep.pipeline.shards import Shard
+from data_prep.cleaning.clean_batch import StageCounts
+from data_prep.dedup.duplicates import REASONS, DuplicateVerdict
+from data_prep.pipeline.shards import ChatShard
 
 PACKAGES = (
     "usersim-lm",
@@ -30,39 +30,41 @@ PACKAGES = (
 )
 
 
-def totals(shards: Sequence[Shard]) -> dict[str, Step]:
-    """Of each stage, in order."""
-    found: dict[str, Step] = {}
+def totals(shards: Sequence[ChatShard]) -> dict[str, StageCounts]:
+    """Sums the counts of each stage over all shards, in order of the stages."""
+    by_stage: dict[str, StageCounts] = {}
     for shard in shards:
         for batch in shard.steps:
             for name, step in batch.items():
-                found.setdefault(name, Step()).add(step)
-    return found
+                by_stage.setdefault(name, StageCounts()).add(step)
+    return by_stage
 
 
-def step_rows(shards: Sequence[Shard]) -> list[dict[str, Any]]:
+def step_rows(shards: Sequence[ChatShard]) -> list[dict[str, Any]]:
     return [_row(name, step.entered, step.rejected) for name, step in totals(shards).items()]
 
 
-def verdict_rows(verdict: Verdict, placed: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
-    """Duplicates, then what stands too close to a held-out conversation."""
+def verdict_rows(verdict: DuplicateVerdict, splits: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
+    """Rows for the duplicate step and for conversations too close to a held-out one."""
     codes, counts = np.unique(verdict.reason, return_counts=True)
     rejected = Counter({REASONS[c - 1]: int(n) for c, n in zip(codes, counts, strict=True) if c})
-    kept = int((verdict.reason == 0).sum())
-    left_out = kept - int((placed >= 0).sum())
+    kept_count = int((verdict.reason == 0).sum())
+    too_close = kept_count - int((splits >= 0).sum())
     return [
         _row("duplicates", len(verdict.reason), rejected),
         _row(
-            "held out", kept, Counter({"too close to a held-out conversation": left_out} if left_out else {})
+            "held out",
+            kept_count,
+            Counter({"too close to a held-out conversation": too_close} if too_close else {}),
         ),
     ]
 
 
-def changed(shards: Sequence[Shard]) -> dict[str, Any]:
-    """What the stages found or replaced, by stage and kind."""
+def changed(shards: Sequence[ChatShard]) -> dict[str, Any]:
+    """Replaced or removed pieces by stage and kind."""
     return {
         "changed": {
-            name: dict(step.found.most_common()) for name, step in totals(shards).items() if step.found
+            name: dict(step.changed.most_common()) for name, step in totals(shards).items() if step.changed
         }
     }
 
@@ -77,19 +79,19 @@ def _row(name: str, entered: int, rejected: Counter[str]) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    by_package = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            by_package[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return by_package
 
 
-MUCH, FEW_CHATS = 0.5, 20
-"""Share of the chats of a step whose loss is said aloud, where there are so many at least."""
-TO_MEASURE = 100
-"""People that `usersim eval run` compares with, at least."""
+HIGH_LOSS, MIN_CHATS = 0.5, 20
+"""Share of rejected chats above which a step is warned of, and the least chats it applies to."""
+MIN_TEST = 100
+"""Least test conversations for `usersim eval run`."""
 REMEDIES = {
     "template opening": "--template-count off keeps chats that begin alike",
     "near-duplicate": "--near-duplicate off keeps them",
@@ -99,56 +101,58 @@ REMEDIES = {
 
 
 def warnings(sheet: dict[str, Any]) -> list[str]:
-    """What to know before the splits are used: files that broke off, steps that took most, a small test."""
-    found = []
+    """Returns warnings on files that broke off, steps with high loss, and a small test split."""
+    messages = []
     for source in (*sheet["sources"], *sheet["held_out"]):
         if stopped := source["stopped"]:
-            more = f" (and {stopped['files'] - 1} more files)" if stopped["files"] > 1 else ""
-            found.append(
+            other_files = f" (and {stopped['files'] - 1} more files)" if stopped["files"] > 1 else ""
+            messages.append(
                 f"{stopped['file']}: breaks off after {stopped['records']:,} records "
-                f"({stopped['error']}){more}; what was read "
-                "before is kept, --strict makes it an error"
+                f"({stopped['error']}){other_files}; records read "
+                "before are kept; --strict makes this an error"
             )
-        read = sum(source["counts"].get(unit, 0) for unit in ("rows", "chunks"))
-        bad = sum(source["malformed"].values())
-        if read >= FEW_CHATS and bad >= MUCH * read:
-            found.append(
-                f"{source['name']}: {bad:,} of {read:,} records could not be read, mostly: "
+        records = sum(source["counts"].get(unit, 0) for unit in ("rows", "chunks"))
+        malformed = sum(source["malformed"].values())
+        if records >= MIN_CHATS and malformed >= HIGH_LOSS * records:
+            messages.append(
+                f"{source['name']}: {malformed:,} of {records:,} records could not be read, mostly: "
                 f"{next(iter(source['malformed']))}"
             )
     for step in sheet["steps"]:
         lost = step["in"] - step["kept"]
-        if step["in"] >= FEW_CHATS and lost >= MUCH * step["in"]:
+        if step["in"] >= MIN_CHATS and lost >= HIGH_LOSS * step["in"]:
             reason = next(iter(step["rejected"]))
             remedy = f"; {REMEDIES[reason]}" if reason in REMEDIES else ""
-            found.append(f"{step['step']} dropped {lost:,} of {step['in']:,} chats, mostly: {reason}{remedy}")
+            messages.append(
+                f"{step['step']} dropped {lost:,} of {step['in']:,} chats, mostly: {reason}{remedy}"
+            )
     test = sheet["splits"]["test"]["conversations"]
-    if test < TO_MEASURE:
-        found.append(
-            f"test.jsonl holds {test} conversations; `usersim eval run` needs {TO_MEASURE} people: "
+    if test < MIN_TEST:
+        messages.append(
+            f"test.jsonl holds {test} conversations; `usersim eval run` needs {MIN_TEST} people: "
             f"--test-only puts all there"
         )
-    return found
+    return messages
 
 
 def table(sheet: dict[str, Any]) -> Table:
-    """The steps of a datasheet for a person at a terminal."""
+    """Returns the steps of a datasheet as a table for a terminal."""
     names = escape(" + ".join(source["name"] for source in sheet["sources"]))
-    shown = Table(title=f"{names}: what was kept", title_justify="left")
+    grid = Table(title=f"{names}: what was kept", title_justify="left")
     for heading in ("step", "in", "kept", "rejected, and why"):
-        shown.add_column(heading, justify="right" if heading in ("in", "kept") else "left")
+        grid.add_column(heading, justify="right" if heading in ("in", "kept") else "left")
     for source in sheet["sources"]:
         if source["malformed"]:
-            shown.add_row(f"reading {escape(source['name'])}", "", "", _why(source["malformed"]))
+            grid.add_row(f"reading {escape(source['name'])}", "", "", _reasons(source["malformed"]))
     for step in sheet["steps"]:
-        shown.add_row(step["step"], f"{step['in']:,}", f"{step['kept']:,}", _why(step["rejected"]))
-    for name, found in sheet["changed"].items():
-        shown.add_row(f"  {name}", "", "", f"found: {_why(found)}")
+        grid.add_row(step["step"], f"{step['in']:,}", f"{step['kept']:,}", _reasons(step["rejected"]))
+    for name, replaced in sheet["changed"].items():
+        grid.add_row(f"  {name}", "", "", f"found: {_reasons(replaced)}")
     for name, split in sheet["splits"].items():
         detail = f"{split['user_turns']:,} user turns, {split['with_goal']:,} with a goal"
-        shown.add_row(f"→ {name}", "", f"{split['conversations']:,}", detail)
-    return shown
+        grid.add_row(f"→ {name}", "", f"{split['conversations']:,}", detail)
+    return grid
 
 
-def _why(counts: dict[str, int]) -> str:
+def _reasons(counts: dict[str, int]) -> str:
     return escape(", ".join(f"{count:,} {reason}" for reason, count in counts.items()) or "0")

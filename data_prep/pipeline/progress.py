@@ -1,4 +1,4 @@
-"""What `usersim prep` shows while it works: the pass, how many, and how many a second."""
+"""Progress display of `usersim prep`: pass, chats done and chats per second."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from data_prep.pipeline.run_context import Notice
 from usersim.cli import console
 
 
-class Rate(ProgressColumn):
+class ChatSpeedColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:,.0f}/s")
@@ -24,18 +24,18 @@ def progress() -> Iterator[Notice]:
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
         TextColumn("{task.completed:,.0f} chats"),
-        Rate(),
+        ChatSpeedColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as display:
         passes: dict[str, int] = {}
 
-        def notice(what: str, done: int) -> None:
-            if what not in passes:
+        def notice(pass_name: str, done: int) -> None:
+            if pass_name not in passes:
                 for task in passes.values():
-                    shown.stop_task(shown.tasks[task].id)
-                passes[what] = len(passes)
-                shown.add_task(what, total=None)
-            shown.update(shown.tasks[passes[what]].id, completed=done)
+                    display.stop_task(display.tasks[task].id)
+                passes[pass_name] = len(passes)
+                display.add_task(pass_name, total=None)
+            display.update(display.tasks[passes[pass_name]].id, completed=done)
 
         yield notice

@@ -1,6 +1,6 @@
-"""The waiting room of a run: what the first pass has finished, kept so that an interrupted run goes on.
+"""Shards of finished batches, saved by the first pass so that an interrupted run can resume.
 
-OUT/.prep/settings.json       what the shards were made with
+OUT/.prep/settings.json       settings of the run that wrote the shards
 OUT/.prep/000000.jsonl        conversations, one a line
 OUT/.prep/000000.npz          their signatures
 OUT/.prep/000000.json         counts; written last, so a shard without it was not finished
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.cleaning.clean_batch import Cleaned, Step
+from data_prep.cleaning.clean_batch import CleanedBatch, StageCounts
 from data_prep.dedup.signatures import Signatures
 from data_prep.raw_chats import writable
 from usersim.errors import ConfigError
@@ -28,21 +28,21 @@ from usersim.storage.records import atomic_writer, write_json
 
 NAME = ".prep"
 FORMAT = 2
-"""Raise it when cleaning changes what it makes of the same chats."""
+"""Version of the cleaning; raise it when the same chats are cleaned differently."""
 
 
 @dataclass(frozen=True)
-class Shard:
+class ChatShard:
     path: Path
-    """Of the lines; its neighbours have the other suffixes."""
+    """File of conversations; the other files of the shard differ in suffix."""
     read: list[int]
-    """Chats read for it, in each batch."""
+    """Chats read, by batch."""
     sources: list[int]
-    """The source of each batch."""
-    kept: list[int]
-    """Lines of each batch."""
-    steps: list[dict[str, Step]]
-    """Of each batch."""
+    """Source index, by batch."""
+    line_counts: list[int]
+    """Conversations kept, by batch."""
+    steps: list[dict[str, StageCounts]]
+    """Stage counts, by batch."""
 
     def lines(self) -> Iterator[str]:
         with self.path.open(encoding="utf-8") as stream:
@@ -52,29 +52,29 @@ class Shard:
         return Signatures.load(self.path.with_suffix(".npz"))
 
     def source_of_lines(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        return np.repeat(np.asarray(self.sources, dtype=np.int64), self.kept)
+        return np.repeat(np.asarray(self.sources, dtype=np.int64), self.line_counts)
 
 
-class Shards:
-    """Those in `out`, made with the same `cleaning`; others are thrown away."""
+class ShardStore:
+    """Shards in an output folder. Shards written with other settings are deleted."""
 
     def __init__(self, out: Path, cleaning: dict[str, Any]) -> None:
         self.path = out / NAME
         self._describe(writable({"format": FORMAT, **cleaning}))
-        self.done: list[Shard] = []
-        while (found := self._read(len(self.done))) is not None:
-            self.done.append(found)
+        self.done: list[ChatShard] = []
+        while (shard := self._read(len(self.done))) is not None:
+            self.done.append(shard)
 
-    def add(self, results: list[Cleaned]) -> Shard:
+    def add(self, results: list[CleanedBatch]) -> ChatShard:
         stem = self.path / f"{len(self.done):06d}"
         with atomic_writer(stem.with_suffix(".jsonl")) as stream:
             stream.writelines(line + "\n" for result in results for line in result.lines)
         Signatures.concat([result.signatures for result in results]).save(stem.with_suffix(".npz"))
-        shard = Shard(
+        shard = ChatShard(
             path=stem.with_suffix(".jsonl"),
             read=[result.read for result in results],
             sources=[result.source for result in results],
-            kept=[len(result.lines) for result in results],
+            line_counts=[len(result.lines) for result in results],
             steps=[result.steps for result in results],
         )
         write_json(stem.with_suffix(".json"), _to_json(shard))
@@ -84,17 +84,17 @@ class Shards:
     def remove(self) -> None:
         shutil.rmtree(self.path)
 
-    def _describe(self, made_with: dict[str, Any]) -> None:
-        note = self.path / "settings.json"
+    def _describe(self, settings: dict[str, Any]) -> None:
+        file = self.path / "settings.json"
         try:
-            is_same = json.loads(note.read_bytes()) == made_with
+            is_same = json.loads(file.read_bytes()) == settings
         except (FileNotFoundError, ValueError):
             is_same = False
         if not is_same:
             shutil.rmtree(self.path, ignore_errors=True)
-            write_json(note, made_with)
+            write_json(file, settings)
 
-    def _read(self, number: int) -> Shard | None:
+    def _read(self, number: int) -> ChatShard | None:
         stem = self.path / f"{number:06d}"
         counts = stem.with_suffix(".json")
         try:
@@ -103,26 +103,29 @@ class Shards:
             return None
 
 
-def _to_json(shard: Shard) -> dict[str, Any]:
+def _to_json(shard: ChatShard) -> dict[str, Any]:
     steps = [
-        {name: {"entered": s.entered, "rejected": s.rejected, "found": s.found} for name, s in batch.items()}
+        {
+            name: {"entered": s.entered, "rejected": s.rejected, "found": s.changed}
+            for name, s in batch.items()
+        }
         for batch in shard.steps
     ]
-    return {"read": shard.read, "sources": shard.sources, "kept": shard.kept, "steps": steps}
+    return {"read": shard.read, "sources": shard.sources, "kept": shard.line_counts, "steps": steps}
 
 
-def _from_json(counts: Path, path: Path) -> Shard:
+def _from_json(counts: Path, path: Path) -> ChatShard:
     value = json.loads(counts.read_text(encoding="utf-8"))
     steps = [
-        {n: Step(s["entered"], Counter(s["rejected"]), Counter(s["found"])) for n, s in batch.items()}
+        {n: StageCounts(s["entered"], Counter(s["rejected"]), Counter(s["found"])) for n, s in batch.items()}
         for batch in value.pop("steps")
     ]
-    return Shard(path=path, steps=steps, **value)
+    return ChatShard(path=path, steps=steps, line_counts=value.pop("kept"), **value)
 
 
 @contextmanager
-def only_run(out: Path) -> Iterator[None]:
-    """Two runs into one directory would take each other's shards for their own."""
+def lock_output(out: Path) -> Iterator[None]:
+    """Context manager that locks an output folder, so that two runs never share shards."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = (out / ".prep.lock").open("w")

@@ -1,4 +1,4 @@
-"""The split that each group of conversations falls into."""
+"""Assignment of conversation groups to train, dev and test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from usersim.errors import ConfigError
 
 SPLITS = ("train", "dev", "test")
 TURN_BINS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 17, 25, 40, 60, 100)
-"""Least user turns of each bin."""
+"""Least user turns of each length bin."""
 
 Hashes = np.ndarray[Any, np.dtype[np.uint64]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -25,7 +25,7 @@ TEST = SPLITS.index("test")
 
 
 def parse_fractions(text: str) -> Fractions:
-    """`0.9,0.05,0.05`."""
+    """Parses split shares such as `0.9,0.05,0.05`; raises ConfigError if they do not add up to 1."""
     try:
         train, dev, test = (float(part) for part in text.split(","))
     except ValueError as error:
@@ -45,103 +45,116 @@ def assign(
     has_frozen: Sequence[bool],
     seed: int,
 ) -> Codes:
-    """Index into SPLITS of each chat: by group, the seed and the fractions of its source, in any order of chats.
+    """Returns the index into SPLITS of each chat.
 
-    A group with a frozen chat is test. Of a source that has a frozen list nothing else is: test's share goes
-    to the others. A group over several sources keeps to splits that all of them have; where there is none, to
-    the last that one of them has. A group larger than a whole split goes where the largest share is. The rest
-    are lined up within their source and bin of user turns by a hash of the seed, and cut: the splits are alike
-    in length, and added data moves few groups.
+    All chats of a group get one split, by the seed and the shares of their source, in any order of chats:
+
+    - A group with a frozen chat is test. Other chats of a source with a frozen list never are: its test share goes to
+      the other splits.
+    - A group over several sources gets a split that all of them have, or else the last split that one of them has.
+    - A group larger than a whole split goes to the split with the largest share.
+    - The rest are ordered within source and length bin by a hash of the seed, and cut at the shares. So splits are
+      alike in length, and added data moves few groups.
+
+    Args:
+        groups, turns, source, frozen: columns over the chats.
+        fractions, has_frozen: split shares and presence of a frozen list, by source.
     """
     if not len(groups):
         return np.zeros(0, dtype=np.int8)
-    names, of = np.unique(groups, return_inverse=True)
-    sizes = np.bincount(of)
-    shares = _shares(of, np.array([_open(*each) for each in zip(fractions, has_frozen, strict=True)])[source])
-    closed = np.zeros(len(names), dtype=bool)
-    closed[of[frozen]] = True
-    home = _home(of, source)
-    huge = sizes > np.where(shares > 0, shares, 1).min(axis=1) * np.bincount(source)[home]
-    bins = np.digitize(np.bincount(of, weights=turns) / sizes, TURN_BINS)
-    # Groups of several chats have a line of their own: each split gets its part of the people seen twice.
+    names, group = np.unique(groups, return_inverse=True)
+    sizes = np.bincount(group)
+    shares = _shares(
+        group,
+        np.array([_shares_without_frozen(*pair) for pair in zip(fractions, has_frozen, strict=True)])[source],
+    )
+    is_frozen = np.zeros(len(names), dtype=bool)
+    is_frozen[group[frozen]] = True
+    home = _home(group, source)
+    is_huge = sizes > np.where(shares > 0, shares, 1).min(axis=1) * np.bincount(source)[home]
+    bins = np.digitize(np.bincount(group, weights=turns) / sizes, TURN_BINS)
+    # Groups of several chats are strata of their own, so each split gets its share of returning people.
     strata = np.stack([home, *shares.T, bins, sizes == 1])
-    line = np.lexsort((names, _order(names, seed), *strata[::-1]))
-    codes = _cut(line[~(closed | huge)[line]], strata, sizes, shares)
-    codes[huge] = shares[huge].argmax(axis=1)
-    codes[closed] = TEST
-    return codes[of]
+    order = np.lexsort((names, _order(names, seed), *strata[::-1]))
+    codes = _cut(order[~(is_frozen | is_huge)[order]], strata, sizes, shares)
+    codes[is_huge] = shares[is_huge].argmax(axis=1)
+    codes[is_frozen] = TEST
+    return codes[group]
 
 
 def lengths(codes: Codes, turns: Ints) -> dict[str, dict[str, float]]:
-    """Mean user turns of each split, and how far its turn bins are from those of all (0: the same, 1: disjoint)."""
+    """Returns mean user turns of each split, and the distance of its length bins from all (0: equal, 1: disjoint)."""
     bins = np.digitize(turns, TURN_BINS)
     whole = np.bincount(bins, minlength=len(TURN_BINS) + 1) / max(len(bins), 1)
-    found = {}
+    by_split = {}
     for code, name in enumerate(SPLITS):
-        if (here := codes == code).any():
-            part = np.bincount(bins[here], minlength=len(whole)) / here.sum()
+        if (in_split := codes == code).any():
+            part = np.bincount(bins[in_split], minlength=len(whole)) / in_split.sum()
             distance = float(np.abs(part - whole).sum() / 2)
-            found[name] = {"mean_user_turns": float(turns[here].mean()), "turn_bins_distance": distance}
-    return found
+            by_split[name] = {
+                "mean_user_turns": float(turns[in_split].mean()),
+                "turn_bins_distance": distance,
+            }
+    return by_split
 
 
-def _open(fractions: Fractions, has_frozen: bool) -> Fractions:
-    """The shares of what is not frozen."""
+def _shares_without_frozen(fractions: Fractions, has_frozen: bool) -> Fractions:
+    """Returns the split shares for chats that are not frozen."""
     train, dev, _ = fractions
     if not has_frozen:
         return fractions
     if not train + dev:
         raise ConfigError(
-            "a source with a frozen test list needs a share for train or dev: all else goes there"
+            "a source with a frozen test list needs a train or dev share: its other chats go there"
         )
     return train / (train + dev), dev / (train + dev), 0.0
 
 
-def _shares(of: Ints, fractions: Floats) -> Floats:
-    """Of each group, from the fractions of its chats."""
-    least = np.ones((int(of.max()) + 1, len(SPLITS)))
+def _shares(group: Ints, fractions: Floats) -> Floats:
+    """Returns the split shares of each group from those of its chats."""
+    least = np.ones((int(group.max()) + 1, len(SPLITS)))
     most = np.zeros_like(least)
-    np.minimum.at(least, of, fractions)
-    np.maximum.at(most, of, fractions)
-    nowhere = ~least.any(axis=1)
-    last = len(SPLITS) - 1 - np.argmax(most[nowhere, ::-1] > 0, axis=1)
-    least[nowhere] = np.eye(len(SPLITS))[last]
+    np.minimum.at(least, group, fractions)
+    np.maximum.at(most, group, fractions)
+    no_common = ~least.any(axis=1)
+    fallback = len(SPLITS) - 1 - np.argmax(most[no_common, ::-1] > 0, axis=1)
+    least[no_common] = np.eye(len(SPLITS))[fallback]
     shares: Floats = least / least.sum(axis=1, keepdims=True)
     return shares
 
 
-def _home(of: Ints, source: Ints) -> Ints:
-    """The source that most chats of a group are of."""
-    counts = np.zeros((int(of.max()) + 1, int(source.max()) + 1), dtype=np.int32)
-    np.add.at(counts, (of, source), 1)
+def _home(group: Ints, source: Ints) -> Ints:
+    """Returns the source of most chats of each group."""
+    counts = np.zeros((int(group.max()) + 1, int(source.max()) + 1), dtype=np.int32)
+    np.add.at(counts, (group, source), 1)
     home: Ints = counts.argmax(axis=1)
     return home
 
 
 def _order(names: Hashes, seed: int) -> Hashes:
-    drawn = names ^ np.uint64(int.from_bytes(blake2b(str(seed).encode(), digest_size=8).digest(), "big"))
+    keys = names ^ np.uint64(int.from_bytes(blake2b(str(seed).encode(), digest_size=8).digest(), "big"))
     for multiplier in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB):
-        drawn = (drawn ^ (drawn >> np.uint64(30))) * np.uint64(multiplier)
-    return drawn ^ (drawn >> np.uint64(31))
+        keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(multiplier)
+    return keys ^ (keys >> np.uint64(31))
 
 
-def _cut(line: Ints, strata: Floats, sizes: Ints, shares: Floats) -> Codes:
-    """Cuts each stratum of the line by its shares; a group falls where its middle does.
+def _cut(order: Ints, strata: Floats, sizes: Ints, shares: Floats) -> Codes:
+    """Cuts each stratum by its shares; a group falls where its middle does.
 
-    What a split got too little of, because groups stay whole, it gets more of in the source's next stratum.
+    Groups stay whole, so a split may get too few chats; the difference is added in the next stratum of the source.
     """
     codes = np.zeros(len(sizes), dtype=np.int8)
-    owed = np.zeros(len(SPLITS))
-    before: Floats | None = None
+    deficit = np.zeros(len(SPLITS))
+    previous: Floats | None = None
     for members in (
-        np.split(line, np.flatnonzero(np.diff(strata[:, line]).any(axis=0)) + 1) if len(line) else ()
+        np.split(order, np.flatnonzero(np.diff(strata[:, order]).any(axis=0)) + 1) if len(order) else ()
     ):
-        kind = strata[: 1 + len(SPLITS), members[0]]
-        if before is None or (kind != before).any():
-            owed, before = np.zeros(len(SPLITS)), kind
+        current = strata[: 1 + len(SPLITS), members[0]]
+        if previous is None or (current != previous).any():
+            deficit, previous = np.zeros(len(SPLITS)), current
         weights = sizes[members]
-        wanted = shares[members[0]] * weights.sum() + owed
-        ends = np.cumsum(wanted.clip(min=0)) * (weights.sum() / wanted.clip(min=0).sum())
+        targets = shares[members[0]] * weights.sum() + deficit
+        ends = np.cumsum(targets.clip(min=0)) * (weights.sum() / targets.clip(min=0).sum())
         codes[members] = np.searchsorted(ends[:-1], np.cumsum(weights) - weights / 2, side="right")
-        owed = wanted - np.bincount(codes[members], weights=weights, minlength=len(SPLITS))
+        deficit = targets - np.bincount(codes[members], weights=weights, minlength=len(SPLITS))
     return codes

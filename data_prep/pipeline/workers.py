@@ -1,4 +1,4 @@
-"""Where batches are cleaned: in this process, in a pool of processes, or by Ray Data. Results keep their order."""
+"""Engines that clean batches: this process, a process pool, or Ray Data. Results keep their order."""
 
 from __future__ import annotations
 
@@ -13,46 +13,50 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import Any, Literal
 
-from data_prep.cleaning.clean_batch import Batch, Cleaned
+from data_prep.cleaning.clean_batch import ChatBatch, CleanedBatch
 from usersim.errors import BackendError, ConfigError
 
-Work = Callable[[Batch], Cleaned]
+Work = Callable[[ChatBatch], CleanedBatch]
 
 AHEAD = 2
-"""Batches under way per worker: enough that none waits, few enough that memory stays flat."""
+"""Batches in flight per worker: enough that none is idle, few enough that memory stays flat."""
 RAY_WINDOW = 32
-"""Batches per worker handed to Ray Data at once."""
+"""Batches per worker passed to Ray Data at once."""
 
 
 def run(
-    engine: Literal["local", "ray"], workers: int, work: Work, batches: Iterable[Batch]
-) -> Iterator[Cleaned]:
-    """Raises BackendError when a worker dies; what a stage raises is raised here."""
+    engine: Literal["local", "ray"], workers: int, work: Work, batches: Iterable[ChatBatch]
+) -> Iterator[CleanedBatch]:
+    """Yields the cleaned batches in order; an error of a stage is raised here.
+
+    Raises:
+        BackendError: a worker died.
+    """
     if engine == "ray":
         return _ray(workers, work, batches)
     return map(work, batches) if workers == 1 else _pool(workers, work, batches)
 
 
-def _pool(workers: int, work: Work, batches: Iterable[Batch]) -> Iterator[Cleaned]:
-    under_way: deque[Future[Cleaned]] = deque()
-    # Not fork: threads of libraries loaded here would be copied mid-lock.
+def _pool(workers: int, work: Work, batches: Iterable[ChatBatch]) -> Iterator[CleanedBatch]:
+    in_flight: deque[Future[CleanedBatch]] = deque()
+    # Not fork: it would copy threads of loaded libraries that hold locks.
     context = multiprocessing.get_context("forkserver")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         try:
             for batch in batches:
-                under_way.append(pool.submit(work, batch))
-                if len(under_way) >= AHEAD * workers:
-                    yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
+                in_flight.append(pool.submit(work, batch))
+                if len(in_flight) >= AHEAD * workers:
+                    yield in_flight.popleft().result()
+            while in_flight:
+                yield in_flight.popleft().result()
         except BrokenProcessPool as error:
-            raise BackendError("a cleaning process died (out of memory?): fewer --workers") from error
+            raise BackendError("a cleaning process died (out of memory?): use fewer --workers") from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _ray(workers: int, work: Work, batches: Iterable[Batch]) -> Iterator[Cleaned]:
-    """The driver reads, `workers` Ray tasks clean. RAY_ADDRESS joins a running cluster."""
+def _ray(workers: int, work: Work, batches: Iterable[ChatBatch]) -> Iterator[CleanedBatch]:
+    """Reads in the driver and cleans in `workers` Ray tasks. RAY_ADDRESS joins a running cluster."""
     ray = _start_ray(workers)
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
@@ -81,8 +85,8 @@ def _clean_rows(rows: dict[str, Any], work: bytes) -> dict[str, Any]:
     return {"cleaned": [pickle.dumps(_outcome(clean, pickle.loads(batch))) for batch in rows["batch"]]}
 
 
-def _outcome(clean: Work, batch: Batch) -> Cleaned | Exception:
-    """An exception travels as a result: Ray would try again, and bury it under its own."""
+def _outcome(clean: Work, batch: ChatBatch) -> CleanedBatch | Exception:
+    """Returns an exception as a result; Ray would retry the task and wrap the error."""
     try:
         return clean(batch)
     except Exception as error:
@@ -92,7 +96,7 @@ def _outcome(clean: Work, batch: Batch) -> Cleaned | Exception:
 def _start_ray(workers: int) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    # Workers are niced by 15 otherwise, behind whatever else the machine does.
+    # Ray starts workers with niceness 15 by default.
     os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         import ray
@@ -100,7 +104,7 @@ def _start_ray(workers: int) -> Any:
     except ImportError as error:
         raise ConfigError("--engine ray needs Ray: pip install 'ray[data]>=2.50'") from error
     cluster = os.environ.get("RAY_ADDRESS")
-    # A running cluster has its own; here, just what was asked for.
+    # A running cluster has its own resources.
     local: dict[str, Any] = {} if cluster else {"num_cpus": workers, "include_dashboard": False}
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     ray.init(address=cluster, log_to_driver=False, logging_level=logging.ERROR, **local)

@@ -1,4 +1,4 @@
-"""What a corpus module offers: how to recognise a row of it, and how its rows become chats."""
+"""Chat format of a corpus: recognition of its rows and their conversion to chats."""
 
 from __future__ import annotations
 
@@ -10,27 +10,31 @@ from data_prep.raw_chats import RawChat, SourceReport
 from data_prep.sources.jsonrows import Row
 
 Convert = Callable[[dict[str, Any], str, SourceReport], RawChat | str]
-"""A row, its place and the report (for the name and the count so far) → the chat, or why there is none."""
+"""Converts a row, given its place and the report, to a chat, or returns the reason why it cannot be read."""
 Read = Callable[[Iterator[Row], SourceReport], Iterator[RawChat]]
 
 
 @dataclass(frozen=True)
-class Corpus:
+class ChatFormat:
+    """Reader of one corpus format."""
+
     kind: str
-    """As on the command line."""
+    """Name on the command line."""
     recognises: Callable[[dict[str, Any]], bool]
     read: Read
     name: str | None = None
     """`source` of the records; None: the name of the file."""
     unit: str = "rows"
-    """What a record of the file is."""
+    """Unit of the records in a file, for counts."""
     config: str | None = None
-    """Of the `datasets` name, where the corpus has several."""
+    """Config of the `datasets` name, where it has several."""
     from_pages: bool = False
-    """Copied from web pages, whose buttons may be in the text."""
+    """Chats come from web pages, whose button texts may be in the turns."""
 
 
 def row_by_row(convert: Convert) -> Read:
+    """Returns a reader that converts each row by itself."""
+
     def read(rows: Iterator[Row], report: SourceReport) -> Iterator[RawChat]:
         for place, row in rows:
             chat = convert(row, place, report)

@@ -1,4 +1,4 @@
-"""Objects of JSON Lines and JSON files. What is no object is counted, and reading goes on."""
+"""Rows of JSON Lines and JSON files. A value that is not an object is counted, and reading continues."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from data_prep.sources.streams import BOM, ByteStream, JsonValues, lines, open_b
 from usersim.errors import DataError
 
 Row = tuple[str, dict[str, Any]]
-"""The place to name in a complaint, and the record."""
+"""Place of a record, for error messages, and the record."""
 ENDS_INSIDE = "the file ends inside the JSON"
 
 
 @dataclass(frozen=True)
-class Bad:
+class MalformedRow:
     reason: str
 
 
-def parse(text: bytes) -> dict[str, Any] | Bad:
+def parse(text: bytes) -> dict[str, Any] | MalformedRow:
     try:
         value = msgspec.json.decode(text)
     except UnicodeDecodeError:
-        return Bad("not UTF-8")
+        return MalformedRow("not UTF-8")
     except (msgspec.MsgspecError, RecursionError) as error:
         # The standard library accepts lone surrogates, NaN and numbers of any length.
-        value = _parse_slowly(text, "truncated JSON" if "truncated" in str(error) else "not JSON")
-    if isinstance(value, Bad):
+        value = _parse_leniently(text, "truncated JSON" if "truncated" in str(error) else "not JSON")
+    if isinstance(value, MalformedRow):
         return value
-    return value if isinstance(value, dict) else Bad("not an object")
+    return value if isinstance(value, dict) else MalformedRow("not an object")
 
 
-def _parse_slowly(text: bytes, reason: str) -> Any:
+def _parse_leniently(text: bytes, reason: str) -> Any:
     try:
         return json.loads(text.decode("utf-8-sig"))
     except UnicodeDecodeError:
-        return Bad("not UTF-8")
+        return MalformedRow("not UTF-8")
     except RecursionError:
-        return Bad("nested too deeply")
+        return MalformedRow("nested too deeply")
     except ValueError:
-        return Bad(reason)
+        return MalformedRow(reason)
 
 
 def line_rows(file: Path, name: str, report: SourceReport, unit: str) -> Iterator[Row]:
@@ -58,17 +58,19 @@ def line_rows(file: Path, name: str, report: SourceReport, unit: str) -> Iterato
                 break
             place = f"{name}:{number}"
             report.counts[unit] += 1
-            row = Bad("record too large") if line is None else parse(line)
-            if isinstance(row, Bad):
+            row = MalformedRow("record too large") if line is None else parse(line)
+            if isinstance(row, MalformedRow):
                 report.reject(row.reason, place)
                 if row.reason == "truncated JSON" and not ended:
                     cut_off = stream.size - len(line or b"")
-                    broke_off(report, name, ENDS_INSIDE, byte=cut_off, of_bytes=stream.size, records=records)
+                    record_break(
+                        report, name, ENDS_INSIDE, byte=cut_off, of_bytes=stream.size, records=records
+                    )
             else:
                 yield place, row
             records += 1
         if stream.error:
-            broke_off(report, name, stream.error, byte=stream.size, of_bytes=stream.size, records=records)
+            record_break(report, name, stream.error, byte=stream.size, of_bytes=stream.size, records=records)
 
 
 def value_rows(file: Path, name: str, report: SourceReport, unit: str) -> Iterator[Row]:
@@ -78,17 +80,17 @@ def value_rows(file: Path, name: str, report: SourceReport, unit: str) -> Iterat
         for number, text in enumerate(values, start=1):
             report.counts[unit] += 1
             row = parse(text)
-            if isinstance(row, Bad):
+            if isinstance(row, MalformedRow):
                 report.reject(row.reason, f"{name}:record {number}")
             else:
                 yield f"{name}:record {number}", row
         if values.broke_at is not None:
-            at, error = values.broke_at, stream.error or ENDS_INSIDE
-            broke_off(report, name, error, byte=at, of_bytes=stream.size, records=number)
+            offset, error = values.broke_at, stream.error or ENDS_INSIDE
+            record_break(report, name, error, byte=offset, of_bytes=stream.size, records=number)
 
 
 def json_rows(file: Path, name: str, report: SourceReport, unit: str) -> Iterator[Row]:
-    """`.json` is an array of records, one record, or JSON Lines under another name."""
+    """Yields the rows of a `.json` file: an array of records, one record, or JSON Lines."""
     with open_bytes(file) as opened:
         head = ByteStream(opened).read().removeprefix(BOM).lstrip()
     first_line = head.partition(b"\n")[0]
@@ -96,12 +98,12 @@ def json_rows(file: Path, name: str, report: SourceReport, unit: str) -> Iterato
     yield from (line_rows if by_line else value_rows)(file, name, report, unit)
 
 
-def broke_off(report: SourceReport, name: str, error: str, **where: int) -> None:
-    """Writes down where the first broken file stopped, and how many did."""
+def record_break(report: SourceReport, name: str, error: str, **position: int) -> None:
+    """Records where the first broken file stopped, and the number of broken files."""
     if report.strict:
-        at = ", ".join(f"{unit} {number}" for unit, number in where.items())
-        raise DataError(f"{name}: breaks off at {at} ({error})")
-    stopped = report.stopped or {"file": name, "error": error, **where, "files": 0}
+        position_text = ", ".join(f"{unit} {number}" for unit, number in position.items())
+        raise DataError(f"{name}: breaks off at {position_text} ({error})")
+    stopped = report.stopped or {"file": name, "error": error, **position, "files": 0}
     report.stopped = stopped | {"files": stopped["files"] + 1}
 
 

@@ -1,4 +1,4 @@
-"""Codes of the languages that corpora call by name."""
+"""ISO 639 codes of languages that corpora state by name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LANGUAGES = dict(pair.split(":") for pair in PAIRS.split())
 
 
 def language_code(named: Any) -> str | None:
-    """ISO 639 code of a name or code; `other` for a name not known here, None where none is given."""
+    """Returns the ISO 639 code of a language name or code; `other` if unknown, None if not stated."""
     name = named.strip().lower() if isinstance(named, str) else ""
     if name in UNNAMED:
         return None

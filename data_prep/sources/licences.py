@@ -1,4 +1,4 @@
-"""What the publisher of each corpus says about its use; on the datasheet beside the counts. Check before you ship."""
+"""Licences of the corpora as stated by their publishers, shown on the datasheet. Check them before release."""
 
 LICENCES = {
     "arena": "prompts CC-BY-4.0, answers CC-BY-NC-4.0",
@@ -11,4 +11,4 @@ LICENCES = {
     "simulatorarena": "MIT",
     "wildchat": "ODC-BY",
 }
-"""By kind of source."""
+"""Licence by kind of source."""

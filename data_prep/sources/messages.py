@@ -1,7 +1,7 @@
-"""Anybody's log, without code: `{id?, messages: [{role, content}]}` or `{id?, conversations: [{from, value}]}`.
+"""Reader of plain logs: `{id?, messages: [{role, content}]}` or `{id?, conversations: [{from, value}]}`.
 
-Optional beside them: `system`, the person as `user_key`, `user_id` or `user`, `language`, and as marks
-`toxic`, `redacted`, `flags`. In JSON Lines, JSON or Parquet, gzipped or not, or a directory of them.
+Optional fields are `system`, the person as `user_key`, `user_id` or `user`, `language`, and the flags `toxic`,
+`redacted` and `flags`. Files are JSON Lines, JSON or Parquet, gzipped or not, or a folder of them.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from data_prep.raw_chats import RawChat, SourceReport
-from data_prep.sources.corpus import Corpus, row_by_row
+from data_prep.sources.corpus import ChatFormat, row_by_row
 from data_prep.sources.languages import language_code
-from data_prep.sources.turns import read_flags, read_key, read_turns, sound
+from data_prep.sources.turns import read_flags, read_key, read_turns, repaired
 from usersim.types import EndedBy
 
 Ends = Literal["natural", "cut"]
@@ -36,7 +36,7 @@ def read_message_row(
         source=report.name,
         place=place,
         turns=turns,
-        system=sound(system) if isinstance(system, str) and system.strip() else None,
+        system=repaired(system) if isinstance(system, str) and system.strip() else None,
         user_key=read_key(row, "user_key", "user_id", "user"),
         language=language_code(row.get("language")),
         flags=read_flags(row),
@@ -44,4 +44,4 @@ def read_message_row(
     )
 
 
-MESSAGES = Corpus("messages", recognises, row_by_row(read_message_row))
+MESSAGES = ChatFormat("messages", recognises, row_by_row(read_message_row))

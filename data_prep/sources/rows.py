@@ -1,4 +1,4 @@
-"""Rows of any source: files, directories of shards, or a `datasets` name such as owner/name@config:split."""
+"""Rows of a source: files, folders of shards, or a `datasets` name such as owner/name@config:split."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.raw_chats import SourceReport, well_formed
-from data_prep.sources.jsonrows import Row, broke_off, json_rows, line_rows
+from data_prep.sources.jsonrows import Row, json_rows, line_rows, record_break
 from usersim.errors import DataError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 HUB_NAME = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<config>[\w.-]+))?(?::(?P<split>[\w.-]+))?")
 DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
-"""Beside the shards of a downloaded dataset; no rows in them."""
+"""Description files beside the shards of a dataset; they hold no rows."""
 UNREAD = frozenset(
     ("header", "usage", "categories", "category_scores", "timestamp", "created", "detoxify_moderation")
 )
-"""Parquet columns of the corpora, at any depth, that are large or slow to convert and that nothing reads."""
+"""Parquet columns, at any depth, that are large or slow to convert and never read."""
 
 
 def check(where: str) -> None:
-    """Complains now about what could only be found out when the first row is asked for."""
+    """Raises DataError at once for a missing path, instead of at the first row."""
     if not is_hub_name(where):
         expand(Path(where))
 
@@ -34,7 +34,7 @@ def is_hub_name(where: str) -> bool:
 
 
 def expand(path: Path) -> list[Path]:
-    """The file itself, or the data files of a directory (sharded corpora) in name order."""
+    """Returns a file itself, or the data files of a folder in name order."""
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if _is_data(file, path))
         if not files:
@@ -60,9 +60,14 @@ def read_rows(
     config: str | None = None,
     name: str | None = None,
 ) -> Iterator[Row]:
-    """Every record is counted in `report.counts[unit]`, and as malformed where it is no object.
+    """Yields the rows of a source.
 
-    `config`: of a `datasets` name that does not say. `name`: of the file in complaints, instead of its path.
+    Args:
+        where: path or `datasets` name.
+        report: counts of records; updated in place.
+        unit: name of the count.
+        config: default config of a `datasets` name.
+        name: file name in error messages.
     """
     if is_hub_name(where):
         yield from _hub_rows(where, report, unit, config)
@@ -82,15 +87,15 @@ def _file_rows(file: Path, name: str, report: SourceReport, unit: str) -> Iterat
 def _hub_rows(where: str, report: SourceReport, unit: str, config: str | None) -> Iterator[Row]:
     from datasets import load_dataset  # type: ignore[import-untyped]
 
-    found = HUB_NAME.fullmatch(where)
-    assert found is not None
-    name, config, split = found["name"], found["config"] or config, found["split"] or "train"
+    match = HUB_NAME.fullmatch(where)
+    assert match is not None
+    name, config, split = match["name"], match["config"] or config, match["split"] or "train"
     try:
         for row in load_dataset(name, config, split=split, streaming=True):
             report.counts[unit] += 1
             yield f"{where}:{report.counts[unit]}", row
     except Exception as error:
-        # datasets raises half a dozen unrelated classes for "not there" and "no network".
+        # datasets raises half a dozen unrelated classes for a missing dataset or no network.
         reason = str(error).split("\n", 1)[0]
         raise DataError(
             f"{where}: no such path, and datasets cannot load it ({type(error).__name__}: {reason})"
@@ -98,7 +103,7 @@ def _hub_rows(where: str, report: SourceReport, unit: str, config: str | None) -
 
 
 def _parquet_rows(file: Path, name: str, report: SourceReport, unit: str) -> Iterator[Row]:
-    """A file that cannot be read further is counted; what was read before is kept."""
+    """Yields the rows of a Parquet file; where it cannot be read further, earlier rows are kept."""
     import pyarrow as pa  # type: ignore[import-untyped]
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
@@ -113,7 +118,7 @@ def _parquet_rows(file: Path, name: str, report: SourceReport, unit: str) -> Ite
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).split("\n", 1)[0]
         report.reject("not a readable Parquet file", f"{name}:{number + 1}" if number else name)
-        broke_off(report, name, reason, records=number)
+        record_break(report, name, reason, records=number)
 
 
 def _columns(table: Any) -> list[str]:

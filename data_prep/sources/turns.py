@@ -1,4 +1,4 @@
-"""What the corpora share: lists of messages, and what a row says about its text and its person."""
+"""Reading of message lists, flags and keys of people, shared by the corpora."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import msgspec
 from data_prep.raw_chats import ROLES, RawRole, RawTurn, well_formed
 
 THOUGHTS = ("reasoning", "thinking", "redacted_thinking")
-"""Types of parts of a message that the other side is not shown."""
+"""Types of message parts that the other side is not shown."""
 PLAIN_ROLE = re.compile(r"[A-Za-z_]{1,20}")
 
 
 def read_turns(
     messages: Any, *, field: str = "messages", roles: Mapping[str, RawRole] = ROLES
 ) -> tuple[RawTurn, ...] | str:
-    """Messages of `{role, content}` or `{from, value}`, also as JSON text; or why they cannot be read."""
+    """Reads messages of `{role, content}` or `{from, value}`, also as JSON text; returns the reason if it cannot."""
     if isinstance(messages, str):
-        messages = _decoded(messages)
+        messages = _decode(messages)
     if not isinstance(messages, list):
         return f"no `{field}` list"
     if not messages:
@@ -34,8 +34,8 @@ def read_turns(
     return tuple(turns)
 
 
-def _decoded(text: str) -> Any:
-    """A table often keeps the messages as JSON in a column of text."""
+def _decode(text: str) -> Any:
+    """Decodes messages stored as JSON text in a table column."""
     try:
         return msgspec.json.decode(text)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
@@ -45,11 +45,15 @@ def _decoded(text: str) -> Any:
 def read_turn(message: Any, roles: Mapping[str, RawRole] = ROLES) -> RawTurn | str:
     if not isinstance(message, dict):
         return "a message is not an object"
-    named = message.get("role") or message.get("from")
-    role = roles.get(named.lower()) if isinstance(named, str) else None
+    role_name = message.get("role") or message.get("from")
+    role = roles.get(role_name.lower()) if isinstance(role_name, str) else None
     if role is None:
-        return f"role {named!r}" if isinstance(named, str) and PLAIN_ROLE.fullmatch(named) else "unknown role"
-    # A table with columns for both ways of writing has null in one of them.
+        return (
+            f"role {role_name!r}"
+            if isinstance(role_name, str) and PLAIN_ROLE.fullmatch(role_name)
+            else "unknown role"
+        )
+    # A table with columns for both forms has null in one of them.
     content = message.get("content")
     content = message.get("value") if content is None else content
     if content is None and role != "user":
@@ -58,13 +62,12 @@ def read_turn(message: Any, roles: Mapping[str, RawRole] = ROLES) -> RawTurn | s
         content = text_of(content)
     if content is None:
         return f"{role} content is not text"
-    # Checked field by field above; validation again would cost more than all the rest.
-    return RawTurn.model_construct(role=role, text=sound(content))
+    # The fields are checked above; validation would cost more than all other work here.
+    return RawTurn.model_construct(role=role, text=repaired(content))
 
 
 def text_of(content: Any) -> str | None:
-    """OpenAI's list of parts without what the model thought; None where a part is not text: what an image says cannot
-    be kept."""
+    """Joins the text parts of an OpenAI content list, without thoughts; None if a part (an image) is not text."""
     if not isinstance(content, list):
         return content if isinstance(content, str) else None
     content = [part for part in content if not isinstance(part, dict) or part.get("type") not in THOUGHTS]
@@ -73,8 +76,8 @@ def text_of(content: Any) -> str | None:
     return "\n".join(strings) if len(strings) == len(texts) else None
 
 
-def sound(text: str) -> str:
-    """`well_formed`, at the cost of a look where there is nothing to mend."""
+def repaired(text: str) -> str:
+    """Applies `well_formed` only where the text needs it; a fast check for most texts."""
     if text.isascii():
         return text
     try:
@@ -85,19 +88,19 @@ def sound(text: str) -> str:
 
 
 def read_flags(row: dict[str, Any], messages: Any = ()) -> tuple[str, ...]:
-    """`toxic` (also where a moderation model flagged it) and `redacted`, of the row or of any message."""
-    marked = [row, *(message for message in messages or () if isinstance(message, dict))]
-    found = {name for name in ("toxic", "redacted") for one in marked if one.get(name) is True}
+    """Returns the flags of a row or its messages; a moderation model that flagged it counts as `toxic`."""
+    records = [row, *(message for message in messages or () if isinstance(message, dict))]
+    flags = {name for name in ("toxic", "redacted") for record in records if record.get(name) is True}
     if _flagged(row.get("openai_moderation")) or _flagged(row.get("toxic_chat_tag")):
-        found.add("toxic")
-    given = row.get("flags")
-    if isinstance(given, list):
-        found.update(sound(flag) for flag in given if isinstance(flag, str))
-    return tuple(sorted(found))
+        flags.add("toxic")
+    row_flags = row.get("flags")
+    if isinstance(row_flags, list):
+        flags.update(repaired(flag) for flag in row_flags if isinstance(flag, str))
+    return tuple(sorted(flags))
 
 
 def _flagged(verdict: Any) -> bool:
-    """One verdict, one for each message, or one for each model that judged."""
+    """Returns whether a moderation result flags the text: one verdict, one per message, or one per model."""
     verdicts = verdict if isinstance(verdict, list) else [verdict]
     if isinstance(verdict, dict):
         verdicts = [verdict, *verdict.values()]
@@ -105,11 +108,11 @@ def _flagged(verdict: Any) -> bool:
 
 
 def read_key(row: dict[str, Any], *names: str) -> str | None:
-    """The first of these fields that holds a non-empty string or a number."""
+    """Returns the first of these fields that holds a non-empty string or a number."""
     for name in names:
         value = row.get(name)
         if (isinstance(value, str) and value.strip()) or (
             isinstance(value, int) and not isinstance(value, bool)
         ):
-            return sound(str(value))
+            return repaired(str(value))
     return None

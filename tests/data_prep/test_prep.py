@@ -21,8 +21,8 @@ TOPICS = ("bread", "bikes", "tax", "maths", "poems", "cats", "rivers", "chess", 
 
 def row(id_: str, *texts: str) -> dict[str, Any]:
     roles = ("user", "assistant")
-    said = [{"role": roles[i % 2], "content": text} for i, text in enumerate(texts)]
-    return {"id": id_, "messages": said}
+    messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(texts)]
+    return {"id": id_, "messages": messages}
 
 
 def ordinary(number: int) -> dict[str, Any]:
@@ -237,11 +237,11 @@ def test_a_recipe_names_sources_with_options_of_their_own(log: Path, tmp_path: P
     )
     assert main([str(recipe)]) == 0
     files = written(out)
-    assert {name: {c.source for c in found} for name, found in files.items()} == {
+    assert {name: {c.source for c in conversations} for name, conversations in files.items()} == {
         "train": {"desk"},
         "test": {"other"},
     }
-    with pytest.raises(ConfigError, match="names its sources"):
+    with pytest.raises(ConfigError, match="with a recipe"):
         main([str(recipe), "--source-name", "x"])
 
 
@@ -253,9 +253,9 @@ def test_conversations_of_one_opening_stay_together_across_sources(log: Path, tm
         tmp_path / "two.jsonl", row("b", opening, "Boats.", "list five restaurants near by in a table")
     )
     assert main([str(one), str(two), "--out", str(tmp_path / "out"), "--near-duplicate", "0.9"]) == 0
-    (found,) = written(tmp_path / "out").values()
-    assert len(found) == 2
-    assert found[0].group == found[1].group
+    (conversations,) = written(tmp_path / "out").values()
+    assert len(conversations) == 2
+    assert conversations[0].group == conversations[1].group
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,9 @@
 """Chatbot Arena: one person writes to two models at once and votes.
 
-Both sides hold the same user messages, so only side `a` is read, once. From the second turn on the person
-answers two replies of which the record shows one. The end is the vote: theirs, though they may have gone on
-talking outside the record. Files of `{id, messages}` (one side already taken) are read too; in the copy
-known to us 29 ids stand for two different chats each, of which the duplicate stage keeps the first, and
-`lang_guess` is somebody's guess from the text: our own is made instead.
+Both sides hold the same user messages, so only side `a` is read. From the second turn on, the person answers two
+replies, of which the record shows one. The person ends the chat by voting, but may have gone on outside the record.
+Files of `{id, messages}`, with one side already selected, are read too. In the copy used here, 29 ids stand for two
+different chats each; the duplicate stage keeps the first. `lang_guess` is a guess from the text and is not used.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from data_prep.raw_chats import RawChat, SourceReport
-from data_prep.sources.corpus import Corpus, row_by_row
+from data_prep.sources.corpus import ChatFormat, row_by_row
 from data_prep.sources.languages import language_code
 from data_prep.sources.turns import read_flags, read_key, read_turns
 
@@ -43,4 +42,4 @@ def _chat(row: dict[str, Any], place: str, report: SourceReport) -> RawChat | st
     )
 
 
-ARENA = Corpus("arena", recognises, row_by_row(_chat), name="chatbot_arena", from_pages=True)
+ARENA = ChatFormat("arena", recognises, row_by_row(_chat), name="chatbot_arena", from_pages=True)

@@ -1,8 +1,7 @@
 """IN3 dialogues: a person answers an assistant's clarifying questions about a given task.
 
-The assistant stops, with a summary, when it believes that it knows enough, so no end was chosen by a
-person: all are cut. The first user message is the benchmark's task, shared by several dialogues and written
-by nobody in this one; `given_opening` marks that.
+The assistant stops with a summary when it believes that it knows enough. No person chose an end, so all are cut. The
+first user message is the task of the benchmark, shared by several dialogues; the flag `given_opening` marks that.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from data_prep.raw_chats import RawChat, SourceReport
-from data_prep.sources.corpus import Corpus, row_by_row
+from data_prep.sources.corpus import ChatFormat, row_by_row
 from data_prep.sources.messages import read_message_row
 
 
@@ -25,4 +24,4 @@ def _chat(row: dict[str, Any], place: str, report: SourceReport) -> RawChat | st
     )
 
 
-IN3 = Corpus("in3", recognises, row_by_row(_chat), name="in3")
+IN3 = ChatFormat("in3", recognises, row_by_row(_chat), name="in3")

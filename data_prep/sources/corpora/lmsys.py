@@ -1,7 +1,7 @@
-"""LMSYS-Chat-1M: a million chats with 25 models on one public page; who wrote them is not told.
+"""LMSYS-Chat-1M: a million chats with 25 models on one public page, without keys of people.
 
-`redacted` marks chats whose names were replaced by NAME_1 and the like. Moderation is one verdict for each
-message; a flagged one makes the chat `toxic`.
+`redacted` marks chats whose names were replaced by NAME_1 and the like. Moderation has one verdict per message; a
+flagged message makes the chat `toxic`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from data_prep.raw_chats import RawChat, SourceReport
-from data_prep.sources.corpus import Corpus, row_by_row
+from data_prep.sources.corpus import ChatFormat, row_by_row
 from data_prep.sources.languages import language_code
 from data_prep.sources.turns import read_flags, read_key, read_turns
 
@@ -38,4 +38,4 @@ def _chat(row: dict[str, Any], place: str, report: SourceReport) -> RawChat | st
     )
 
 
-LMSYS = Corpus("lmsys", recognises, row_by_row(_chat), name="lmsys", from_pages=True)
+LMSYS = ChatFormat("lmsys", recognises, row_by_row(_chat), name="lmsys", from_pages=True)

@@ -1,14 +1,15 @@
-"""OpenAssistant (OASST1, OASST2): trees of messages by volunteers; one thread is taken from each.
+"""OpenAssistant (OASST1, OASST2): trees of messages by volunteers; one thread is read from each tree.
 
-From the root the best-ranked reply is followed to a leaf; among replies without a rank, the one with the
-longest thread below it. Deleted messages and what hangs on them are left out. Two things make the threads
-unlike a person's chat: different volunteers wrote the turns (then there is no `user_key`, and the flag
-`several_authors`), and a thread ends where nobody added to it, so the end is unknown. Replies are by
-volunteers too, not by a model.
+The thread follows the best-ranked reply from the root to a leaf; among replies without a rank, the one with the
+longest thread below it. Deleted messages and their replies are left out. The threads differ from a person's chat:
 
-Rows are either whole trees (`.trees.jsonl`) or single messages (the `datasets` name, `.messages.jsonl`).
-Messages of a tree stand together in the published files; up to `OPEN_TREES` trees may be mixed with each
-other, and a message that comes after its tree was given up is counted as malformed.
+- Different volunteers may write the turns; then there is no `user_key`, and the flag is `several_authors`.
+- A thread ends where no reply was added, so its end is unknown.
+- Replies are by volunteers, not by a model.
+
+Rows are whole trees (`.trees.jsonl`) or single messages (the `datasets` name, `.messages.jsonl`). Messages of a tree
+are adjacent in the published files, but up to `OPEN_TREES` trees may be interleaved. A message that comes after its
+tree was closed is counted as malformed.
 """
 
 from __future__ import annotations
@@ -18,25 +19,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data_prep.raw_chats import RawChat, RawRole, RawTurn, SourceReport
-from data_prep.sources.corpus import Corpus
+from data_prep.sources.corpus import ChatFormat
 from data_prep.sources.jsonrows import Row
 from data_prep.sources.languages import language_code
-from data_prep.sources.turns import read_key, sound
+from data_prep.sources.turns import read_key, repaired
 
 ROLES: dict[str, RawRole] = {"prompter": "user", "assistant": "assistant"}
 OPEN_TREES = 256
 TOXIC = 0.5
-"""Detoxify's score in the corpus from which a message makes its thread `toxic`."""
+"""Detoxify score in the corpus from which a message makes its thread `toxic`."""
 
 Message = dict[str, Any]
 
 
 @dataclass
-class Tree:
+class MessageTree:
     id: str
     place: str
     messages: dict[str, Message] = field(default_factory=dict)
-    """By their ids: one parent each, so what is reached from the root is a tree."""
+    """Messages by id. Each has one parent, so those reached from the root form a tree."""
 
 
 def recognises(row: dict[str, Any]) -> bool:
@@ -55,42 +56,42 @@ def _read(rows: Iterator[Row], report: SourceReport) -> Iterator[RawChat]:
             yield _chat(tree, path, report)
 
 
-def _trees(rows: Iterator[Row], report: SourceReport) -> Iterator[Tree]:
-    growing: dict[str, Tree] = {}  # the one touched longest ago first
-    done: set[str] = set()
+def _trees(rows: Iterator[Row], report: SourceReport) -> Iterator[MessageTree]:
+    open_trees: dict[str, MessageTree] = {}  # least recently used first
+    closed: set[str] = set()
     for place, row in rows:
         id_ = read_key(row, "message_tree_id")
-        if id_ is None or id_ in done:
+        if id_ is None or id_ in closed:
             report.reject("apart from its tree" if id_ else "no message_tree_id", place)
             continue
-        tree = growing.pop(id_, None) or Tree(id_, place)
+        tree = open_trees.pop(id_, None) or MessageTree(id_, place)
         for message in _nested(row["prompt"]) if isinstance(row.get("prompt"), dict) else [row]:
-            reason = _why_not(message, tree)
+            reason = _message_fault(message, tree)
             if reason:
                 report.reject(reason, place)
             else:
                 tree.messages[message["message_id"]] = message
         if tree.messages:
-            growing[id_] = tree
-        if len(growing) > OPEN_TREES:
-            oldest = next(iter(growing))
-            done.add(oldest)
-            yield growing.pop(oldest)
-    yield from growing.values()
+            open_trees[id_] = tree
+        if len(open_trees) > OPEN_TREES:
+            oldest = next(iter(open_trees))
+            closed.add(oldest)
+            yield open_trees.pop(oldest)
+    yield from open_trees.values()
 
 
 def _nested(prompt: Message) -> list[Message]:
-    """The messages of a whole tree, each after the one it answers."""
-    found = [prompt | {"parent_id": None}]
-    for message in found:
+    """Returns the messages of a whole tree, each after its parent."""
+    messages = [prompt | {"parent_id": None}]
+    for message in messages:
         replies = message.get("replies")
         for reply in replies if isinstance(replies, list) else ():
             parent = {"parent_id": message.get("message_id")}
-            found.append(reply | parent if isinstance(reply, dict) else parent)
-    return found
+            messages.append(reply | parent if isinstance(reply, dict) else parent)
+    return messages
 
 
-def _why_not(message: Message, tree: Tree) -> str | None:
+def _message_fault(message: Message, tree: MessageTree) -> str | None:
     if not isinstance(message.get("message_id"), str):
         return "no message_id"
     if message["message_id"] in tree.messages:
@@ -113,13 +114,13 @@ def _best_path(messages: Iterable[Message]) -> list[Message]:
         return []
     heights = _heights(replies)
     path = [replies[None][0]]
-    while offered := replies.get(path[-1]["message_id"]):
-        path.append(min(offered, key=lambda m: (_rank(m), -heights.get(m["message_id"], 0))))
+    while children := replies.get(path[-1]["message_id"]):
+        path.append(min(children, key=lambda m: (_rank(m), -heights.get(m["message_id"], 0))))
     return path
 
 
 def _heights(replies: dict[str | None, list[Message]]) -> dict[str, int]:
-    """Messages in the longest thread that begins with each; what does not hang on a root has none."""
+    """Returns the length of the longest thread below each message; messages not connected to a root have none."""
     order = list(replies[None][:1])
     for message in order:
         order.extend(replies.get(message["message_id"], ()))
@@ -135,17 +136,17 @@ def _rank(message: Message) -> float:
     return float(rank) if isinstance(rank, int | float) and rank == rank else float("inf")
 
 
-def _chat(tree: Tree, path: list[Message], report: SourceReport) -> RawChat:
+def _chat(tree: MessageTree, path: list[Message], report: SourceReport) -> RawChat:
     people = {read_key(message, "user_id") for message in path if message["role"] == "prompter"}
     flags = [("several_authors", len(people) > 1), ("toxic", any(_toxic(message) for message in path))]
     return RawChat(
         id=tree.id,
         source=report.name,
         place=tree.place,
-        turns=tuple(RawTurn(role=ROLES[m["role"]], text=sound(m["text"])) for m in path),
+        turns=tuple(RawTurn(role=ROLES[m["role"]], text=repaired(m["text"])) for m in path),
         user_key=people.pop() if len(people) == 1 else None,
         language=language_code(path[0].get("lang")),
-        flags=tuple(name for name, found in flags if found),
+        flags=tuple(name for name, is_set in flags if is_set),
         ended_by="unknown",
     )
 
@@ -156,4 +157,4 @@ def _toxic(message: Message) -> bool:
     return isinstance(score, int | float) and score >= TOXIC
 
 
-OASST = Corpus("oasst", recognises, _read, name="oasst")
+OASST = ChatFormat("oasst", recognises, _read, name="oasst")

@@ -1,8 +1,8 @@
 """PRISM, config `conversations`: at each turn the person read one to four replies and chose one.
 
-The chosen reply is kept; the others were never answered. In the last turn a missing choice means that the
-person left before choosing, and the chat then ends with their message. Participants were paid and asked for
-a few turns, so the end is theirs, but early ends are rarer than in the wild.
+The chosen reply is kept. A missing choice in the last turn means that the person left before choosing; the chat then
+ends with their message. Participants were paid for a few turns. The end is theirs, but early ends are rarer than in
+unpaid chats.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Any
 
 from data_prep.raw_chats import RawChat, RawTurn, SourceReport
-from data_prep.sources.corpus import Corpus, row_by_row
+from data_prep.sources.corpus import ChatFormat, row_by_row
 from data_prep.sources.turns import read_flags, read_key, read_turn
 
 
@@ -42,29 +42,29 @@ def _chat(row: dict[str, Any], place: str, report: SourceReport) -> RawChat | st
 
 
 def _turns(history: list[dict[str, Any]]) -> tuple[RawTurn, ...] | str:
-    kept: list[RawTurn] = []
+    turns: list[RawTurn] = []
     for _, group in groupby(history, key=lambda message: message.get("turn")):
         exchange = list(group)
         prompts = [message for message in exchange if message.get("role") == "user"]
         reply = _chosen(message for message in exchange if message.get("role") != "user")
         if len(prompts) != 1:
             return "a turn without exactly one user message"
-        if kept and kept[-1].role == "user":
+        if turns and turns[-1].role == "user":
             return "a turn without a chosen reply"
         for message in (*prompts, *([reply] if reply else [])):
             turn = read_turn(message)
             if isinstance(turn, str):
                 return turn
-            kept.append(turn)
-    return tuple(kept) or "no messages"
+            turns.append(turn)
+    return tuple(turns) or "no messages"
 
 
 def _chosen(replies: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
-    offered = list(replies)
-    # Not `is True`: a table with holes keeps it as 1.0.
-    marked = [reply for reply in offered if reply.get("if_chosen") in (True,)]
-    # One reply alone was not a choice, but it is what the person went on from.
-    return marked[0] if marked else offered[0] if len(offered) == 1 else None
+    candidates = list(replies)
+    # Not `is True`: a table with missing values stores it as 1.0.
+    chosen = [reply for reply in candidates if reply.get("if_chosen") in (True,)]
+    # A single reply was no choice, but the person continued from it.
+    return chosen[0] if chosen else candidates[0] if len(candidates) == 1 else None
 
 
-PRISM = Corpus("prism", recognises, row_by_row(_chat), name="prism", config="conversations")
+PRISM = ChatFormat("prism", recognises, row_by_row(_chat), name="prism", config="conversations")

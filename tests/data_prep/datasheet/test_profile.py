@@ -1,4 +1,4 @@
-"""What a split holds, counted while it is written."""
+"""Profiles of splits, counted while they are written."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from data_prep.datasheet.histogram import SHARES, TURNS, WORDS, bin_names, near, summarise, top
+from data_prep.datasheet.histogram import SHARES, TURNS, WORDS, bin_names, rounded, summarise, top
 from data_prep.datasheet.profile import READ_CHARS, Profile, across, words_of
 from usersim.types import Conversation, Facet, Goal, Persona, Style, Turn, UserProfile
 
 
-def conversation(id_: str, *said: str, **changes: Any) -> Conversation:
-    turns = [t for text in said for t in (Turn(role="user", text=text), Turn(role="assistant", text="ok"))]
-    given = {"id": id_, "origin": "human", "source": "t", "turns": turns, "ended_by": "user"}
-    return Conversation.model_validate(given | changes)
+def conversation(id_: str, *texts: str, **changes: Any) -> Conversation:
+    turns = [t for text in texts for t in (Turn(role="user", text=text), Turn(role="assistant", text="ok"))]
+    fields = {"id": id_, "origin": "human", "source": "t", "turns": turns, "ended_by": "user"}
+    return Conversation.model_validate(fields | changes)
 
 
 def profiled(*conversations: Conversation, **options: int) -> Profile:
@@ -120,16 +120,18 @@ def test_order_and_merging_change_nothing() -> None:
 
 
 def test_examples_are_drawn_by_the_seed_and_clipped() -> None:
-    everybody = people(120)
-    drawn = {seed: [c.id for c in profiled(*everybody, seed=seed, examples=5).examples] for seed in (0, 1)}
-    assert len(drawn[0]) == len(set(drawn[0])) == 5
-    assert drawn[0] != drawn[1]
-    assert profiled(*everybody, examples=0).examples == []
-    assert len(profiled(*everybody[:3], examples=5).examples) == 3
+    conversations = people(120)
+    ids_by_seed = {
+        seed: [c.id for c in profiled(*conversations, seed=seed, examples=5).examples] for seed in (0, 1)
+    }
+    assert len(ids_by_seed[0]) == len(set(ids_by_seed[0])) == 5
+    assert ids_by_seed[0] != ids_by_seed[1]
+    assert profiled(*conversations, examples=0).examples == []
+    assert len(profiled(*conversations[:3], examples=5).examples) == 3
     long = conversation("a", *["y" * 50_000] * 100)
-    (kept,) = profiled(long).examples
-    assert len(kept.turns) == 40
-    assert max(len(turn.text) for turn in kept.turns) < 2100
+    (example,) = profiled(long).examples
+    assert len(example.turns) == 40
+    assert max(len(turn.text) for turn in example.turns) < 2100
 
 
 def test_every_conversation_is_drawn_equally_often() -> None:
@@ -150,22 +152,22 @@ def test_what_is_in_two_splits_is_counted() -> None:
 
 
 def test_numbers_stay_close_and_on_their_side_of_an_edge() -> None:
-    assert [near(n) for n in (0, 1, 7, 32, 2.25, 27.5)] == [0, 1, 7, 32, 2.2, 27.5]
+    assert [rounded(n) for n in (0, 1, 7, 32, 2.25, 27.5)] == [0, 1, 7, 32, 2.2, 27.5]
     for value in range(33, 5_000, 3):
-        assert abs(near(value) / value - 1) < 0.0225
+        assert abs(rounded(value) / value - 1) < 0.0225
         for edge in WORDS:
-            assert (value <= edge) == (near(value) <= edge)
-    kept = {near(value) for value in range(0, 1_000_000, 37)}
-    assert len(kept) < 300  # bounded, whatever is counted
+            assert (value <= edge) == (rounded(value) <= edge)
+    values = {rounded(value) for value in range(0, 1_000_000, 37)}
+    assert len(values) < 300  # bounded, whatever is counted
 
 
 def test_quantiles_are_close_to_those_of_all_values() -> None:
     rng = random.Random(1)
     for values in ([1, 2, 3, 4], [5], [round(rng.lognormvariate(4, 1.5)) for _ in range(2001)]):
-        found: dict[float, int] = {}
+        counts: dict[float, int] = {}
         for value in values:
-            found[near(value)] = found.get(near(value), 0) + 1
-        assert summarise(found, WORDS)["median"] == pytest.approx(median(values), rel=0.0225)
+            counts[rounded(value)] = counts.get(rounded(value), 0) + 1
+        assert summarise(counts, WORDS)["median"] == pytest.approx(median(values), rel=0.0225)
     assert summarise({}, WORDS)["median"] is None
 
 

@@ -1,4 +1,4 @@
-"""Which of several chats stays, why the others go, and who belongs together."""
+"""Duplicates that are kept, reasons of the dropped ones, and groups."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.dedup.duplicates import REASONS, Verdict, judge
+from data_prep.dedup.duplicates import REASONS, DuplicateVerdict, judge
 from data_prep.dedup.groups import name_groups
 from data_prep.dedup.near_duplicates import clusters, leaders, near_any
 from data_prep.dedup.signatures import Signatures, sign
@@ -22,9 +22,9 @@ Array = np.ndarray[Any, Any]
 TOPICS = ("bread", "bikes", "tax", "maths", "poems", "cats", "rivers", "chess", "tea", "maps")
 
 
-def chat(*said: str, id_: str | None = None, person: str | None = None, source: str = "test") -> RawChat:
-    turns = tuple(RawTurn(role="user", text=text) for text in said)
-    return RawChat(id=id_ or " / ".join(said), source=source, place="f:1", turns=turns, user_key=person)
+def chat(*texts: str, id_: str | None = None, person: str | None = None, source: str = "test") -> RawChat:
+    turns = tuple(RawTurn(role="user", text=text) for text in texts)
+    return RawChat(id=id_ or " / ".join(texts), source=source, place="f:1", turns=turns, user_key=person)
 
 
 def essay(topic: str, words: int = 40) -> str:
@@ -39,7 +39,7 @@ def judged(
     near_duplicate: float | None = 0.6,
     first: Array | None = None,
     shard: int = 3,
-) -> Verdict:
+) -> DuplicateVerdict:
     parts: list[Signatures] = [sign(chats[start : start + shard]) for start in range(0, len(chats), shard)]
     return judge(
         [partial(Signatures.concat, [part]) for part in parts],
@@ -50,7 +50,7 @@ def judged(
     )
 
 
-def reasons(verdict: Verdict) -> list[str | None]:
+def reasons(verdict: DuplicateVerdict) -> list[str | None]:
     return [None if not code else REASONS[code - 1] for code in verdict.reason]
 
 
@@ -136,7 +136,7 @@ def test_chats_that_begin_alike_and_go_on_differently_are_no_duplicates() -> Non
 
 
 def sketches(*rows: Sequence[int]) -> Array:
-    """Of 128 values each; rows of 32 quarters are enough to say which are shared."""
+    """Sketches of 128 values each; rows of 32 quarters are enough to state which are shared."""
     return np.repeat(np.array(rows, dtype=np.uint32), 4, axis=1)
 
 
@@ -144,14 +144,14 @@ def test_a_chat_goes_only_for_one_that_stays_and_is_tied_through_those_that_went
     one = list(range(32))
     two = one[:24] + list(range(100, 108))  # three quarters in common with one
     three = two[:16] + list(range(200, 208)) + two[24:]  # three quarters with two, half with one
-    found = sketches(one, two, three, range(900, 932))
-    labels = clusters(found, 0.6)
+    rows = sketches(one, two, three, range(900, 932))
+    labels = clusters(rows, 0.6)
     assert labels[0] == labels[1] == labels[2] != labels[3]
-    like, left = leaders(found, labels, np.arange(4), 0.6)
+    like, left = leaders(rows, labels, np.arange(4), 0.6)
     assert like.tolist() == [0, 0, 2, 3]
     assert left == 0
     # By another rank the middle one stays, and both others go for it.
-    assert leaders(found, labels, np.array([1, 0, 2, 3]), 0.6)[0].tolist() == [1, 1, 1, 3]
+    assert leaders(rows, labels, np.array([1, 0, 2, 3]), 0.6)[0].tolist() == [1, 1, 1, 3]
 
 
 def test_a_cluster_larger_than_the_neighbours_compared_is_found_whole() -> None:
@@ -160,11 +160,11 @@ def test_a_cluster_larger_than_the_neighbours_compared_is_found_whole() -> None:
     copies = np.repeat(one[None], 400, axis=0)
     changed = random.random(copies.shape) < 0.1
     copies[changed] = random.integers(0, 2**32, int(changed.sum()), dtype=np.uint32)
-    found = np.concatenate([copies, random.integers(0, 2**32, (400, 128), dtype=np.uint32)])
-    labels = clusters(found, 0.6)
+    rows = np.concatenate([copies, random.integers(0, 2**32, (400, 128), dtype=np.uint32)])
+    labels = clusters(rows, 0.6)
     assert len(set(labels[:400].tolist())) == 1
     assert len(set(labels.tolist())) == 401
-    assert near_any(found, copies[:1], 0.6).tolist() == [True] * 400 + [False] * 400
+    assert near_any(rows, copies[:1], 0.6).tolist() == [True] * 400 + [False] * 400
 
 
 def test_what_is_close_to_a_test_only_chat_is_marked_and_counted() -> None:

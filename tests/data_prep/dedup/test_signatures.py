@@ -1,4 +1,4 @@
-"""What a signature tells apart, and what it does not."""
+"""Differences that signatures see, and those that they ignore."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from data_prep.raw_chats import RawChat, RawTurn
 REPLY = RawTurn(role="assistant", text="Ok")
 
 
-def chat(*said: str, id_: str = "c", person: str | None = None, source: str = "test") -> RawChat:
-    turns = [turn for text in said for turn in (RawTurn(role="user", text=text), REPLY)]
+def chat(*texts: str, id_: str = "c", person: str | None = None, source: str = "test") -> RawChat:
+    turns = [turn for text in texts for turn in (RawTurn(role="user", text=text), REPLY)]
     return RawChat(id=id_, source=source, place="f:1", turns=tuple(turns), user_key=person)
 
 
@@ -121,8 +121,8 @@ def test_batches_make_no_difference_and_signatures_come_back_from_a_file(tmp_pat
     whole = sign(chats)
     joined = Signatures.concat([sign([each]) for each in chats])
     whole.save(tmp_path / "0.npz")
-    for found in (joined, Signatures.load(tmp_path / "0.npz")):
-        assert (found.table == whole.table).all()
-        assert (found.ngrams == whole.ngrams).all()
+    for signatures in (joined, Signatures.load(tmp_path / "0.npz")):
+        assert (signatures.table == whole.table).all()
+        assert (signatures.ngrams == whole.ngrams).all()
     assert whole.table["turns"].tolist() == [1, 2, 3]
     assert len(Signatures.concat([]).table) == len(sign([]).table) == 0

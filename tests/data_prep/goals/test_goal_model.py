@@ -15,7 +15,7 @@ from data_prep.goals.baselines import first_words, opening_sentence
 from data_prep.goals.format import INSTRUCTION, GoalFormat, GoalRenderer, annotated, parse_answer
 from data_prep.goals.local_model import SHIPPED, GoalModel, load_goal_model
 from data_prep.goals.providers import PARROTS, NoGoal
-from data_prep.goals.scores import _retrieval, draws, estimate, figures, score
+from data_prep.goals.scores import _retrieval, draws, estimate, metrics, score
 from usersim.errors import ConfigError, DataError, RenderError
 from usersim.storage.records import write_records
 from usersim.types import Conversation, Facet, Goal, Turn, UserProfile
@@ -27,9 +27,9 @@ GOAL = Goal(
 )
 
 
-def talk(*said: str, id_: str = "c", goal: Goal | None = GOAL) -> Conversation:
+def talk(*texts: str, id_: str = "c", goal: Goal | None = GOAL) -> Conversation:
     turns = [
-        turn for text in said for turn in (Turn(role="user", text=text), Turn(role="assistant", text="A"))
+        turn for text in texts for turn in (Turn(role="user", text=text), Turn(role="assistant", text="A"))
     ]
     profile = UserProfile(goal=goal)
     return Conversation(id=id_, origin="human", source="test", turns=tuple(turns), profile=profile)
@@ -82,8 +82,8 @@ def test_control_strings_in_content_stay_text(renderer: GoalRenderer, text: str)
 def test_long_turns_keep_head_and_tail_and_late_turns_are_not_shown(tiny_base: Path) -> None:
     small = GoalFormat(turns=2, opening_head=4, opening_tail=3, later_head=2, later_tail=1)
     renderer = make_renderer(tiny_base, small)
-    shown = plain(renderer, renderer.prompt(talk("abcdefghijklmnopqrstuvwxyz", "0123456789abcdef", "late")))
-    assert "1: abcd […] xyz\n2: 01 […] f<|im_end|>" in shown
+    prompt = plain(renderer, renderer.prompt(talk("abcdefghijklmnopqrstuvwxyz", "0123456789abcdef", "late")))
+    assert "1: abcd […] xyz\n2: 01 […] f<|im_end|>" in prompt
     assert renderer.answer(GOAL) == "travel calmly with a pet\n1: cat fears driving"
 
 
@@ -126,32 +126,32 @@ class Told(GoalModel):
 
 def test_goals_that_repeat_the_person_are_refused(renderer: GoalRenderer) -> None:
     model = Told(renderer, "hear that my cat hates the car", "travel calmly with a pet", "1: no goal")
-    made = model.annotate_many([talk(*TRIP), talk(*TRIP, "bye"), talk(*TRIP, "bye", "bye bye"), talk("")])
-    assert made[0] == NoGoal(PARROTS)
-    assert made[1] == Annotation(id="c", goal="travel calmly with a pet", provenance="told")
-    assert made[2:] == [NoGoal("unreadable answer"), NoGoal("no user turn")]
+    results = model.annotate_many([talk(*TRIP), talk(*TRIP, "bye"), talk(*TRIP, "bye", "bye bye"), talk("")])
+    assert results[0] == NoGoal(PARROTS)
+    assert results[1] == Annotation(id="c", goal="travel calmly with a pet", provenance="told")
+    assert results[2:] == [NoGoal("unreadable answer"), NoGoal("no user turn")]
 
 
 def test_the_last_line_of_an_answer_that_never_ended_is_left_out(renderer: GoalRenderer) -> None:
     model = Told(renderer, "go\n1: one\n2: la la la~", "a goal that never~")
-    made = model.annotate_many([talk("hi", "you"), talk("hi", "you", "there")])
-    assert made[0] == Annotation(id="c", goal="go", facets=(Facet(text="one", turn=1),), provenance="told")
-    assert made[1] == NoGoal("unreadable answer")
+    results = model.annotate_many([talk("hi", "you"), talk("hi", "you", "there")])
+    assert results[0] == Annotation(id="c", goal="go", facets=(Facet(text="one", turn=1),), provenance="told")
+    assert results[1] == NoGoal("unreadable answer")
     assert Told(renderer, "half a~").write([[1]], whole_lines=False) == ["half a"]
 
 
 def test_answers_return_in_the_order_asked_though_short_prompts_go_first(renderer: GoalRenderer) -> None:
     model = Told(renderer, "short", "long", batch=1)
-    made = model.annotate_many([talk("a longer opening", id_="a"), talk("hi", id_="b")])
-    assert [one.goal for one in made if isinstance(one, Annotation)] == ["long", "short"]
+    results = model.annotate_many([talk("a longer opening", id_="a"), talk("hi", id_="b")])
+    assert [one.goal for one in results if isinstance(one, Annotation)] == ["long", "short"]
 
 
 def test_those_who_wait_together_share_a_batch_and_a_failure_hits_only_one(renderer: GoalRenderer) -> None:
     model = Told(renderer, "fail", *["go"] * 5, batch=3)
 
     async def ask() -> list[Any]:
-        asked = [model.annotate(talk("hi", id_=str(index))) for index in range(6)]
-        return await asyncio.gather(*asked, return_exceptions=True)
+        calls = [model.annotate(talk("hi", id_=str(index))) for index in range(6)]
+        return await asyncio.gather(*calls, return_exceptions=True)
 
     first, *others = asyncio.run(ask())
     assert isinstance(first, RuntimeError)
@@ -218,8 +218,8 @@ def test_conversations_without_goals_cannot_train(tmp_path: Path) -> None:
 
 
 def test_baselines_speak_in_the_persons_words() -> None:
-    told = talk("Fix this. It is\nbroken", " ".join("abcdefghijklmnop"))
-    sentence, words = opening_sentence([told])[0], first_words([told])[0]
+    conversation = talk("Fix this. It is\nbroken", " ".join("abcdefghijklmnop"))
+    sentence, words = opening_sentence([conversation])[0], first_words([conversation])[0]
     assert sentence is not None
     assert words is not None
     assert sentence.summary == "Fix this."
@@ -237,23 +237,23 @@ def test_scores_of_the_annotation_itself_are_perfect_and_a_missing_goal_is_left_
     pytest.importorskip("sacrebleu", reason="chrF of the report needs it (extra collab)")
     talks = [talk(*TRIP), talk("learn to juggle", goal=Goal(summary="pick up a circus skill"))]
     perfect = score([one.profile.goal for one in talks], talks)
-    whole = figures(perfect, draws(2, 50, 0))
+    whole = metrics(perfect, draws(2, 50, 0))
     assert estimate(whole["cosine"]) == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert [whole[name][0] for name in ("chrf", "facet_f1", "facet_turn")] == pytest.approx([100, 1, 1])
-    half = figures(score([GOAL, None], talks), draws(2, 50, 0))
+    half = metrics(score([GOAL, None], talks), draws(2, 50, 0))
     assert (half["coverage"][0], half["cosine"][0]) == pytest.approx((0.5, 1.0))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SHIPPED.is_dir(), reason="the adapter is not there yet")
 def test_the_shipped_model_writes_a_goal_that_is_about_the_conversation() -> None:
-    asked = talk(
+    conversation = talk(
         "what vegetables can i grow on a balcony that gets little sun",
         "how big should the pots be for lettuce?",
         "how often do i water it",
     )
-    made = load_goal_model().annotate_many([asked])[0]
-    assert isinstance(made, Annotation)
-    assert any(word in made.goal for word in ("grow", "garden", "plant", "vegetable"))
-    assert made.facets
-    assert all(1 <= (facet.turn or 0) <= 3 for facet in made.facets)
+    annotation = load_goal_model().annotate_many([conversation])[0]
+    assert isinstance(annotation, Annotation)
+    assert any(word in annotation.goal for word in ("grow", "garden", "plant", "vegetable"))
+    assert annotation.facets
+    assert all(1 <= (facet.turn or 0) <= 3 for facet in annotation.facets)

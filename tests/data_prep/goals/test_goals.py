@@ -45,7 +45,7 @@ def test_facets_keep_their_turns_and_constraints_have_none(tmp_path: Path) -> No
     )
     goals = read_goals([first, second])
     for id_ in ("a", "b"):
-        goals.see(id_)
+        goals.count_chat(id_)
 
     walk = goals.join(conversation("a", user_turns=2)).profile
     assert walk.goal is not None
@@ -99,7 +99,7 @@ def test_what_was_never_said_is_kept_apart_from_the_goal(tmp_path: Path) -> None
         "unsaid": ["is afraid of dogs"],
     }
     goals = read_goals([goals_file(tmp_path / "goals.jsonl", row)])
-    goals.see("a")
+    goals.count_chat("a")
     joined = goals.join(conversation("a"))
     assert joined.unsaid == ("is afraid of dogs",)
     assert "dogs" not in joined.profile.model_dump_json()
@@ -110,8 +110,8 @@ def test_personas_can_be_replaced_before_they_are_joined(tmp_path: Path) -> None
     rows = [{"id": id_, "goal": "User wants to hike", "persona": f"hiker {id_}"} for id_ in "abc"]
     goals = read_goals([goals_file(tmp_path / "g.jsonl", *rows)])
     for id_ in ("a", "b"):
-        goals.see(id_)
-    assert list(goals.personas_seen()) == [("a", "hiker a", "hike"), ("b", "hiker b", "hike")]
+        goals.count_chat(id_)
+    assert list(goals.joinable_personas()) == [("a", "hiker a", "hike"), ("b", "hiker b", "hike")]
     goals.replace_personas({"a": "… a", "b": ""})
     for id_, persona in (("a", "… a"), ("b", ""), ("c", "hiker c")):
         joined = goals.join(conversation(id_)).profile.persona
@@ -149,14 +149,14 @@ def test_the_joined_summaries_that_parrot_are_counted(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_written_goal_must_pass(goal: str, turn: int | None, reason: str | None) -> None:
-    made = Annotation(id="a", goal=goal, facets=(Facet(text="warmly", turn=turn),))
-    assert accepted(made, conversation("a")) == (made if reason is None else NoGoal(reason))
+    annotation = Annotation(id="a", goal=goal, facets=(Facet(text="warmly", turn=turn),))
+    assert accepted(annotation, conversation("a")) == (annotation if reason is None else NoGoal(reason))
 
 
 def test_an_id_that_two_chats_share_gets_no_goal(tmp_path: Path) -> None:
     goals = read_goals([goals_file(tmp_path / "g.jsonl", {"id": "a", "goal": "plan a walk"})])
-    goals.see("a")
-    goals.see("a")
+    goals.count_chat("a")
+    goals.count_chat("a")
     assert goals.join(conversation("a")).profile.goal is None
     assert goals.summary()["ambiguous_ids"] == 1
 

@@ -1,4 +1,4 @@
-"""Goals from a teacher endpoint: what it is asked, what is refused, and a run that may stop at any byte."""
+"""Goals from a teacher endpoint: prompts, rejected notes, and a run that may stop at any byte."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ NOTES = {
 }
 
 
-def talk(id_: str = "a", *said: str) -> Conversation:
+def talk(id_: str = "a", *texts: str) -> Conversation:
     turns = []
-    for text in said or (f"i want a cheap hotel in town {id_}", "close to trains"):
+    for text in texts or (f"i want a cheap hotel in town {id_}", "close to trains"):
         turns += [Turn(role="user", text=text), Turn(role="assistant", text="Of course.")]
     return Conversation(id=id_, origin="human", source="t", turns=tuple(turns))
 
@@ -47,21 +47,21 @@ def notes(**changes: Any) -> Reply:
 
 
 def annotate(*replies: Reply, **settings: Any) -> tuple[Annotation | NoGoal, FakeEndpoint]:
-    """The first conversation's, when the teacher answers so."""
+    """Result for the first conversation when the teacher gives these replies."""
 
     async def once(url: str) -> Annotation | NoGoal:
         teacher = Teacher(Judge(url, "m", max_retries=0), **settings)
-        made = await teacher.annotate(talk())
+        result = await teacher.annotate(talk())
         await teacher.judge.aclose()
-        return made
+        return result
 
     with endpoint(lambda body, number: replies[number]) as fake:
         return asyncio.run(once(fake.url)), fake
 
 
 def test_notes_become_an_annotation() -> None:
-    made, fake = annotate(notes())
-    assert made == Annotation(
+    result, fake = annotate(notes())
+    assert result == Annotation(
         id="a",
         goal="sleep somewhere affordable",
         facets=(Facet(text="under 50 euros", turn=1), Facet(text="near the station", turn=2)),
@@ -74,7 +74,7 @@ def test_notes_become_an_annotation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bad", "reason", "said"),
+    ("bad", "reason", "complaint"),
     [
         ({"goal": "have a cheap hotel in town"}, PARROTS, '"a cheap hotel"'),
         ({"facets": [{"turn": 3, "text": "x"}]}, TURN_MISSING, "messages 1 to 2"),
@@ -83,35 +83,35 @@ def test_notes_become_an_annotation() -> None:
     ],
 )
 def test_unusable_notes_are_asked_for_once_more_and_then_there_is_no_goal(
-    bad: dict[str, Any], reason: str, said: str
+    bad: dict[str, Any], reason: str, complaint: str
 ) -> None:
-    made, fake = annotate(notes(**bad), notes())
-    assert isinstance(made, Annotation)
-    assert said in fake.prompts()[1]
-    made, _ = annotate(notes(**bad), notes(**bad))
-    assert made == NoGoal(reason)
+    result, fake = annotate(notes(**bad), notes())
+    assert isinstance(result, Annotation)
+    assert complaint in fake.prompts()[1]
+    result, _ = annotate(notes(**bad), notes(**bad))
+    assert result == NoGoal(reason)
 
 
 def test_a_looser_bound_accepts_more() -> None:
-    made, fake = annotate(notes(goal="have a cheap hotel in town"), max_overlap=1.0)
-    assert isinstance(made, Annotation)
+    result, fake = annotate(notes(goal="have a cheap hotel in town"), max_overlap=1.0)
+    assert isinstance(result, Annotation)
     assert len(fake.bodies) == 1
 
 
 def test_a_facet_said_twice_counts_at_its_first_turn() -> None:
     twice = [{"turn": 1, "text": "Quiet"}, {"turn": 2, "text": " quiet"}, {"turn": 2, "text": " "}]
-    made, _ = annotate(notes(facets=twice))
-    assert isinstance(made, Annotation)
-    assert made.facets == (Facet(text="Quiet", turn=1),)
+    result, _ = annotate(notes(facets=twice))
+    assert isinstance(result, Annotation)
+    assert result.facets == (Facet(text="Quiet", turn=1),)
 
 
 def test_long_turns_keep_head_and_tail() -> None:
     assert shorten("a" * 10 + "b" * 10, 14) == "aaaaaa" + " […] " + "bbb"
     assert shorten("short", 5) == "short"
     turns = (Turn(role="assistant", text="x" * 5000), Turn(role="user", text="y" * 5000 + "end"))
-    shown = transcript(Conversation(id="a", origin="human", source="t", turns=turns))
-    assert (shown.count("x"), shown.count("y")) == (395, 1492)
-    assert shown.endswith("end")
+    text = transcript(Conversation(id="a", origin="human", source="t", turns=turns))
+    assert (text.count("x"), text.count("y")) == (395, 1492)
+    assert text.endswith("end")
     many = Conversation(id="a", origin="human", source="t", turns=turns * 40)
     assert len(transcript(many, chars=8000)) <= 8000
     assert "PERSON 40: y" in transcript(many, chars=8000)
@@ -125,11 +125,11 @@ def hotel(body: dict[str, Any], number: int) -> Reply:
 
 
 def by_id(answers: dict[str, Reply]) -> Answer:
-    """What is said of the conversation whose id stands in the prompt; else `hotel`."""
+    """Answers by the conversation id in the prompt (default: `hotel`)."""
 
     def answer(body: dict[str, Any], number: int) -> Reply:
-        found = re.search(r"town (\w+)", body["messages"][-1]["content"])
-        return answers.get(found[1] if found else "", notes())
+        match = re.search(r"town (\w+)", body["messages"][-1]["content"])
+        return answers.get(match[1] if match else "", notes())
 
     return answer
 
@@ -147,7 +147,7 @@ def command(url: str, files: list[Path], out: Path, *more: str) -> list[str]:
 def goals(
     capsys: pytest.CaptureFixture[str], url: str, files: list[Path], out: Path, *more: str
 ) -> tuple[int, Any, str]:
-    """(status, the JSON on stdout, what stderr says)."""
+    """Runs the command; returns (status, JSON on stdout, text on stderr)."""
     capsys.readouterr()
     status = run_main(main, command(url, files, out, *more))
     printed = capsys.readouterr()
@@ -213,17 +213,17 @@ def test_an_endpoint_that_dies_leaves_what_was_done_and_one_line(
         return notes() if number < 2 else Reply(status=500, raw="out of memory")
 
     with endpoint(dying) as fake:
-        status, counts, said = goals(capsys, fake.url, [file], out, "--concurrency", "1")
+        status, counts, stderr = goals(capsys, fake.url, [file], out, "--concurrency", "1")
     assert (status, counts, out.exists()) == (2, None, False)
-    complaint = said.splitlines()[-1]
-    kept = f"2 of 6 done are kept in {out}.partial; run again to go on"
-    assert complaint == f"usersim: {fake.url}: HTTP 500: out of memory; {kept}"
-    assert "Traceback" not in said
+    complaint = stderr.splitlines()[-1]
+    note = f"2 of 6 done are kept in {out}.partial; run again to go on"
+    assert complaint == f"usersim: {fake.url}: HTTP 500: out of memory; {note}"
+    assert "Traceback" not in stderr
 
-    status, _, said = goals(capsys, url := dead_url(), [file], out)
+    status, _, stderr = goals(capsys, url := dead_url(), [file], out)
     assert status == 2
-    assert said.splitlines()[-1].startswith(f"usersim: {url}: cannot be reached")
-    assert said.splitlines()[-1].endswith(kept)
+    assert stderr.splitlines()[-1].startswith(f"usersim: {url}: cannot be reached")
+    assert stderr.splitlines()[-1].endswith(note)
 
     with endpoint(hotel) as fake:
         status, counts, _ = goals(capsys, fake.url, [file], out)
@@ -270,9 +270,9 @@ def test_a_journal_of_other_settings_is_not_mixed_in(
     file, out = conversations_file(tmp_path, 2), tmp_path / "goals.jsonl"
     with endpoint(by_id({"c1": Reply(status=400, raw="odd")})) as fake:
         goals(capsys, fake.url, [file], out)
-        status, _, said = goals(capsys, fake.url, [file], out, "--max-overlap", "0.5")
+        status, _, stderr = goals(capsys, fake.url, [file], out, "--max-overlap", "0.5")
     assert status == 2
-    assert "holds an interrupted run with other settings" in said
+    assert "holds an interrupted run with other settings" in stderr
 
 
 def test_an_id_seen_before_is_left_out_and_no_goal_at_all_is_an_error(
@@ -284,9 +284,9 @@ def test_an_id_seen_before_is_left_out_and_no_goal_at_all_is_an_error(
     assert (counts["repeated_ids"], counts["written"]) == (2, 2)
     out = tmp_path / "none.jsonl"
     with endpoint(lambda body, number: notes(goal="-")) as fake:
-        status, _, said = goals(capsys, fake.url, [file], out)
+        status, _, stderr = goals(capsys, fake.url, [file], out)
     assert (status, out.exists()) == (2, False)
-    assert "no conversation got a goal (empty goal 2)" in said
+    assert "no conversation got a goal (empty goal 2)" in stderr
 
 
 class Parrot:
@@ -336,10 +336,10 @@ def test_ctrl_c_says_what_is_kept(tmp_path: Path) -> None:
         while len(fake.bodies) < 3 and time.monotonic() < until:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=30)[1]
+        stderr = process.communicate(timeout=30)[1]
     assert process.returncode == 130
-    assert f"2 of 4 done are kept in {out}.partial; run again to go on" in said
-    assert "Traceback" not in said
+    assert f"2 of 4 done are kept in {out}.partial; run again to go on" in stderr
+    assert "Traceback" not in stderr
 
 
 @pytest.mark.parametrize(
@@ -354,9 +354,9 @@ def test_a_command_that_cannot_work_is_refused_before_anything_is_asked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], complaint: str
 ) -> None:
     file = conversations_file(tmp_path, 1)
-    status, _, said = goals(capsys, "http://127.0.0.1:9", [file], tmp_path / "g.jsonl", *more)
+    status, _, stderr = goals(capsys, "http://127.0.0.1:9", [file], tmp_path / "g.jsonl", *more)
     assert status == 2
-    assert complaint in said
+    assert complaint in stderr
 
 
 def test_a_line_that_is_no_conversation_names_its_place(tmp_path: Path) -> None:

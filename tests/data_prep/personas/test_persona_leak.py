@@ -14,7 +14,7 @@ import pytest
 from data_prep.personas import goal_leak as persona_leak
 from data_prep.personas.goal_leak import (
     distractors,
-    expected,
+    expected_hits,
     lexical_retrieval,
     mask_personas,
     rate,
@@ -61,21 +61,21 @@ def direction(word: str) -> Vectors:
 def people(n: int) -> dict[str, tuple[str, str]]:
     """Every second persona names the topic of its goal."""
     rng = random.Random(3)
-    made = {}
+    by_id = {}
     for number in range(n):
         topic, manner = f"{rng.choice(TOPICS)}{number % 40}", rng.choice(MANNERS)
-        told = f"fan of {topic}; {manner}" if number % 2 else f"student; {manner}"
-        made[f"c{number}"] = (told, f"learn about {topic}")
-    return made
+        persona = f"fan of {topic}; {manner}" if number % 2 else f"student; {manner}"
+        by_id[f"c{number}"] = (persona, f"learn about {topic}")
+    return by_id
 
 
 def test_distractors_are_nine_others() -> None:
-    drawn = distractors(30, seed=1)
-    assert drawn.shape == (30, 9)
-    for row, others in enumerate(drawn):
+    choices = distractors(30, seed=1)
+    assert choices.shape == (30, 9)
+    for row, others in enumerate(choices):
         assert row not in others
         assert len(set(others)) == 9
-    assert (drawn == distractors(30, seed=1)).all()
+    assert (choices == distractors(30, seed=1)).all()
     assert sorted(distractors(3, seed=0)[1]) == [0, 2]
 
 
@@ -93,8 +93,10 @@ def test_equal_personas_find_at_chance() -> None:
 
 
 def test_ties_share_the_find() -> None:
-    found = persona_leak._shared(np.array([1.0, 1.0, 0.5]), np.array([[0.2, 1.0], [0.1, 0.2], [0.5, 0.6]]))
-    assert list(found) == [0.5, 1, 0]
+    scores = persona_leak._top_scores(
+        np.array([1.0, 1.0, 0.5]), np.array([[0.2, 1.0], [0.1, 0.2], [0.5, 0.6]])
+    )
+    assert list(scores) == [0.5, 1, 0]
 
 
 def test_the_interval_holds_the_mean_and_narrows_with_n() -> None:
@@ -109,40 +111,40 @@ def test_expected_is_the_chance_that_no_nearer_goal_is_drawn() -> None:
     goals = np.zeros((11, 2), dtype=np.float32)
     goals[0], goals[1] = (0.5, 0), (0.9, 0)
     persona = np.array([[1, 0]], dtype=np.float32)
-    assert expected(persona, np.array([0]), goals) == pytest.approx([0.1])
-    assert expected(persona, np.array([1]), goals) == pytest.approx([1.0])
+    assert expected_hits(persona, np.array([0]), goals) == pytest.approx([0.1])
+    assert expected_hits(persona, np.array([1]), goals) == pytest.approx([1.0])
 
 
 def test_masking_takes_the_topic_and_leaves_the_manner() -> None:
-    given = people(400)
-    masked = mask_personas(given, target=0.25, embed=bags)
+    pairs = people(400)
+    masked = mask_personas(pairs, target=0.25, embed=bags)
     assert masked.before.rate > 0.5
     assert masked.after.rate <= 0.25
     assert masked.words_masked > 0
-    ids = sorted(given)
-    goals = [given[id_][1] for id_ in ids]
+    ids = sorted(pairs)
+    goals = [pairs[id_][1] for id_ in ids]
     for seed in (1, 2, 3):
-        told = [masked.personas[id_] for id_ in ids]
-        assert retrieval(told, goals, seed=seed, embed=bags).rate <= 0.25
-    assert lexical_retrieval([given[id_][0] for id_ in ids], goals, seed=5).rate > 0.5
-    assert lexical_retrieval(told, goals, seed=5).rate <= 0.25
-    untouched = [id_ for number, id_ in enumerate(given) if number % 2 == 0]
-    assert sum(masked.personas[id_] == given[id_][0] for id_ in untouched) > 0.8 * len(untouched)
-    assert set(masked.personas) == set(given)
+        texts = [masked.personas[id_] for id_ in ids]
+        assert retrieval(texts, goals, seed=seed, embed=bags).rate <= 0.25
+    assert lexical_retrieval([pairs[id_][0] for id_ in ids], goals, seed=5).rate > 0.5
+    assert lexical_retrieval(texts, goals, seed=5).rate <= 0.25
+    untouched = [id_ for number, id_ in enumerate(pairs) if number % 2 == 0]
+    assert sum(masked.personas[id_] == pairs[id_][0] for id_ in untouched) > 0.8 * len(untouched)
+    assert set(masked.personas) == set(pairs)
 
 
 def test_masking_is_deterministic_and_takes_nothing_below_the_target() -> None:
-    given = people(120)
-    assert mask_personas(given, embed=bags) == mask_personas(dict(reversed(given.items())), embed=bags)
-    harmless = {id_: ("terse", goal) for id_, (_, goal) in given.items()}
-    kept = mask_personas(harmless, embed=bags)
-    assert kept.personas == dict.fromkeys(given, "terse")
-    assert (kept.words_masked, kept.dropped) == (0, 0)
+    pairs = people(120)
+    assert mask_personas(pairs, embed=bags) == mask_personas(dict(reversed(pairs.items())), embed=bags)
+    harmless = {id_: ("terse", goal) for id_, (_, goal) in pairs.items()}
+    unmasked = mask_personas(harmless, embed=bags)
+    assert unmasked.personas == dict.fromkeys(pairs, "terse")
+    assert (unmasked.words_masked, unmasked.dropped) == (0, 0)
 
 
 def test_a_persona_of_nothing_but_the_topic_is_emptied() -> None:
-    given = {f"c{n}": (topic, f"about {topic}") for n, topic in enumerate(TOPICS)}
-    masked = mask_personas(given, embed=bags)
+    pairs = {f"c{n}": (topic, f"about {topic}") for n, topic in enumerate(TOPICS)}
+    masked = mask_personas(pairs, embed=bags)
     assert masked.before.rate == 1
     assert masked.after.rate <= 0.25
     assert masked.dropped >= 9

@@ -52,8 +52,8 @@ def test_bins_are_written_and_shown(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (bins.attributes["words_per_turn"].low, bins.attributes["words_per_turn"].high) == (2, 4)
     assert bins.attributes["turns"].n == 5, "who was cut off did not leave"
     assert "pushback" not in bins.attributes, "nobody has a second turn"
-    shown = json.loads(capsys.readouterr().out)
-    assert shown["spread"]["words_per_turn"]["levels"] == {"low": 0.333, "middle": 0.333, "high": 0.333}
+    report = json.loads(capsys.readouterr().out)
+    assert report["spread"]["words_per_turn"]["levels"] == {"low": 0.333, "middle": 0.333, "high": 0.333}
     assert main([str(tmp_path / "some.jsonl")]) == 0
     assert "words_per_turn" in capsys.readouterr().out
 

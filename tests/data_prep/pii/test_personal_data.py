@@ -1,4 +1,4 @@
-"""How much of a list of inventions is found, and how much of ordinary text is wrongly found.
+"""Recall of personal data on invented examples, and false finds in ordinary text.
 
 `personal_data.jsonl` was written before the rules that it measures. `⟦…⟧` marks what is personal, kind `none` has
 nothing to find, and `¦` stands for nothing: it keeps key scanners from taking the file for a leak.
@@ -22,7 +22,7 @@ def cases() -> list[tuple[str, str]]:
 
 
 def unmarked(text: str) -> tuple[str, set[int]]:
-    """The text, and the places of the letters and digits that are personal."""
+    """Text, and the positions of its personal letters and digits."""
     plain, personal, is_inside = "", set(), False
     for character in text:
         if character in "⟦⟧":
@@ -35,14 +35,14 @@ def unmarked(text: str) -> tuple[str, set[int]]:
 
 
 def is_right(kind: str, marked: str) -> bool:
-    """All that is personal is found; of kind `none`, nothing at all."""
+    """Returns whether all personal data is found, and nothing in a case of kind `none`."""
     text, personal = unmarked(marked)
     covered = {place for span in find(text) for place in range(span.start, span.end)}
     return not covered if kind == "none" else covered >= personal
 
 
 def shares() -> dict[str, tuple[int, int]]:
-    """Of each kind, how many are right and how many there are."""
+    """Right cases and all cases, by kind."""
     right, total = Counter[str](), Counter[str]()
     for kind, text in cases():
         total[kind] += 1
@@ -53,10 +53,10 @@ def shares() -> dict[str, tuple[int, int]]:
 def test_four_fifths_are_found_and_two_in_a_hundred_wrongly() -> None:
     by_kind = shares()
     wrong, ordinary = by_kind["none"][1] - by_kind["none"][0], by_kind.pop("none")[1]
-    found, total = (sum(column) for column in zip(*by_kind.values(), strict=True))
+    hits, total = (sum(column) for column in zip(*by_kind.values(), strict=True))
     assert total >= 100
     assert ordinary >= 40
-    assert found >= 0.8 * total, by_kind
+    assert hits >= 0.8 * total, by_kind
     assert wrong <= 0.02 * ordinary
 
 

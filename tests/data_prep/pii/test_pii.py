@@ -17,8 +17,8 @@ from data_prep.raw_chats import RawChat, RawTurn
 
 
 def scrubbed(text: str) -> tuple[str, dict[str, int]]:
-    found: Counter[str] = Counter()
-    return scrub_text(text, found), dict(found)
+    counts: Counter[str] = Counter()
+    return scrub_text(text, counts), dict(counts)
 
 
 @pytest.mark.parametrize(
@@ -95,9 +95,9 @@ def test_ordinary_numbers_and_names_stay(text: str) -> None:
 
 
 def test_every_kind_is_counted_once_per_occurrence() -> None:
-    left, found = scrubbed("a@b.org, c@d.org, 212-555-0143")
+    left, counts = scrubbed("a@b.org, c@d.org, 212-555-0143")
     assert left == "[EMAIL], [EMAIL], [PHONE]"
-    assert found == {"EMAIL": 2, "PHONE": 1}
+    assert counts == {"EMAIL": 2, "PHONE": 1}
 
 
 def test_both_sides_and_the_system_prompt_are_scrubbed_and_a_clean_chat_is_not_copied() -> None:
@@ -105,15 +105,15 @@ def test_both_sides_and_the_system_prompt_are_scrubbed_and_a_clean_chat_is_not_c
         turns = (RawTurn(role="user", text=texts[0]), RawTurn(role="assistant", text=texts[1]))
         return RawChat(id="c", source="test", place="f:1", turns=turns, system=system)
 
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     left = scrub(
-        chat("I am ida@holm.example.org", "Hello ida@holm.example.org", system="Help +442079460958"), found
+        chat("I am ida@holm.example.org", "Hello ida@holm.example.org", system="Help +442079460958"), counts
     )
     assert [turn.text for turn in left.turns] == ["I am [EMAIL]", "Hello [EMAIL]"]
     assert left.system == "Help [PHONE]"
-    assert found == {"EMAIL": 2, "PHONE": 1}
+    assert counts == {"EMAIL": 2, "PHONE": 1}
     clean = chat("add 1234567 and 7654321 @home", "it is 8888888", system="Help.")
-    assert scrub(clean, found) is clean
+    assert scrub(clean, counts) is clean
 
 
 @pytest.mark.parametrize("kind", sorted(VARIANTS))

@@ -1,4 +1,4 @@
-"""Goals that come with the package: what is in them, and that they meet their conversations."""
+"""Packaged goals: their content, and the conversations that they belong to."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def test_no_conversation_is_in_two_splits_and_what_is_frozen_is_in_test_alone() 
 
 
 def test_the_readme_beside_them_counts_what_is_there() -> None:
-    told = (SHIPPED["sharegpt"] / "README.md").read_text(encoding="utf-8")
+    readme = (SHIPPED["sharegpt"] / "README.md").read_text(encoding="utf-8")
     counts = {split: len(shipped(split)) for split in SPLITS}
-    assert all(f"`{split}.jsonl` {count:,}" in told for split, count in counts.items())
-    assert f"{sum(counts.values()):,} ShareGPT conversations" in told
+    assert all(f"`{split}.jsonl` {count:,}" in readme for split, count in counts.items())
+    assert f"{sum(counts.values()):,} ShareGPT conversations" in readme
 
 
 def test_they_hold_no_personal_data_that_the_scrubber_knows() -> None:
@@ -86,14 +86,14 @@ def chats(folder: Path, *ids: str) -> Path:
     """Chats of four user turns under these ids, in ShareGPT's layout."""
     rows = []
     for number, id_ in enumerate(ids):
-        said = [
+        messages = [
             {
                 "from": "human" if turn % 2 == 0 else "gpt",
                 "value": f"message {turn} about the garden, {number}",
             }
             for turn in range(8)
         ]
-        rows.append({"id": f"{id_}_0", "conversations": said})
+        rows.append({"id": f"{id_}_0", "conversations": messages})
     file = folder / "chats.json"
     file.write_text(json.dumps(rows), encoding="utf-8")
     return file

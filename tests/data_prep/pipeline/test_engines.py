@@ -23,8 +23,8 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with path.open("w") as stream:
         for number in range(300):
             ask = f"tell me about {TOPICS[number % 10]} and {TOPICS[number // 30]} please, chat {number}"
-            said = [("user", ask), ("assistant", f"Call +1 415 555 2671, option {number}."), ("user", "ok")]
-            row = {"id": f"c{number}", "messages": [{"role": r, "content": t} for r, t in said]}
+            turns = [("user", ask), ("assistant", f"Call +1 415 555 2671, option {number}."), ("user", "ok")]
+            row = {"id": f"c{number}", "messages": [{"role": r, "content": t} for r, t in turns]}
             stream.write(json.dumps(row) + "\n")
     return path
 

@@ -1,4 +1,4 @@
-"""`usersim prep --inspect N`: what cleaning changed, for a person at a terminal."""
+"""`usersim prep --inspect N`: changes of cleaning, shown on a terminal."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from data_prep.cleaning.stages import Rejected, drop_empty, each, repair_roles
 from data_prep.cleaning.terminal_safe import one_line, visible
 from data_prep.pipeline.inspect import changes, draw, inspect, show, trace
 from data_prep.raw_chats import RawChat
-from data_prep.settings import Settings
+from data_prep.settings import PrepSettings
 from usersim.errors import DataError
 
 
 def chat(*turns: tuple[str, str], **changes: object) -> RawChat:
-    given = {"id": "a", "source": "t", "place": "f:1", "turns": [{"role": r, "text": t} for r, t in turns]}
-    return RawChat.model_validate(given | changes)
+    fields = {"id": "a", "source": "t", "place": "f:1", "turns": [{"role": r, "text": t} for r, t in turns]}
+    return RawChat.model_validate(fields | changes)
 
 
 def printed(before: RawChat, after: RawChat | Rejected, *, colour: bool = False, text: bool = True) -> str:
@@ -37,29 +37,29 @@ AFTER = chat(("user", "write to [EMAIL] or not"), ("assistant", "I wrote to [EMA
 
 
 def test_what_changed_is_marked_without_colours_too() -> None:
-    shown = printed(BEFORE, AFTER)
-    assert "user      write to [-jo@ex.org-]{+[EMAIL]+} or not" in shown
-    assert "user      ok\n" in shown
-    assert "personal data: 1 EMAIL" in shown
+    output = printed(BEFORE, AFTER)
+    assert "user      write to [-jo@ex.org-]{+[EMAIL]+} or not" in output
+    assert "user      ok\n" in output
+    assert "personal data: 1 EMAIL" in output
 
 
 def test_removed_is_red_and_placeholders_are_green() -> None:
-    shown = printed(BEFORE, AFTER, colour=True)
-    assert "\x1b[9;31mjo@ex.org\x1b[0m\x1b[1;32m[EMAIL]\x1b[0m or not" in shown
+    output = printed(BEFORE, AFTER, colour=True)
+    assert "\x1b[9;31mjo@ex.org\x1b[0m\x1b[1;32m[EMAIL]\x1b[0m or not" in output
 
 
 def test_a_rejection_says_why_and_shows_the_chat() -> None:
-    shown = printed(BEFORE, Rejected("too many turns"))
-    assert "rejected: too many turns" in shown
-    assert "write to jo@ex.org or not" in shown
+    output = printed(BEFORE, Rejected("too many turns"))
+    assert "rejected: too many turns" in output
+    assert "write to jo@ex.org or not" in output
 
 
 def test_without_text_only_sizes_are_shown() -> None:
     before, after = chat(("user", "say SECRET x"), ("assistant", "SECRET")), chat(("user", "say [KEY] x"))
-    shown = printed(before, after, text=False)
-    assert "SECRET" not in shown
-    assert "user      12 → 11 characters, 2 pieces removed or added" in shown
-    assert "assistant 6 characters, removed" in shown
+    output = printed(before, after, text=False)
+    assert "SECRET" not in output
+    assert "user      12 → 11 characters, 2 pieces removed or added" in output
+    assert "assistant 6 characters, removed" in output
 
 
 EVIL = "a\x1b]0;owned\x07b\x9bc\u202ed\u200be\rf\x00"
@@ -69,10 +69,10 @@ EVIL = "a\x1b]0;owned\x07b\x9bc\u202ed\u200be\rf\x00"
 @pytest.mark.parametrize("colour", [True, False])
 def test_nothing_in_a_chat_reaches_the_terminal_raw(after: RawChat | Rejected, colour: bool) -> None:
     before = chat(("system", EVIL), ("user", EVIL + " [red]x[/red]"), id=EVIL, source=EVIL)
-    shown = re.sub(r"\x1b\[[\d;]*m", "", printed(before, after, colour=colour))
-    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\u200b]", shown)
-    assert "a\\x1b]0;owned\\x07b\\x9bc\\u202ed\\u200be\\rf\\x00" in shown
-    assert "[red]x[/red]" in shown or not isinstance(after, Rejected)
+    output = re.sub(r"\x1b\[[\d;]*m", "", printed(before, after, colour=colour))
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\u200b]", output)
+    assert "a\\x1b]0;owned\\x07b\\x9bc\\u202ed\\u200be\\rf\\x00" in output
+    assert "[red]x[/red]" in output or not isinstance(after, Rejected)
 
 
 def test_letters_of_all_scripts_stay() -> None:
@@ -90,13 +90,13 @@ def test_a_system_prompt_moves_out_of_the_turns() -> None:
     after, notes = trace(before, stages)
     assert isinstance(after, RawChat)
     assert notes == ["role repair: 1 of 4 turns gone", "empty: 1 of 3 turns gone"]
-    shown = printed(before, after)
-    assert "system    Be kind.\nuser      hi\nassistant hello\nuser      [-  -]\n" in shown
+    output = printed(before, after)
+    assert "system    Be kind.\nuser      hi\nassistant hello\nuser      [-  -]\n" in output
 
 
 def test_a_trace_ends_where_the_chat_is_rejected() -> None:
     stages = {
-        "found": each(lambda c, found: found.update(["EMAIL"]) or c),
+        "found": each(lambda c, counts: counts.update(["EMAIL"]) or c),
         "rejects": each(lambda c, _: Rejected("too long")),
         "never": each(lambda c, _: pytest.fail("not reached")),
     }
@@ -111,19 +111,19 @@ def test_a_trace_ends_where_the_chat_is_rejected() -> None:
 def test_many_turns_are_skipped_but_not_those_that_changed() -> None:
     turns = [(("user", "assistant")[n % 2], f"turn {n}.") for n in range(20)]
     after = [*turns[:11], (turns[11][0], "turn eleven."), *turns[12:]]
-    shown = printed(chat(*turns), chat(*after))
-    assert [int(n) for n in re.findall(r"turn (\d+)\.", shown)] == [0, 1, 2, 3, 19]
-    assert "turn [-11-]{+eleven+}." in shown
-    assert shown.count("… 7 turns as they were") == 2
+    output = printed(chat(*turns), chat(*after))
+    assert [int(n) for n in re.findall(r"turn (\d+)\.", output)] == [0, 1, 2, 3, 19]
+    assert "turn [-11-]{+eleven+}." in output
+    assert output.count("… 7 turns as they were") == 2
 
 
 def test_chats_are_drawn_in_order_and_from_everywhere() -> None:
     chats = [chat(("user", "x"), id=str(n)) for n in range(100)]
-    drawn = [int(one.id) for one in draw(iter(chats), 10, seed=0)]
-    assert drawn == sorted(set(drawn))
-    assert max(drawn) > 60
-    assert len(drawn) == 10
-    assert [one.id for one in draw(iter(chats), 10, seed=1)] != [str(n) for n in drawn]
+    ids = [int(one.id) for one in draw(iter(chats), 10, seed=0)]
+    assert ids == sorted(set(ids))
+    assert max(ids) > 60
+    assert len(ids) == 10
+    assert [one.id for one in draw(iter(chats), 10, seed=1)] != [str(n) for n in ids]
     assert len(draw(iter(chats[:3]), 10, seed=0)) == 3
 
 
@@ -181,12 +181,12 @@ def test_the_command_prints_the_chats_it_drew(tmp_path: Path, capsys: pytest.Cap
     ]
     file = tmp_path / "log.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    given = {"sources": [{"spec": f"lmsys:{file}"}], "out": tmp_path, "language": "any", "scrub": False}
-    assert inspect(Settings.model_validate(given), 4, text=True) == 0
-    shown = capsys.readouterr().out
-    assert len(set(re.findall(r"lmsys · (id\d) ", shown))) == 4
-    assert "web artefacts: 1 copy-code button" in shown
+    settings = {"sources": [{"spec": f"lmsys:{file}"}], "out": tmp_path, "language": "any", "scrub": False}
+    assert inspect(PrepSettings.model_validate(settings), 4, text=True) == 0
+    output = capsys.readouterr().out
+    assert len(set(re.findall(r"lmsys · (id\d) ", output))) == 4
+    assert "web artefacts: 1 copy-code button" in output
     assert list(tmp_path.iterdir()) == [file]
     file.write_text("")
     with pytest.raises(DataError):
-        inspect(Settings.model_validate(given), 4, text=True)
+        inspect(PrepSettings.model_validate(settings), 4, text=True)

@@ -15,7 +15,7 @@ import pytest
 
 from data_prep.__main__ import main
 from data_prep.pipeline import workers as engines
-from data_prep.pipeline.shards import NAME, Shards
+from data_prep.pipeline.shards import NAME, ShardStore
 from usersim.errors import ConfigError
 
 WORDS = ("bread", "bikes", "tax", "maths", "poems", "cats", "rivers", "chess", "tea", "maps")
@@ -31,8 +31,8 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
             topic = " ".join(WORDS[(number // 10**place) % 10] for place in range(3))
             ask = f"could you please explain {topic} to visitor number {number} of the house"
             mail = " and write to someone@example.org" if number % 10 == 0 else ""
-            said = [("user", ask + mail), ("assistant", f"This is {topic}."), ("user", f"more of {number}")]
-            row = {"id": f"c{number}", "messages": [{"role": r, "content": t} for r, t in said]}
+            turns = [("user", ask + mail), ("assistant", f"This is {topic}."), ("user", f"more of {number}")]
+            row = {"id": f"c{number}", "messages": [{"role": r, "content": t} for r, t in turns]}
             stream.write(json.dumps(row) + "\n")
     return path
 
@@ -45,9 +45,9 @@ def splits(out: Path) -> dict[str, bytes]:
 def whole(log: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     out = tmp_path_factory.mktemp("whole")
     assert main([str(log), "--out", str(out)]) == 0
-    found = splits(out)
-    assert sum(text.count(b"\n") for text in found.values()) == CHATS
-    return found
+    files = splits(out)
+    assert sum(text.count(b"\n") for text in files.values()) == CHATS
+    return files
 
 
 RECIPE = """
@@ -168,19 +168,19 @@ def test_a_full_disk_is_one_line_and_changes_nothing(
 
 
 def test_two_runs_do_not_share_a_directory(log: Path, tmp_path: Path) -> None:
-    from data_prep.pipeline.shards import only_run
+    from data_prep.pipeline.shards import lock_output
 
-    with only_run(tmp_path / "out"), pytest.raises(ConfigError, match="another `usersim prep`"):
+    with lock_output(tmp_path / "out"), pytest.raises(ConfigError, match="another `usersim prep`"):
         main([str(log), "--out", str(tmp_path / "out")])
 
 
 def test_a_note_or_a_count_cut_anywhere_is_an_unfinished_shard(tmp_path: Path) -> None:
-    shards = Shards(tmp_path, {"file": "größe\u2028.jsonl"})
+    shards = ShardStore(tmp_path, {"file": "größe\u2028.jsonl"})
     shards.add([])
     for name, finished in (("settings.json", 0), ("000000.json", 0)):
         whole = (shards.path / name).read_bytes()
         for size in range(len(whole) - 2):
             (shards.path / name).write_bytes(whole[:size])
-            assert len(Shards(tmp_path, {"file": "größe\u2028.jsonl"}).done) == finished
+            assert len(ShardStore(tmp_path, {"file": "größe\u2028.jsonl"}).done) == finished
             shards.add([])
             shards.done.clear()

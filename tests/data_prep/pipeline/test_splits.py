@@ -60,9 +60,13 @@ def test_no_group_crosses_and_the_order_of_chats_does_not_matter(
     order = list(range(len(chats)))
     random.shuffle(order)
     groups, turns, source, frozen = (np.array(values) for values in zip(*chats, strict=True))
-    asked: Any = {"fractions": ((0.6, 0.2, 0.2), (0.5, 0.0, 0.5)), "has_frozen": (True, False), "seed": seed}
-    codes = split(groups, turns, source, frozen=frozen, **asked)
-    again = split(groups[order], turns[order], source[order], frozen=frozen[order], **asked)
+    options: Any = {
+        "fractions": ((0.6, 0.2, 0.2), (0.5, 0.0, 0.5)),
+        "has_frozen": (True, False),
+        "seed": seed,
+    }
+    codes = split(groups, turns, source, frozen=frozen, **options)
+    again = split(groups[order], turns[order], source[order], frozen=frozen[order], **options)
     assert again.tolist() == codes[order].tolist()
     for name in set(groups.tolist()):
         (code,) = set(codes[groups == name].tolist())
@@ -85,9 +89,9 @@ def test_shares_come_out_and_follow_the_seed() -> None:
 
 def test_splits_are_alike_in_length() -> None:
     names, turns = corpus(5000)
-    found = lengths(split(names, turns), turns)
-    assert set(found) == set(SPLITS)
-    for name, each in found.items():
+    by_split = lengths(split(names, turns), turns)
+    assert set(by_split) == set(SPLITS)
+    for name, each in by_split.items():
         assert each["turn_bins_distance"] < 0.05, name
         assert each["mean_user_turns"] == pytest.approx(turns.mean(), rel=0.05)
 
@@ -134,7 +138,7 @@ def test_a_frozen_chat_takes_its_group_to_test_and_nothing_else_goes_there() -> 
     codes = split(names, frozen=frozen, has_frozen=(True,))
     assert np.flatnonzero(codes == TEST).tolist() == [0, 1, 100, 101]
     assert (codes == DEV).sum() == pytest.approx(1000 / 9, abs=3)
-    with pytest.raises(ConfigError, match="share for train or dev"):
+    with pytest.raises(ConfigError, match="needs a train or dev share"):
         split(names, fractions=((0.0, 0.0, 1.0),), frozen=frozen, has_frozen=(True,))
 
 

@@ -15,15 +15,15 @@ from data_prep.sources import open_source, streams
 from usersim.errors import DataError
 
 
-def row(id_: str, said: str = "hi") -> dict[str, Any]:
+def row(id_: str, text: str = "hi") -> dict[str, Any]:
     return {
         "id": id_,
-        "messages": [{"role": "user", "content": said}, {"role": "assistant", "content": "ok"}],
+        "messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "ok"}],
     }
 
 
-def line(id_: str, said: str = "hi") -> bytes:
-    return json.dumps(row(id_, said)).encode() + b"\n"
+def line(id_: str, text: str = "hi") -> bytes:
+    return json.dumps(row(id_, text)).encode() + b"\n"
 
 
 def read(path: Path, **options: Any) -> tuple[list[RawChat], SourceReport]:

@@ -1,4 +1,4 @@
-"""What each corpus says beside the messages: person, language, marks, system prompt, and whose end it is."""
+"""Fields of each corpus besides the messages: person, language, flags, system prompt and end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from data_prep.sources import open_source
 from data_prep.sources.languages import language_code
 
 
-def said(*texts: str, **more: Any) -> list[dict[str, Any]]:
+def messages_of(*texts: str, **more: Any) -> list[dict[str, Any]]:
     roles = ("user", "assistant")
     return [{"role": roles[i % 2], "content": text, **more} for i, text in enumerate(texts)]
 
@@ -80,7 +80,7 @@ def test_wildchat_is_the_same_from_parquet_with_its_times(tmp_path: Path) -> Non
     [
         ({"hashed_ip": None}, "p1|Chile"),
         ({"hashed_ip": "p2", "country": None}, "p2|"),
-        ({"hashed_ip": None, "conversation": said("hi", "ho")}, None),
+        ({"hashed_ip": None, "conversation": messages_of("hi", "ho")}, None),
     ],
 )
 def test_who_wrote_a_wildchat_row(tmp_path: Path, changes: dict[str, Any], person: str | None) -> None:
@@ -93,7 +93,7 @@ def test_marks_of_a_wildchat_row(tmp_path: Path) -> None:
         tmp_path,
         "wildchat",
         wildchat_row(toxic=True, redacted=True),
-        wildchat_row(conversation=said("hi", redacted=True)),
+        wildchat_row(conversation=messages_of("hi", redacted=True)),
         wildchat_row(openai_moderation=[{"flagged": False}, {"flagged": True}]),
     )
     assert [chat.flags for chat in chats] == [("redacted", "toxic"), ("redacted",), ("toxic",)]
@@ -124,7 +124,7 @@ def test_lmsys(tmp_path: Path) -> None:
     row = {
         "conversation_id": "c1",
         "model": "vicuna-13b",
-        "conversation": said("hola", "hola"),
+        "conversation": messages_of("hola", "hola"),
         "turn": 1,
         "language": "Spanish",
         "openai_moderation": [{"flagged": False}, {"flagged": True}],
@@ -135,7 +135,7 @@ def test_lmsys(tmp_path: Path) -> None:
         "lmsys",
         row,
         row | {"language": "unknown", "openai_moderation": []},
-        {"conversation": said("hi")},
+        {"conversation": messages_of("hi")},
     )
     assert (chat.id, chat.source, chat.language, chat.user_key) == ("c1", "lmsys", "es", None)
     assert (chat.flags, chat.ended_by) == (("redacted", "toxic"), "user")
@@ -148,15 +148,15 @@ def test_arena_takes_one_side_once(tmp_path: Path) -> None:
         "question_id": "q1",
         "winner": "model_b",
         "judge": "arena_user_7",
-        "conversation_a": said("hi", "from a", "go on", "more a"),
-        "conversation_b": said("hi", "from b", "go on", "more b"),
+        "conversation_a": messages_of("hi", "from a", "go on", "more a"),
+        "conversation_b": messages_of("hi", "from b", "go on", "more b"),
         "language": "German",
         "openai_moderation": {"flagged": False, "categories": {}},
         "toxic_chat_tag": {"roberta-large": {"flagged": False}, "t5-large": {"flagged": True, "score": 0.1}},
     }
     parts = [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]
     newer = {"id": "q2", "conversation_a": parts, "conversation_b": parts, "judge_hash": "j"}
-    local = {"id": "arena_3", "messages": said("hi", "ho"), "lang_guess": "pl", "well_formed": True}
+    local = {"id": "arena_3", "messages": messages_of("hi", "ho"), "lang_guess": "pl", "well_formed": True}
     chats, _ = read(tmp_path, "arena", row, newer, local)
     assert texts(chats[0]) == ["hi", "from a", "go on", "more a"]
     assert [(c.id, c.source, c.user_key, c.language, c.flags) for c in chats] == [
@@ -167,8 +167,8 @@ def test_arena_takes_one_side_once(tmp_path: Path) -> None:
 
 
 def prism_turn(turn: int, prompt: str | None, *replies: tuple[str, bool]) -> list[dict[str, Any]]:
-    asked = [] if prompt is None else [{"turn": turn, "role": "user", "content": prompt, "if_chosen": None}]
-    return asked + [
+    prompts = [] if prompt is None else [{"turn": turn, "role": "user", "content": prompt, "if_chosen": None}]
+    return prompts + [
         {"turn": turn, "role": "model", "content": text, "if_chosen": chosen, "within_turn_id": k}
         for k, (text, chosen) in enumerate(replies)
     ]
@@ -213,9 +213,19 @@ def test_a_prism_row_with_a_hole_is_counted(tmp_path: Path, row: dict[str, Any],
 def test_simulatorarena_in_both_layouts(tmp_path: Path) -> None:
     satisfied, trouble = "I am satisfied.", "I encountered technical issues."
     rows = [
-        {"id": "s_0", "task": "math_tutoring", "messages": said("x=?", "2"), "meta": {"why_stop": satisfied}},
-        {"id": "s_1", "task": "math_tutoring", "messages": said("x=?", "2"), "meta": {"why_stop": trouble}},
-        {"id": "s_2", "task": "math_tutoring", "messages": said("x=?", "2"), "meta": None},
+        {
+            "id": "s_0",
+            "task": "math_tutoring",
+            "messages": messages_of("x=?", "2"),
+            "meta": {"why_stop": satisfied},
+        },
+        {
+            "id": "s_1",
+            "task": "math_tutoring",
+            "messages": messages_of("x=?", "2"),
+            "meta": {"why_stop": trouble},
+        },
+        {"id": "s_2", "task": "math_tutoring", "messages": messages_of("x=?", "2"), "meta": None},
     ]
     chats, _ = read(tmp_path, "simulatorarena", *rows)
     assert [(chat.id, chat.ended_by) for chat in chats] == [
@@ -238,9 +248,13 @@ def test_simulatorarena_in_both_layouts(tmp_path: Path) -> None:
 
 
 def test_nobody_chose_the_ends_of_in3_and_mtrag(tmp_path: Path) -> None:
-    (chat,), _ = read(tmp_path, "in3", {"id": "i", "vague": True, "messages": said("plan", "for whom?")})
+    (chat,), _ = read(
+        tmp_path, "in3", {"id": "i", "vague": True, "messages": messages_of("plan", "for whom?")}
+    )
     assert (chat.source, chat.ended_by, chat.flags) == ("in3", "cut", ("given_opening",))
-    (chat,), _ = read(tmp_path, "mtrag", {"id": "m", "dataset": "MT-RAG 2.0", "messages": said("who", "she")})
+    (chat,), _ = read(
+        tmp_path, "mtrag", {"id": "m", "dataset": "MT-RAG 2.0", "messages": messages_of("who", "she")}
+    )
     assert (chat.source, chat.ended_by, chat.flags) == ("mtrag", "cut", ())
 
 
@@ -282,8 +296,8 @@ def test_conversations_of_from_and_value_and_messages_kept_as_text(tmp_path: Pat
         tmp_path,
         "messages",
         {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "ho"}], "system": " "},
-        {"id": "", "messages": json.dumps(said("hi", "ho"))},
-        {"conversation": said("hi", "ho"), "user": {"name": "x"}, "user_key": "k"},
+        {"id": "", "messages": json.dumps(messages_of("hi", "ho"))},
+        {"conversation": messages_of("hi", "ho"), "user": {"name": "x"}, "user_key": "k"},
     )
     assert [texts(chat) for chat in chats] == [["hi", "ho"]] * 3
     assert [chat.id for chat in chats] == ["messages-1", "messages-2", "messages-3"]

@@ -20,7 +20,7 @@ def read(path: Path, *rows: Any) -> list[RawChat]:
     return list(open_source(str(path)).chats)
 
 
-def said(chat: RawChat) -> list[tuple[str, str]]:
+def texts_of(chat: RawChat) -> list[tuple[str, str]]:
     return [(turn.role, turn.text) for turn in chat.turns]
 
 
@@ -51,7 +51,7 @@ def test_an_export_of_chatgpt_is_the_branch_last_shown(tmp_path: Path, last: dic
     (chat,) = read(
         tmp_path / "conversations.json", {"title": "t", "conversation_id": "x1", "mapping": MAPPING} | last
     )
-    assert said(chat) == TALK
+    assert texts_of(chat) == TALK
     assert (chat.id, chat.source, chat.ended_by) == ("x1", "chatgpt", "user")
 
 
@@ -70,7 +70,7 @@ def test_an_export_of_claude_leaves_thoughts_out(tmp_path: Path) -> None:
         {"sender": "human", "text": "thanks a lot", "content": []},
     ]
     (chat,) = read(tmp_path / "c.json", {"uuid": "u1", "name": "n", "chat_messages": messages})
-    assert said(chat) == TALK
+    assert texts_of(chat) == TALK
     assert (chat.id, chat.source) == ("u1", "claude")
 
 
@@ -89,4 +89,4 @@ def test_an_export_of_claude_leaves_thoughts_out(tmp_path: Path) -> None:
 def test_thoughts_null_columns_and_capitals(row: dict[str, Any]) -> None:
     chat = read_message_row(row, "f:1", SourceReport(name="s", spec="s"))
     assert isinstance(chat, RawChat)
-    assert said(chat) == [("user", "hi"), ("assistant", "Yes?")]
+    assert texts_of(chat) == [("user", "hi"), ("assistant", "Yes?")]

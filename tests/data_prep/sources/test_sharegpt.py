@@ -22,8 +22,8 @@ installed = pytest.mark.skipif(
 
 def chunk(id_: str, *texts: str, first: str = "human") -> dict[str, Any]:
     roles = ("human", "gpt") if first == "human" else ("gpt", "human")
-    said = [{"from": roles[i % 2], "value": text} for i, text in enumerate(texts)]
-    return {"id": id_, "conversations": said}
+    messages = [{"from": roles[i % 2], "value": text} for i, text in enumerate(texts)]
+    return {"id": id_, "conversations": messages}
 
 
 def write(path: Path, *chunks: dict[str, Any], drop_chars: int = 0) -> Path:
@@ -79,8 +79,8 @@ def test_a_conversation_with_a_piece_missing_is_dropped_and_counted(
 ) -> None:
     chats, report = read(write(tmp_path / "s.json", *chunks, chunk("z_0", "q", "a")))
     assert [chat.id for chat in chats] == ["z"]
-    (found,) = report.malformed
-    assert found.startswith(reason)
+    (counted,) = report.malformed
+    assert counted.startswith(reason)
     assert report.malformed.total() == 1
     assert str(tmp_path) in report.examples[0]
 

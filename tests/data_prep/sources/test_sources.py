@@ -66,15 +66,15 @@ def written(directory: Path, name: str) -> Path:
 )
 def test_a_log_reads_the_same_from_every_format(tmp_path: Path, name: str) -> None:
     source = open_source(str(written(tmp_path, name)))
-    found = list(source.chats)
-    assert [(c.id, c.language, c.user_texts) for c in found] == [
+    chats_read = list(source.chats)
+    assert [(c.id, c.language, c.user_texts) for c in chats_read] == [
         ("x", "en", ("hi",)),
         ("y", None, ("és?", "ok 😀")),
     ]
     assert source.report.counts == {"rows": 2}
     assert source.report.malformed == {}
     assert source.report.stopped is None
-    assert found == chats(f"messages:{tmp_path / name}", name=source.report.name)
+    assert chats_read == chats(f"messages:{tmp_path / name}", name=source.report.name)
 
 
 def test_a_directory_of_shards_is_one_source_in_name_order(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_sources_that_are_not_there_or_not_known(tmp_path: Path) -> None:
         ("wildchatt:nowhere.jsonl", r"^wildchatt:nowhere\.jsonl: no such file; .* one of arena, "),
         ("messages:nowhere.jsonl", r"^nowhere\.jsonl: no such file$"),
         ("messages:no where/log", "no such file"),
-        (str(other), r"o\.jsonl:1: no chat in a layout known here; say KIND:"),
+        (str(other), r"o\.jsonl:1: no chat in a known layout; write KIND:"),
         (
             f"wildchat:{other}",
             r"o\.jsonl: no usable chat in 1 rows; mostly 'no `conversation` list' \(1 times\)",
@@ -186,7 +186,7 @@ def test_sources_that_are_not_there_or_not_known(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "asked"),
+    ("spec", "arguments"),
     [
         ("wildchat:allenai/WildChat-1M", ("allenai/WildChat-1M", None, "train")),
         ("allenai/WildChat-1M:test", ("allenai/WildChat-1M", None, "test")),
@@ -199,13 +199,13 @@ def test_sources_that_are_not_there_or_not_known(tmp_path: Path) -> None:
     ],
 )
 def test_a_datasets_name_is_streamed(
-    monkeypatch: pytest.MonkeyPatch, spec: str, asked: tuple[str, str | None, str]
+    monkeypatch: pytest.MonkeyPatch, spec: str, arguments: tuple[str, str | None, str]
 ) -> None:
     row = LAYOUTS["prism" if "prism" in spec else "wildchat"]
 
     def load_dataset(name: str, config: str | None, *, split: str, streaming: bool) -> list[dict[str, Any]]:
         assert streaming
-        assert (name, config, split) == asked
+        assert (name, config, split) == arguments
         return [row]
 
     monkeypatch.setitem(__import__("sys").modules, "datasets", SimpleNamespace(load_dataset=load_dataset))

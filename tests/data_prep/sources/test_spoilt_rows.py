@@ -92,7 +92,7 @@ def spoilt(value: Any) -> Iterator[Any]:
                 {**value, key: other} if isinstance(value, dict) else [*value[:key], other, *value[key + 1 :]]
             )
         if isinstance(value, dict):
-            yield {name: kept for name, kept in value.items() if name != key}
+            yield {name: item for name, item in value.items() if name != key}
 
 
 @pytest.mark.parametrize("kind", CORPORA)

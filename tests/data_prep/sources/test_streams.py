@@ -16,24 +16,24 @@ ARRAY = json.dumps(RECORDS, ensure_ascii=False).encode()
 
 @given(st.integers(min_value=0, max_value=len(ARRAY)), st.sampled_from([1, 2, 7, 64, 1 << 20]))
 @example(len(ARRAY), 1)
-def test_an_array_cut_anywhere_gives_its_first_values_and_the_place(kept: int, piece: int) -> None:
-    stream = _trickle(ARRAY[:kept], piece)
+def test_an_array_cut_anywhere_gives_its_first_values_and_the_place(size: int, piece: int) -> None:
+    stream = _trickle(ARRAY[:size], piece)
     values = JsonValues(stream)
-    found = [json.loads(value) for value in values]
-    assert found == RECORDS[: len(found)]
-    assert (values.broke_at is None) == (kept in (0, len(ARRAY)))
+    parsed = [json.loads(value) for value in values]
+    assert parsed == RECORDS[: len(parsed)]
+    assert (values.broke_at is None) == (size in (0, len(ARRAY)))
     if values.broke_at is not None:
         before = ARRAY[: values.broke_at].rstrip(b", ")
-        assert json.loads(before + b"]" if len(before) > 1 else b"[]") == found
+        assert json.loads(before + b"]" if len(before) > 1 else b"[]") == parsed
 
 
 @given(st.binary(max_size=60) | st.text(alphabet='[]{}",\\ \n1a', max_size=60).map(str.encode))
 def test_no_bytes_make_the_readers_fail_or_forget(data: bytes) -> None:
     for piece in (1, 1 << 20):
         values = JsonValues(_trickle(data, piece))
-        found = list(values)
-        assert all(found)
-        assert sum(map(len, found)) <= len(data)
+        parsed = list(values)
+        assert all(parsed)
+        assert sum(map(len, parsed)) <= len(data)
     assert [text for text, _ in lines(_trickle(data, 3))] == (data.split(b"\n") if data else [])[
         : -1 if data.endswith(b"\n") else None
     ]

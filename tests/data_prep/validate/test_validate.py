@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 
 from data_prep.data_command import main
-from data_prep.dedup.hash_index import Place, Places
+from data_prep.dedup.hash_index import HashIndex, Place
 from data_prep.validate import checks as module
 from data_prep.validate.checks import validate
 from usersim.errors import DataError
 
 
-def line(id_: str, said: str = "hi", **changes: Any) -> str:
-    turns = [{"role": "user", "text": said}, {"role": "assistant", "text": "hello"}]
-    given = {"id": id_, "origin": "human", "source": "t", "turns": turns, "ended_by": "user"}
-    return json.dumps(given | changes)
+def line(id_: str, text: str = "hi", **changes: Any) -> str:
+    turns = [{"role": "user", "text": text}, {"role": "assistant", "text": "hello"}]
+    fields = {"id": id_, "origin": "human", "source": "t", "turns": turns, "ended_by": "user"}
+    return json.dumps(fields | changes)
 
 
 def write(path: Path, *rows: str | bytes) -> Path:
@@ -71,7 +71,7 @@ BAD: list[tuple[str, str | bytes, str]] = [
     ("not UTF-8", b'{"id": "\xff"}', "byte 0xff at position 9"),
     ("not UTF-8", "{}".encode("utf-16"), "byte 0xff at position 1"),
     ("byte order mark", b"\xef\xbb\xbf" + line("d").encode(), "byte order mark"),
-    ("lone surrogate", line("d", said="\ud83d"), "half of a character"),
+    ("lone surrogate", line("d", text="\ud83d"), "half of a character"),
     ("not JSON", "[" * 100_000, "recursion limit"),
     (
         "facet beyond the last user turn",
@@ -209,7 +209,7 @@ def test_a_huge_turn_is_fine(tmp_path: Path) -> None:
 
 
 def test_places_are_found_again() -> None:
-    places = Places()
+    places = HashIndex()
     for file, number, text in [(0, 1, "a"), (0, 2, "b"), (0, 7, "a"), (1, 1, "c"), (1, 2, "a"), (1, 3, "a")]:
         places.add(text, Place(file, number))
     assert sorted(places.repeated()) == [(Place(0, 1), Place(0, 7)), (Place(1, 2), Place(1, 3))]
