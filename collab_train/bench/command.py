@@ -42,18 +42,24 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def chosen(config: BenchConfig, only: list[str] | None) -> tuple[Part, ...]:
-    """Raises ConfigError for a part that the config says nothing about."""
+    """Returns the parts to run.
+
+    Raises:
+        ConfigError: `only` names a part that the config does not have.
+    """
     if not only:
         return config.parts
-    if unset := [part for part in only if part not in config.parts]:
-        raise ConfigError(f"--only {unset[0]}: the config asks for {', '.join(config.parts)} alone")
+    if unconfigured := [part for part in only if part not in config.parts]:
+        raise ConfigError(
+            f"--only {unconfigured[0]}: the config has only the parts {', '.join(config.parts)}"
+        )
     return tuple(part for part in PARTS if part in only)
 
 
 def bench(
     config: BenchConfig, parts: tuple[Part, ...], *, command: str = "", speakers: Speakers | None = None
 ) -> dict[str, Any]:
-    """Plays, scores, writes report.json, table.md and report.html to `config.out`, and returns the report."""
+    """Runs the benchmark, writes report.json, table.md and report.html to `config.out`, and returns the report."""
     jobs = jobs_of(config, parts)
     with exclusive(config.out):
         report = complete(config, jobs, run_bench(config, jobs, speakers=speakers), command)

@@ -1,7 +1,7 @@
-"""Whether an assistant asks when a question is ambiguous and answers when it is not, on texts it was not trained for.
+"""Generalisation test on Abg-CoQA (Guo et al. 2021): asking back at ambiguous questions, answering clear ones.
 
-Abg-CoQA (Guo et al. 2021), as in CollabLLM's generalisation test. The rule is the reward `clarifies`: a reply asks if
-one of its sentences ends in a question mark and is no offer of help.
+CollabLLM has the same test. The rule is the reward `clarifies`: a reply asks if one of its sentences ends in a
+question mark and is not an offer of help.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pydantic import Field
 
 from collab_train.bench.conditions import Clarify, TaskSpec
 from collab_train.bench.measures.cells import earlier
-from collab_train.bench.measures.intervals import Estimate, macro
+from collab_train.bench.measures.intervals import IntervalEstimate, macro
 from collab_train.bench.single_replies.verdicts import (
     by_assistant,
     differences,
@@ -32,15 +32,15 @@ TASK = "abg_coqa"
 
 class Asking(Record):
     assistant: str
-    ambiguous: Estimate | None = None
-    """Share of ambiguous questions that it asks back to."""
-    clear: Estimate | None = None
-    """Share of the others that it answers without asking."""
-    macro: Estimate | None = None
+    ambiguous: IntervalEstimate | None = None
+    """Share of ambiguous questions at which it asks back."""
+    clear: IntervalEstimate | None = None
+    """Share of clear questions that it answers without asking."""
+    macro: IntervalEstimate | None = None
     """Mean of the two: 0.5 for an assistant that always asks, and for one that never does."""
     failed: int = 0
-    differences: dict[str, Estimate] = Field(default_factory=dict)
-    """Of `macro`, by reference, over the questions that both answered."""
+    differences: dict[str, IntervalEstimate] = Field(default_factory=dict)
+    """Differences of `macro`, by reference, over the questions that both answered."""
 
 
 def contexts(config: Clarify) -> list[Context]:
@@ -49,26 +49,27 @@ def contexts(config: Clarify) -> list[Context]:
 
 def asking(performances: Sequence[Performance], references: Sequence[str]) -> list[Asking]:
     grouped = by_assistant(performances)
-    right = {name: verdicts(own, _kind, _clarifies) for name, own in grouped.items()}
+    correct = {name: verdicts(own, _kind, _clarifies) for name, own in grouped.items()}
     return [
         Asking(
             assistant=name,
-            ambiguous=(found := shares(right[name])).get("ambiguous"),
-            clear=found.get("clear"),
-            macro=_macro(found),
+            ambiguous=(by_kind := shares(correct[name])).get("ambiguous"),
+            clear=by_kind.get("clear"),
+            macro=_macro(by_kind),
             failed=failed(own),
             differences={
                 other: gap
                 for other in earlier(references, name)
-                if other in right and (gap := _macro(differences(right[name], right[other]))) is not None
+                if other in correct
+                and (gap := _macro(differences(correct[name], correct[other]))) is not None
             },
         )
         for name, own in grouped.items()
     ]
 
 
-def _macro(found: dict[str, Estimate]) -> Estimate | None:
-    return macro(found["ambiguous"], found["clear"]) if len(found) == 2 else None
+def _macro(by_kind: dict[str, IntervalEstimate]) -> IntervalEstimate | None:
+    return macro(by_kind["ambiguous"], by_kind["clear"]) if len(by_kind) == 2 else None
 
 
 def _kind(context: Context) -> str:

@@ -1,20 +1,20 @@
-"""Yes or no for each of two kinds of single replies: shares by assistant, and their paired differences."""
+"""Yes-or-no verdicts on two kinds of single replies: shares by assistant, and paired differences."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from collab_train.bench.measures.intervals import Estimate, share, share_difference
+from collab_train.bench.measures.intervals import IntervalEstimate, share, share_difference
 from collab_train.bench.stage import Performance
 from collab_train.contexts import Context
 
 Verdicts = dict[str, dict[str, bool]]
-"""By kind, and within by context."""
+"""Verdicts by kind, then by context id."""
 
 
 def by_assistant(performances: Sequence[Performance]) -> dict[str, list[Performance]]:
-    """In order; also those that failed."""
+    """Groups performances by assistant, failed ones included, and keeps their order."""
     grouped: dict[str, list[Performance]] = defaultdict(list)
     for one in performances:
         grouped[one.job.assistant.name].append(one)
@@ -26,39 +26,39 @@ def failed(own: Sequence[Performance]) -> int:
 
 
 def reply_of(one: Performance) -> str:
-    """Of a performance that came through."""
+    """Returns the reply of a performance that did not fail."""
     assert one.played.conversation is not None
     return one.played.conversation.turns[-1].text
 
 
 def verdicts(
-    own: Sequence[Performance], kind_of: Callable[[Context], str], says: Callable[[Performance], bool | None]
+    own: Sequence[Performance], kind_of: Callable[[Context], str], judge: Callable[[Performance], bool | None]
 ) -> Verdicts:
-    """Of what came through; `says` may not know (None)."""
-    found: Verdicts = defaultdict(dict)
+    """Returns the verdicts on performances that did not fail; those where `judge` returns None are left out."""
+    by_kind: Verdicts = defaultdict(dict)
     for one in own:
-        said = says(one) if one.played.conversation is not None else None
-        if said is not None:
-            found[kind_of(one.job.context)][one.job.context.id] = said
-    return dict(found)
+        verdict = judge(one) if one.played.conversation is not None else None
+        if verdict is not None:
+            by_kind[kind_of(one.job.context)][one.job.context.id] = verdict
+    return dict(by_kind)
 
 
-def shares(found: Verdicts) -> dict[str, Estimate]:
-    return {kind: share(list(said.values())) for kind, said in found.items()}
+def shares(by_kind: Verdicts) -> dict[str, IntervalEstimate]:
+    return {kind: share(list(by_context.values())) for kind, by_context in by_kind.items()}
 
 
-def differences(own: Verdicts, other: Verdicts) -> dict[str, Estimate]:
-    """By kind, over the contexts that both have."""
-    made = {}
+def differences(own: Verdicts, other: Verdicts) -> dict[str, IntervalEstimate]:
+    """Paired differences by kind, over the contexts that both assistants answered."""
+    gaps = {}
     for kind in own:
         both = [name for name in own[kind] if name in other.get(kind, {})]
         if both:
-            made[kind] = share_difference([own[kind][n] for n in both], [other[kind][n] for n in both])
-    return made
+            gaps[kind] = share_difference([own[kind][n] for n in both], [other[kind][n] for n in both])
+    return gaps
 
 
 def spread(listed: list[Context], kind_of: Callable[[Context], str], limit: int | None) -> list[Context]:
-    """At most `limit` of each kind, evenly from the whole list."""
+    """Selects at most `limit` contexts of each kind, evenly spaced over the list."""
     grouped: dict[str, list[Context]] = defaultdict(list)
     for context in listed:
         grouped[kind_of(context)].append(context)

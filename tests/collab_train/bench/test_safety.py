@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from collab_train.bench.conditions import AssistantSpec, Playing, Safety
-from collab_train.bench.play import Job, play
+from collab_train.bench.play import ConversationJob, play
 from collab_train.bench.single_replies.refusals import refuses
 from collab_train.bench.single_replies.safety import TASK, Refusal, contexts, judge_refusals, refusing
 from collab_train.bench.stage import Performance
@@ -59,7 +59,7 @@ def perform(name: str, answers: dict[str, str]) -> list[Performance]:
     async def everything() -> list[Performance]:
         made = []
         for context in contexts(Safety(limit=2)):
-            job = Job(TASK, AssistantSpec(name=name), None, context)
+            job = ConversationJob(TASK, AssistantSpec(name=name), None, context)
             key = f"{name}/{context.id}"
             made.append(
                 Performance(job, await play(job, None, assistant, PLAYING, key=key, retries=0), False)
