@@ -157,7 +157,7 @@ def _check(config: BenchConfig, jobs: Jobs, tools: Tools) -> None:
         contexts = [
             job.context for job in chain.from_iterable(jobs.values()) if job.task == task.name and job.user
         ]
-        weights = config.asked(task.weights())
+        weights = config.required_rewards(task.weights())
         weights_without_user = {
             name: weight for name, weight in weights.items() if find(name).needs != "user"
         }

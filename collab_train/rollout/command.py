@@ -82,7 +82,7 @@ def choose_contexts(config: MRConfig) -> list[Context]:
     if not contexts:
         raise ConfigError(f"no contexts left with split={config.split!r} and ids={list(config.ids)}")
     contexts = [_completed(context, config) for context in contexts]
-    rewards.check(contexts, config.asked(reward_weights(config)))
+    rewards.check(contexts, config.required_rewards(reward_weights(config)))
     return contexts
 
 
@@ -155,7 +155,7 @@ async def _score(config: MRConfig, contexts: list[Context], run: RunDir, turns: 
     own = config.assistant if config.assistant.startswith(URLS) else None
     sides = Spending({"user": (counted(user), config.user_engine), "assistant": (counted(assistant), own)})
     try:
-        rewards.check(contexts, config.asked(reward_weights(config)), tools)
+        rewards.check(contexts, config.required_rewards(reward_weights(config)), tools)
         who = await _identity(config, user.name)
         await sides.begin()
         with progress("futures", _futures(config, contexts, turns)) as bar:
@@ -207,12 +207,12 @@ def _futures(config: MRConfig, contexts: list[Context], turns: int) -> int:
 
 async def _identity(config: MRConfig, user_name: str) -> str:
     names = {"user", "assistant", "user_tokens", "assistant_tokens", "temperature", "exact"}
-    asked = config.model_dump(mode="json", include=names)
+    required_rewards = config.model_dump(mode="json", include=names)
     who = [
         await user_identity(config.user, retries=config.retries),
         await assistant_identity(config.assistant, retries=config.retries),
     ]
-    return json.dumps([asked, user_name, who], sort_keys=True)
+    return json.dumps([required_rewards, user_name, who], sort_keys=True)
 
 
 def _refuse_nothing(scored: Scored) -> None:

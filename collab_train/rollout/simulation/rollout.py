@@ -100,7 +100,7 @@ class Rollout:
 
     async def reward(self, context: Context) -> Rewarded:
         """Raises ConfigError or DataError for a context that cannot be scored."""
-        rewards.check([context], self.config.asked(self.config.weights), self.tools)
+        rewards.check([context], self.config.required_rewards(self.config.weights), self.tools)
         listed = self.jobs(context)
         outcomes = {(job.candidate, job.index): Outcome() for job in listed}
         seed, n = self._first_seed(context), self.config.futures
@@ -204,7 +204,7 @@ async def multiturn_rewards(
     """
     rollout = Rollout(user, assistant, config, journal=journal, identity=identity, tools=tools, done=done)
     for context in unique(contexts):
-        rewards.check([context], config.asked(config.weights), rollout.tools)
+        rewards.check([context], config.required_rewards(config.weights), rollout.tools)
         rollout.jobs(context)
     return [made.result for made in await together(rollout.reward(context) for context in contexts)]
 

@@ -70,7 +70,7 @@ def train(config: Online, contexts: list[Context], build: Build, *, user: Any = 
     user = user or _open_user(config)
     tools = rewards.open_tools(config, user)
     weights = reward_weights(config)
-    rewards.check(contexts, config.asked(weights), tools)
+    rewards.check(contexts, config.required_rewards(weights), tools)
     scoring = config.model_copy(update={"rewards": weights})
     prompts = Dataset.from_list([_row(context) for context in contexts])
     made = list[MultiturnReward]()
