@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from collab_train.contexts import Context
 from collab_train.rewards.registry import Episode, extrinsic
-from collab_train.sandbox.sandbox_run import Outcome, refusal, run_tests
+from collab_train.sandbox.sandbox_run import SandboxOutcome, refusal, run_tests
 
 FENCE = re.compile(r"[ \t]*(?:[-*+>]|\d+[.)])?[ \t]*(`{3,}|~{3,})[ \t]*([\w+-]*)[^\n`]*")
 PYTHON = frozenset({"", "py", "python", "python3"})
@@ -33,7 +33,7 @@ def pass_all(episode: Episode) -> float:
     return float(outcome is not None and outcome.share == 1)
 
 
-def _outcome(episode: Episode) -> Outcome | None:
+def _outcome(episode: Episode) -> SandboxOutcome | None:
     metadata = episode.context.metadata
     replies = [turn.text for turn in episode.conversation.turns if turn.role == "assistant"]
     code = last_code(replies, metadata.get("entry_point", ""))

@@ -240,15 +240,15 @@ def test_a_blocking_reward_leaves_the_event_loop_free_and_an_asynchronous_one_is
             score(episode("x"), {"slow": 1.0, "kind": 2.0}, RewardConfig(intrinsic_weight=0))
         )
         assert total == 1.5
-        with pytest.raises(ConfigError, match=r"rewards\.kind: it is asynchronous"):
+        with pytest.raises(ConfigError, match=r"rewards\.kind: asynchronous reward"):
             reward(episode("x"), {"kind": 1.0}, 0)
 
 
 def test_a_reward_that_asks_somebody_needs_somebody() -> None:
     check([context()], {"helpfulness": 1.0})
-    with pytest.raises(ConfigError, match=r"rewards\.helpfulness: it asks a judge; say judge="):
+    with pytest.raises(ConfigError, match=r"rewards\.helpfulness: needs a judge; set judge="):
         check([context()], {"helpfulness": 1.0}, Tools())
-    with pytest.raises(ConfigError, match=r"rewards\.engagement_lm: it asks the user model"):
+    with pytest.raises(ConfigError, match=r"rewards\.engagement_lm: needs a user model"):
         check([context()], {"engagement_lm": 1.0}, Tools())
 
 

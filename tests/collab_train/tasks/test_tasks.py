@@ -121,7 +121,7 @@ def test_asking_restating_and_saying_back_earn_nothing_and_serving_earns_everyth
 
 def test_an_unknown_task_is_refused_by_name() -> None:
     assert "hidden_facets" in names()
-    with pytest.raises(ConfigError, match=r"no task 'nosuch'; there are .*hidden_facets"):
+    with pytest.raises(ConfigError, match=r"unknown task 'nosuch'; choose one of .*hidden_facets"):
         get_task("nosuch")
 
 
@@ -145,9 +145,9 @@ def test_a_path_is_for_tasks_that_read_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [name for name in names() if name != "hidden_facets"])
 def test_a_task_of_others_data_says_what_to_do_without_it(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=rf"task {name}: say task_path=FILE"):
+    with pytest.raises(ConfigError, match=rf"task {name}: set task_path=FILE"):
         get_task(name).contexts()
-    with pytest.raises(ConfigError, match="there is no such file"):
+    with pytest.raises(ConfigError, match="no such file"):
         get_task(name, str(tmp_path / "missing.jsonl")).contexts()
     with pytest.raises(DataError, match="no rows in it"):
         get_task(name, str(lines(tmp_path / "empty.jsonl"))).contexts()
