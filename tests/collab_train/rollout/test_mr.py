@@ -103,8 +103,8 @@ def test_the_winners_first_future_is_the_next_turn() -> None:
     assert second.result.best is not None
     assert second.result.best.text == "It costs 350 euros."
     pairs = build_pairs([s.context for s in steps], [s.result for s in steps], margin=0.02)
-    assert [pair.context for pair in pairs.made[:2]] == ["c", "c/2"]
-    assert [m.role for m in pairs.made[1].prompt] == ["system", "user", "assistant", "user"]
+    assert [pair.context for pair in pairs.pairs[:2]] == ["c", "c/2"]
+    assert [m.role for m in pairs.pairs[1].prompt] == ["system", "user", "assistant", "user"]
 
 
 def test_the_best_path_is_a_conversation_for_sft() -> None:

@@ -303,16 +303,16 @@ def scored(*rewards: float | None) -> ContextMR:
 def test_pairs_are_best_against_worst_from_the_margin_on() -> None:
     context = Context(id="a", turns=(Turn(role="user", text="hi"),), system="Be brief.")
     pairs = build_pairs([context], [scored(0.25, None, 0.5, 0.0)], margin=0.5)
-    (pair,) = pairs.made
+    (pair,) = pairs.pairs
     assert (pair.chosen[0].content, pair.rejected[0].content) == ("reply 2", "reply 3")
     assert [(m.role, m.content) for m in pair.prompt] == [("system", "Be brief."), ("user", "hi")]
     assert (pair.mr_chosen, pair.mr_rejected) == (0.5, 0.0)
-    assert not build_pairs([context], [scored(0.5, 0.25)], margin=0.375).made
+    assert not build_pairs([context], [scored(0.5, 0.25)], margin=0.375).pairs
 
 
 def test_ties_and_single_candidates_make_no_pair_even_without_a_margin() -> None:
     context = Context(id="a", turns=(Turn(role="user", text="hi"),))
     tied = build_pairs([context], [scored(0.5, 0.5)], margin=0.0)
-    assert (tied.made, dict(tied.left_out)) == ([], {"rewards too close": 1})
+    assert (tied.pairs, dict(tied.left_out)) == ([], {"rewards too close": 1})
     alone = build_pairs([context], [scored(0.5, None)], margin=0.0)
     assert dict(alone.left_out) == {"fewer than two scored candidates": 1}
