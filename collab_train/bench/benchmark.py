@@ -20,15 +20,15 @@ from collab_train.bench.measures.cells import BenchCell, ScoredConversation, cel
 from collab_train.bench.measures.conversation_measures import Measures, measure
 from collab_train.bench.play import ConversationJob, Played
 from collab_train.bench.single_replies import generalise, safety
-from collab_train.bench.stage import Performance, Speakers, perform
+from collab_train.bench.stage import JobResult, Speakers, play_conversations
 from collab_train.contexts import Context
 from collab_train.rewards import Episode, Tools
 from collab_train.rewards.registry import find
 from collab_train.rollout.accounting.progress import progress
 from collab_train.rollout.accounting.results import total_cost
 from collab_train.rollout.cache.journal import Journal
-from collab_train.rollout.simulation.futures import explained
-from collab_train.rollout.simulation.gather import together
+from collab_train.rollout.simulation.futures import error_text
+from collab_train.rollout.simulation.gather import gather
 from collab_train.rollout.simulation.rollout import unique
 from usersim.api import run as run_async
 from usersim.errors import BackendError, ConfigError, UsersimError
@@ -136,9 +136,9 @@ async def _run(config: BenchConfig, jobs: Jobs, run: RunDir, speakers: Speakers)
     tools = rewards.open_tools(config)
     try:
         _check(config, jobs, tools)
-        performances = await _perform(config, jobs, run, speakers)
+        results = await _play(config, jobs, run, speakers)
         report: dict[str, Any] = {}
-        for part, own in performances.items():
+        for part, own in results.items():
             report[part] = await _part(part, own, config, tools, speakers)
         identities = await _identities(config, jobs, speakers)
     finally:
@@ -146,7 +146,7 @@ async def _run(config: BenchConfig, jobs: Jobs, run: RunDir, speakers: Speakers)
         await speakers.aclose()
     return {
         **report,
-        "cost": _cost(performances, time.monotonic() - started),
+        "cost": _cost(results, time.monotonic() - started),
         "identities": identities,
         "judge": tools.judge.usage.summary() if tools.judge else None,
     }
@@ -164,14 +164,16 @@ def _check(config: BenchConfig, jobs: Jobs, tools: Tools) -> None:
         rewards.check(contexts, weights_without_user, tools)
 
 
-async def _perform(
+async def _play(
     config: BenchConfig, jobs: Jobs, run: RunDir, speakers: Speakers
-) -> dict[Part, list[Performance]]:
+) -> dict[Part, list[JobResult]]:
     journal = Journal(run.path / "conversations.jsonl", Played)
     all_jobs = list(chain.from_iterable(jobs.values()))
     with progress("conversations", len(all_jobs)) as bar:
-        performances = iter(await perform(all_jobs, speakers, config, journal, done=bar, fewer=bar.fewer))
-    by_part = {part: [next(performances) for _ in own] for part, own in jobs.items()}
+        results = iter(
+            await play_conversations(all_jobs, speakers, config, journal, done=bar, fewer=bar.fewer)
+        )
+    by_part = {part: [next(results) for _ in own] for part, own in jobs.items()}
     played = [one.played for one in chain.from_iterable(by_part.values())]
     if all(one.conversation is None for one in played):
         raise BackendError(f"every conversation failed; the first error: {played[0].error}")
@@ -179,7 +181,7 @@ async def _perform(
 
 
 async def _part(
-    part: Part, own: list[Performance], config: BenchConfig, tools: Tools, speakers: Speakers
+    part: Part, own: list[JobResult], config: BenchConfig, tools: Tools, speakers: Speakers
 ) -> list[dict[str, Any]]:
     references = config.compared
     if part == "clarify":
@@ -198,12 +200,12 @@ async def _part(
 
 
 async def score_cells(
-    own: Sequence[Performance], config: BenchConfig, tools: Tools, speakers: Speakers
+    own: Sequence[JobResult], config: BenchConfig, tools: Tools, speakers: Speakers
 ) -> list[BenchCell]:
     weights = {task.name: task.weights() for task in config.tasks}
 
-    async def one(performance: Performance) -> ScoredConversation:
-        job, played = performance.job, performance.played
+    async def one(result: JobResult) -> ScoredConversation:
+        job, played = result.job, result.played
         measures: Measures | None = None
         failure = played.error
         if played.conversation is not None:
@@ -212,35 +214,35 @@ async def score_cells(
                 episode = Episode(job.context, played.conversation)
                 measures = await measure(episode, weights[job.task], config, job_tools)
             except UsersimError as error:
-                failure = explained(error)
+                failure = error_text(error)
         return ScoredConversation(job.condition, job.context.id, job.index, measures, failure)
 
-    return cells(await together(one(performance) for performance in own), config.compared)
+    return cells(await gather(one(result) for result in own), config.compared)
 
 
 async def _identities(config: BenchConfig, jobs: Jobs, speakers: Speakers) -> dict[str, dict[str, str]]:
     """Cache keys of the models behind each assistant and user name."""
-    identities: dict[str, dict[str, str]] = {"assistants": {}, "users": {}}
+    cache_keys: dict[str, dict[str, str]] = {"assistants": {}, "users": {}}
     for job in chain.from_iterable(jobs.values()):
-        assistant, user = await speakers.identities(job)
-        identities["assistants"][job.assistant.name] = assistant
+        assistant, user = await speakers.cache_keys(job)
+        cache_keys["assistants"][job.assistant.name] = assistant
         if job.user:
-            identities["users"][job.user.name] = user
-    return identities
+            cache_keys["users"][job.user.name] = user
+    return cache_keys
 
 
-def _cost(performances: dict[Part, list[Performance]], wall_s: float) -> dict[str, Any]:
+def _cost(results: dict[Part, list[JobResult]], wall_s: float) -> dict[str, Any]:
     """Cost of the conversations in the report, by assistant. A conversation used in two parts counts once."""
-    unique_performances = {one.played.key: one for one in chain.from_iterable(performances.values())}
-    names = dict.fromkeys(one.job.assistant.name for one in unique_performances.values())
+    unique_results = {one.played.key: one for one in chain.from_iterable(results.values())}
+    names = dict.fromkeys(one.job.assistant.name for one in unique_results.values())
     return {
-        "conversations": len(unique_performances),
-        "resumed": sum(one.resumed for one in unique_performances.values()),
-        "failed": sum(one.played.conversation is None for one in unique_performances.values()),
+        "conversations": len(unique_results),
+        "resumed": sum(one.resumed for one in unique_results.values()),
+        "failed": sum(one.played.conversation is None for one in unique_results.values()),
         "wall_s": round(wall_s, 1),
         "by_assistant": {
             name: total_cost(
-                [o.played.cost for o in unique_performances.values() if o.job.assistant.name == name]
+                [o.played.cost for o in unique_results.values() if o.job.assistant.name == name]
             ).model_dump()
             for name in names
         },

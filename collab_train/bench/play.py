@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from collab_train.bench.conditions import AssistantSpec, Playing, UserSpec
 from collab_train.contexts import Context
 from collab_train.rollout.accounting.results import Future
-from collab_train.rollout.engines.patience import patiently
-from collab_train.rollout.simulation.futures import Meter, explained, one_reply, one_turn
+from collab_train.rollout.engines.patience import retry
+from collab_train.rollout.simulation.futures import Meter, error_text, one_reply, one_turn
 from collab_train.rollout.simulation.rollout import context_seed
 from usersim.errors import UsersimError
 from usersim.types import Conversation, NonEmpty, Turn, UserProfile, UserTurn
@@ -63,14 +63,14 @@ async def play(
 
     async def speak(profile: UserProfile, turns: Sequence[Turn], *, seed: int | None = None) -> UserTurn:
         assert user is not None  # never called where there are no user turns
-        return await patiently(
+        return await retry(
             lambda shift: one_turn(user, profile, turns, (seed or 0) + shift, context_id),
             retries=retries,
             retried=meter.retried,
         )
 
     async def reply(turns: Sequence[Turn], *, system: str | None = None, seed: int | None = None) -> str:
-        return await patiently(
+        return await retry(
             lambda shift: one_reply(assistant, turns, system=system, seed=(seed or 0) + shift),
             retries=retries,
             retried=meter.retried,
@@ -92,7 +92,7 @@ async def play(
             watch=meter,
         )
     except UsersimError as failure:
-        error = explained(failure)
+        error = error_text(failure)
     return Played(
         key=key,
         context=job.context.id,

@@ -10,10 +10,10 @@ from typing import Any
 
 from collab_train.bench.conditions import BenchConfig, UserSpec, playing
 from collab_train.bench.play import ConversationJob, Played, play
-from collab_train.rollout.cache.cache_keys import assistant_identity, user_identity
+from collab_train.rollout.cache.cache_keys import assistant_cache_key, user_cache_key
 from collab_train.rollout.cache.journal import Journal
 from collab_train.rollout.engines.models import URLS, InTurns, open_assistant, open_user
-from collab_train.rollout.simulation.gather import together
+from collab_train.rollout.simulation.gather import gather
 from usersim.chat_models.openai_chat import ChatSettings
 from usersim.users.policies import with_policy
 from usersim.users.prompted import BY_NAME, PromptedUser, prompt_hash
@@ -26,7 +26,7 @@ class Speakers:
     def __init__(self, config: BenchConfig) -> None:
         self.config = config
         self._users: dict[tuple[str, str | None], Any] = {}
-        self._identities: dict[tuple[str, str], str] = {}
+        self._cache_keys: dict[tuple[str, str], str] = {}
         self._in_turns = InTurns(config.concurrency)
 
     def user(self, spec: UserSpec) -> User:
@@ -40,14 +40,14 @@ class Speakers:
         settings = ChatSettings(temperature=self.config.temperature, max_tokens=self.config.assistant_tokens)
         return self._in_turns(open_assistant(address, settings))
 
-    async def identities(self, job: ConversationJob) -> tuple[str, str]:
+    async def cache_keys(self, job: ConversationJob) -> tuple[str, str]:
         """Returns the cache keys of the assistant and the user: content hashes where the weights are local."""
-        assistant = await self._identity("assistant", job.assistant.address)
+        assistant = await self._cache_key("assistant", job.assistant.address)
         if job.user is None:
             return assistant, ""
         if job.user.prompt is None:
-            return assistant, await self._identity("user", job.user.address)
-        chat = await self._identity("assistant", job.user.address)
+            return assistant, await self._cache_key("user", job.user.address)
+        chat = await self._cache_key("assistant", job.user.address)
         return assistant, f"{chat} told {prompt_hash(BY_NAME[job.user.prompt])}"
 
     async def aclose(self) -> None:
@@ -61,22 +61,22 @@ class Speakers:
         chat = self._in_turns(open_assistant(spec.address, settings))
         return PromptedUser(chat, name=f"prompted-{spec.prompt}", prompt=BY_NAME[spec.prompt])
 
-    async def _identity(self, kind: str, address: str) -> str:
-        if (kind, address) not in self._identities:
-            ask = assistant_identity if kind == "assistant" else user_identity
-            self._identities[kind, address] = await ask(address, retries=self.config.retries)
-        return self._identities[kind, address]
+    async def _cache_key(self, kind: str, address: str) -> str:
+        if (kind, address) not in self._cache_keys:
+            ask = assistant_cache_key if kind == "assistant" else user_cache_key
+            self._cache_keys[kind, address] = await ask(address, retries=self.config.retries)
+        return self._cache_keys[kind, address]
 
 
 @dataclass(frozen=True)
-class Performance:
+class JobResult:
     job: ConversationJob
     played: Played
     resumed: bool
     """True if the conversation was already in the run directory."""
 
 
-async def perform(
+async def play_conversations(
     jobs: Sequence[ConversationJob],
     speakers: Speakers,
     config: BenchConfig,
@@ -84,7 +84,7 @@ async def perform(
     *,
     done: Callable[[Played], None] = lambda played: None,
     fewer: Callable[[int], None] = lambda conversations: None,
-) -> list[Performance]:
+) -> list[JobResult]:
     """Simulates the conversations that the journal does not hold; failed ones are simulated again.
 
     Args:
@@ -96,7 +96,7 @@ async def perform(
         fewer: called once with the number of jobs that repeat another.
 
     Returns:
-        One performance per job, in the order of `jobs`.
+        One result per job, in the order of `jobs`.
     """
     settings, played = playing(config), {p.key: p for p in journal.read() if p.conversation is not None}
     keys = [await _key(job, speakers, config) for job in jobs]
@@ -121,9 +121,7 @@ async def perform(
             address: (speakers.assistant(address), asyncio.Semaphore(share)) for address in addresses
         }
         try:
-            await together(
-                one(key, job, *open_assistants[job.assistant.address]) for key, job in batch.items()
-            )
+            await gather(one(key, job, *open_assistants[job.assistant.address]) for key, job in batch.items())
         finally:
             for assistant, _ in open_assistants.values():
                 await assistant.aclose()
@@ -133,7 +131,7 @@ async def perform(
     for address, tasks in in_process.items():
         for batch_of_task in tasks.values():
             await all_of([address], batch_of_task)
-    return [Performance(job, played[key], key in resumed) for key, job in zip(keys, jobs, strict=True)]
+    return [JobResult(job, played[key], key in resumed) for key, job in zip(keys, jobs, strict=True)]
 
 
 def grouped(
@@ -157,5 +155,5 @@ def grouped(
 
 
 async def _key(job: ConversationJob, speakers: Speakers, config: BenchConfig) -> str:
-    assistant, user = await speakers.identities(job)
+    assistant, user = await speakers.cache_keys(job)
     return job.key(playing(config), assistant=assistant, user=user)

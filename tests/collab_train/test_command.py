@@ -72,7 +72,7 @@ def test_dry_run_prints_the_plan_and_makes_nothing(
         (["mr", "wn=3"], "override 'wn=3': unknown key 'wn'"),
         (["mr", "w=-1"], "w: Input should be greater"),
         (["mr", "task=nosuch"], "task: unknown task 'nosuch'"),
-        (["mr", 'ids=["x-99"]'], "ids: there is no context x-99"),
+        (["mr", 'ids=["x-99"]'], "ids: unknown context x-99"),
         (["mr", "rewards.nosuch=1"], "rewards.nosuch: unknown reward"),
         (["mr", "rewards.bleu=1"], "reward bleu needs a reference"),
         (["mr", "contexts=nosuch.jsonl"], "nosuch.jsonl: no such file"),

@@ -21,7 +21,7 @@ from collab_train.bench.single_replies.verdicts import (
     spread,
     verdicts,
 )
-from collab_train.bench.stage import Performance
+from collab_train.bench.stage import JobResult
 from collab_train.contexts import Context
 from collab_train.rewards import Episode
 from collab_train.rewards.clarify import clarifies
@@ -47,8 +47,8 @@ def contexts(config: Clarify) -> list[Context]:
     return spread(TaskSpec(name=TASK, path=config.path).heldout(), _kind, config.limit)
 
 
-def asking(performances: Sequence[Performance], references: Sequence[str]) -> list[Asking]:
-    grouped = by_assistant(performances)
+def asking(results: Sequence[JobResult], references: Sequence[str]) -> list[Asking]:
+    grouped = by_assistant(results)
     correct = {name: verdicts(own, _kind, _clarifies) for name, own in grouped.items()}
     return [
         Asking(
@@ -76,6 +76,6 @@ def _kind(context: Context) -> str:
     return "ambiguous" if context.metadata["ambiguous"] == "yes" else "clear"
 
 
-def _clarifies(one: Performance) -> bool:
+def _clarifies(one: JobResult) -> bool:
     assert one.played.conversation is not None
     return bool(clarifies(Episode(one.job.context, one.played.conversation)))

@@ -26,7 +26,7 @@ from collab_train.bench.single_replies.verdicts import (
     spread,
     verdicts,
 )
-from collab_train.bench.stage import Performance
+from collab_train.bench.stage import JobResult
 from collab_train.contexts import Context
 from usersim.chat_models.judge import Judge
 from usersim.errors import UsersimError
@@ -89,28 +89,28 @@ def _kind(context: Context) -> str:
     return context.metadata["kind"]
 
 
-async def judge_refusals(performances: Sequence[Performance], judge: Judge) -> dict[str, bool]:
+async def judge_refusals(results: Sequence[JobResult], judge: Judge) -> dict[str, bool]:
     """Returns the judge's verdicts by conversation key; replies that it failed to judge are missing."""
 
-    async def one(performance: Performance) -> tuple[str, bool] | None:
-        if performance.played.conversation is None:
+    async def one(result: JobResult) -> tuple[str, bool] | None:
+        if result.played.conversation is None:
             return None
-        request = performance.job.context.turns[-1].text
-        content = f"The person:\n{request}\n\nThe assistant:\n{reply_of(performance)}\n\n{QUESTION}"
+        request = result.job.context.turns[-1].text
+        content = f"The person:\n{request}\n\nThe assistant:\n{reply_of(result)}\n\n{QUESTION}"
         try:
             verdict = await judge.ask([{"role": "user", "content": content}], Refusal)
         except UsersimError:
             return None
-        return performance.played.key, verdict.declines
+        return result.played.key, verdict.declines
 
-    answers = await asyncio.gather(*(one(performance) for performance in performances))
+    answers = await asyncio.gather(*(one(result) for result in results))
     return dict(pair for pair in answers if pair is not None)
 
 
 def refusing(
-    performances: Sequence[Performance], references: Sequence[str], judged: Mapping[str, bool]
+    results: Sequence[JobResult], references: Sequence[str], judged: Mapping[str, bool]
 ) -> list[Refusing]:
-    grouped = by_assistant(performances)
+    grouped = by_assistant(results)
     by_rule = {name: verdicts(own, _kind, _refuses) for name, own in grouped.items()}
     return [
         Refusing(
@@ -130,20 +130,20 @@ def refusing(
     ]
 
 
-def _refuses(one: Performance) -> bool:
+def _refuses(one: JobResult) -> bool:
     return refuses(reply_of(one))
 
 
-def _categories(own: Sequence[Performance]) -> dict[str, float]:
+def _categories(own: Sequence[JobResult]) -> dict[str, float]:
     harmful = [one for one in own if _kind(one.job.context) == "harmful"]
     by_category = shares(verdicts(harmful, lambda context: context.topic, _refuses))
     return {category: estimate.value for category, estimate in by_category.items()}
 
 
-def _by_judge(own: Sequence[Performance], judged: Mapping[str, bool]) -> dict[str, Any]:
-    judged_performances = [one for one in own if one.played.key in judged]
-    if not judged_performances:
+def _by_judge(own: Sequence[JobResult], judged: Mapping[str, bool]) -> dict[str, Any]:
+    judged_results = [one for one in own if one.played.key in judged]
+    if not judged_results:
         return {}
-    agreements = [judged[one.played.key] == _refuses(one) for one in judged_performances]
-    by_kind = verdicts(judged_performances, _kind, lambda one: judged[one.played.key])
+    agreements = [judged[one.played.key] == _refuses(one) for one in judged_results]
+    by_kind = verdicts(judged_results, _kind, lambda one: judged[one.played.key])
     return {"judged": shares(by_kind), "agreement": share(agreements)}

@@ -6,35 +6,35 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from collab_train.bench.measures.intervals import IntervalEstimate, share, share_difference
-from collab_train.bench.stage import Performance
+from collab_train.bench.stage import JobResult
 from collab_train.contexts import Context
 
 Verdicts = dict[str, dict[str, bool]]
 """Verdicts by kind, then by context id."""
 
 
-def by_assistant(performances: Sequence[Performance]) -> dict[str, list[Performance]]:
-    """Groups performances by assistant, failed ones included, and keeps their order."""
-    grouped: dict[str, list[Performance]] = defaultdict(list)
-    for one in performances:
+def by_assistant(results: Sequence[JobResult]) -> dict[str, list[JobResult]]:
+    """Groups results by assistant, failed ones included, and keeps their order."""
+    grouped: dict[str, list[JobResult]] = defaultdict(list)
+    for one in results:
         grouped[one.job.assistant.name].append(one)
     return dict(grouped)
 
 
-def failed(own: Sequence[Performance]) -> int:
+def failed(own: Sequence[JobResult]) -> int:
     return sum(one.played.conversation is None for one in own)
 
 
-def reply_of(one: Performance) -> str:
-    """Returns the reply of a performance that did not fail."""
+def reply_of(one: JobResult) -> str:
+    """Returns the reply of a result that did not fail."""
     assert one.played.conversation is not None
     return one.played.conversation.turns[-1].text
 
 
 def verdicts(
-    own: Sequence[Performance], kind_of: Callable[[Context], str], judge: Callable[[Performance], bool | None]
+    own: Sequence[JobResult], kind_of: Callable[[Context], str], judge: Callable[[JobResult], bool | None]
 ) -> Verdicts:
-    """Returns the verdicts on performances that did not fail; those where `judge` returns None are left out."""
+    """Returns the verdicts on results that did not fail; those where `judge` returns None are left out."""
     by_kind: Verdicts = defaultdict(dict)
     for one in own:
         verdict = judge(one) if one.played.conversation is not None else None

@@ -115,7 +115,7 @@ class MultiturnReward:
                 self.assistant,
                 self.config.model_copy(update={"seed": self.config.seed + STEP_SEED * (step + 1)}),
                 journal=Journal(self.folder / f"step-{step:06d}-{self.rank}.jsonl", Future),
-                identity=self.weights(),
+                cache_key=self.weights(),
                 tools=self.tools,
                 done=lambda future: self._done(futures, future),
             )

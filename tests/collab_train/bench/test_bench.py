@@ -59,7 +59,7 @@ class Scripts(Speakers):
 
         return Script()
 
-    async def identities(self, job: ConversationJob) -> tuple[str, str]:
+    async def cache_keys(self, job: ConversationJob) -> tuple[str, str]:
         return job.assistant.address, job.user.name if job.user else ""
 
 

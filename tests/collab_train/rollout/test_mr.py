@@ -13,7 +13,7 @@ import pytest
 from collab_train.contexts import Context
 from collab_train.rollout.accounting.results import Future
 from collab_train.rollout.cache.journal import Journal
-from collab_train.rollout.simulation.best_path import Step, best_path, collect
+from collab_train.rollout.simulation.best_path import PathStep, best_path, collect
 from collab_train.rollout.simulation.candidates import Candidate, Candidates
 from collab_train.rollout.simulation.rollout import Rollout, RolloutConfig
 from collab_train.trainers.pairs import PairsConfig, build_pairs
@@ -63,8 +63,8 @@ class Asking(ScriptedUser):
 
 def collected(
     user: Any, assistant: Any, *, turns: int, path: Path | None = None, count: int = 6
-) -> tuple[list[Step], Rollout]:
-    async def run() -> tuple[list[Step], Rollout]:
+) -> tuple[list[PathStep], Rollout]:
+    async def run() -> tuple[list[PathStep], Rollout]:
         config = RolloutConfig(w=1, n=2, retries=0, token_penalty=0.001)
         journal = Journal(path / "samples.jsonl", Future) if path else None
         rollout = Rollout(user, assistant, config, journal=journal)
