@@ -23,11 +23,13 @@ HELD_OUT = 5
 def rows(path: str | None, task: str, usual_path: str) -> list[dict[str, Any]]:
     """Reads the rows of a file or data set.
 
+    A file is JSON Lines (.jsonl), a JSON list or an object that holds one (.json), either gzipped, or parquet. A data
+    set is `hf:NAME[:CONFIG][@SPLIT]`; it is loaded with `datasets` and may download.
+
     Args:
-        path: JSON Lines (.jsonl), a JSON list or an object that holds one (.json), either gzipped, or parquet;
-            or `hf:NAME[:CONFIG][@SPLIT]`, which is loaded with `datasets` and may download.
-        task: name of the task, for error messages.
-        usual_path: the usual data set, named in the error where `path` is None.
+        path: file or data set.
+        task: name of the task, for errors.
+        usual_path: usual data set of the task, for the error if `path` is None.
 
     Raises:
         ConfigError: there is no path, or nothing can be loaded from it.

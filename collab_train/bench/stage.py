@@ -87,13 +87,8 @@ async def play_conversations(
 ) -> list[JobResult]:
     """Simulates the conversations that the journal does not hold; failed ones are simulated again.
 
-    Args:
-        jobs: the conversations; jobs with equal keys are simulated once.
-        speakers: opens users and assistants.
-        config: the benchmark.
-        journal: finished conversations; new ones are appended.
-        done: called with every conversation.
-        fewer: called once with the number of jobs that repeat another.
+    Jobs with equal keys are simulated once. `done` is called with every conversation, `fewer` once with the number of
+    jobs that repeat another.
 
     Returns:
         One result per job, in the order of `jobs`.

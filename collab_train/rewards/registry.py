@@ -91,9 +91,9 @@ def extrinsic(
     """Decorator that registers `f(episode)`, or `async f(episode, tools)` for a reward that calls a model.
 
     Args:
-        name: key of the reward in a config.
-        lacks: returns what a context lacks for the reward, as text, or None.
-        blocking: True to run the reward in a thread.
+        name: key in a config.
+        lacks: returns what a context lacks, as text, or None.
+        blocking: True to run in a thread.
         needs: model that the reward calls.
     """
 

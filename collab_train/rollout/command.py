@@ -14,7 +14,7 @@ from pydantic import Field
 
 from collab_train import rewards
 from collab_train.contexts import Context, read_contexts
-from collab_train.rollout.accounting.cost import TokenUsage, count_usage
+from collab_train.rollout.accounting.cost import ConversationUsage, count_usage
 from collab_train.rollout.accounting.progress import progress
 from collab_train.rollout.accounting.results import Future
 from collab_train.rollout.cache.cache_keys import assistant_cache_key, user_cache_key
@@ -162,7 +162,7 @@ async def _score(config: MRConfig, contexts: list[Context], run: RunDir, turns: 
     user, assistant = open_speakers(config)
     tools = rewards.open_tools(config, user)
     assistant_engine = config.assistant if config.assistant.startswith(URLS) else None
-    usage = TokenUsage(
+    usage = ConversationUsage(
         {
             "user": (count_usage(user), config.user_engine),
             "assistant": (count_usage(assistant), assistant_engine),

@@ -42,7 +42,7 @@ CLONE3 = 435
 
 
 def drop_privileges(readable: list[str]) -> None:
-    """Changes from root to user 65534 (nobody), if that user can read this Python."""
+    """Changes from root to user 65534, if that user can read this Python."""
     if os.geteuid() == 0 and all(map(_open_to_all, [*readable, "."])):
         os.chown(".", UNPRIVILEGED_ID, UNPRIVILEGED_ID)
         os.setgroups([])

@@ -183,7 +183,7 @@ def counter_difference(before: dict[str, int] | None, after: dict[str, int] | No
     return {name: after[name] - before[name] for name in before}
 
 
-class TokenUsage:
+class ConversationUsage:
     """Token usage of both sides, from their answers or, where available, the counters of their engines.
 
     `sides` holds, by name, the usage and the URL of the engine, if any. The counters of a shared engine include other

@@ -22,11 +22,9 @@ URLS = ("http://", "https://", "unix:")
 
 
 def open_user(where: str, *, max_tokens: int) -> UserLM | RemoteUser:
-    """Opens a user.
+    """Opens a user: `local` (the shipped User LM), the URL of a `usersim serve`, or a run directory or model folder.
 
-    Args:
-        where: `local` (the shipped User LM), the URL of a `usersim serve`, or a run directory or model folder.
-        max_tokens: maximum tokens of a turn of a local user; an endpoint has its own limit.
+    `max_tokens` limits a turn of a local user; an endpoint has its own limit.
     """
     user: UserLM | RemoteUser
     if where.startswith(URLS):

@@ -61,15 +61,10 @@ async def collect(
 ) -> list[list[PathStep]]:
     """Scores candidates along the best path of each context, concurrently.
 
-    Args:
-        contexts: the contexts.
-        rollout: computes the rewards.
-        candidates: samples missing replies.
-        turns: maximum assistant turns per context.
-        fewer: called with the number of futures not needed: equal candidates, a user who left, a decided race.
+    `fewer` is called with the number of futures not needed: equal candidates, a user who left, a decided race.
 
     Returns:
-        The steps of each context.
+        The steps of each context, at most `turns`.
     """
     return await gather(_path_steps(context, rollout, candidates, turns, fewer) for context in contexts)
 

@@ -130,12 +130,7 @@ async def one_turn(
 ) -> UserTurn:
     """Samples one user turn.
 
-    Args:
-        user: the user.
-        profile: its hidden profile.
-        turns: the conversation so far.
-        seed: sampling seed.
-        affinity: context id. Conversations of one context share a prefix, so they go to the same engine.
+    `affinity` is the context id. Conversations of one context share a prefix, so they go to the same engine.
     """
     sample: Any = getattr(user, "sample", None)
     if sample is None:
@@ -157,15 +152,8 @@ async def simulate_future(
 ) -> Future:
     """Simulates one future. A UsersimError is stored in the record's `error`.
 
-    Args:
-        job: the candidate and its context.
-        user: the user.
-        assistant: the assistant.
-        w: maximum exchanges after the candidate.
-        first: first user turns of the candidate's futures.
-        retries: retries of an engine that does not answer.
-        meter: counts generated turns and tokens.
-        previous: the same future in a shorter window, to continue from.
+    There are at most `w` exchanges after the candidate. `previous` is the same future in a shorter window, to continue
+    from.
     """
     previous_conversation = previous.conversation if previous else None
     turns_before = previous_conversation.turns if previous_conversation else job.history

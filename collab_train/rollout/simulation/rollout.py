@@ -208,12 +208,8 @@ async def multiturn_rewards(
     """Computes the multiturn-aware rewards of all candidates; see `Rollout`.
 
     Args:
-        contexts: contexts with candidates.
-        user: the simulated user.
-        assistant: the assistant in the futures.
-        config: window, number of futures and rewards.
         journal: stored futures to resume from.
-        cache_key: identifies user and assistant in the keys of the journal.
+        cache_key: identifies user and assistant in the journal.
         tools: models that rewards call.
         done: called with each finished future.
 

@@ -97,13 +97,13 @@ def on_pairs(
     rows: Callable[[Any], Sequence[tuple[R, int]]],
     build: Callable[[Any, Any, LoraConfig | None, list[R]], Any],
 ) -> TrainingRecipe:
-    """Makes a recipe that measures log-probability margins, and greedy replies to the first prompts.
+    """Makes a recipe that measures log-probability margins, and greedy replies (held-out prompts first).
 
     Args:
         config: the training.
-        pairs: pairs to measure; prompts of held-out pairs come first.
-        rows: tokenizer → (row to train on, number of tokens before its first supervised token).
-        build: (model, tokenizer, LoRA or None if the model has an adapter, rows) → a TRL trainer.
+        pairs: pairs to measure.
+        rows: tokenizer → (row, tokens before its first supervised one).
+        build: (model, tokenizer, LoRA or None, rows) → a TRL trainer.
     """
     example_pairs = [*pairs.heldout, *pairs.train][: config.show]
     measured_pairs = pairs.train[:: max(1, math.ceil(len(pairs.train) / MAX_MEASURED_PAIRS))]
