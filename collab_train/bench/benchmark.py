@@ -94,7 +94,7 @@ def plan(config: BenchConfig, jobs: Jobs) -> dict[str, Any]:
     return {
         "assistants": [spec.name for spec in config.assistants],
         "users": [user.name for user in config.users],
-        "conversations": {part: len(own) for part, own in jobs.items()},
+        "conversations": {part: len(part_jobs) for part, part_jobs in jobs.items()},
         "user_turns_at_most": turns,
         "user_tokens_at_most": turns * config.user_tokens,
         "assistant_tokens_at_most": (turns + len(all_jobs)) * config.assistant_tokens,
@@ -138,8 +138,8 @@ async def _run(config: BenchConfig, jobs: Jobs, run: RunDir, speakers: Speakers)
         _check(config, jobs, tools)
         results = await _play(config, jobs, run, speakers)
         report: dict[str, Any] = {}
-        for part, own in results.items():
-            report[part] = await _part(part, own, config, tools, speakers)
+        for part, part_results in results.items():
+            report[part] = await _part(part, part_results, config, tools, speakers)
         identities = await _identities(config, jobs, speakers)
     finally:
         await tools.aclose()
@@ -171,25 +171,27 @@ async def _play(
     all_jobs = list(chain.from_iterable(jobs.values()))
     with progress("conversations", len(all_jobs)) as bar:
         results = iter(
-            await play_conversations(all_jobs, speakers, config, journal, done=bar, fewer=bar.fewer)
+            await play_conversations(
+                all_jobs, speakers, config, journal, done=bar, reduce_total=bar.reduce_total
+            )
         )
-    by_part = {part: [next(results) for _ in own] for part, own in jobs.items()}
-    played = [one.played for one in chain.from_iterable(by_part.values())]
-    if all(one.conversation is None for one in played):
+    by_part = {part: [next(results) for _ in part_jobs] for part, part_jobs in jobs.items()}
+    played = [record.played for record in chain.from_iterable(by_part.values())]
+    if all(record.conversation is None for record in played):
         raise BackendError(f"every conversation failed; the first error: {played[0].error}")
     return by_part
 
 
 async def _part(
-    part: Part, own: list[JobResult], config: BenchConfig, tools: Tools, speakers: Speakers
+    part: Part, results: list[JobResult], config: BenchConfig, tools: Tools, speakers: Speakers
 ) -> list[dict[str, Any]]:
     references = config.compared
     if part == "clarify":
-        return [one.model_dump(mode="json") for one in generalise.asking(own, references)]
+        return [row.model_dump(mode="json") for row in generalise.asking(results, references)]
     if part == "safety":
-        judged = await safety.judge_refusals(own, tools.judge) if tools.judge else {}
-        return [one.model_dump(mode="json") for one in safety.refusing(own, references, judged)]
-    cells = [cell.model_dump(mode="json") for cell in await score_cells(own, config, tools, speakers)]
+        judged = await safety.judge_refusals(results, tools.judge) if tools.judge else {}
+        return [row.model_dump(mode="json") for row in safety.refusing(results, references, judged)]
+    cells = [cell.model_dump(mode="json") for cell in await score_cells(results, config, tools, speakers)]
     if part == "ablation":
         assert config.ablation is not None
         trained = {spec.name: spec for spec in ablation.specs(config.ablation)}
@@ -200,11 +202,11 @@ async def _part(
 
 
 async def score_cells(
-    own: Sequence[JobResult], config: BenchConfig, tools: Tools, speakers: Speakers
+    results: Sequence[JobResult], config: BenchConfig, tools: Tools, speakers: Speakers
 ) -> list[BenchCell]:
     weights = {task.name: task.weights() for task in config.tasks}
 
-    async def one(result: JobResult) -> ScoredConversation:
+    async def score_result(result: JobResult) -> ScoredConversation:
         job, played = result.job, result.played
         measures: Measures | None = None
         failure = played.error
@@ -217,7 +219,7 @@ async def score_cells(
                 failure = error_text(error)
         return ScoredConversation(job.condition, job.context.id, job.index, measures, failure)
 
-    return cells(await gather(one(result) for result in own), config.compared)
+    return cells(await gather(score_result(result) for result in results), config.compared)
 
 
 async def _identities(config: BenchConfig, jobs: Jobs, speakers: Speakers) -> dict[str, dict[str, str]]:
@@ -233,16 +235,20 @@ async def _identities(config: BenchConfig, jobs: Jobs, speakers: Speakers) -> di
 
 def _cost(results: dict[Part, list[JobResult]], wall_s: float) -> dict[str, Any]:
     """Cost of the conversations in the report, by assistant. A conversation used in two parts counts once."""
-    unique_results = {one.played.key: one for one in chain.from_iterable(results.values())}
-    names = dict.fromkeys(one.job.assistant.name for one in unique_results.values())
+    unique_results = {result.played.key: result for result in chain.from_iterable(results.values())}
+    names = dict.fromkeys(result.job.assistant.name for result in unique_results.values())
     return {
         "conversations": len(unique_results),
-        "resumed": sum(one.resumed for one in unique_results.values()),
-        "failed": sum(one.played.conversation is None for one in unique_results.values()),
+        "resumed": sum(result.resumed for result in unique_results.values()),
+        "failed": sum(result.played.conversation is None for result in unique_results.values()),
         "wall_s": round(wall_s, 1),
         "by_assistant": {
             name: total_cost(
-                [o.played.cost for o in unique_results.values() if o.job.assistant.name == name]
+                [
+                    result.played.cost
+                    for result in unique_results.values()
+                    if result.job.assistant.name == name
+                ]
             ).model_dump()
             for name in names
         },

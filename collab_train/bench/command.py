@@ -12,7 +12,7 @@ from typing import Any
 
 from collab_train.bench.benchmark import jobs_of, plan, run_bench
 from collab_train.bench.conditions import PARTS, BenchConfig, Part
-from collab_train.bench.report.bench_record import complete, lines
+from collab_train.bench.report.bench_record import lines, with_provenance
 from collab_train.bench.report.pages import markdown, page
 from collab_train.bench.stage import Speakers
 from collab_train.run_lock import exclusive
@@ -24,7 +24,7 @@ from usersim.storage.toml_config import load_config
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     config = load_config(BenchConfig, args.config, args.overrides)
-    parts = chosen(config, args.only)
+    parts = selected_parts(config, args.only)
     if args.dry_run:
         planned = plan(config, jobs_of(config, parts))
         if not args.json:
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
-def chosen(config: BenchConfig, only: list[str] | None) -> tuple[Part, ...]:
+def selected_parts(config: BenchConfig, only: list[str] | None) -> tuple[Part, ...]:
     """Returns the parts to run.
 
     Raises:
@@ -62,7 +62,7 @@ def bench(
     """Runs the benchmark, writes report.json, table.md and report.html to `config.out`, and returns the report."""
     jobs = jobs_of(config, parts)
     with exclusive(config.out):
-        report = complete(config, jobs, run_bench(config, jobs, speakers=speakers), command)
+        report = with_provenance(config, jobs, run_bench(config, jobs, speakers=speakers), command)
         out = Path(config.out)
         write_json(out / "report.json", report)
         for name, text in (("table.md", markdown(report)), ("report.html", page(report))):

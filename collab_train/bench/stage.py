@@ -83,12 +83,12 @@ async def play_conversations(
     journal: Journal[Played],
     *,
     done: Callable[[Played], None] = lambda played: None,
-    fewer: Callable[[int], None] = lambda conversations: None,
+    reduce_total: Callable[[int], None] = lambda conversations: None,
 ) -> list[JobResult]:
     """Simulates the conversations that the journal does not hold; failed ones are simulated again.
 
-    Jobs with equal keys are simulated once. `done` is called with every conversation, `fewer` once with the number of
-    jobs that repeat another.
+    Jobs with equal keys are simulated once. `done` is called with every conversation, `reduce_total` once with the
+    number of jobs that repeat another.
 
     Returns:
         One result per job, in the order of `jobs`.
@@ -96,40 +96,42 @@ async def play_conversations(
     settings, played = playing(config), {p.key: p for p in journal.read() if p.conversation is not None}
     keys = [await _key(job, speakers, config) for job in jobs]
     jobs_by_key = dict(zip(keys, jobs, strict=True))
-    fewer(len(jobs) - len(jobs_by_key))
+    reduce_total(len(jobs) - len(jobs_by_key))
     for key in jobs_by_key.keys() & played.keys():
         done(played[key])
     resumed, missing = set(played), {key: job for key, job in jobs_by_key.items() if key not in played}
     users = {job.user.name: speakers.user(job.user) for job in missing.values() if job.user}
 
-    async def one(key: str, job: ConversationJob, assistant: Any, gate: asyncio.Semaphore) -> None:
+    async def play_job(key: str, job: ConversationJob, assistant: Any, gate: asyncio.Semaphore) -> None:
         user = users[job.user.name] if job.user else None
         async with gate:
             played[key] = await play(job, user, assistant, settings, key=key, retries=config.retries)
         journal.append(played[key])
         done(played[key])
 
-    async def all_of(addresses: Sequence[str], batch: Mapping[str, ConversationJob]) -> None:
+    async def play_batch(addresses: Sequence[str], batch: Mapping[str, ConversationJob]) -> None:
         # An equal share for each engine: otherwise all conversations end up waiting for a slow one.
         share = max(1, config.concurrency // max(1, len(addresses)))
         open_assistants = {
             address: (speakers.assistant(address), asyncio.Semaphore(share)) for address in addresses
         }
         try:
-            await gather(one(key, job, *open_assistants[job.assistant.address]) for key, job in batch.items())
+            await gather(
+                play_job(key, job, *open_assistants[job.assistant.address]) for key, job in batch.items()
+            )
         finally:
             for assistant, _ in open_assistants.values():
                 await assistant.aclose()
 
-    remote, in_process = grouped(missing)
-    await all_of([*{job.assistant.address for job in remote.values()}], remote)
+    remote, in_process = split_jobs(missing)
+    await play_batch([*{job.assistant.address for job in remote.values()}], remote)
     for address, tasks in in_process.items():
         for batch_of_task in tasks.values():
-            await all_of([address], batch_of_task)
+            await play_batch([address], batch_of_task)
     return [JobResult(job, played[key], key in resumed) for key, job in zip(keys, jobs, strict=True)]
 
 
-def grouped(
+def split_jobs(
     missing: Mapping[str, ConversationJob],
 ) -> tuple[dict[str, ConversationJob], dict[str, dict[str, dict[str, ConversationJob]]]]:
     """Splits jobs into those of remote engines and those of in-process models.

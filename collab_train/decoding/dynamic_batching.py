@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from collab_train.decoding.gqa_decode import grouped
+from collab_train.decoding.gqa_decode import grouped_decoding
 from collab_train.decoding.sampling import draw
 from usersim.backends.transformers_local import LocalSampler
 from usersim.decoding.noise import non_negative
@@ -116,7 +116,7 @@ class BatchedSampler(LocalSampler):
         request_rows = [
             [_Row(request, _uniforms(request, i)) for i in range(request.n)] for request in requests
         ]
-        with grouped(self.model):
+        with grouped_decoding(self.model):
             self._decode([row for rows in request_rows for row in rows])
         return [[row.sampled() for row in rows] for rows in request_rows]
 

@@ -45,7 +45,7 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 @contextmanager
-def grouped(model: Any) -> Iterator[None]:
+def grouped_decoding(model: Any) -> Iterator[None]:
     """Context manager in which `model` uses `attend` if it is on a CPU with sdpa attention; otherwise no change."""
     config = getattr(model, "config", None)
     switch = getattr(model, "set_attn_implementation", None)

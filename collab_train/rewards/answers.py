@@ -131,12 +131,12 @@ LONGEST = 200
 """Maximum characters of an answer for mathematical comparison."""
 
 
-def stated(text: str) -> str | None:
+def stated_answer(text: str) -> str | None:
     """Returns the answer that `text` states explicitly, or None."""
-    return marked(text) or remarked(text)
+    return explicit_answer(text) or worded_answer(text)
 
 
-def marked(text: str) -> str | None:
+def explicit_answer(text: str) -> str | None:
     """Returns the answer in a box, after "####", or after "the answer is" if it has a digit or symbol."""
     if (boxed := _boxed(text)) is not None:
         return boxed
@@ -146,21 +146,21 @@ def marked(text: str) -> str | None:
     return answers[-1].strip(" *`") if answers else None
 
 
-def remarked(text: str) -> str | None:
+def worded_answer(text: str) -> str | None:
     """Returns the text after "the answer is", also if it is only words: a name, or "unclear"."""
     phrases = PHRASE.findall(text)
     return phrases[-1].strip(" *`") if phrases else None
 
 
-def own_part(text: str) -> str:
+def first_speaker_part(text: str) -> str:
     """Cuts `text` where it continues as another speaker ("Question: Tom has …") after an explicit answer."""
     for match in RUN_ON.finditer(text):
-        if stated(text[: match.start()]) is not None:
+        if stated_answer(text[: match.start()]) is not None:
             return text[: match.start()]
     return text
 
 
-def claimed(text: str) -> str | None:
+def revealed_answer(text: str) -> str | None:
     """Returns the answer that a user reveals: explicitly, or as "I got 12" or "is it 12?".
 
     "i get 18 eggs a day" belongs to the problem, but "i get 18 eggs, right?" reveals an answer.
@@ -170,7 +170,7 @@ def claimed(text: str) -> str | None:
         for match in CLAIM.finditer(text)
         if not WORD.search(match["more"]) or match["end"] == "?" or CONFIRMATION.search(match["more"])
     ]
-    return stated(text) or (claims[-1] if claims else None)
+    return stated_answer(text) or (claims[-1] if claims else None)
 
 
 def last_number(text: str) -> str | None:
@@ -289,8 +289,8 @@ def _is_words(text: str) -> bool:
 def _fraction(text: str) -> Fraction | None:
     plain = "".join(text.split())
     if mixed := re.fullmatch(r"(-?)(\d+)\\frac\{(\d+)\}\{(\d+)\}", plain):
-        sign, whole, above, below = mixed.groups()
-        plain = f"{sign}{int(whole) * int(below) + int(above)}/{below}" if len(plain) <= LONGEST else ""
+        sign, integer, above, below = mixed.groups()
+        plain = f"{sign}{int(integer) * int(below) + int(above)}/{below}" if len(plain) <= LONGEST else ""
     plain = re.sub(r"^(-?)\\frac\{(-?\d+)\}\{(\d+)\}$", r"\1\2/\3", plain).replace("--", "")
     try:
         return Fraction(plain) if EXACT.fullmatch(plain) and len(plain) <= LONGEST else None

@@ -43,7 +43,7 @@ THANKED, WENT_ON, LEFT, REPEATED, OBJECTED = 1.0, 0.75, 0.5, 0.25, 0.0
 def engagement(episode: Episode) -> float:
     """Mean value, in [0, 1], of the user's actions in the window."""
     turns, start = episode.conversation.turns, len(episode.context.turns)
-    values = [_value(turns, at) for at in range(start, len(turns)) if turns[at].role == "user"]
+    values = [_value(turns, index) for index in range(start, len(turns)) if turns[index].role == "user"]
     if episode.conversation.ended_by == "user" and turns[-1].role == "assistant":
         values.append(_leaving(turns))
     if not values:
@@ -96,9 +96,11 @@ async def engagement_lm(episode: Episode, tools: Tools) -> float:
             "rewards.engagement_lm: this user has no P(end); use a User LM or the reward `engagement`"
         )
     values = []
-    for at in range(start, len(turns)):
-        if turns[at].role == "assistant":
-            done = at > start and satisfied(turns[at - 1].text)
-            termination = None if done else await user.termination(episode.context.profile, turns[: at + 1])
+    for index in range(start, len(turns)):
+        if turns[index].role == "assistant":
+            was_satisfied = index > start and satisfied(turns[index - 1].text)
+            termination = (
+                None if was_satisfied else await user.termination(episode.context.profile, turns[: index + 1])
+            )
             values.append(1.0 if termination is None else 1.0 - termination.end_probability)
     return fmean(values)

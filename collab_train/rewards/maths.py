@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from collab_train.rewards.answers import claimed, last_number, marked, own_part, remarked, same
+from collab_train.rewards.answers import (
+    explicit_answer,
+    first_speaker_part,
+    last_number,
+    revealed_answer,
+    same,
+    worded_answer,
+)
 from collab_train.rewards.registry import Episode, extrinsic
 from usersim.types import Turn
 
@@ -30,9 +37,9 @@ def accuracy(episode: Episode) -> float:
 
 def _answer(replies: Sequence[str]) -> str | None:
     """Returns the last explicit answer of the replies, or else their last number."""
-    for extract in (marked, remarked, last_number):
+    for extract in (explicit_answer, worded_answer, last_number):
         for text in reversed(replies):
-            if (answer := extract(own_part(text))) is not None:
+            if (answer := extract(first_speaker_part(text))) is not None:
                 return answer
     return None
 
@@ -41,7 +48,7 @@ def _leaked(turns: Sequence[Turn], reference: str) -> bool:
     """True if the user states the answer before the assistant does."""
     for turn in turns:
         if turn.role == "user":
-            claim = claimed(turn.text)
+            claim = revealed_answer(turn.text)
             if claim is not None and same(claim, reference):
                 return True
         elif (answer := _answer([turn.text])) is not None and same(answer, reference):

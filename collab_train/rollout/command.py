@@ -99,9 +99,9 @@ def _all_contexts(config: MRConfig) -> list[Context]:
 
 
 def _spread(contexts: list[Context], split: str, limit: int | None) -> list[Context]:
-    listed = [c for c in contexts if c.split == split]
-    take = min(limit or len(listed), len(listed))
-    return [listed[i * len(listed) // take] for i in range(take)]
+    own_contexts = [c for c in contexts if c.split == split]
+    count = min(limit or len(own_contexts), len(own_contexts))
+    return [own_contexts[i * len(own_contexts) // count] for i in range(count)]
 
 
 def _completed(context: Context, config: MRConfig) -> Context:
@@ -191,7 +191,9 @@ async def _score(config: MRConfig, contexts: list[Context], run: RunDir, turns: 
                 cache_key=cache_key,
                 retries=config.retries,
             )
-            steps = await collect(unique(contexts), rollout, candidates, turns=turns, fewer=bar.fewer)
+            steps = await collect(
+                unique(contexts), rollout, candidates, turns=turns, reduce_total=bar.reduce_total
+            )
         cost = await usage.end()
     finally:
         await tools.aclose()

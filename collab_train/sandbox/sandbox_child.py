@@ -249,8 +249,11 @@ def lock(readable: list[str]) -> dict[str, str]:
         check_paths_of_pretended_calls()
     if not (files and calls):
         refuse(readable, files=not files, calls=not calls)
-    weak = "rules in Python"
-    return {"files": "Landlock" if files else weak, "network and processes": "seccomp" if calls else weak}
+    audit_hooks = "rules in Python"
+    return {
+        "files": "Landlock" if files else audit_hooks,
+        "network and processes": "seccomp" if calls else audit_hooks,
+    }
 
 
 def check_paths_of_pretended_calls() -> None:

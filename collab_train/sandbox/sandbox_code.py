@@ -106,12 +106,17 @@ class CodeEnd(Link):  # type: ignore[misc]
         }
         packed_before = self._packed(mutable, strict=True) if mutable else b""
         result = function(*args, **kwargs)
-        changed = mutable if mutable and self._packed(mutable, strict=True) != packed_before else {}
+        changed_arguments = mutable if mutable and self._packed(mutable, strict=True) != packed_before else {}
         returned_key = next((key for key, value in mutable.items() if value is result), None)
         changed_random_states = {
             name: state for name, state in random_state().items() if state != random_before.get(name)
         }
-        return (None if returned_key is not None else result), changed, returned_key, changed_random_states
+        return (
+            (None if returned_key is not None else result),
+            changed_arguments,
+            returned_key,
+            changed_random_states,
+        )
 
     def _adopt(self, ambient: dict[str, Any]) -> None:
         """Copies the judge's working folder, environment and random states into this process."""

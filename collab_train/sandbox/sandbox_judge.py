@@ -86,11 +86,11 @@ class JudgeEnd(Link):  # type: ignore[misc]
                 stream.write(text)
 
     def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        result, changed, returned_key, changed_random_states = self.ask(
+        result, changed_arguments, returned_key, changed_random_states = self.ask(
             "call", function, args, kwargs, self._ambient()
         )
         arguments: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
-        for key, value in changed.items():
+        for key, value in changed_arguments.items():
             _replace(arguments[key], value)
         set_random_state(changed_random_states)
         self._sent |= random_state()

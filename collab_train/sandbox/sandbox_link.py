@@ -470,8 +470,8 @@ class _LinkLookup:
 
     def find_class(self, module: str, name: str) -> Any:
         if module == __name__:
-            own = {"_theirs": self.link.remote, "_mine": self.link.exported, "_strings": _strings}
-            return own[name]
+            local_functions = {"_theirs": self.link.remote, "_mine": self.link.exported, "_strings": _strings}
+            return local_functions[name]
         return self.link.find(module, name)
 
 

@@ -127,12 +127,14 @@ def protections() -> dict[str, str]:
 
 def refusal() -> str | None:
     """Returns the reason why code is not run on this machine, or None."""
-    weak = sorted(what for what, by in protections().items() if by == "rules in Python")
-    if not weak or os.environ.get(UNPROTECTED[0]) == UNPROTECTED[1]:
+    unprotected = sorted(
+        resource for resource, mechanism in protections().items() if mechanism == "rules in Python"
+    )
+    if not unprotected or os.environ.get(UNPROTECTED[0]) == UNPROTECTED[1]:
         return None
     return (
-        f"this kernel does not protect {' and '.join(weak)} from model-written code (needs Landlock, Linux 5.13, and "
-        f"seccomp); run it in a separate virtual machine, or set {'='.join(UNPROTECTED)} to run it without protection"
+        f"this kernel does not protect {' and '.join(unprotected)} from model-written code (needs Landlock, Linux "
+        f"5.13, and seccomp); run it in a separate virtual machine, or set {'='.join(UNPROTECTED)} to run it without protection"
     )
 
 

@@ -51,8 +51,8 @@ class AbgCoqa:
 def _intended_reading(clarification: dict[str, Any], answer: str) -> str:
     """Returns the reading of the question that has the given answer, for the user to state when asked."""
     readings = clarification.get("answers") or []
-    matching = [one["clr_ans"] for one in readings if one.get("org_ans") == answer]
-    return str((matching or [one["clr_ans"] for one in readings] or [""])[0]).strip()
+    matching = [reading["clr_ans"] for reading in readings if reading.get("org_ans") == answer]
+    return str((matching or [reading["clr_ans"] for reading in readings] or [""])[0]).strip()
 
 
 TASK = AbgCoqa()

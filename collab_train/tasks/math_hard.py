@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from collab_train.contexts import Context
-from collab_train.rewards.answers import stated
+from collab_train.rewards.answers import stated_answer
 from collab_train.sources import field, problem_context, rows
 from usersim.errors import DataError
 
@@ -27,7 +27,7 @@ class MathHard:
         for number, row in enumerate(rows(self.path, "math_hard", "hf:lighteval/MATH-Hard@test")):
             if str(row.get("level", 5))[-1] != "5":
                 continue
-            answer = row.get("answer") or stated(str(field(row, "solution", number, self.path)))
+            answer = row.get("answer") or stated_answer(str(field(row, "solution", number, self.path)))
             if not answer:
                 continue  # a solution without a \boxed answer cannot be compared
             subject = str(row.get("type") or row.get("subject") or "math").lower()

@@ -42,11 +42,11 @@ def _end_of_turn(ids: Sequence[int], start: int, end_id: int) -> int:
     return next((at + 1 for at in range(len(ids) - 1, start - 1, -1) if ids[at] == end_id), len(ids))
 
 
-def common_length(prompt: Sequence[int], whole: Sequence[int]) -> int:
-    """Returns the length of the common prefix, which is where the reply in `whole` begins."""
+def common_length(prompt: Sequence[int], conversation: Sequence[int]) -> int:
+    """Returns the length of the common prefix, which is where the reply in `conversation` begins."""
     return next(
-        (i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b),
-        min(len(prompt), len(whole)),
+        (i for i, (a, b) in enumerate(zip(prompt, conversation, strict=False)) if a != b),
+        min(len(prompt), len(conversation)),
     )
 
 

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from collab_train.contexts import Context, Split
 from collab_train.rollout import command as mr
 from collab_train.rollout.accounting.results import CandidateMR, ContextMR
-from collab_train.rollout.cache.windows import take_over
+from collab_train.rollout.cache.windows import copy_futures
 from collab_train.rollout.command import MRConfig, run_mr
 from collab_train.rollout.scored import summarise
 from collab_train.rollout.simulation.best_path import Message, best_path, prompt_messages
@@ -140,7 +140,7 @@ def run_pairs(config: PairsConfig, contexts: list[Context], run: RunDir) -> dict
     Files without records are not written.
     """
     if config.reuse:
-        take_over(run, config.reuse)
+        copy_futures(run, config.reuse)
     scored = run_mr(config, contexts, run, turns=config.turns)
     per_context = config.pairs_per_context
     pairs = build_pairs(scored.contexts, scored.results, margin=config.margin, per_context=per_context)

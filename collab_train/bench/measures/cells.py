@@ -46,30 +46,32 @@ class BenchCell(Record):
 
 def cells(scored: Sequence[ScoredConversation], references: Sequence[str]) -> list[BenchCell]:
     grouped: dict[Condition, list[ScoredConversation]] = defaultdict(list)
-    for one in scored:
-        grouped[one.condition].append(one)
+    for conversation in scored:
+        grouped[conversation.condition].append(conversation)
     table = []
-    for (task, user, assistant), own in grouped.items():
+    for (task, user, assistant), conversations in grouped.items():
         against = {
             name: grouped[task, user, name]
-            for name in earlier(references, assistant)
+            for name in references_of(references, assistant)
             if (task, user, name) in grouped
         }
-        table.append(_cell((task, user, assistant), own, against))
+        table.append(_cell((task, user, assistant), conversations, against))
     return table
 
 
-def earlier(references: Sequence[str], assistant: str) -> Sequence[str]:
+def references_of(references: Sequence[str], assistant: str) -> Sequence[str]:
     """Returns the references that `assistant` is compared with: all, or those before it if it is one itself."""
     return references[: references.index(assistant)] if assistant in references else references
 
 
 def _cell(
-    condition: Condition, own: list[ScoredConversation], against: dict[str, list[ScoredConversation]]
+    condition: Condition,
+    conversations: list[ScoredConversation],
+    against: dict[str, list[ScoredConversation]],
 ) -> BenchCell:
-    failures = [one.failure or "" for one in own if one.measures is None]
-    parts = [one.measures.components for one in own if one.measures]
-    by_measure = {name: by_context(values(own, name)) for name in MEASURES}
+    failures = [conversation.failure or "" for conversation in conversations if conversation.measures is None]
+    parts = [conversation.measures.components for conversation in conversations if conversation.measures]
+    by_measure = {name: by_context(values(conversations, name)) for name in MEASURES}
     return BenchCell(
         task=condition[0],
         user=condition[1],
@@ -84,24 +86,38 @@ def _cell(
             if by_context_values
         },
         components={name: fmean(part[name] for part in parts) for name in (parts[0] if parts else ())},
-        differences={name: dict(_differences(own, other)) for name, other in against.items()},
+        differences={
+            name: dict(_differences(conversations, reference)) for name, reference in against.items()
+        },
     )
 
 
 def _differences(
-    own: Sequence[ScoredConversation], other: Sequence[ScoredConversation]
+    conversations: Sequence[ScoredConversation], reference: Sequence[ScoredConversation]
 ) -> Iterator[tuple[str, IntervalEstimate]]:
     for name in MEASURES:
-        mine, theirs = values(own, name), values(other, name)
-        pairs = by_context({sample: mine[sample] - theirs[sample] for sample in mine if sample in theirs})
+        values_here, values_there = values(conversations, name), values(reference, name)
+        pairs = by_context(
+            {
+                sample: values_here[sample] - values_there[sample]
+                for sample in values_here
+                if sample in values_there
+            }
+        )
         if pairs:
             yield name, mean(list(pairs.values()))
 
 
 def values(scored: Sequence[ScoredConversation], name: str) -> dict[tuple[str, int], float]:
     """Returns the values of one measure by context and repetition."""
-    measured = ((one, one.measures.value(name)) for one in scored if one.measures)
-    return {(one.context, one.index): value for one, value in measured if value is not None}
+    measured = (
+        (conversation, conversation.measures.value(name)) for conversation in scored if conversation.measures
+    )
+    return {
+        (conversation.context, conversation.index): value
+        for conversation, value in measured
+        if value is not None
+    }
 
 
 def by_context(values_by_sample: dict[tuple[str, int], float]) -> dict[str, float]:
@@ -109,4 +125,4 @@ def by_context(values_by_sample: dict[tuple[str, int], float]) -> dict[str, floa
     grouped: dict[str, list[float]] = defaultdict(list)
     for (context, _), value in values_by_sample.items():
         grouped[context].append(value)
-    return {context: fmean(own) for context, own in grouped.items()}
+    return {context: fmean(repetitions) for context, repetitions in grouped.items()}

@@ -25,7 +25,7 @@ Table = tuple[list[str], list[list[str]]]
 """Column headings, and rows of text."""
 
 
-def complete(config: BenchConfig, jobs: Jobs, results: dict[str, Any], command: str) -> dict[str, Any]:
+def with_provenance(config: BenchConfig, jobs: Jobs, results: dict[str, Any], command: str) -> dict[str, Any]:
     """Adds to the results of `run_bench` what is needed to reproduce them."""
     return {
         "command": command,
@@ -53,8 +53,8 @@ def _contexts_hash(jobs: Sequence[Any]) -> dict[str, str]:
     for job in jobs:
         grouped.setdefault(job.task, {})[job.context.id] = job.context.model_dump(mode="json")
     return {
-        task: hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:16]
-        for task, own in grouped.items()
+        task: hashlib.sha256(json.dumps(contexts, sort_keys=True).encode()).hexdigest()[:16]
+        for task, contexts in grouped.items()
     }
 
 
@@ -73,20 +73,20 @@ def _short(estimate: IntervalEstimate, name: str) -> str:
     return format_estimate(estimate, MEASURES[name].digits)
 
 
-def asking_line(one: Asking) -> str:
+def asking_line(result: Asking) -> str:
     estimates = (
-        ("asks when ambiguous", one.ambiguous),
-        ("answers when clear", one.clear),
-        ("macro", one.macro),
+        ("asks when ambiguous", result.ambiguous),
+        ("answers when clear", result.clear),
+        ("macro", result.macro),
     )
     summary = ", ".join(f"{name} {format_estimate(estimate, 2)}" for name, estimate in estimates if estimate)
-    return f"abg_coqa · {one.assistant}: {summary or 'no reply succeeded'}{_failed(one.failed)}"
+    return f"abg_coqa · {result.assistant}: {summary or 'no reply succeeded'}{_failed(result.failed)}"
 
 
-def refusing_line(one: Refusing) -> str:
-    estimates = (("refuses harmful", one.harmful), ("harmless", one.harmless))
+def refusing_line(result: Refusing) -> str:
+    estimates = (("refuses harmful", result.harmful), ("harmless", result.harmless))
     summary = ", ".join(f"{name} {format_estimate(estimate, 2)}" for name, estimate in estimates if estimate)
-    return f"safety · {one.assistant}: {summary or 'no reply succeeded'}{_failed(one.failed)}"
+    return f"safety · {result.assistant}: {summary or 'no reply succeeded'}{_failed(result.failed)}"
 
 
 def _failed(count: int) -> str:
@@ -102,12 +102,12 @@ LINES: dict[Part, tuple[Any, Callable[[Any], str]]] = {
 
 
 def lines(report: dict[str, Any]) -> Iterator[str]:
-    for part, (kind, line) in LINES.items():
-        for one in report.get(part, ()):
-            yield line(kind.model_validate(plain(one)))
+    for part, (kind, format_line) in LINES.items():
+        for row in report.get(part, ()):
+            yield format_line(kind.model_validate(cell_fields(row)))
 
 
-def plain(cell: dict[str, Any]) -> dict[str, Any]:
+def cell_fields(cell: dict[str, Any]) -> dict[str, Any]:
     """Drops the fields that the ablation adds to a cell."""
     return {name: value for name, value in cell.items() if name not in ("w", "rewards")}
 
@@ -159,35 +159,35 @@ def asking_table(results: Sequence[Asking]) -> Table:
     heads = ["assistant", "asks when ambiguous", "answers when clear", "mean of both", "failed"]
     rows = [
         [
-            one.assistant,
-            *(_or_dash(part) for part in (one.ambiguous, one.clear, one.macro)),
-            str(one.failed),
-            *(_gap(one.differences.get(name)) for name in _references(results)),
+            result.assistant,
+            *(_or_dash(part) for part in (result.ambiguous, result.clear, result.macro)),
+            str(result.failed),
+            *(_gap(result.differences.get(name)) for name in _references(results)),
         ]
-        for one in results
+        for result in results
     ]
     return [*heads, *(f"mean, minus {name}" for name in _references(results))], rows
 
 
 def refusing_table(results: Sequence[Refusing]) -> Table:
-    judged = any(one.judged for one in results)
+    judged = any(result.judged for result in results)
     heads = ["assistant", "refuses harmful", "refuses harmless", "failed"]
     heads += [f"{kind}, minus {name}" for name in _references(results) for kind in ("harmful", "harmless")]
     heads += ["harmful by judge", "harmless by judge", "judge agrees"] if judged else []
     rows = []
-    for one in results:
-        row = [one.assistant, _or_dash(one.harmful), _or_dash(one.harmless), str(one.failed)]
+    for result in results:
+        row = [result.assistant, _or_dash(result.harmful), _or_dash(result.harmless), str(result.failed)]
         for name in _references(results):
-            row += [_gap(one.differences.get(name, {}).get(kind)) for kind in ("harmful", "harmless")]
+            row += [_gap(result.differences.get(name, {}).get(kind)) for kind in ("harmful", "harmless")]
         if judged:
-            row += [_or_dash(one.judged.get(kind)) for kind in ("harmful", "harmless")]
-            row.append(_or_dash(one.agreement))
+            row += [_or_dash(result.judged.get(kind)) for kind in ("harmful", "harmless")]
+            row.append(_or_dash(result.agreement))
         rows.append(row)
     return heads, rows
 
 
 def _references(results: Sequence[Asking] | Sequence[Refusing]) -> list[str]:
-    return list(dict.fromkeys(name for one in results for name in one.differences))
+    return list(dict.fromkeys(name for result in results for name in result.differences))
 
 
 def _or_dash(estimate: IntervalEstimate | None) -> str:

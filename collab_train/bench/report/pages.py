@@ -13,8 +13,8 @@ from collab_train.bench.report import plots
 from collab_train.bench.report.bench_record import (
     Table,
     asking_table,
+    cell_fields,
     differences_table,
-    plain,
     refusing_table,
     values_table,
 )
@@ -42,7 +42,7 @@ Section = tuple[str, list[Table], str]
 def markdown(report: dict[str, Any]) -> str:
     parts = [f"# {TITLE}", NOTE, f"`{report['command']}`"]
     for heading, tables, _ in sections(report):
-        parts += [f"## {heading}", *(_markdown_table(one) for one in tables if one[1])]
+        parts += [f"## {heading}", *(_markdown_table(rows_table) for rows_table in tables if rows_table[1])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -51,7 +51,7 @@ def page(report: dict[str, Any]) -> str:
         f"<h1>{TITLE}</h1><p class='lead'>{escape(NOTE)}</p><p><code>{escape(report['command'])}</code></p>"
     ]
     for heading, tables, plots_html in sections(report):
-        tables_html = "".join(_html_table(one, heading) for one in tables if one[1])
+        tables_html = "".join(_html_table(rows_table, heading) for rows_table in tables if rows_table[1])
         parts.append(f"<h2>{escape(heading)}</h2>{plots_html}{tables_html}")
     return render_page(TITLE, parts, style=plots.STYLE)
 
@@ -59,16 +59,16 @@ def page(report: dict[str, Any]) -> str:
 def sections(report: dict[str, Any]) -> Iterator[Section]:
     for part in ("table", "ablation"):
         for task, user, block in _blocks(report.get(part, [])):
-            cells = [BenchCell.model_validate(plain(one)) for one in block]
+            cells = [BenchCell.model_validate(cell_fields(row)) for row in block]
             plots_html = _over_window(block) if part == "ablation" else _differences(cells)
             yield (
                 f"{HEADINGS[part]}: {task}, user: {user}",
                 [values_table(cells), differences_table(cells)],
                 plots_html,
             )
-    if asking := [Asking.model_validate(one) for one in report.get("clarify", [])]:
+    if asking := [Asking.model_validate(row) for row in report.get("clarify", [])]:
         yield HEADINGS["clarify"], [asking_table(asking)], ""
-    if refusing := [Refusing.model_validate(one) for one in report.get("safety", [])]:
+    if refusing := [Refusing.model_validate(row) for row in report.get("safety", [])]:
         yield HEADINGS["safety"], [refusing_table(refusing)], ""
 
 
@@ -109,14 +109,14 @@ def _over_window(cells: Sequence[dict[str, Any]]) -> str:
     return f'<div class="cards">{"".join(cards)}</div>'
 
 
-def _markdown_table(one: Table) -> str:
-    heads, rows = one
+def _markdown_table(content: Table) -> str:
+    heads, rows = content
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines)
 
 
-def _html_table(one: Table, label: str) -> str:
-    heads, rows = one
+def _html_table(content: Table, label: str) -> str:
+    heads, rows = content
     return table(
         [escape(head) for head in heads], [[_cell(cell) for cell in row] for row in rows], label=label
     )

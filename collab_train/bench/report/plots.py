@@ -34,7 +34,7 @@ def differences(rows: Sequence[tuple[str, str, IntervalEstimate]], *, digits: in
     """HTML of differences on one axis that includes 0; each row is (name, CSS class, difference)."""
     if not rows:
         return ""
-    ends = [end for _, _, one in rows for end in (*_ends(one), 0.0)]
+    ends = [end for _, _, gap in rows for end in (*_ends(gap), 0.0)]
     low, high = min(ends), max(ends)
     width = (high - low) or 1.0
 
@@ -44,17 +44,17 @@ def differences(rows: Sequence[tuple[str, str, IntervalEstimate]], *, digits: in
     return "".join(
         f'<div class="row {style}"><div class="name">{escape(name)}</div><div class="track">'
         f'<i class="zero" style="left:{at(0.0)}%"></i><div class="lane" style="top:50%">'
-        f'<i class="whisker" style="left:{at(_ends(one)[0])}%;width:{at(_ends(one)[1]) - at(_ends(one)[0]):.2f}%"></i>'
-        f'<i class="dot" style="left:{at(one.value)}%"></i></div></div>'
-        f'<div class="values"><b>{escape(format_estimate(one, digits, signed=True))}</b> n = {one.n}</div></div>'
-        for name, style, one in rows
+        f'<i class="whisker" style="left:{at(_ends(gap)[0])}%;width:{at(_ends(gap)[1]) - at(_ends(gap)[0]):.2f}%"></i>'
+        f'<i class="dot" style="left:{at(gap.value)}%"></i></div></div>'
+        f'<div class="values"><b>{escape(format_estimate(gap, digits, signed=True))}</b> n = {gap.n}</div></div>'
+        for name, style, gap in rows
     )
 
 
 def over_window(label: str, series: Mapping[str, Sequence[tuple[int, IntervalEstimate]]]) -> str:
     """SVG with one line per series of (w, estimate), and the legend."""
     points = [point for series_points in series.values() for point in series_points]
-    ends = [end for _, one in points for end in _ends(one)]
+    ends = [end for _, estimate in points for end in _ends(estimate)]
     low, high, last = min(ends), max(ends), max(w for w, _ in points) or 1
     margin = 0.08 * (high - low) or 0.5
 
@@ -89,14 +89,18 @@ def over_window(label: str, series: Mapping[str, Sequence[tuple[int, IntervalEst
 def _series(points: Sequence[tuple[int, IntervalEstimate]], style: str, x: object, y: object) -> str:
     assert callable(x)
     assert callable(y)
-    line = " L".join(f"{x(w):.1f} {y(one.value):.1f}" for w, one in points)
+    line = " L".join(f"{x(w):.1f} {y(mean.value):.1f}" for w, mean in points)
     marks = "".join(
-        f'<line class="bar" x1="{x(w):.1f}" x2="{x(w):.1f}" y1="{y(_ends(one)[0]):.1f}" y2="{y(_ends(one)[1]):.1f}"/>'
-        f'<circle cx="{x(w):.1f}" cy="{y(one.value):.1f}" r="4"/>'
-        for w, one in points
+        f'<line class="bar" x1="{x(w):.1f}" x2="{x(w):.1f}" y1="{y(_ends(mean)[0]):.1f}" y2="{y(_ends(mean)[1]):.1f}"/>'
+        f'<circle cx="{x(w):.1f}" cy="{y(mean.value):.1f}" r="4"/>'
+        for w, mean in points
     )
     return f'<g class="{style}"><path d="M{line}"/>{marks}</g>'
 
 
-def _ends(one: IntervalEstimate) -> tuple[float, float]:
-    return (one.value, one.value) if one.low is None or one.high is None else (one.low, one.high)
+def _ends(estimate: IntervalEstimate) -> tuple[float, float]:
+    return (
+        (estimate.value, estimate.value)
+        if estimate.low is None or estimate.high is None
+        else (estimate.low, estimate.high)
+    )

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from collab_train.bench.conditions import Clarify, TaskSpec
-from collab_train.bench.measures.cells import earlier
+from collab_train.bench.measures.cells import references_of
 from collab_train.bench.measures.intervals import IntervalEstimate, macro
 from collab_train.bench.single_replies.verdicts import (
     by_assistant,
     differences,
     failed,
+    select_evenly,
     shares,
-    spread,
     verdicts,
 )
 from collab_train.bench.stage import JobResult
@@ -44,27 +44,27 @@ class Asking(Record):
 
 
 def contexts(config: Clarify) -> list[Context]:
-    return spread(TaskSpec(name=TASK, path=config.path).heldout(), _kind, config.limit)
+    return select_evenly(TaskSpec(name=TASK, path=config.path).heldout(), _kind, config.limit)
 
 
 def asking(results: Sequence[JobResult], references: Sequence[str]) -> list[Asking]:
     grouped = by_assistant(results)
-    correct = {name: verdicts(own, _kind, _clarifies) for name, own in grouped.items()}
+    correct = {name: verdicts(own_results, _kind, _clarifies) for name, own_results in grouped.items()}
     return [
         Asking(
             assistant=name,
             ambiguous=(by_kind := shares(correct[name])).get("ambiguous"),
             clear=by_kind.get("clear"),
             macro=_macro(by_kind),
-            failed=failed(own),
+            failed=failed(own_results),
             differences={
                 other: gap
-                for other in earlier(references, name)
+                for other in references_of(references, name)
                 if other in correct
                 and (gap := _macro(differences(correct[name], correct[other]))) is not None
             },
         )
-        for name, own in grouped.items()
+        for name, own_results in grouped.items()
     ]
 
 
@@ -76,6 +76,6 @@ def _kind(context: Context) -> str:
     return "ambiguous" if context.metadata["ambiguous"] == "yes" else "clear"
 
 
-def _clarifies(one: JobResult) -> bool:
-    assert one.played.conversation is not None
-    return bool(clarifies(Episode(one.job.context, one.played.conversation)))
+def _clarifies(result: JobResult) -> bool:
+    assert result.played.conversation is not None
+    return bool(clarifies(Episode(result.job.context, result.played.conversation)))

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from collab_train.bench.conditions import Safety
-from collab_train.bench.measures.cells import earlier
+from collab_train.bench.measures.cells import references_of
 from collab_train.bench.measures.intervals import IntervalEstimate, share
 from collab_train.bench.single_replies.refusals import refuses
 from collab_train.bench.single_replies.verdicts import (
@@ -22,8 +22,8 @@ from collab_train.bench.single_replies.verdicts import (
     differences,
     failed,
     reply_of,
+    select_evenly,
     shares,
-    spread,
     verdicts,
 )
 from collab_train.bench.stage import JobResult
@@ -72,7 +72,7 @@ class Refusing(Record):
 
 def contexts(config: Safety) -> list[Context]:
     requests = [_context(request) for request in read_records(config.path or REQUESTS, SafetyRequest)]
-    return spread(requests, _kind, config.limit)
+    return select_evenly(requests, _kind, config.limit)
 
 
 def _context(request: SafetyRequest) -> Context:
@@ -92,7 +92,7 @@ def _kind(context: Context) -> str:
 async def judge_refusals(results: Sequence[JobResult], judge: Judge) -> dict[str, bool]:
     """Returns the judge's verdicts by conversation key; replies that it failed to judge are missing."""
 
-    async def one(result: JobResult) -> tuple[str, bool] | None:
+    async def verdict_of(result: JobResult) -> tuple[str, bool] | None:
         if result.played.conversation is None:
             return None
         request = result.job.context.turns[-1].text
@@ -103,7 +103,7 @@ async def judge_refusals(results: Sequence[JobResult], judge: Judge) -> dict[str
             return None
         return result.played.key, verdict.declines
 
-    answers = await asyncio.gather(*(one(result) for result in results))
+    answers = await asyncio.gather(*(verdict_of(result) for result in results))
     return dict(pair for pair in answers if pair is not None)
 
 
@@ -111,39 +111,39 @@ def refusing(
     results: Sequence[JobResult], references: Sequence[str], judged: Mapping[str, bool]
 ) -> list[Refusing]:
     grouped = by_assistant(results)
-    by_rule = {name: verdicts(own, _kind, _refuses) for name, own in grouped.items()}
+    by_rule = {name: verdicts(own_results, _kind, _refuses) for name, own_results in grouped.items()}
     return [
         Refusing(
             assistant=name,
             harmful=(by_kind := shares(by_rule[name])).get("harmful"),
             harmless=by_kind.get("harmless"),
-            categories=_categories(own),
-            failed=failed(own),
+            categories=_categories(own_results),
+            failed=failed(own_results),
             differences={
                 other: differences(by_rule[name], by_rule[other])
-                for other in earlier(references, name)
+                for other in references_of(references, name)
                 if other in by_rule
             },
-            **_by_judge(own, judged),
+            **_by_judge(own_results, judged),
         )
-        for name, own in grouped.items()
+        for name, own_results in grouped.items()
     ]
 
 
-def _refuses(one: JobResult) -> bool:
-    return refuses(reply_of(one))
+def _refuses(result: JobResult) -> bool:
+    return refuses(reply_of(result))
 
 
-def _categories(own: Sequence[JobResult]) -> dict[str, float]:
-    harmful = [one for one in own if _kind(one.job.context) == "harmful"]
+def _categories(results: Sequence[JobResult]) -> dict[str, float]:
+    harmful = [result for result in results if _kind(result.job.context) == "harmful"]
     by_category = shares(verdicts(harmful, lambda context: context.topic, _refuses))
     return {category: estimate.value for category, estimate in by_category.items()}
 
 
-def _by_judge(own: Sequence[JobResult], judged: Mapping[str, bool]) -> dict[str, Any]:
-    judged_results = [one for one in own if one.played.key in judged]
+def _by_judge(results: Sequence[JobResult], judged: Mapping[str, bool]) -> dict[str, Any]:
+    judged_results = [result for result in results if result.played.key in judged]
     if not judged_results:
         return {}
-    agreements = [judged[one.played.key] == _refuses(one) for one in judged_results]
-    by_kind = verdicts(judged_results, _kind, lambda one: judged[one.played.key])
+    agreements = [judged[result.played.key] == _refuses(result) for result in judged_results]
+    by_kind = verdicts(judged_results, _kind, lambda result: judged[result.played.key])
     return {"judged": shares(by_kind), "agreement": share(agreements)}

@@ -16,30 +16,30 @@ Verdicts = dict[str, dict[str, bool]]
 def by_assistant(results: Sequence[JobResult]) -> dict[str, list[JobResult]]:
     """Groups results by assistant, failed ones included, and keeps their order."""
     grouped: dict[str, list[JobResult]] = defaultdict(list)
-    for one in results:
-        grouped[one.job.assistant.name].append(one)
+    for result in results:
+        grouped[result.job.assistant.name].append(result)
     return dict(grouped)
 
 
-def failed(own: Sequence[JobResult]) -> int:
-    return sum(one.played.conversation is None for one in own)
+def failed(results: Sequence[JobResult]) -> int:
+    return sum(result.played.conversation is None for result in results)
 
 
-def reply_of(one: JobResult) -> str:
+def reply_of(result: JobResult) -> str:
     """Returns the reply of a result that did not fail."""
-    assert one.played.conversation is not None
-    return one.played.conversation.turns[-1].text
+    assert result.played.conversation is not None
+    return result.played.conversation.turns[-1].text
 
 
 def verdicts(
-    own: Sequence[JobResult], kind_of: Callable[[Context], str], judge: Callable[[JobResult], bool | None]
+    results: Sequence[JobResult], kind_of: Callable[[Context], str], judge: Callable[[JobResult], bool | None]
 ) -> Verdicts:
     """Returns the verdicts on results that did not fail; those where `judge` returns None are left out."""
     by_kind: Verdicts = defaultdict(dict)
-    for one in own:
-        verdict = judge(one) if one.played.conversation is not None else None
+    for result in results:
+        verdict = judge(result) if result.played.conversation is not None else None
         if verdict is not None:
-            by_kind[kind_of(one.job.context)][one.job.context.id] = verdict
+            by_kind[kind_of(result.job.context)][result.job.context.id] = verdict
     return dict(by_kind)
 
 
@@ -47,24 +47,26 @@ def shares(by_kind: Verdicts) -> dict[str, IntervalEstimate]:
     return {kind: share(list(by_context.values())) for kind, by_context in by_kind.items()}
 
 
-def differences(own: Verdicts, other: Verdicts) -> dict[str, IntervalEstimate]:
+def differences(first: Verdicts, second: Verdicts) -> dict[str, IntervalEstimate]:
     """Paired differences by kind, over the contexts that both assistants answered."""
     gaps = {}
-    for kind in own:
-        both = [name for name in own[kind] if name in other.get(kind, {})]
-        if both:
-            gaps[kind] = share_difference([own[kind][n] for n in both], [other[kind][n] for n in both])
+    for kind in first:
+        shared = [name for name in first[kind] if name in second.get(kind, {})]
+        if shared:
+            gaps[kind] = share_difference([first[kind][n] for n in shared], [second[kind][n] for n in shared])
     return gaps
 
 
-def spread(listed: list[Context], kind_of: Callable[[Context], str], limit: int | None) -> list[Context]:
+def select_evenly(
+    contexts: list[Context], kind_of: Callable[[Context], str], limit: int | None
+) -> list[Context]:
     """Selects at most `limit` contexts of each kind, evenly spaced over the list."""
     grouped: dict[str, list[Context]] = defaultdict(list)
-    for context in listed:
+    for context in contexts:
         grouped[kind_of(context)].append(context)
     return [
-        own[i * len(own) // take]
-        for own in grouped.values()
-        for take in (min(limit or len(own), len(own)),)
-        for i in range(take)
+        group[i * len(group) // count]
+        for group in grouped.values()
+        for count in (min(limit or len(group), len(group)),)
+        for i in range(count)
     ]

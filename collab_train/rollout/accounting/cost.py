@@ -78,7 +78,7 @@ class CountedSampler:
 
     async def sample(self, request: Draw) -> list[Sampled]:
         sampled: list[Sampled] = await self._sampler.sample(request)
-        completions = [one.token_ids for one in sampled]
+        completions = [completion.token_ids for completion in sampled]
         self._side.add(len(request.prompt_ids), sum(map(len, completions)), cached=0)
         self._side.add_ids(list(request.prompt_ids), completions)
         return sampled
@@ -121,8 +121,8 @@ class CountedChat(HttpChat):
 
     async def _is_vllm(self) -> bool:
         try:
-            listed = await super()._request("GET", "/v1/models", None)
-            return any(model.get("owned_by") == "vllm" for model in listed["data"])
+            models = await super()._request("GET", "/v1/models", None)
+            return any(model.get("owned_by") == "vllm" for model in models["data"])
         except BackendError as error:
             if error.retryable:
                 raise

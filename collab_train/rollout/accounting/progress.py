@@ -26,7 +26,7 @@ class Bar:
         failed = f"{self._failed} failed" if self._failed else ""
         self._display.update(self._task, advance=1, failed=failed)
 
-    def fewer(self, futures: int) -> None:
+    def reduce_total(self, futures: int) -> None:
         """Reduces the total by `futures` that are not needed."""
         self._total -= futures
         self._display.update(self._task, total=self._total)

@@ -39,7 +39,7 @@ def cut(future: Future, history: int, w: int) -> Future:
     return future.model_copy(update={"conversation": shorter})
 
 
-def take_over(run: RunDir, source: str) -> None:
+def copy_futures(run: RunDir, source: str) -> None:
     """Copies the candidates and futures of another run into `run`, unless it has some.
 
     Those with other seeds, models or contexts have other keys and are ignored.

@@ -22,8 +22,8 @@ async def retry(
 ) -> T:
     """Awaits `ask(shift)` and retries it after passing failures.
 
-    An unavailable engine is called again with the same seed, after 1, 2, 4, 8, 16, 16 … s or, if longer, the wait that it
-    states. Up to 25 % of jitter is added. A restart takes longer than the few seconds that the API server states. An
+    An unavailable engine is called again with the same seed, after 1, 2, 4, 8, 16, 16 … s or, if longer, the wait that
+    it states. Up to 25 % of jitter is added. A restart takes longer than the few seconds that the API server states. An
     empty reply is requested again at once with another seed, twice.
 
     Args:

@@ -57,35 +57,41 @@ async def collect(
     candidates: Candidates,
     *,
     turns: int = 1,
-    fewer: Callable[[int], None] = lambda futures: None,
+    reduce_total: Callable[[int], None] = lambda futures: None,
 ) -> list[list[PathStep]]:
     """Scores candidates along the best path of each context, concurrently.
 
-    `fewer` is called with the number of futures not needed: equal candidates, a user who left, a decided race.
+    `reduce_total` is called with the number of futures not needed: equal candidates, a user who left, a decided race.
 
     Returns:
         The steps of each context, at most `turns`.
     """
-    return await gather(_path_steps(context, rollout, candidates, turns, fewer) for context in contexts)
+    return await gather(
+        _path_steps(context, rollout, candidates, turns, reduce_total) for context in contexts
+    )
 
 
 async def _path_steps(
-    context: Context, rollout: Rollout, candidates: Candidates, turns: int, fewer: Callable[[int], None]
+    context: Context,
+    rollout: Rollout,
+    candidates: Candidates,
+    turns: int,
+    reduce_total: Callable[[int], None],
 ) -> list[PathStep]:
-    steps, context_now, n = list[PathStep](), context, rollout.config.futures
+    steps, current, n = list[PathStep](), context, rollout.config.futures
     for number in range(1, turns + 1):
-        filled = await candidates.fill(context_now)
-        fewer(((len(context_now.candidates) or candidates.count) - len(filled.candidates)) * n)
+        filled = await candidates.fill(current)
+        reduce_total(((len(current.candidates) or candidates.count) - len(filled.candidates)) * n)
         if not filled.candidates:
             steps.append(PathStep(filled, ContextMR(id=filled.id, candidates=()), None, left=False))
             break
         steps.append(_step(filled, await rollout.reward(filled), f"{context.id}/{number + 1}"))
-        fewer(sum(candidate.stopped for candidate in steps[-1].result.candidates))
+        reduce_total(sum(candidate.stopped for candidate in steps[-1].result.candidates))
         following = steps[-1].following
         if following is None:
             break
-        context_now = following
-    fewer((turns - len(steps)) * candidates.count * n)
+        current = following
+    reduce_total((turns - len(steps)) * candidates.count * n)
     return steps
 
 

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 async def gather(awaitables: Iterable[Awaitable[T]]) -> list[T]:
     """Returns the results in order; the first error cancels the others and is raised."""
-    tasks = [asyncio.ensure_future(one) for one in awaitables]
+    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
     await all_or_first_error(tasks)
     return [task.result() for task in tasks]
 

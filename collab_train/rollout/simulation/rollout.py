@@ -125,7 +125,7 @@ class Rollout:
         if race:  # the j-th futures of all candidates are compared, so they are started together
             jobs = sorted(jobs, key=lambda job: job.index)
 
-        async def one(job: FutureJob) -> None:
+        async def run_job(job: FutureJob) -> None:
             outcome = outcomes[job.candidate, job.index]
             await self._future(job, firsts[job.candidate], outcome)
             if race and outcome.scored:
@@ -134,7 +134,7 @@ class Rollout:
                     if job_index[0] in stopped:
                         task.cancel()
 
-        tasks |= {(job.candidate, job.index): asyncio.create_task(one(job)) for job in jobs}
+        tasks |= {(job.candidate, job.index): asyncio.create_task(run_job(job)) for job in jobs}
         await all_or_first_error(tasks.values())
 
     async def _future(self, job: FutureJob, first: FirstTurns, outcome: FutureOutcome) -> None:
@@ -256,11 +256,15 @@ def _key(context: Context, candidate: str, seed: int, cache_key: str) -> str:
 def _rewarded(context: Context, outcomes: dict[tuple[int, int], FutureOutcome], n: int) -> Rewarded:
     candidates, futures = [], []
     for number, text in enumerate(context.candidates):
-        own = [outcomes[number, index] for index in range(n)]
-        scored = [outcome.scored for outcome in own if outcome.scored]
-        failed = [outcome.failure for outcome in own if outcome.failure]
-        stopped = len(own) - len(scored) - len(failed)
-        costs = [outcome.cost for outcome in own]
+        candidate_outcomes = [outcomes[number, index] for index in range(n)]
+        scored = [outcome.scored for outcome in candidate_outcomes if outcome.scored]
+        failed = [outcome.failure for outcome in candidate_outcomes if outcome.failure]
+        stopped = len(candidate_outcomes) - len(scored) - len(failed)
+        costs = [outcome.cost for outcome in candidate_outcomes]
         candidates.append(candidate_mr(text, scored, failed, costs, stopped=stopped))
-        futures += [o.future for o in own if o.future is not None and o.future.conversation is not None]
+        futures += [
+            outcome.future
+            for outcome in candidate_outcomes
+            if outcome.future is not None and outcome.future.conversation is not None
+        ]
     return Rewarded(ContextMR(id=context.id, candidates=tuple(candidates)), tuple(futures))

@@ -43,11 +43,11 @@ class Race:
         return surely_above(self.rewards[leader], self.rewards[other], self.level)
 
 
-def surely_above(one: Mapping[int, float], other: Mapping[int, float], level: float) -> bool:
+def surely_above(first: Mapping[int, float], second: Mapping[int, float], level: float) -> bool:
     """True if the mean paired difference is above zero by a one-sided Student's t test at `level`."""
     from scipy.stats import t  # type: ignore[import-untyped]
 
-    differences = [one[index] - other[index] for index in one.keys() & other.keys()]
+    differences = [first[index] - second[index] for index in first.keys() & second.keys()]
     if len(differences) < FIRST_LOOK:
         return False
     spread = stdev(differences) / math.sqrt(len(differences))

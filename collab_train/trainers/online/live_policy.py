@@ -19,7 +19,7 @@ class LivePolicy(LocalChat):
     """`Assistant` over a model whose weights change between calls; it does not copy them.
 
     Requests are batched, one batch at a time in one thread. TRL waits in its own thread for the rewards, so no training
-    happens meanwhile. Call it inside `held`.
+    happens meanwhile. Call it inside `in_eval_mode`.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class LivePolicy(LocalChat):
         self.sampler = BatchedSampler(model, rows=rows, beside=beside)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def in_eval_mode(self) -> Iterator[None]:
         """Context manager that puts the model in evaluation mode.
 
         Dropout would sample from another policy, and a layer with gradient checkpointing has no KV cache in training

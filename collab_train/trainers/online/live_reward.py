@@ -108,7 +108,7 @@ class MultiturnReward:
         started, contexts = time.monotonic(), self._filled(names, texts)
         futures = list[Future]()
         self.bars.futures(sum(len(c.candidates) for c in contexts) * self.config.futures)
-        with self._held():
+        with self._evaluation_mode():
             results = await multiturn_rewards(
                 contexts,
                 self.user,
@@ -137,12 +137,12 @@ class MultiturnReward:
             for name, texts_of_context in replies.items()
         ]
 
-    def _held(self) -> AbstractContextManager[None]:
-        return self.assistant.held() if isinstance(self.assistant, LivePolicy) else nullcontext()
+    def _evaluation_mode(self) -> AbstractContextManager[None]:
+        return self.assistant.in_eval_mode() if isinstance(self.assistant, LivePolicy) else nullcontext()
 
     def _done(self, futures: list[Future], future: Future) -> None:
         futures.append(future)
-        self.bars.future(sum(one.conversation is None for one in futures))
+        self.bars.future(sum(simulated.conversation is None for simulated in futures))
 
     def _metrics(self, texts: Sequence[str], scored: Sequence[CandidateMR | None]) -> dict[str, float]:
         rewarded = [c for c in scored if c is not None and c.mr is not None]

@@ -89,12 +89,12 @@ def undecided_pairs(rewards: Sequence[float | None], margin: float) -> list[int]
 
 def online_dpo(config: OnlineDPO, contexts: list[Context], *, user: Any = None) -> dict[str, Any]:
     def build(model: Any, tokenizer: Any, lora: Any, prompts: Any, reward: MultiturnReward) -> Any:
-        named = online_arguments(config)
+        trl_arguments = online_arguments(config)
         trainer = PairedTrainer(
             model=model,
             reward_funcs=[reward],
             args=OnlineDPOConfig(
-                **{**named, "per_device_train_batch_size": config.micro_batch // 2},
+                **{**trl_arguments, "per_device_train_batch_size": config.micro_batch // 2},
                 max_new_tokens=config.assistant_tokens,
                 max_length=config.max_length,
                 beta=[config.beta],

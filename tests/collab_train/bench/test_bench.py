@@ -11,12 +11,12 @@ import pytest
 
 from collab_train.bench.ablation import commands
 from collab_train.bench.benchmark import jobs_of, plan
-from collab_train.bench.command import bench, chosen
+from collab_train.bench.command import bench, selected_parts
 from collab_train.bench.conditions import Ablation, AssistantSpec, BenchConfig
 from collab_train.bench.measures import intervals
 from collab_train.bench.play import ConversationJob
 from collab_train.bench.report.bench_record import leaves_out_zero
-from collab_train.bench.stage import Speakers, grouped
+from collab_train.bench.stage import Speakers, split_jobs
 from collab_train.contexts import Context
 from collab_train.rewards import Episode
 from collab_train.rewards.clarify import clarifies
@@ -368,7 +368,7 @@ def test_a_plan_counts_conversations_and_says_what_is_not_there(tmp_path: Path) 
 def test_bad_configs_are_refused(tmp_path: Path) -> None:
     asked = config(tmp_path, "Base")
     with pytest.raises(ConfigError, match="--only clarify: the config has only the parts table"):
-        chosen(asked, ["clarify"])
+        selected_parts(asked, ["clarify"])
     with pytest.raises(ConfigError, match="assistants Base: no model at"):
         bench(asked, asked.parts)
     with pytest.raises(ValueError, match="each with its own name"):
@@ -386,7 +386,7 @@ def test_engines_all_have_something_to_do_from_the_start() -> None:
         }
     )
     jobs = {str(n): job for n, job in enumerate(jobs_of(asked, ["table"])["table"])}
-    remote, here = grouped(jobs)
+    remote, here = split_jobs(jobs)
     order = [(job.assistant.name, job.user.name) for job in remote.values() if job.user]
     assert set(order[:4]) == {("1", "u"), ("2", "u"), ("1", "v"), ("2", "v")} == set(order[4:8])
     assert [job.assistant.name for job in here["local"]["hidden_facets"].values()] == ["here"] * 6

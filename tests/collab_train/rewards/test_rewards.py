@@ -26,7 +26,7 @@ from collab_train.rewards import (
     reward,
     score,
 )
-from collab_train.rewards.answers import same, stated
+from collab_train.rewards.answers import same, stated_answer
 from usersim.errors import ConfigError, DataError
 from usersim.text.facets import coverage, serves, statements
 from usersim.types import Conversation, Facet, Goal, Turn, UserProfile
@@ -298,10 +298,10 @@ def test_answers_that_are_not(given: str, wanted: str) -> None:
 
 
 def test_the_last_marked_answer_counts() -> None:
-    assert stated(r"First \boxed{3}, then \boxed{\frac{1}{2}}.") == r"\frac{1}{2}"
-    assert stated("Sum: 3\n#### 42") == "42"
-    assert stated("So the answer is **18**. Anything else?") == "18"
-    assert stated("There are 18 of them") is None
+    assert stated_answer(r"First \boxed{3}, then \boxed{\frac{1}{2}}.") == r"\frac{1}{2}"
+    assert stated_answer("Sum: 3\n#### 42") == "42"
+    assert stated_answer("So the answer is **18**. Anything else?") == "18"
+    assert stated_answer("There are 18 of them") is None
 
 
 def test_accuracy_is_of_what_the_assistant_says_and_not_of_what_the_user_gave_away() -> None:
