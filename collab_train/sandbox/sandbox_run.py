@@ -134,7 +134,7 @@ def refusal() -> str | None:
         return None
     return (
         f"this kernel does not protect {' and '.join(unprotected)} from model-written code (needs Landlock, Linux "
-        f"5.13, and seccomp); run it in a separate virtual machine, or set {'='.join(UNPROTECTED)} to run it without protection"
+        f"5.13, and seccomp); run it in a separate virtual machine, or set {'='.join(UNPROTECTED)} to accept the risk"
     )
 
 
