@@ -1,4 +1,4 @@
-"""`usersim collab bench`: assistants on tasks and simulated users that they were not trained with.
+"""`usersim collab bench`: comparison of assistants on tasks and users that they were not trained with.
 
 usersim collab bench configs/collab/bench.toml
 usersim collab bench configs/collab/bench.toml --only safety clarify

@@ -56,25 +56,25 @@ class Tools:
             await self.judge.aclose()
 
 
-Plain = Callable[[Episode], float]
-Asking = Callable[[Episode, Tools], Awaitable[float]]
-Score = Plain | Asking
-S = TypeVar("S", Plain, Asking)
-Lacks = Callable[[Context], str | None]
+SyncReward = Callable[[Episode], float]
+AsyncReward = Callable[[Episode, Tools], Awaitable[float]]
+Score = SyncReward | AsyncReward
+S = TypeVar("S", SyncReward, AsyncReward)
+MissingInput = Callable[[Context], str | None]
 
 
 @dataclass(frozen=True)
 class Extrinsic:
     score: Any
-    """`Plain`, or `Asking` if it is a coroutine function."""
-    lacks: Lacks
+    """`SyncReward`, or `AsyncReward` if it is a coroutine function."""
+    lacks: MissingInput
     """Returns what the context lacks for this reward, as text, or None. Called before any simulation."""
     blocking: bool = False
     """True for slow rewards (a process, a model). They run in threads, at most one per core."""
     needs: Tool | None = None
 
     @property
-    def waits(self) -> bool:
+    def is_async(self) -> bool:
         return iscoroutinefunction(self.score)
 
 
@@ -84,7 +84,7 @@ EXTRINSIC: dict[str, Extrinsic] = {}
 def extrinsic(
     name: str,
     *,
-    lacks: Lacks = lambda context: None,
+    lacks: MissingInput = lambda context: None,
     blocking: bool = False,
     needs: Tool | None = None,
 ) -> Callable[[S], S]:

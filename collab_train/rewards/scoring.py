@@ -81,7 +81,7 @@ def reward(episode: Episode, weights: Mapping[str, float], token_penalty: float)
     Raises:
         ConfigError: a reward is asynchronous.
     """
-    values = {name: _finite(name, _plain(name, find(name), episode)) for name in weights}
+    values = {name: _finite(name, _sync_score(name, find(name), episode)) for name in weights}
     return _total(episode, values, weights, RewardConfig(token_penalty=token_penalty))
 
 
@@ -107,7 +107,7 @@ async def score(
 async def _measure(name: str, episode: Episode, tools: Tools) -> float:
     reward = find(name)
     try:
-        if reward.waits:
+        if reward.is_async:
             return _finite(name, await reward.score(episode, tools))
         if reward.blocking:
             return _finite(name, await blocking(lambda: reward.score(episode)))
@@ -120,8 +120,8 @@ async def _measure(name: str, episode: Episode, tools: Tools) -> float:
         raise RewardError(f"rewards.{name}: {type(error).__name__}: {error}") from error
 
 
-def _plain(name: str, reward: Extrinsic, episode: Episode) -> float:
-    if reward.waits:
+def _sync_score(name: str, reward: Extrinsic, episode: Episode) -> float:
+    if reward.is_async:
         raise ConfigError(f"rewards.{name}: asynchronous reward; score it with `await score(...)`")
     return float(reward.score(episode))
 

@@ -66,7 +66,8 @@ class MRConfig(RolloutConfig):
     """True: in-process models decode one conversation at a time. This is slower, but a seed always gives the same
     words. In a batch, rounding depends on the other conversations."""
     user_engine: str | None = None
-    """URL of the vLLM behind a `usersim serve`, for its count of prefilled tokens (/metrics)."""
+    """URL of the vLLM behind a `usersim serve`, for its count of prefilled tokens (/metrics). The assistant's engine is
+    read at its own URL."""
 
 
 def choose_contexts(config: MRConfig) -> list[Context]:

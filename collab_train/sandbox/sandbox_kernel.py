@@ -152,7 +152,10 @@ class _Program(ctypes.Structure):
 
 
 def conditions(pid: int) -> dict[str, tuple[int, int, frozenset[int]]]:
-    """Returns, by call, the offset, comparison and allowed values of an argument."""
+    """Returns, by call, the offset, comparison and allowed values of an argument.
+
+    They allow threads, signals of the process to itself, and harmless queries.
+    """
     own_process = frozenset({0, pid})
     return {
         "clone": (FIRST_ARGUMENT, HAS_BIT, frozenset({OF_A_THREAD})),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
 from collab_train.bench.measures.intervals import IntervalEstimate
@@ -86,9 +86,12 @@ def over_window(label: str, series: Mapping[str, Sequence[tuple[int, IntervalEst
     )
 
 
-def _series(points: Sequence[tuple[int, IntervalEstimate]], style: str, x: object, y: object) -> str:
-    assert callable(x)
-    assert callable(y)
+def _series(
+    points: Sequence[tuple[int, IntervalEstimate]],
+    style: str,
+    x: Callable[[int], float],
+    y: Callable[[float], float],
+) -> str:
     line = " L".join(f"{x(w):.1f} {y(mean.value):.1f}" for w, mean in points)
     marks = "".join(
         f'<line class="bar" x1="{x(w):.1f}" x2="{x(w):.1f}" y1="{y(_ends(mean)[0]):.1f}" y2="{y(_ends(mean)[1]):.1f}"/>'

@@ -53,7 +53,7 @@ class Future(Record):
     """One simulated continuation of one candidate, or the error that prevented it."""
 
     key: NonEmpty
-    """Hash of everything its text depends on."""
+    """Hash of everything that its text depends on."""
     context: NonEmpty
     candidate: int
     index: int

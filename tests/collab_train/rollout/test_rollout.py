@@ -281,7 +281,7 @@ def test_an_assistant_that_returns_nothing_is_bounded_counted_and_explained(wait
     only = result.candidates[0]
     # The second seed helps the first future; the third future has three empty replies, and no more are asked for.
     assert (only.n, only.failed, only.cost.retries, len(seeds)) == (2, 1, 3, 6)
-    assert only.failures == {"BackendError: an empty reply of the assistant (3 seeds tried)": 1}
+    assert only.failures == {"BackendError: the assistant returned an empty reply (3 seeds tried)": 1}
     assert len(set(seeds)) == 6
     assert waits == []
 
