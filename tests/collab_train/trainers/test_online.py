@@ -261,7 +261,7 @@ def test_the_policy_is_held_in_evaluation_mode_and_let_go(base: Path) -> None:
     policy = LivePolicy(model, AutoTokenizer.from_pretrained(base), settings=ChatSettings())
 
     def fails() -> None:
-        with policy.held():
+        with policy.in_eval_mode():
             assert not model.training
             raise BackendError("gone")
 
