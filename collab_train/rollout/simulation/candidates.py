@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Sequence
 
 from collab_train.contexts import Context
 from collab_train.rollout.cache.journal import Journal
@@ -83,34 +82,6 @@ class Candidates:
         except UsersimError as error:
             return Candidate(context=context.id, index=index, error=error_text(error), key=key)
         return Candidate(context=context.id, index=index, text=text, key=key)
-
-
-async def with_candidates(
-    contexts: Sequence[Context],
-    assistant: Assistant,
-    *,
-    count: int,
-    seed: int,
-    concurrency: int,
-    journal: Journal[Candidate] | None = None,
-    cache_key: str = "",
-    retries: int = 0,
-) -> tuple[list[Context], list[Candidate]]:
-    """Returns `contexts` with `count` sampled replies where they had none, and the failed samples.
-
-    Contexts without any reply are left out.
-    """
-    candidates = Candidates(
-        assistant,
-        count=count,
-        seed=seed,
-        gate=asyncio.Semaphore(concurrency),
-        journal=journal,
-        cache_key=cache_key,
-        retries=retries,
-    )
-    filled = await gather(candidates.fill(context) for context in contexts)
-    return [context for context in filled if context.candidates], candidates.failed
 
 
 def _key(context: Context, seed: int, cache_key: str) -> str:
