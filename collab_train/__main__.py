@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
         args.overrides, args.config = (
             [args.config, *args.overrides],
             None,
-        )  # defaults, and departures from them
+        )  # no config file, only overrides
     commands: dict[str, Callable[[argparse.Namespace], Any]] = {
         "mr": _mr,
         "pairs": _pairs,
@@ -34,9 +34,9 @@ def main(argv: list[str]) -> int:
         "bench": _bench,
         "merge": _merge,
     }
-    made = commands[args.command](args)
+    result = commands[args.command](args)
     if os.environ.get("RANK", "0") == "0":
-        emit_json(made, stdout=args.json, path=args.json_out)
+        emit_json(result, stdout=args.json, path=args.json_out)
     return 0
 
 
@@ -54,8 +54,8 @@ def _mr(args: argparse.Namespace) -> Any:
     summary = summarise(scored)
     if not args.json:
         for context, result in zip(scored.contexts, scored.results, strict=True):
-            asked = " ".join(context.turns[-1].text.split())[:80]
-            console.print(candidate_table(f"{context.id}: {asked}", best_first(result)))
+            last_user_text = " ".join(context.turns[-1].text.split())[:80]
+            console.print(candidate_table(f"{context.id}: {last_user_text}", best_first(result)))
     results = [result.model_dump(mode="json") for result in scored.results]
     return {"summary": _show(args, summary), "contexts": results, "out": config.out}
 
@@ -125,7 +125,7 @@ def _rloo(args: argparse.Namespace) -> Any:
 
 
 def _quiet_trl() -> None:
-    """It warns on import of experimental trainers, and of a vLLM that the run may not use."""
+    """Silences TRL, which warns about experimental trainers and about a vLLM that the run may not use."""
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     warnings.filterwarnings("ignore", message="TRL currently supports vLLM")
 
@@ -154,7 +154,7 @@ def _merge(args: argparse.Namespace) -> Any:
 
 
 def _show(args: argparse.Namespace, values: dict[str, Any]) -> dict[str, Any]:
-    """Prints `values` for people unless the one JSON document is all that is wanted."""
+    """Prints `values` as text, unless --json is set, and returns them."""
     if not args.json:
         for key, value in _flat(values):
             console.print(f"  {key:26} {value}", markup=False)
@@ -162,7 +162,7 @@ def _show(args: argparse.Namespace, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _flat(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    """Tables within tables as dotted keys, lists in words."""
+    """Yields (key, text) pairs; nested tables get dotted keys."""
     for key, value in values.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{above}{key}.") if value else [(f"{above}{key}", "-")]
@@ -185,25 +185,27 @@ def _parser() -> argparse.ArgumentParser:
         ("online-dpo", "DPO on fresh replies, ranked by their rewards"),
         ("grpo", "GRPO with multiturn-aware rewards of fresh replies"),
         ("rloo", "RLOO with multiturn-aware rewards of fresh replies"),
-        ("bench", "assistants side by side on tasks and simulated users"),
+        ("bench", "comparison of assistants on tasks and simulated users"),
     ):
-        keys = f"the keys of its config: usersim keys collab {name}"
+        keys = f"List the config keys: usersim keys collab {name}"
         command = commands.add_parser(name, help=text, description=text, epilog=keys)
         command.add_argument(
-            "config", nargs="?", help="a TOML file; see configs/collab/ (default: the defaults)"
+            "config", nargs="?", help="TOML file; see configs/collab/ (default: built-in defaults)"
         )
         command.add_argument("overrides", nargs="*", metavar="key=value")
         command.add_argument("--dry-run", action="store_true", help="print the plan and stop")
-        command.add_argument("--json", action="store_true", help="one JSON document on stdout")
-        command.add_argument("--json-out", metavar="FILE")
+        command.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+        command.add_argument("--json-out", metavar="FILE", help="write the JSON document to FILE")
         if name == "bench":
-            command.add_argument("--only", nargs="+", metavar="PART", help="only these parts of the config")
-    text = "a trained assistant as a model folder, for an engine"
+            command.add_argument(
+                "--only", nargs="+", metavar="PART", help="run only these parts of the config"
+            )
+    text = "merge the adapter of a trained assistant into a model folder"
     command = commands.add_parser("merge", help=text, description=text)
-    command.add_argument("run", help="a run of sft, dpo, online-dpo, grpo or rloo")
-    command.add_argument("out", help="a new folder")
-    command.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    command.add_argument("--json-out", metavar="FILE")
+    command.add_argument("run", help="run directory of sft, dpo, online-dpo, grpo or rloo")
+    command.add_argument("out", help="folder to create")
+    command.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+    command.add_argument("--json-out", metavar="FILE", help="write the JSON document to FILE")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""A context: the conversation so far, the hidden profile, and the candidate replies to be rewarded."""
+"""Record of a context: conversation history, hidden user profile, and candidate replies to score."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ Split = Literal["train", "heldout"]
 class Context(Record):
     id: NonEmpty
     turns: tuple[Turn, ...]
-    """The history; ends with the user's turn that a candidate answers."""
+    """History. It ends with the user turn that the candidates answer."""
     profile: UserProfile = UserProfile()
     candidates: tuple[NonEmpty, ...] = ()
-    """Replies to score; empty: they are sampled from the assistant."""
+    """Replies to score. Empty: they are sampled from the assistant."""
     system: str | None = None
-    """The assistant's system prompt."""
+    """System prompt of the assistant."""
     split: Split = "train"
     topic: str = ""
     phrases: tuple[tuple[NonEmpty, ...], ...] = ()
-    """For each facet of the goal the phrases that show it served; without them its content words do."""
+    """Phrases that mark each facet of the goal as served. Empty: the content words of the facet."""
     reference: str | None = None
-    """What a perfect result reads like, for rewards that compare (`bleu`)."""
+    """Reference text of a perfect result, for rewards by similarity (`bleu`)."""
     metadata: dict[str, str] = Field(default_factory=dict)
-    """What else a reward needs: `answer` (`accuracy`), `tests` and `entry_point` (`pass_rate`), `ambiguous`."""
+    """Inputs of rewards: `answer` (`accuracy`), `tests` and `entry_point` (`pass_rate`), `ambiguous`."""
 
     @model_validator(mode="after")
-    def _usable(self) -> Context:
+    def _is_consistent(self) -> Context:
         check_alternation(self.turns)
         if not self.turns or self.turns[-1].role != "user":
             raise ValueError("turns must end with the user's turn that the candidates answer")
@@ -45,18 +45,24 @@ class Context(Record):
 
 
 def read_contexts(path: str | Path) -> list[Context]:
-    """JSON Lines of {id, turns, profile | goal and persona, candidates?, …}; turns take `text` or `content`."""
+    """Reads contexts from JSON Lines of {id, turns, profile | goal and persona, candidates?, …}.
+
+    Turns have `text` or `content`.
+
+    Raises:
+        DataError: a line is invalid, an id repeats, or the file is empty.
+    """
     contexts: dict[str, Context] = {}
     for number, value in read_jsonl(path):
-        where = f"{path}:{number}"
+        location = f"{path}:{number}"
         try:
             context = Context.model_validate(_plain(value))
         except ValidationError as error:
-            raise DataError(f"{where}: {explain(error)}") from error
+            raise DataError(f"{location}: {explain(error)}") from error
         except (TypeError, AttributeError, ValueError) as error:
-            raise DataError(f"{where}: needs an object with id and turns ({error})") from error
+            raise DataError(f"{location}: needs an object with id and turns ({error})") from error
         if context.id in contexts:
-            raise DataError(f"{where}: id {context.id!r} is there already")
+            raise DataError(f"{location}: id {context.id!r} repeats an earlier line")
         contexts[context.id] = context
     if not contexts:
         raise DataError(f"{path}: no contexts in it")
@@ -64,7 +70,7 @@ def read_contexts(path: str | Path) -> list[Context]:
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:
-    """`messages`, `content`, and a goal or persona as a plain string, in the record's own terms."""
+    """Converts `messages`, `content`, and a goal or persona given as a string to the fields of the record."""
     value = dict(value)
     turns = value.pop("turns", None) or value.pop("messages", ())
     value["turns"] = [{("text" if k == "content" else k): v for k, v in turn.items()} for turn in turns]

@@ -1,4 +1,4 @@
-"""Exclusive use of a run directory: two processes that append to one journal would lose lines of both."""
+"""Lock of a run directory: two processes that append to one journal would lose lines of both."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ NAME = ".lock"
 
 @contextmanager
 def exclusive(folder: str | Path) -> Iterator[None]:
-    """Holds `folder` until the block or the process ends. The ranks of one launch share what rank 0 holds.
+    """Locks `folder` until the block or the process ends. The ranks of one launch share the lock of rank 0.
 
     Raises:
-        ConfigError: another process holds it.
+        ConfigError: another process holds the lock.
     """
     if os.environ.get("RANK", "0") != "0":
         yield

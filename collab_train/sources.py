@@ -1,4 +1,4 @@
-"""What tasks are made from: rows of a file or of a data set of the hub, and the small decisions they share."""
+"""Sources of tasks: rows of a file or of a Hugging Face data set, and shared helpers."""
 
 from __future__ import annotations
 
@@ -17,24 +17,33 @@ from usersim.types import Facet, Goal, Turn, UserProfile
 T = TypeVar("T")
 SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z$\\\"'(\[])|\n{2,}")
 HELD_OUT = 5
-"""One row in so many is held out."""
+"""One row in `HELD_OUT` is held out."""
 
 
-def rows(path: str | None, task: str, known: str) -> list[dict[str, Any]]:
-    """The rows of JSON Lines (.jsonl), a JSON list or an object that holds one (.json), either gzipped, or parquet;
-    or of `hf:NAME[:CONFIG][@SPLIT]`, which is loaded through `datasets` and may download.
+def rows(path: str | None, task: str, usual_path: str) -> list[dict[str, Any]]:
+    """Reads the rows of a file or data set.
 
-    Nothing is read unless it is named: without a path a ConfigError says which data set is usual.
+    A file is JSON Lines (.jsonl), a JSON list or an object that holds one (.json), either gzipped, or parquet. A data
+    set is `hf:NAME[:CONFIG][@SPLIT]`; it is loaded with `datasets` and may download.
+
+    Args:
+        path: file or data set.
+        task: name of the task, for errors.
+        usual_path: usual data set of the task, for the error if `path` is None.
+
+    Raises:
+        ConfigError: there is no path, or nothing can be loaded from it.
+        DataError: the file is damaged or has no rows.
     """
     if path is None:
         raise ConfigError(
-            f"task {task}: say task_path=FILE (JSON, JSON Lines, gz, parquet) or task_path={known}"
+            f"task {task}: set task_path=FILE (JSON, JSON Lines, gz, parquet) or task_path={usual_path}"
         )
     if path.startswith("hf:"):
         return _from_hub(path)
     file = Path(path)
     if not file.is_file():
-        raise ConfigError(f"task {task}: {path}: there is no such file")
+        raise ConfigError(f"task {task}: {path}: no such file")
     if file.suffix == ".parquet":
         from pyarrow import parquet  # type: ignore[import-untyped]
 
@@ -57,8 +66,8 @@ def _from_json(file: Path) -> list[dict[str, Any]]:
         value = next((inner for inner in value.values() if isinstance(inner, list)), None)
     if not value or not all(isinstance(row, dict) for row in value):
         raise DataError(f"{file}: no rows in it; expected JSON objects")
-    found: list[dict[str, Any]] = value
-    return found
+    json_rows: list[dict[str, Any]] = value
+    return json_rows
 
 
 def _line(file: Path, number: int, line: str) -> Any:
@@ -75,20 +84,24 @@ def _from_hub(path: str) -> list[dict[str, Any]]:
     name, _, config = name.partition(":")
     try:
         return list(datasets.load_dataset(name, config or None, split=split or "train"))
-    except Exception as error:  # of many kinds: no network, no such name, no such split
+    except Exception as error:  # many kinds: no network, unknown name, unknown split
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"{path}: cannot be loaded ({reason}); give a local file instead") from error
 
 
 def field(row: dict[str, Any], name: str, number: int, path: str | None) -> Any:
-    """`row[name]`; a DataError names the row."""
+    """Returns `row[name]`.
+
+    Raises:
+        DataError: the row lacks the field, or it is empty.
+    """
     if row.get(name) in (None, ""):
-        raise DataError(f"{path}: row {number} has no {name!r}; there are {', '.join(sorted(row))}")
+        raise DataError(f"{path}: row {number} has no {name!r}; its fields are {', '.join(sorted(row))}")
     return row[name]
 
 
 def split_of(identifier: str) -> Split:
-    """By id alone, so that more rows or another order move nothing across."""
+    """Returns the split of an id. It depends only on the id, so added or reordered rows change no split."""
     return "heldout" if zlib.crc32(identifier.encode()) % HELD_OUT == 0 else "train"
 
 
@@ -97,7 +110,7 @@ def pick(choices: Sequence[T], identifier: str) -> T:
 
 
 def sentences(text: str) -> list[str]:
-    """Of prose; formulas stay whole."""
+    """Splits prose into sentences; formulas stay whole."""
     return [part for piece in SENTENCE.split(text) if (part := " ".join(piece.split()))]
 
 
@@ -111,9 +124,9 @@ PROBLEM_OPENINGS = (
 
 
 def problem_context(identifier: str, problem: str, answer: str, subject: str) -> Context:
-    """A problem that the user has before them: the opening names the subject, the sentences are the facets.
+    """Makes a context for a problem: the opening names the subject, and the sentences are the facets.
 
-    People begin vaguely; what is given and what is asked comes out when the assistant asks, or in pieces.
+    People begin vaguely: they state the problem when the assistant asks, or in pieces.
     """
     facets = tuple(Facet(text=sentence) for sentence in sentences(problem))
     goal = Goal(summary=f"get a problem of {subject} solved and know the answer", facets=facets)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from collab_train import rewards
 from collab_train.contexts import Context
 from collab_train.rollout.accounting.results import ContextMR, interval
-from collab_train.rollout.engines.patience import patiently
+from collab_train.rollout.engines.patience import retry
 from collab_train.rollout.simulation.futures import one_reply, one_turn
 from collab_train.rollout.simulation.rollout import Done, Rollout, RolloutConfig
 from usersim.errors import DataError, EmptyReplyError, GuardError
@@ -218,12 +218,12 @@ async def conversation(
     """Goes on from the opening until the user leaves, or `TURNS` further turns."""
 
     async def speak(profile: UserProfile, turns: Sequence[Turn], *, seed: int | None = None) -> UserTurn:
-        return await patiently(
+        return await retry(
             lambda shift: one_turn(user, profile, turns, (seed or 0) + shift, "demo"), retries=2
         )
 
     async def reply(turns: Sequence[Turn], *, system: str | None = None, seed: int | None = None) -> str:
-        return await patiently(
+        return await retry(
             lambda shift: one_reply(assistant, turns, system=system, seed=(seed or 0) + shift), retries=2
         )
 

@@ -1,1 +1,1 @@
-"""`usersim collab bench`: assistants side by side, on tasks and simulated users that they were not trained with."""
+"""`usersim collab bench`: comparison of assistants on tasks and simulated users that they were not trained with."""

@@ -1,4 +1,4 @@
-"""The ablation of the reward: the same training on pairs from windows of 0, 1, 2, 3 (CollabLLM, Figure 4)."""
+"""Ablation of the reward window: the same training on pairs from windows of 0, 1, 2 and 3 (CollabLLM, Figure 4)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ DEFAULT_TASK = "hidden_facets"
 
 
 def specs(ablation: Ablation) -> tuple[TrainedSpec, ...]:
-    """The config's assistants, or the runs that `commands` leave."""
+    """Returns the assistants of the config or, where it names none, those that `commands` train."""
     if ablation.assistants:
         return ablation.assistants
     return tuple(
@@ -25,16 +25,18 @@ def specs(ablation: Ablation) -> tuple[TrainedSpec, ...]:
 
 
 def commands(ablation: Ablation, task: str = DEFAULT_TASK) -> list[str]:
-    """One line each, to be run in order: pairs, then DPO on them. The longest window comes first, and the others
-    are cut from its futures."""
+    """Returns the shell commands of the ablation in running order: pairs, then DPO on them, for each window.
+
+    The longest window comes first, because shorter windows reuse its futures.
+    """
     lines, reuse = [], ablation.reuse
     for w, rewards in sorted(_runs(ablation), reverse=True):
         folder = _folder(ablation, w, rewards)
-        single = ["turns=1"] if w == 0 else []
-        options = dict.fromkeys([f"w={w}", *ablation.options, *single, *_only(rewards, task)])
-        from_there = [f"reuse={reuse}"] if reuse else []
+        one_turn = ["turns=1"] if w == 0 else []
+        options = dict.fromkeys([f"w={w}", *ablation.options, *one_turn, *_only(rewards, task)])
+        reuse_option = [f"reuse={reuse}"] if reuse else []
         lines += [
-            " ".join([f"usersim collab pairs {ablation.pairs} out={folder}/pairs", *options, *from_there]),
+            " ".join([f"usersim collab pairs {ablation.pairs} out={folder}/pairs", *options, *reuse_option]),
             f"usersim collab dpo {ablation.dpo} train={folder}/pairs/train.jsonl out={folder}/dpo",
         ]
         reuse = reuse if len(lines) > 2 else f"{folder}/pairs"
@@ -50,12 +52,12 @@ def _folder(ablation: Ablation, w: int, rewards: str) -> str:
 
 
 def _only(rewards: str, task: str) -> list[str]:
-    """Overrides of `collab pairs` for the immediate rewards by themselves."""
+    """Overrides of `collab pairs` that leave only one kind of immediate reward."""
     if rewards == "extrinsic":
         return ["intrinsic_weight=0"]
     if rewards == "intrinsic":
-        own = ", ".join(f"{name} = 0" for name in get_task(task).rewards)
-        return [f"rewards='{{{own}}}'"]
+        zero_weights = ", ".join(f"{name} = 0" for name in get_task(task).rewards)
+        return [f"rewards='{{{zero_weights}}}'"]
     if rewards == "helpfulness":
         return ["intrinsic_weight=0", "rewards='{helpfulness = 1}'", "judge=URL#MODEL"]
     return []

@@ -1,4 +1,4 @@
-"""`usersim collab bench`: assistants on tasks and simulated users that they were not trained with.
+"""`usersim collab bench`: comparison of assistants on tasks and users that they were not trained with.
 
 usersim collab bench configs/collab/bench.toml
 usersim collab bench configs/collab/bench.toml --only safety clarify
@@ -12,7 +12,7 @@ from typing import Any
 
 from collab_train.bench.benchmark import jobs_of, plan, run_bench
 from collab_train.bench.conditions import PARTS, BenchConfig, Part
-from collab_train.bench.report.bench_record import complete, lines
+from collab_train.bench.report.bench_record import lines, with_provenance
 from collab_train.bench.report.pages import markdown, page
 from collab_train.bench.stage import Speakers
 from collab_train.run_lock import exclusive
@@ -24,7 +24,7 @@ from usersim.storage.toml_config import load_config
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     config = load_config(BenchConfig, args.config, args.overrides)
-    parts = chosen(config, args.only)
+    parts = selected_parts(config, args.only)
     if args.dry_run:
         planned = plan(config, jobs_of(config, parts))
         if not args.json:
@@ -41,22 +41,28 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
-def chosen(config: BenchConfig, only: list[str] | None) -> tuple[Part, ...]:
-    """Raises ConfigError for a part that the config says nothing about."""
+def selected_parts(config: BenchConfig, only: list[str] | None) -> tuple[Part, ...]:
+    """Returns the parts to run.
+
+    Raises:
+        ConfigError: `only` names a part that the config does not have.
+    """
     if not only:
         return config.parts
-    if unset := [part for part in only if part not in config.parts]:
-        raise ConfigError(f"--only {unset[0]}: the config asks for {', '.join(config.parts)} alone")
+    if unconfigured := [part for part in only if part not in config.parts]:
+        raise ConfigError(
+            f"--only {unconfigured[0]}: the config has only the parts {', '.join(config.parts)}"
+        )
     return tuple(part for part in PARTS if part in only)
 
 
 def bench(
     config: BenchConfig, parts: tuple[Part, ...], *, command: str = "", speakers: Speakers | None = None
 ) -> dict[str, Any]:
-    """Plays, scores, writes report.json, table.md and report.html to `config.out`, and returns the report."""
+    """Runs the benchmark, writes report.json, table.md and report.html to `config.out`, and returns the report."""
     jobs = jobs_of(config, parts)
     with exclusive(config.out):
-        report = complete(config, jobs, run_bench(config, jobs, speakers=speakers), command)
+        report = with_provenance(config, jobs, run_bench(config, jobs, speakers=speakers), command)
         out = Path(config.out)
         write_json(out / "report.json", report)
         for name, text in (("table.md", markdown(report)), ("report.html", page(report))):

@@ -1,4 +1,4 @@
-"""What is compared with what: assistants, tasks, simulated users, and what else is asked of the assistants."""
+"""Config of a benchmark: assistants, tasks, simulated users, and tests of single replies."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ has to read every word."""
 class AssistantSpec(Config):
     name: NonEmpty
     address: str = "local"
-    """As in `collab mr`: `local`, an OpenAI-compatible URL[#model], a model folder, or a run of training."""
+    """Model, as in `collab mr`: `local`, an OpenAI-compatible URL[#model], a model folder, or a training run."""
     proactive: bool = False
-    """Begins its system prompt with `PROACTIVE`."""
+    """Puts `PROACTIVE` at the start of the system prompt."""
     system: str | None = None
-    """Comes next; what the context itself demands comes last."""
+    """System prompt, after `PROACTIVE` and before the system prompt of the context."""
 
     def system_for(self, context: Context) -> str | None:
         parts = (PROACTIVE if self.proactive else None, self.system, context.system)
@@ -45,16 +45,16 @@ class AssistantSpec(Config):
 class UserSpec(Config):
     name: NonEmpty
     address: str = "local"
-    """As `user` in `collab mr`; with `prompt`, a chat model as in `assistant`."""
+    """Model, as `user` in `collab mr`. With `prompt`: a chat model, as `address` of an assistant."""
     prompt: str | None = None
-    """Not a user LM but a chat model told to play the user: one of the prompts of `usersim.users.prompted`."""
+    """Prompt of `usersim.users.prompted` with which a chat model plays the user. None: a User LM."""
     policy: str | None = None
-    """Does not cooperate (`usersim.users.policies`): "impatient", "withholding:strict=true" …"""
+    """Policy of an uncooperative user (`usersim.users.policies`): "impatient", "withholding:strict=true" …"""
 
     @model_validator(mode="after")
-    def _known(self) -> UserSpec:
+    def _prompt_and_policy_exist(self) -> UserSpec:
         if self.prompt is not None and self.prompt not in BY_NAME:
-            raise ValueError(f"prompt: no {self.prompt!r}; there are {', '.join(BY_NAME)}")
+            raise ValueError(f"prompt: unknown {self.prompt!r}; choose one of {', '.join(BY_NAME)}")
         if self.policy is not None:
             try:
                 policy_from(self.policy)
@@ -66,14 +66,14 @@ class UserSpec(Config):
 class TaskSpec(Config):
     name: NonEmpty = "hidden_facets"
     path: str | None = None
-    """The file that the task reads, where it reads one (docs/tasks.md)."""
+    """File of the task, for tasks that read one (docs/tasks.md)."""
     contexts: str | None = None
-    """A JSONL file of contexts instead of the task's own; `name` is then any name."""
+    """JSONL file of contexts, instead of those of the task. `name` is then only a label."""
     limit: int | None = Field(default=None, ge=1)
-    """At most so many held-out contexts, spread evenly."""
+    """Maximum number of held-out contexts, spread evenly."""
     system: str | None = None
     rewards: dict[str, float] = Field(default_factory=dict)
-    """Extrinsic rewards; empty: the task's own."""
+    """Weights of the extrinsic rewards. Empty: those of the task."""
 
     def weights(self) -> dict[str, float]:
         if self.rewards or self.contexts:
@@ -96,41 +96,41 @@ class TaskSpec(Config):
 
 class TrainedSpec(AssistantSpec):
     w: int = Field(ge=0)
-    """Window of the rewards that its pairs were made with."""
+    """Window of the rewards behind its preference pairs."""
     rewards: str = "both"
-    """Which rewards those were; a line of the plot each."""
+    """Kind of those rewards. Each kind is one line of the plot."""
 
 
 class Ablation(Config):
-    """Assistants whose training differed in the reward alone (CollabLLM, Figure 4)."""
+    """Assistants whose training differed only in the reward (CollabLLM, Figure 4)."""
 
     assistants: tuple[TrainedSpec, ...] = ()
-    """Empty: the runs that the commands of `ablation.commands` leave in `folder`."""
+    """Assistants to compare. Empty: those that `ablation.commands` train in `folder`."""
     folder: str = "runs/collab-ablation"
     w: tuple[int, ...] = (0, 1, 2, 3)
     immediate: tuple[Literal["extrinsic", "intrinsic", "helpfulness"], ...] = ()
-    """Further rewards of w = 0, besides both; `helpfulness` needs `judge`."""
+    """Additional kinds of reward at w = 0, besides "both". `helpfulness` needs `judge`."""
     pairs: str = "configs/collab/pairs.toml"
     options: tuple[str, ...] = ()
-    """key=value for every run of `collab pairs`."""
+    """Overrides (key=value) for every run of `collab pairs`."""
     reuse: str | None = None
-    """A run of pairs to go on from; its settings, windows and margins apart, must be those of `pairs`."""
+    """Run of `collab pairs` to reuse futures from. Only its window and margin may differ from `pairs`."""
     dpo: str = "configs/collab/dpo.toml"
 
 
 class Clarify(Config):
-    """Abg-CoQA: asks when the question is ambiguous, answers when it is not."""
+    """Abg-CoQA test: an assistant should ask back at ambiguous questions and answer clear ones."""
 
     path: str | None = None
     limit: int = Field(default=100, ge=1)
-    """Of each kind at most, spread evenly."""
+    """Maximum number of questions of each kind, spread evenly."""
 
 
 class Safety(Config):
     path: str | None = None
-    """JSON Lines of {id, kind: harmful | harmless, category, text}; None: the set in this package."""
+    """JSONL file of {id, kind: harmful | harmless, category, text}. None: the set in this package."""
     limit: int | None = Field(default=None, ge=1)
-    """Of each kind at most, spread evenly."""
+    """Maximum number of requests of each kind, spread evenly."""
 
 
 class BenchConfig(RewardConfig):
@@ -140,24 +140,24 @@ class BenchConfig(RewardConfig):
         AssistantSpec(name="Proactive prompt", proactive=True),
     )
     references: tuple[str, ...] = ("Base", "Proactive prompt")
-    """Assistants that the others are compared with, as far as they are among them."""
+    """Names of the assistants that the others are compared with. Names that the config lacks are ignored."""
     tasks: tuple[TaskSpec, ...] = (TaskSpec(),)
     users: tuple[UserSpec, ...] = (UserSpec(name="User LM"),)
     turns: int = Field(default=3, ge=1, le=64)
-    """User turns after the opening, at most; the assistant has one more."""
+    """Maximum number of user turns after the opening. The assistant has one more."""
     repeats: int = Field(default=1, ge=1)
-    """Conversations a context, averaged before anything else: intervals are over contexts."""
+    """Conversations per context. They are averaged first, so that intervals are over contexts."""
     ablation: Ablation | None = None
     clarify: Clarify | None = None
     safety: Safety | None = Safety()
     user_tokens: int = Field(default=64, ge=1)
-    """Longest turn of a user in this process."""
+    """Maximum tokens of a turn of an in-process user."""
     assistant_tokens: int = Field(default=160, ge=1)
     temperature: float = Field(default=0.8, ge=0, le=2)
-    """The assistants'."""
+    """Sampling temperature of the assistants."""
     concurrency: int = Field(default=32, ge=1)
     retries: int = Field(default=8, ge=0)
-    """Further tries of a call that an engine did not answer (`patience.patiently`)."""
+    """Retries of a call that an engine did not answer (`patience.retry`)."""
     seed: int = 0
 
     @model_validator(mode="after")
@@ -165,12 +165,12 @@ class BenchConfig(RewardConfig):
         for kind in ("assistants", "tasks", "users"):
             names = [one.name for one in getattr(self, kind)]
             if not names or len(set(names)) < len(names):
-                raise ValueError(f"{kind}: at least one, each with a name of its own; got {names}")
+                raise ValueError(f"{kind}: need at least one, each with its own name; got {names}")
         return self
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """Those that the config asks for."""
+        """Parts that the config has a section for; the table always."""
         return tuple(part for part in PARTS if part == "table" or getattr(self, part) is not None)
 
     @property
@@ -180,8 +180,10 @@ class BenchConfig(RewardConfig):
 
 
 class Playing(Config):
-    """What every conversation of a run directory shares. Assistants, tasks and users may come later: each
-    conversation is kept under a hash of its own."""
+    """Settings shared by all conversations of a run directory.
+
+    Assistants, tasks and users may be added later: each conversation is stored under its own hash.
+    """
 
     turns: int
     user_tokens: int
@@ -195,11 +197,11 @@ def playing(config: BenchConfig) -> Playing:
 
 
 def missing(specs: tuple[AssistantSpec, ...]) -> list[str]:
-    """Names of assistants whose folder holds nothing to open."""
-    return [spec.name for spec in specs if not _there(spec.address)]
+    """Names of assistants whose folder holds no model."""
+    return [spec.name for spec in specs if not _model_exists(spec.address)]
 
 
-def _there(address: str) -> bool:
+def _model_exists(address: str) -> bool:
     return (
         address == "local"
         or address.startswith(URLS)

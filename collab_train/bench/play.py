@@ -1,4 +1,4 @@
-"""Whole conversations of one assistant with one user, from the opening of a context to its end."""
+"""Simulation of whole benchmark conversations between one assistant and one user."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from collab_train.bench.conditions import AssistantSpec, Playing, UserSpec
 from collab_train.contexts import Context
 from collab_train.rollout.accounting.results import Future
-from collab_train.rollout.engines.patience import patiently
-from collab_train.rollout.simulation.futures import Meter, explained, one_reply, one_turn
+from collab_train.rollout.engines.patience import retry
+from collab_train.rollout.simulation.futures import Meter, error_text, one_reply, one_turn
 from collab_train.rollout.simulation.rollout import context_seed
 from usersim.errors import UsersimError
 from usersim.types import Conversation, NonEmpty, Turn, UserProfile, UserTurn
@@ -20,7 +20,7 @@ from usersim.users.protocols import User
 
 
 class Played(Future):
-    """A future from the context itself: there is no candidate, and `index` counts repetitions."""
+    """Record of one benchmark conversation. It has no candidate reply; `index` counts repetitions."""
 
     candidate: int = 0
     assistant: NonEmpty
@@ -29,8 +29,8 @@ class Played(Future):
 
 
 @dataclass(frozen=True)
-class Job:
-    """One conversation. Its seed depends on the context alone, so all assistants and users draw from the same."""
+class ConversationJob:
+    """One conversation to simulate. Its seed depends only on the context, so all assistants and users share it."""
 
     task: str
     assistant: AssistantSpec
@@ -47,39 +47,39 @@ class Job:
         return context_seed(playing.seed, self.context.id) + self.index
 
     def key(self, playing: Playing, *, assistant: str, user: str) -> str:
-        """Hash of everything that the text depends on; `assistant` and `user` are identities (`identity`)."""
-        seen = self.context.model_dump(mode="json", include={"id", "turns", "profile"})
-        told = self.assistant.system_for(self.context)
-        manner = [self.user.prompt, self.user.policy] if self.user else None
-        parts = [playing.model_dump(mode="json"), seen, told, assistant, user, manner, self.index]
+        """Hash of everything that the text depends on; `assistant` and `user` are cache keys (`cache_keys`)."""
+        context = self.context.model_dump(mode="json", include={"id", "turns", "profile"})
+        system = self.assistant.system_for(self.context)
+        user_settings = [self.user.prompt, self.user.policy] if self.user else None
+        parts = [playing.model_dump(mode="json"), context, system, assistant, user, user_settings, self.index]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
 async def play(
-    job: Job, user: User | None, assistant: Assistant, playing: Playing, *, key: str, retries: int
+    job: ConversationJob, user: User | None, assistant: Assistant, playing: Playing, *, key: str, retries: int
 ) -> Played:
-    """A UsersimError of either side becomes the record's `error`."""
-    meter, task = Meter(), job.context.id
+    """Simulates one conversation. A UsersimError of either side is stored in the record's `error`."""
+    meter, context_id = Meter(), job.context.id
 
     async def speak(profile: UserProfile, turns: Sequence[Turn], *, seed: int | None = None) -> UserTurn:
-        assert user is not None  # nobody asks it where there are no user turns
-        return await patiently(
-            lambda shift: one_turn(user, profile, turns, (seed or 0) + shift, task),
+        assert user is not None  # never called where there are no user turns
+        return await retry(
+            lambda shift: one_turn(user, profile, turns, (seed or 0) + shift, context_id),
             retries=retries,
             retried=meter.retried,
         )
 
     async def reply(turns: Sequence[Turn], *, system: str | None = None, seed: int | None = None) -> str:
-        return await patiently(
+        return await retry(
             lambda shift: one_reply(assistant, turns, system=system, seed=(seed or 0) + shift),
             retries=retries,
             retried=meter.retried,
         )
 
-    made: Conversation | None = None
+    conversation: Conversation | None = None
     error = None
     try:
-        made = await converse(
+        conversation = await converse(
             speak,
             reply,
             job.context.profile,
@@ -92,7 +92,7 @@ async def play(
             watch=meter,
         )
     except UsersimError as failure:
-        error = explained(failure)
+        error = error_text(failure)
     return Played(
         key=key,
         context=job.context.id,
@@ -101,7 +101,7 @@ async def play(
         assistant=job.assistant.name,
         user=job.user.name if job.user else "",
         task=job.task,
-        conversation=made,
+        conversation=conversation,
         error=error,
         cost=meter.cost(),
     )

@@ -1,4 +1,4 @@
-"""Whoever waits for the same model is decoded together: one forward pass a token for all of them."""
+"""Dynamic batching: concurrent requests to one in-process model share each forward pass."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 
 import torch
 
-from collab_train.decoding.gqa_decode import grouped
+from collab_train.decoding.gqa_decode import grouped_decoding
 from collab_train.decoding.sampling import draw
 from usersim.backends.transformers_local import LocalSampler
 from usersim.decoding.noise import non_negative
 from usersim.users.protocols import Draw, Sampled
 
 GATHER_S = 0.004
-"""How long the first to ask waits for company."""
+"""Seconds that the first request waits for others to join its batch."""
 COMPACT = 0.75
-"""Ended continuations leave the batch when no more than this share of it goes on; leaving copies the KV cache."""
+"""Finished continuations are removed once at most this share is unfinished. Removal copies the KV cache."""
 
 
 @dataclass
 class _Row:
-    """One continuation. Its draws come from its own seed, whatever else is in the batch."""
+    """One continuation. Its random numbers come from its own seed, independent of the rest of the batch."""
 
-    asked: Draw
+    request: Draw
     uniforms: list[float]
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -34,29 +34,38 @@ class _Row:
 
     @property
     def ended(self) -> bool:
-        said = self.token_ids
-        return bool(said) and (said[-1] in self.asked.stop_ids or len(said) == self.asked.sampling.max_tokens)
+        token_ids = self.token_ids
+        return bool(token_ids) and (
+            token_ids[-1] in self.request.stop_ids or len(token_ids) == self.request.sampling.max_tokens
+        )
 
     def sampled(self) -> Sampled:
         return Sampled(
             token_ids=self.token_ids,
             logprobs=self.logprobs,
-            finish="stop" if self.token_ids[-1] in self.asked.stop_ids else "length",
+            finish="stop" if self.token_ids[-1] in self.request.stop_ids else "length",
             end_probability=self.end_probability,
             end_is_likeliest=self.end_is_likeliest,
         )
 
 
 class BatchedSampler(LocalSampler):
-    """A `LocalSampler` whose waiting requests share forward passes, `rows` continuations at most at a time.
+    """`LocalSampler` with dynamic batching, of at most `rows` continuations per batch.
 
-    One batch at a time, in one thread: the model may be live in training. The same seed gives the same tokens up to
-    the rounding of matrix products, which depends on the size of the batch; it draws other tokens than
-    `LocalSampler`, greedy ones apart. Equal prompts are read once.
+    Batches run one at a time in one thread, because the model may be in training. Equal prompts are prefilled once.
+    The same seed gives the same tokens, up to rounding of matrix products, which depends on the batch size. Sampled
+    tokens differ from those of `LocalSampler`; greedy ones do not.
     """
 
     def __init__(self, model: Any, *, rows: int = 32, beside: LocalSampler | None = None) -> None:
-        """`beside`: a sampler that never computes at the same time; two on the same cores are slower than in turns."""
+        """Makes a sampler.
+
+        Args:
+            model: the causal language model.
+            rows: maximum continuations per batch.
+            beside: sampler that shares its lock with this one. Two samplers at once on the same cores are slower than
+                in turns.
+        """
         super().__init__(model)
         self.rows = rows
         if beside is not None:
@@ -64,14 +73,14 @@ class BatchedSampler(LocalSampler):
         self._waiting: list[tuple[Draw, asyncio.Future[list[Sampled]]]] = []
         self._worker: asyncio.Task[None] | None = None
 
-    async def sample(self, asked: Draw) -> list[Sampled]:
-        if asked.top_logprobs:
-            return await super().sample(asked)
-        promised: asyncio.Future[list[Sampled]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((asked, promised))
+    async def sample(self, request: Draw) -> list[Sampled]:
+        if request.top_logprobs:
+            return await super().sample(request)
+        future: asyncio.Future[list[Sampled]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((request, future))
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
-        return await promised
+        return await future
 
     async def _work(self) -> None:
         await asyncio.sleep(GATHER_S)
@@ -79,47 +88,49 @@ class BatchedSampler(LocalSampler):
             async with self._turn:
                 batch = self._take()
                 try:
-                    made = await asyncio.to_thread(self.batch_sync, [asked for asked, _ in batch])
-                except Exception as error:  # it belongs to those who wait, whatever it is
-                    made = [error] * len(batch)
-            for (_, promised), result in zip(batch, made, strict=True):
-                if promised.done():
-                    continue  # whoever asked was cancelled
+                    results = await asyncio.to_thread(self.batch_sync, [request for request, _ in batch])
+                except Exception as error:  # any error goes to the requests that wait for it
+                    results = [error] * len(batch)
+            for (_, future), result in zip(batch, results, strict=True):
+                if future.done():
+                    continue  # the caller was cancelled
                 if isinstance(result, Exception):
-                    promised.set_exception(result)
+                    future.set_exception(result)
                 else:
-                    promised.set_result(result)
+                    future.set_result(result)
 
     def _take(self) -> list[tuple[Draw, asyncio.Future[list[Sampled]]]]:
-        """The longest waiting, up to `rows` continuations; one request is never split."""
-        taken = 0
-        for index, (asked, _) in enumerate(self._waiting):
-            if index and taken + asked.n > self.rows:
+        """Takes the oldest requests, up to `rows` continuations; a request is never split."""
+        row_count = 0
+        for index, (request, _) in enumerate(self._waiting):
+            if index and row_count + request.n > self.rows:
                 batch, self._waiting = self._waiting[:index], self._waiting[index:]
                 return batch
-            taken += asked.n
+            row_count += request.n
         batch, self._waiting = self._waiting, []
         return batch
 
     @torch.no_grad()
-    def batch_sync(self, asked: Sequence[Draw]) -> list[list[Sampled] | Exception]:
-        """The continuations of every request, in order."""
-        made = [[_Row(one, _uniforms(one, i)) for i in range(one.n)] for one in asked]
-        with grouped(self.model):
-            self._decode([row for rows in made for row in rows])
-        return [[row.sampled() for row in rows] for rows in made]
+    def batch_sync(self, requests: Sequence[Draw]) -> list[list[Sampled] | Exception]:
+        """Samples the continuations of every request, in order."""
+        request_rows = [
+            [_Row(request, _uniforms(request, i)) for i in range(request.n)] for request in requests
+        ]
+        with grouped_decoding(self.model):
+            self._decode([row for rows in request_rows for row in rows])
+        return [[row.sampled() for row in rows] for rows in request_rows]
 
     def _decode(self, rows: list[_Row]) -> None:
         logits_BV, cache, mask_BT = self._prefill(rows)
         while True:
-            _say(rows, logits_BV)
-            going = [i for i, row in enumerate(rows) if not row.ended]
-            if not going:
+            _append_tokens(rows, logits_BV)
+            unfinished = [i for i, row in enumerate(rows) if not row.ended]
+            if not unfinished:
                 return
-            if len(going) <= COMPACT * len(rows):
-                kept = torch.tensor(going, device=mask_BT.device)
-                cache.batch_select_indices(kept)
-                rows, mask_BT = [rows[i] for i in going], mask_BT[kept]
+            if len(unfinished) <= COMPACT * len(rows):
+                kept_rows = torch.tensor(unfinished, device=mask_BT.device)
+                cache.batch_select_indices(kept_rows)
+                rows, mask_BT = [rows[i] for i in unfinished], mask_BT[kept_rows]
             mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(rows), 1)], dim=1)
             out = self.model(
                 input_ids=torch.tensor([[row.token_ids[-1]] for row in rows], device=mask_BT.device),
@@ -132,7 +143,7 @@ class BatchedSampler(LocalSampler):
 
     def _prefill(self, rows: list[_Row]) -> tuple[torch.Tensor, Any, torch.Tensor]:
         """Next-token logits, KV cache and attention mask of the prompts, padded on the left."""
-        prompts = list(dict.fromkeys(tuple(row.asked.prompt_ids) for row in rows))
+        prompts = list(dict.fromkeys(tuple(row.request.prompt_ids) for row in rows))
         length, device = max(map(len, prompts)), self.model.device
         ids_PT = torch.tensor([[0] * (length - len(p)) + list(p) for p in prompts], device=device)
         mask_PT = torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts], device=device)
@@ -143,42 +154,46 @@ class BatchedSampler(LocalSampler):
             use_cache=True,
             logits_to_keep=1,
         )
-        places = {prompt: place for place, prompt in enumerate(prompts)}
-        place_B = torch.tensor([places[tuple(row.asked.prompt_ids)] for row in rows], device=device)
+        prompt_index = {prompt: index for index, prompt in enumerate(prompts)}
+        prompt_index_B = torch.tensor(
+            [prompt_index[tuple(row.request.prompt_ids)] for row in rows], device=device
+        )
         cache = out.past_key_values
         if len(prompts) < len(rows):
-            cache.batch_select_indices(place_B)
-        return out.logits[:, -1].float()[place_B], cache, mask_PT[place_B]
+            cache.batch_select_indices(prompt_index_B)
+        return out.logits[:, -1].float()[prompt_index_B], cache, mask_PT[prompt_index_B]
 
 
-def _say(rows: Sequence[_Row], logits_BV: torch.Tensor) -> None:
-    """One token more for every row that has not ended."""
+def _append_tokens(rows: Sequence[_Row], logits_BV: torch.Tensor) -> None:
+    """Samples one more token for every row that has not ended."""
     raw_BV = torch.log_softmax(logits_BV, -1)
-    places = [len(row.token_ids) for row in rows]
-    uniforms = [row.uniforms[min(at, len(row.uniforms) - 1)] for at, row in zip(places, rows, strict=True)]
+    lengths = [len(row.token_ids) for row in rows]
+    uniforms = [
+        row.uniforms[min(length, len(row.uniforms) - 1)] for length, row in zip(lengths, rows, strict=True)
+    ]
     tokens_B = draw(
         raw_BV,
-        [row.asked.sampling for row in rows],
-        [row.asked.ban_ids for row in rows],
+        [row.request.sampling for row in rows],
+        [row.request.ban_ids for row in rows],
         torch.tensor(uniforms, dtype=torch.float64),
     )
     logprobs = raw_BV.gather(1, tokens_B[:, None])[:, 0].tolist()
     for index, (row, token, logprob) in enumerate(zip(rows, tokens_B.tolist(), logprobs, strict=True)):
         if not row.token_ids:
-            row.end_probability = float(raw_BV[index, row.asked.watch_id].exp())
-            row.end_is_likeliest = int(raw_BV[index].argmax()) == row.asked.watch_id
+            row.end_probability = float(raw_BV[index, row.request.watch_id].exp())
+            row.end_is_likeliest = int(raw_BV[index].argmax()) == row.request.watch_id
         if not row.ended:
             row.token_ids.append(token)
             row.logprobs.append(logprob)
 
 
-def _uniforms(asked: Draw, index: int) -> list[float]:
+def _uniforms(request: Draw, index: int) -> list[float]:
     generator = torch.Generator()
-    if asked.seed is None:
+    if request.seed is None:
         generator.seed()
     else:
-        generator.manual_seed((non_negative(asked.seed) + index) % 2**63)
-    drawn: list[float] = torch.rand(
-        asked.sampling.max_tokens, generator=generator, dtype=torch.float64
+        generator.manual_seed((non_negative(request.seed) + index) % 2**63)
+    uniforms: list[float] = torch.rand(
+        request.sampling.max_tokens, generator=generator, dtype=torch.float64
     ).tolist()
-    return drawn
+    return uniforms

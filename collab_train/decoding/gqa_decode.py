@@ -1,9 +1,8 @@
-"""Attention of one new token on a CPU, for models whose heads share keys and values.
+"""Decode attention on a CPU for models with grouped-query attention (Ainslie et al. 2023, §2.2).
 
-With padding in the batch, transformers writes every key and value out once per head and hands torch one query row at a
-time. Here the heads of a group are the rows of one query (grouped-query attention, Ainslie et al. 2023, §2.2, read the
-other way round): the same numbers up to rounding. On SmolLM2-135M in bf16, batch 16, one core, a step takes 0.13 s
-instead of 0.21 s.
+With padding in the batch, transformers repeats keys and values for every head and passes torch one query row at a
+time. Here the heads of a group become the rows of one query. Results are the same up to rounding. On SmolLM2-135M in
+bf16, batch 16, one core, a step takes 0.13 s instead of 0.21 s.
 """
 
 from __future__ import annotations
@@ -30,13 +29,15 @@ def attend(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """query [B, heads, T, D], key and value [B, groups, S, D], mask [B, 1, T, S] → [B, T, heads, D]."""
+    """Attention: query [B, heads, T, D], key and value [B, groups, S, D], mask [B, 1, T, S] → [B, T, heads, D]."""
     if query.shape[2] != 1:
-        made, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-        return made, None
+        output, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **kwargs
+        )
+        return output, None
     rows_BGRD = query.reshape(query.shape[0], key.shape[1], -1, query.shape[3])
-    made = scaled_dot_product_attention(rows_BGRD, key, value, attn_mask=attention_mask, scale=scaling)
-    return made.reshape(query.shape).transpose(1, 2).contiguous(), None
+    output = scaled_dot_product_attention(rows_BGRD, key, value, attn_mask=attention_mask, scale=scaling)
+    return output.reshape(query.shape).transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(NAME, attend)
@@ -44,8 +45,8 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 @contextmanager
-def grouped(model: Any) -> Iterator[None]:
-    """Inside, `model` decodes so where it can; elsewhere it stays as it is."""
+def grouped_decoding(model: Any) -> Iterator[None]:
+    """Context manager in which `model` uses `attend` if it is on a CPU with sdpa attention; otherwise no change."""
     config = getattr(model, "config", None)
     switch = getattr(model, "set_attn_implementation", None)
     if switch is None or model.device.type != "cpu" or getattr(config, "_attn_implementation", "") != "sdpa":

@@ -1,6 +1,6 @@
-"""R(conversation | goal) = extrinsic + intrinsic, over the window that a candidate reply opens.
+"""Rewards: R(conversation | goal) = extrinsic + intrinsic, over the window of a candidate reply.
 
-The window is the candidate and everything after it. An extrinsic reward plugs in by name:
+The window is the candidate and all turns after it. An extrinsic reward is registered by name:
 
     @extrinsic("short")
     def short(episode: Episode) -> float: ...
@@ -8,7 +8,7 @@ The window is the candidate and everything after it. An extrinsic reward plugs i
     @extrinsic("kind", needs="judge")
     async def kind(episode: Episode, tools: Tools) -> float: ...
 
-What there is: docs/tasks.md.
+docs/tasks.md lists the rewards.
 """
 
 from collab_train.rewards import clarify, code, engagement, facets, judges, maths, texts

@@ -1,8 +1,8 @@
-"""Whether two answers are equal for math-verify, asked in a process that may be killed.
+"""Equality of two mathematical answers by math-verify, in a worker process with limits.
 
-math-verify reads LaTeX and expressions with sympy, which may take forever over `9^{9^{9^9}}`. It guards itself by
-signals, which work in main threads only, and rewards are scored in threads: so it runs in a process with a time and a
-memory limit that is started again when it had to be killed.
+math-verify parses LaTeX and expressions with sympy, which may never finish on `9^{9^{9^9}}`. Its own timeouts use
+signals, which work only in main threads, but rewards are scored in threads. So it runs in a process with a time and a
+memory limit, which is restarted after it had to be killed.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from pathlib import Path
 
 WORKER = Path(__file__).with_name("algebra_worker.py")
 WAIT_S = 10.0
-"""For one comparison; what is not proved equal by then counts as different."""
+"""Timeout of one comparison. Answers not proved equal by then count as different."""
 START_S = 60.0
-"""For the process to import sympy, on a busy machine."""
+"""Timeout for the worker to import sympy, on a busy machine."""
 CODE = re.compile(r"__|[\"';]|[A-Za-z]\.[A-Za-z]|\blambda\b")
-"""What is no mathematics, and should not come near a parser that evaluates."""
+"""Text that is code rather than mathematics. It must not reach the parser, which evaluates."""
 
 
-def equal(given: str, wanted: str) -> bool:
-    """False also for what is not mathematics, or takes longer than `WAIT_S`."""
-    if CODE.search(given) or CODE.search(wanted):
+def equal(answer: str, reference: str) -> bool:
+    """True if math-verify proves the two equal; False for non-mathematics and after `WAIT_S`."""
+    if CODE.search(answer) or CODE.search(reference):
         return False
-    return _WORKER.ask([given, wanted]) is True
+    return _WORKER.ask([answer, reference]) is True
 
 
 class Worker:
-    """One process, one question at a time."""
+    """Worker process that answers one question at a time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
 
     def ask(self, question: list[str]) -> object:
-        """None when there was no answer in time; the process is then a new one."""
+        """Returns the answer, or None after a timeout; the next question then starts a new process."""
         with self._lock:
             process = self._running()
             assert process.stdin is not None

@@ -1,4 +1,4 @@
-"""The other side of `algebra`: reads [given, wanted] as JSON lines, answers true or false. Ends with its input."""
+"""Worker process of `algebra`: reads JSON lines of [answer, reference] and writes true or false until end of input."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 MEMORY = 3 * 1024**3
 SECONDS = 4
-"""For each step of math-verify, by a signal: here it has a main thread of its own."""
+"""Timeout of each step of math-verify, by a signal; here it runs in the main thread."""
 
 
-def answer(value: object) -> None:
+def write_answer(value: object) -> None:
     sys.stdout.write(json.dumps(value) + "\n")
     sys.stdout.flush()
 
@@ -24,16 +24,16 @@ def main() -> None:
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify  # type: ignore[import-untyped]
 
     logging.disable(logging.CRITICAL)
-    kinds = [LatexExtractionConfig(), ExprExtractionConfig()]
+    extractors = [LatexExtractionConfig(), ExprExtractionConfig()]
 
-    def read(text: str) -> list[Any]:
-        expressions: list[Any] = parse(f"${text}$", kinds, parsing_timeout=SECONDS)
+    def parsed_expressions(text: str) -> list[Any]:
+        expressions: list[Any] = parse(f"${text}$", extractors, parsing_timeout=SECONDS)
         return [one for one in expressions if not isinstance(one, str)][:1]
 
-    def same(given: list[Any], wanted: list[Any]) -> bool:
-        if verify(wanted, given, timeout_seconds=SECONDS):
+    def are_equal(answers: list[Any], references: list[Any]) -> bool:
+        if verify(references, answers, timeout_seconds=SECONDS):
             return True
-        left, right = (one[0] for one in (given, wanted))
+        left, right = (one[0] for one in (answers, references))
         if isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr):  # 1/i and -i
             left, right = (
                 one.subs({symbol: sympy.I for symbol in one.free_symbols if symbol.name == "i"})
@@ -42,14 +42,15 @@ def main() -> None:
             return left.has(sympy.I) and bool((left - right).equals(0))
         return False
 
-    same(read("1"), read(r"\frac{2}{2}"))  # builds its tables
-    answer("ready")
+    # sympy builds its tables on first use.
+    are_equal(parsed_expressions("1"), parsed_expressions(r"\frac{2}{2}"))
+    write_answer("ready")
     for line in sys.stdin:
-        given, wanted = (read(text) for text in json.loads(line))
+        answers, references = (parsed_expressions(text) for text in json.loads(line))
         try:
-            answer(bool(given and wanted and same(given, wanted)))
-        except Exception:  # whatever is wrong with the text, it is no answer
-            answer(False)
+            write_answer(bool(answers and references and are_equal(answers, references)))
+        except Exception:  # a text that math-verify cannot process is not an answer
+            write_answer(False)
 
 
 if __name__ == "__main__":

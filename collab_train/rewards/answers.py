@@ -1,9 +1,9 @@
-r"""The final answer in a text, and whether two answers are the same mathematics.
+r"""Extraction of the final answer from a text, and mathematical equality of two answers.
 
-Extracted, from the strongest form on: the last \boxed{…}, "#### …", "the answer is …", the last number. The same: equal
-after normalising LaTeX, equal as exact fractions, or equal by `math-verify` in a process of its own
-(`collab_train.rewards.algebra`). Units, degrees, dollar and percent signs are dropped on both sides, as the answer keys
-of GSM8K and MATH do. A hedge ("16 or 17", "not 18") is the same as no number.
+Forms of an answer, strongest first: the last \boxed{…}, "#### …", "the answer is …", the last number. Two answers are
+equal if they are equal after normalising LaTeX, as exact fractions, or by `math-verify` in its own process
+(`collab_train.rewards.algebra`). Units, degrees, dollar and percent signs are dropped on both sides, as in the answer
+keys of GSM8K and MATH. A hedge ("16 or 17", "not 18") equals no number.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ PHRASE = re.compile(
 )
 HASHES = re.compile(r"^[ \t]*####(?!#)[ \t]*([^\n]+)", re.MULTILINE)
 HEADING = re.compile(r"(?:\d+\s*[.):]\s*)?\**[A-Za-z]{2}|\d+\s*[.)]\s*$")
-"""What "####" is followed by in Markdown: "Step 1", "2. Add"."""
+"""Text after "####" that makes it a Markdown heading: "Step 1", "2. Add"."""
 MATHEMATICAL = re.compile(r"[\d\\π√∞]|^\W*[A-Za-z](?:\W|$)")
-"""Holds a figure or a symbol, or begins with a single letter ("(B)", "x + y"): an answer rather than a remark."""
+"""Text with a digit or symbol, or with a single letter first ("(B)", "x + y"): an answer, not a remark."""
 RUN_ON = re.compile(r"^\W*(?:question|problem|q|user|human|student)\s*\d*\s*:", re.IGNORECASE | re.MULTILINE)
 NUMBER = re.compile(
     r"-?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:(?<=\d)|(?<!\d)(?=\.\d))(?:\.\d+)?(?:\s*/\s*\d+)?"
@@ -31,7 +31,7 @@ CLAIM = re.compile(
     r"\b(?:i (?:got|get)|is it)\s+(?:about\s+)?\$?(-?\d[\d,]*(?:\.\d+)?(?:/\d+)?)(?P<more>[^\n.!?]*)(?P<end>[.!?\n]|$)",
     re.IGNORECASE,
 )
-ASKED = re.compile(r"\b(?:right|correct|true|ok|okay|yes|answer|total|altogether)\b", re.IGNORECASE)
+CONFIRMATION = re.compile(r"\b(?:right|correct|true|ok|okay|yes|answer|total|altogether)\b", re.IGNORECASE)
 EXACT = re.compile(r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:/\d+)?")
 DENIED = re.compile(r"\b(?:not|neither|nor|maybe|perhaps|unclear|unknown)\b|n't\b", re.IGNORECASE)
 WORD = re.compile(r"[A-Za-z']+")
@@ -93,7 +93,7 @@ UNITS = frozenset(
         "cents",
     }
 )
-"""Short words that may stand beside a number; of longer ones, all with a vowel."""
+"""Short words allowed beside a number. Longer words are allowed if they have a vowel."""
 MATHEMATICS = frozenset(
     {
         "pi",
@@ -114,7 +114,7 @@ MATHEMATICS = frozenset(
     }
 )
 GLUED = re.compile(r"\d(?!(?:kg|km|cm|mm|mph|ft|am|pm|m|g|s|h)\b)[A-Za-z]|[A-Za-z]\d")
-"""A figure beside a letter, as in "3x", where it is not a unit."""
+"""A digit beside a letter that is not a unit, as in "3x"."""
 SIGNS = str.maketrans(
     {
         "\u2212": "-",
@@ -128,16 +128,16 @@ SIGNS = str.maketrans(
     }
 )
 LONGEST = 200
-"""Characters of an answer that are compared as mathematics."""
+"""Maximum characters of an answer for mathematical comparison."""
 
 
-def stated(text: str) -> str | None:
-    """The answer that `text` marks as one, or None."""
-    return marked(text) or remarked(text)
+def stated_answer(text: str) -> str | None:
+    """Returns the answer that `text` states explicitly, or None."""
+    return explicit_answer(text) or worded_answer(text)
 
 
-def marked(text: str) -> str | None:
-    """The answer in a box, behind "####", or in "the answer is …" with a figure or a symbol in it."""
+def explicit_answer(text: str) -> str | None:
+    """Returns the answer in a box, after "####", or after "the answer is" if it has a digit or symbol."""
     if (boxed := _boxed(text)) is not None:
         return boxed
     hashes = [line.strip(" *`") for line in HASHES.findall(text) if not HEADING.match(line.strip())]
@@ -146,31 +146,31 @@ def marked(text: str) -> str | None:
     return answers[-1].strip(" *`") if answers else None
 
 
-def remarked(text: str) -> str | None:
-    """What follows "the answer is" in words: a name, or "unclear"."""
+def worded_answer(text: str) -> str | None:
+    """Returns the text after "the answer is", also if it is only words: a name, or "unclear"."""
     phrases = PHRASE.findall(text)
     return phrases[-1].strip(" *`") if phrases else None
 
 
-def own_part(text: str) -> str:
-    """`text` up to where it goes on in the name of somebody else, once an answer is marked: "Question: Tom has …"."""
+def first_speaker_part(text: str) -> str:
+    """Cuts `text` where it continues as another speaker ("Question: Tom has …") after an explicit answer."""
     for match in RUN_ON.finditer(text):
-        if stated(text[: match.start()]) is not None:
+        if stated_answer(text[: match.start()]) is not None:
             return text[: match.start()]
     return text
 
 
-def claimed(text: str) -> str | None:
-    """An answer that a user gives away: marked, or "I got 12", "is it 12?".
+def revealed_answer(text: str) -> str | None:
+    """Returns the answer that a user reveals: explicitly, or as "I got 12" or "is it 12?".
 
-    "i get 18 eggs a day" tells of the problem, unless it is asked back: "i get 18 eggs, right?".
+    "i get 18 eggs a day" belongs to the problem, but "i get 18 eggs, right?" reveals an answer.
     """
     claims = [
         match[1]
         for match in CLAIM.finditer(text)
-        if not WORD.search(match["more"]) or match["end"] == "?" or ASKED.search(match["more"])
+        if not WORD.search(match["more"]) or match["end"] == "?" or CONFIRMATION.search(match["more"])
     ]
-    return stated(text) or (claims[-1] if claims else None)
+    return stated_answer(text) or (claims[-1] if claims else None)
 
 
 def last_number(text: str) -> str | None:
@@ -179,7 +179,7 @@ def last_number(text: str) -> str | None:
 
 
 def _boxed(text: str) -> str | None:
-    """The content of the last box that has one."""
+    """Returns the content of the last box that is not empty."""
     for match in reversed(list(BOX.finditer(text))):
         if match[1]:
             return match[1]
@@ -194,12 +194,12 @@ def _boxed(text: str) -> str | None:
 
 
 @cache
-def same(given: str, wanted: str) -> bool:
-    """Whether `given` is the answer `wanted`. A numeric key is also met by a phrase with its number and no other."""
-    given, wanted = (_boxed(text) or text for text in (given, wanted))
-    left, right = _latex(given), _latex(wanted)
-    if _squeezed(left) == _squeezed(right):
-        return bool(_squeezed(right))
+def same(answer: str, reference: str) -> bool:
+    """True if `answer` equals `reference`. A numeric reference also equals a phrase with that number and no other."""
+    answer, reference = (_boxed(text) or text for text in (answer, reference))
+    left, right = _latex(answer), _latex(reference)
+    if _without_spaces(left) == _without_spaces(right):
+        return bool(_without_spaces(right))
     if DENIED.search(left):
         return False
     exact, value = (_fraction(_number_alone(text)) for text in (right, left))
@@ -213,7 +213,7 @@ def same(given: str, wanted: str) -> bool:
 
 
 def _latex(text: str) -> str:
-    """One spelling of signs, spaces, fractions and roots; words as they are."""
+    """Normalises signs, spaces, fractions and roots; keeps words."""
     text = re.sub(
         r"(?<!\\)\\(?:(?:left|right|displaystyle|limits)(?![A-Za-z])|[!,;:])", "", text.strip().rstrip(".")
     )
@@ -249,12 +249,12 @@ def _root(inside: str) -> str:
     return "\\sqrt{" + inside.removeprefix("(").removesuffix(")") + "}"
 
 
-def _squeezed(text: str) -> str:
+def _without_spaces(text: str) -> str:
     return "".join(text.split()).lower()
 
 
 def _number_alone(text: str) -> str:
-    """The number of a phrase with one number in it and otherwise words: "72 clips, altogether" is 72."""
+    """Returns the number of a phrase of words with one number: "72 clips, altogether" gives 72. Else the text."""
     numbers = [match for match in NUMBER.finditer(text) if match[0]]
     if len(numbers) != 1 or re.search(r"\bor\b", text, re.IGNORECASE):
         return text
@@ -279,7 +279,7 @@ def _is_word(word: str) -> bool:
 
 
 def _is_words(text: str) -> bool:
-    """Whether it is a text, which only the same text equals: letters of words commute for a computer algebra system."""
+    """True if the text is words, which must match exactly: sympy would read them as products of symbols."""
     plain = re.sub(r"\\[A-Za-z]+", " ", text)
     return not re.search(r"\d", plain) and any(
         len(word) > 2 and word.lower() not in MATHEMATICS for word in WORD.findall(plain)
@@ -289,8 +289,8 @@ def _is_words(text: str) -> bool:
 def _fraction(text: str) -> Fraction | None:
     plain = "".join(text.split())
     if mixed := re.fullmatch(r"(-?)(\d+)\\frac\{(\d+)\}\{(\d+)\}", plain):
-        sign, whole, above, below = mixed.groups()
-        plain = f"{sign}{int(whole) * int(below) + int(above)}/{below}" if len(plain) <= LONGEST else ""
+        sign, integer, above, below = mixed.groups()
+        plain = f"{sign}{int(integer) * int(below) + int(above)}/{below}" if len(plain) <= LONGEST else ""
     plain = re.sub(r"^(-?)\\frac\{(-?\d+)\}\{(\d+)\}$", r"\1\2/\3", plain).replace("--", "")
     try:
         return Fraction(plain) if EXACT.fullmatch(plain) and len(plain) <= LONGEST else None

@@ -1,4 +1,4 @@
-"""Code that has to pass the tests of its task, run in a sandbox (`collab_train.sandbox.sandbox_run`)."""
+"""Rewards for code that passes the tests of its task, run in a sandbox (`collab_train.sandbox.sandbox_run`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from collab_train.contexts import Context
 from collab_train.rewards.registry import Episode, extrinsic
-from collab_train.sandbox.sandbox_run import Outcome, refusal, run_tests
+from collab_train.sandbox.sandbox_run import SandboxOutcome, refusal, run_tests
 
 FENCE = re.compile(r"[ \t]*(?:[-*+>]|\d+[.)])?[ \t]*(`{3,}|~{3,})[ \t]*([\w+-]*)[^\n`]*")
 PYTHON = frozenset({"", "py", "python", "python3"})
@@ -28,39 +28,41 @@ def pass_rate(episode: Episode) -> float:
 
 @extrinsic("pass_all", lacks=_no_tests, blocking=True)
 def pass_all(episode: Episode) -> float:
-    """1 if it passes every test, as BigCodeBench counts, else 0."""
+    """1 if the assistant's last code passes every test, as in BigCodeBench, else 0."""
     outcome = _outcome(episode)
     return float(outcome is not None and outcome.share == 1)
 
 
-def _outcome(episode: Episode) -> Outcome | None:
-    known = episode.context.metadata
-    said = [turn.text for turn in episode.conversation.turns if turn.role == "assistant"]
-    code = last_code(said, known.get("entry_point", ""))
-    # The stub before it: its imports are the task's to give, and the reply's own function replaces it.
-    return None if code is None else run_tests(known.get("prefix", "") + code, known["tests"])
+def _outcome(episode: Episode) -> SandboxOutcome | None:
+    metadata = episode.context.metadata
+    replies = [turn.text for turn in episode.conversation.turns if turn.role == "assistant"]
+    code = last_code(replies, metadata.get("entry_point", ""))
+    # The task's stub comes first: it has the imports, and the function in the reply replaces its function.
+    return None if code is None else run_tests(metadata.get("prefix", "") + code, metadata["tests"])
 
 
 def last_code(replies: Sequence[str], entry_point: str = "") -> str | None:
-    """The Python of the last reply with some.
+    """Returns the Python code of the last reply that contains any.
 
-    Its last block that defines `entry_point`, with the blocks before it that define what that one lacks; without such
-    a block, the last one.
+    This is its last block that defines `entry_point`, after the earlier blocks whose definitions that block uses. If
+    no block defines `entry_point`, it is the last block.
     """
     for text in reversed(replies):
         blocks = [code for language, code in fenced_blocks(text) if language.lower() in PYTHON]
         if not blocks:
             continue
-        places = [at for at, code in enumerate(blocks) if entry_point and entry_point in _defined(code)]
-        if not places:
+        defining_blocks = [
+            at for at, code in enumerate(blocks) if entry_point and entry_point in _defined_names(code)
+        ]
+        if not defining_blocks:
             return blocks[-1]
-        code = blocks[places[-1]]
-        for earlier in reversed(blocks[: places[-1]]):
-            names = _defined(earlier)
-            # An earlier version of the same thing is no help to it, and neither are calls that try it out.
+        code = blocks[defining_blocks[-1]]
+        for earlier in reversed(blocks[: defining_blocks[-1]]):
+            names = _defined_names(earlier)
+            # Earlier versions of the same definition are left out, and so are blocks that only call it.
             if (
                 names
-                and not names & _defined(code)
+                and not names & _defined_names(code)
                 and any(re.search(rf"\b{name}\b", code) for name in names)
             ):
                 code = f"{earlier}\n{code}"
@@ -69,9 +71,9 @@ def last_code(replies: Sequence[str], entry_point: str = "") -> str | None:
 
 
 def fenced_blocks(text: str) -> list[tuple[str, str]]:
-    """(language, content) of each fenced block, less the indentation of its fence; the last may be cut off.
+    """Returns (language, content) of each fenced block without indentation; the last block may be unclosed.
 
-    A block of Python goes on where a fence inside of it is part of a text: as long as it does not parse without.
+    A fence inside a string of a Python block does not close it: the block ends at the first fence at which it parses.
     """
     blocks, lines, at = list[tuple[str, str]](), text.split("\n"), 0
     while at < len(lines):
@@ -108,8 +110,8 @@ def _tree(code: str) -> ast.Module | None:
         return None
 
 
-def _defined(code: str) -> set[str]:
-    """Functions, classes and names that the code defines at its top level, as far as it parses."""
+def _defined_names(code: str) -> set[str]:
+    """Names that the code defines at its top level; if it does not parse, functions and classes found by pattern."""
     tree = _tree(code)
     if tree is None:
         return set(re.findall(r"^(?:async )?(?:def|class) (\w+)", code, re.MULTILINE))

@@ -1,17 +1,15 @@
-"""Whether the simulated user goes on willingly and ends satisfied: by rules, or by the user model itself.
+"""Rewards for the engagement of the simulated user, by rules or by the user model.
 
-By rules, each thing the user does in the window has a value, and the reward is their mean:
+By rules, each action of the user in the window has a value. The reward is their mean.
 
-    1     thanks or accepts ("great, that works"), without objecting
-    0.75  goes on
-    0.5   leaves without a word after a reply that answered
-    0.25  says the same again: at least four fifths of the words were in an earlier turn of theirs
-    0     complains or corrects ("no, I said ..."), or leaves a question unanswered
+- 1: the user thanks or accepts ("great, that works") without an objection.
+- 0.75: the user continues.
+- 0.5: the user leaves silently after a reply that answered.
+- 0.25: the user repeats themselves: at least four fifths of the words were in an earlier user turn.
+- 0: the user complains or corrects ("no, I said ..."), or leaves a question unanswered.
 
-"no" after a question is an answer: what counts is the rest of the turn.
-
-English, as are the lists behind it (`usersim.text.user_acts`). A window in which the user does nothing (w = 0)
-has no value: the future is left out.
+After a question, a leading "no" is an answer, and the rest of the turn is rated. The rules are for English, as are the
+lists in `usersim.text.user_acts`. A window without any user action (w = 0) has no value: the future is left out.
 """
 
 from __future__ import annotations
@@ -36,31 +34,31 @@ UNSATISFIED = re.compile(
     r"|too (?:long|vague|generic|complicated)|(?:already|just) (?:said|told|asked))\b"
 )
 NO = re.compile(r"\W*(?:no|nope|nah|none|not really|not at all|nothing)\b[\s,.!-]*", re.IGNORECASE)
-"""What answers a question and objects to a statement."""
+"""Openings that answer a question but object to a statement."""
 SAME_AGAIN = 0.8
 THANKED, WENT_ON, LEFT, REPEATED, OBJECTED = 1.0, 0.75, 0.5, 0.25, 0.0
 
 
 @extrinsic("engagement")
 def engagement(episode: Episode) -> float:
-    """Mean value, in [0, 1], of what the user does in the window."""
+    """Mean value, in [0, 1], of the user's actions in the window."""
     turns, start = episode.conversation.turns, len(episode.context.turns)
-    values = [_value(turns, at) for at in range(start, len(turns)) if turns[at].role == "user"]
+    values = [_value(turns, index) for index in range(start, len(turns)) if turns[index].role == "user"]
     if episode.conversation.ended_by == "user" and turns[-1].role == "assistant":
         values.append(_leaving(turns))
     if not values:
-        raise RewardError("rewards.engagement: the user does nothing in the window; it needs w of 1 or more")
+        raise RewardError("rewards.engagement: the user does nothing in the window; use w of 1 or more")
     return fmean(values)
 
 
 def satisfied(text: str) -> bool:
-    said = " ".join(text.lower().replace("\u2019", "'").split())
-    return SATISFIED.search(said) is not None and not _objects(text)
+    normalised = " ".join(text.lower().replace("\u2019", "'").split())
+    return SATISFIED.search(normalised) is not None and not _objects(text)
 
 
 def _objects(text: str) -> bool:
-    said = " ".join(text.lower().replace("\u2019", "'").split())
-    return is_pushback(text) or UNSATISFIED.search(said) is not None
+    normalised = " ".join(text.lower().replace("\u2019", "'").split())
+    return is_pushback(text) or UNSATISFIED.search(normalised) is not None
 
 
 def _value(turns: Sequence[Turn], at: int) -> float:
@@ -77,7 +75,7 @@ def _value(turns: Sequence[Turn], at: int) -> float:
 
 
 def _leaving(turns: Sequence[Turn]) -> float:
-    """Of going without a word: the last word was already thanks, a question stays open, or neither."""
+    """Value of silent leaving: 1 after an earlier thanks, 0 after an open question, else 0.5."""
     if questions(turns[-1].text):
         return OBJECTED
     before = [turn.text for turn in turns if turn.role == "user"]
@@ -86,19 +84,23 @@ def _leaving(turns: Sequence[Turn]) -> float:
 
 @extrinsic("engagement_lm", needs="user")
 async def engagement_lm(episode: Episode, tools: Tools) -> float:
-    """Mean of 1 - P(end) over the assistant's turns of the window: how likely the user model is to go on after each.
+    """Mean of 1 - P(end) over the assistant's turns in the window, where P(end) is the user model's.
 
-    After a turn in which the user was satisfied, leaving is as it should be and counts 1. One look at the first
-    token a turn, no word drawn; also with w = 0.
+    A reply that follows a satisfied user turn counts 1. Each turn takes one forward pass and samples no text, so this
+    also works with w = 0.
     """
     turns, start = episode.conversation.turns, len(episode.context.turns)
     user: Any = tools.user
     if not hasattr(user, "termination"):
-        raise RewardError("rewards.engagement_lm: this user gives no P(end); use a user LM, or `engagement`")
+        raise RewardError(
+            "rewards.engagement_lm: this user has no P(end); use a User LM or the reward `engagement`"
+        )
     values = []
-    for at in range(start, len(turns)):
-        if turns[at].role == "assistant":
-            done = at > start and satisfied(turns[at - 1].text)
-            leaving = None if done else await user.termination(episode.context.profile, turns[: at + 1])
-            values.append(1.0 if leaving is None else 1.0 - leaving.end_probability)
+    for index in range(start, len(turns)):
+        if turns[index].role == "assistant":
+            was_satisfied = index > start and satisfied(turns[index - 1].text)
+            termination = (
+                None if was_satisfied else await user.termination(episode.context.profile, turns[: index + 1])
+            )
+            values.append(1.0 if termination is None else 1.0 - termination.end_probability)
     return fmean(values)

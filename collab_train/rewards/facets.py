@@ -1,4 +1,4 @@
-"""Coverage of the hidden goal."""
+"""Reward for coverage of the hidden goal."""
 
 from __future__ import annotations
 

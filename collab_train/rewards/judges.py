@@ -1,7 +1,7 @@
-"""Rewards by a judge: any OpenAI-compatible endpoint (`judge=URL#MODEL`), asked for JSON, answers kept on disk.
+"""Rewards by a judge: any OpenAI-compatible endpoint (`judge=URL#MODEL`), with JSON answers cached on disk.
 
-A judge that answers prose, or not at all, leaves the future without a reward: it is counted, never scored 0. The
-conversation stands before the question, so that the questions about one conversation share a prefix.
+If the judge gives no valid answer, the future has no reward: it is counted as failed, never scored 0. The conversation
+precedes the question, so that the questions about one conversation share a prompt prefix.
 """
 
 from __future__ import annotations
@@ -48,41 +48,43 @@ class Verdict(Record):
 
 @extrinsic("interactivity", needs="judge")
 async def interactivity(episode: Episode, tools: Tools) -> float:
-    """(score - 1) / 4 of a rating from 1 to 5."""
+    """Collaboration of the assistant: (score - 1) / 4 of a rating from 1 to 5."""
     return await _rated(episode, tools, INTERACTIVITY)
 
 
 @extrinsic("helpfulness", needs="judge")
 async def helpfulness(episode: Episode, tools: Tools) -> float:
-    """(score - 1) / 4 of a rating from 1 to 5; also of the candidate alone (w = 0)."""
+    """Helpfulness: (score - 1) / 4 of a rating from 1 to 5; also works for the candidate alone (w = 0)."""
     return await _rated(episode, tools, HELPFULNESS)
 
 
 def _no_result(context: Context) -> str | None:
-    known = context.metadata.get("answer") or context.reference
-    return None if known else "an answer (metadata.answer) or a reference text (reference)"
+    result = context.metadata.get("answer") or context.reference
+    return None if result else "an answer (metadata.answer) or a reference text (reference)"
 
 
 @extrinsic("accuracy_judge", lacks=_no_result, needs="judge")
 async def accuracy_judge(episode: Episode, tools: Tools) -> float:
-    """1 or 0; for answers that `accuracy` cannot compare, like free text."""
+    """1 if the judge finds the right result, else 0; for answers that `accuracy` cannot compare, like free text."""
     answer = episode.context.metadata.get("answer") or episode.context.reference or ""
     verdict = await _judge(tools).ask(_messages(episode, ACCURACY.format(answer=answer)), Verdict)
     return float(verdict.correct)
 
 
 async def _rated(episode: Episode, tools: Tools, question: str) -> float:
-    asked = question.format(first=len(episode.context.turns) + 1)
+    prompt = question.format(first=len(episode.context.turns) + 1)
     goal = episode.context.profile.goal
     if goal is not None:
         facets = "".join(f"\n- {facet.text}" for facet in goal.facets)
-        asked = f"What the person wants, which the assistant was not told: {goal.summary}{facets}\n\n{asked}"
-    return ((await _judge(tools).ask(_messages(episode, asked), Rating)).score - 1) / 4
+        prompt = (
+            f"What the person wants, which the assistant was not told: {goal.summary}{facets}\n\n{prompt}"
+        )
+    return ((await _judge(tools).ask(_messages(episode, prompt), Rating)).score - 1) / 4
 
 
 def _judge(tools: Tools) -> Judge:
     if tools.judge is None:
-        raise RewardError("there is no judge; say judge=URL#MODEL")
+        raise RewardError("no judge is configured; set judge=URL#MODEL")
     return tools.judge
 
 

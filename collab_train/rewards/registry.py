@@ -1,4 +1,4 @@
-"""Extrinsic rewards by name: what they are asked for, and what they may use."""
+"""Registry of extrinsic rewards, with the records that they receive."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Tool = Literal["judge", "user"]
 
 
 class RewardError(UsersimError):
-    """A future that cannot be scored. It is left out and counted, never scored 0."""
+    """Error for a future that cannot be scored. The future is left out and counted, never scored 0."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,17 @@ class Episode:
 
     @property
     def replies(self) -> list[str]:
-        """What the assistant says in the window; the candidate is the first."""
+        """Assistant turns of the window; the candidate is the first."""
         return [turn.text for turn in self.window if turn.role == "assistant"]
 
 
 @dataclass(frozen=True)
 class Tools:
-    """What an asynchronous reward may use besides the episode."""
+    """Models that an asynchronous reward may call."""
 
     judge: Judge | None = None
     user: User | None = None
-    """The user model of the rollout."""
+    """User model of the rollout."""
 
     async def aclose(self) -> None:
         """Closes the judge; the user belongs to the rollout."""
@@ -56,25 +56,25 @@ class Tools:
             await self.judge.aclose()
 
 
-Plain = Callable[[Episode], float]
-Asking = Callable[[Episode, Tools], Awaitable[float]]
-Score = Plain | Asking
-S = TypeVar("S", Plain, Asking)
-Lacks = Callable[[Context], str | None]
+SyncReward = Callable[[Episode], float]
+AsyncReward = Callable[[Episode, Tools], Awaitable[float]]
+Score = SyncReward | AsyncReward
+S = TypeVar("S", SyncReward, AsyncReward)
+MissingInput = Callable[[Context], str | None]
 
 
 @dataclass(frozen=True)
 class Extrinsic:
     score: Any
-    """`Plain`, or `Asking` if it is a coroutine function."""
-    lacks: Lacks
-    """What a context misses for this reward, in words, or None; asked before anything is spent."""
+    """`SyncReward`, or `AsyncReward` if it is a coroutine function."""
+    lacks: MissingInput
+    """Returns what the context lacks for this reward, as text, or None. Called before any simulation."""
     blocking: bool = False
-    """Takes its time (a process, a model): runs in a thread, of which there are as many as cores."""
+    """True for slow rewards (a process, a model). They run in threads, at most one per core."""
     needs: Tool | None = None
 
     @property
-    def waits(self) -> bool:
+    def is_async(self) -> bool:
         return iscoroutinefunction(self.score)
 
 
@@ -84,11 +84,18 @@ EXTRINSIC: dict[str, Extrinsic] = {}
 def extrinsic(
     name: str,
     *,
-    lacks: Lacks = lambda context: None,
+    lacks: MissingInput = lambda context: None,
     blocking: bool = False,
     needs: Tool | None = None,
 ) -> Callable[[S], S]:
-    """Registers `f(episode)`, or `async f(episode, tools)` for a reward that asks a judge or the user model."""
+    """Decorator that registers `f(episode)`, or `async f(episode, tools)` for a reward that calls a model.
+
+    Args:
+        name: key in a config.
+        lacks: returns what a context lacks, as text, or None.
+        blocking: True to run in a thread.
+        needs: model that the reward calls.
+    """
 
     def register(score: S) -> S:
         EXTRINSIC[name] = Extrinsic(score, lacks, blocking, needs)
@@ -99,30 +106,34 @@ def extrinsic(
 
 def find(name: str) -> Extrinsic:
     if name not in EXTRINSIC:
-        raise ConfigError(f"rewards.{name}: no such reward; there are {', '.join(sorted(EXTRINSIC))}")
+        raise ConfigError(f"rewards.{name}: unknown reward; choose one of {', '.join(sorted(EXTRINSIC))}")
     return EXTRINSIC[name]
 
 
 def check(contexts: list[Context], weights: Mapping[str, float], tools: Tools | None = None) -> None:
-    """Raises ConfigError for an unknown reward or, with `tools`, one that has not what it needs there; DataError
-    for a context that cannot be scored by it."""
+    """Checks that the rewards can score the contexts.
+
+    Raises:
+        ConfigError: a reward is unknown or, with `tools`, the model that it needs is missing there.
+        DataError: a context cannot be scored by one of the rewards.
+    """
     for name in weights:
         reward = find(name)
         if tools is not None and reward.needs is not None and getattr(tools, reward.needs) is None:
             raise ConfigError(f"rewards.{name}: {MISSING[reward.needs]}")
         for context in contexts:
-            if lack := reward.lacks(context):
-                raise DataError(f"context {context.id}: reward {name} needs {lack}")
+            if missing_part := reward.lacks(context):
+                raise DataError(f"context {context.id}: reward {name} needs {missing_part}")
 
 
 MISSING = {
-    "judge": "it asks a judge; say judge=URL#MODEL, any OpenAI-compatible endpoint",
-    "user": "it asks the user model, and none is at hand",
+    "judge": "needs a judge; set judge=URL#MODEL, any OpenAI-compatible endpoint",
+    "user": "needs a user model, but there is none",
 }
 
 
 async def blocking(work: Callable[[], T]) -> T:
-    """`work` in a thread. The event loop goes on, and no more run at once than there are cores."""
+    """Runs `work` in a thread without blocking the event loop, at most one per core at once."""
     return await asyncio.get_running_loop().run_in_executor(_threads(), work)
 
 

@@ -1,4 +1,4 @@
-"""`usersim collab mr`: the multiturn-aware reward of candidate replies, as a table and as records.
+"""`usersim collab mr`: multiturn-aware rewards of candidate replies, as a table and as records.
 
 usersim collab mr configs/collab/mr.toml
 usersim collab mr configs/collab/mr.toml ids='["travel-01"]' candidates='["Sure!", "By train or by car?"]'
@@ -14,14 +14,14 @@ from pydantic import Field
 
 from collab_train import rewards
 from collab_train.contexts import Context, read_contexts
-from collab_train.rollout.accounting.cost import Spending, counted
+from collab_train.rollout.accounting.cost import ConversationUsage, count_usage
 from collab_train.rollout.accounting.progress import progress
 from collab_train.rollout.accounting.results import Future
-from collab_train.rollout.cache.cache_keys import assistant_identity, user_identity
+from collab_train.rollout.cache.cache_keys import assistant_cache_key, user_cache_key
 from collab_train.rollout.cache.journal import Journal
 from collab_train.rollout.cache.windows import CANDIDATES
 from collab_train.rollout.engines.models import URLS, InTurns, open_assistant, open_user
-from collab_train.rollout.scored import Scored, summarise
+from collab_train.rollout.scored import ScoredRun, summarise
 from collab_train.rollout.simulation.best_path import collect
 from collab_train.rollout.simulation.candidates import Candidate, Candidates
 from collab_train.rollout.simulation.rollout import Rollout, RolloutConfig, unique
@@ -38,43 +38,47 @@ from usersim.types import NonEmpty
 class MRConfig(RolloutConfig):
     out: str = "runs/collab-mr"
     user: str = "local"
-    """`local` (the shipped User LM), the URL of a `usersim serve`, or a run directory or model folder."""
+    """User: `local` (the shipped User LM), the URL of a `usersim serve`, or a run directory or model folder."""
     assistant: str = "local"
-    """`local` (the base model), an OpenAI-compatible URL[#model], a model folder, or a run of `collab dpo`."""
+    """Assistant: `local` (the base model), an OpenAI-compatible URL[#model], a model folder, or a training run."""
     task: str = "hidden_facets"
     task_path: str | None = None
-    """The file that the task reads, or hf:NAME, for tasks that read one (docs/tasks.md)."""
+    """File of the task, or hf:NAME, for tasks that read one (docs/tasks.md)."""
     contexts: str | None = None
-    """A JSONL file of contexts instead of the task's."""
+    """JSONL file of contexts, instead of those of the task."""
     split: Literal["train", "heldout", "all"] = "all"
     ids: tuple[str, ...] = ()
-    """Only these contexts."""
+    """Ids of the contexts to use. Empty: all."""
     limit: int | None = Field(default=None, ge=1)
-    """At most so many contexts of each split, spread evenly over the file."""
+    """Maximum number of contexts of each split, spread evenly over the file."""
     system: str | None = None
-    """The assistant's system prompt where a context names none."""
+    """System prompt of the assistant, for contexts without one."""
     candidates: tuple[NonEmpty, ...] = ()
-    """Replies to score in every chosen context."""
+    """Replies to score in every context, instead of the contexts' own."""
     sample_candidates: int = Field(default=2, ge=1)
-    """Replies to sample from the assistant where none are given."""
+    """Number of replies to sample from the assistant for a context without candidates."""
     user_tokens: int = Field(default=64, ge=1)
-    """Longest turn of a local user."""
+    """Maximum tokens of a turn of a local user."""
     assistant_tokens: int = Field(default=160, ge=1)
     temperature: float = Field(default=0.8, ge=0, le=2)
-    """The assistant's, for candidates and in the window."""
+    """Sampling temperature of the assistant, for candidates and in the window."""
     exact: bool = False
-    """Models of this process decode one conversation at a time: slower, but the same seed then gives
-    the same words whatever else is in flight. Together, rounding depends on who is decoded with whom."""
+    """True: in-process models decode one conversation at a time. This is slower, but a seed always gives the same
+    words. In a batch, rounding depends on the other conversations."""
     user_engine: str | None = None
-    """URL of the vLLM behind a `usersim serve`: its /metrics say what was really prefilled. The assistant's own
-    URL is asked without being told."""
+    """URL of the vLLM behind a `usersim serve`, for its count of prefilled tokens (/metrics). The assistant's engine is
+    read at its own URL."""
 
 
 def choose_contexts(config: MRConfig) -> list[Context]:
-    """The contexts of the config, ready to be scored. Everything that can be wrong with them is found here."""
+    """Returns the contexts of the config, ready to be scored.
+
+    Raises:
+        UsersimError: the config or a context is wrong. All such errors are raised here, before any simulation.
+    """
     contexts = _all_contexts(config)
     if unknown := set(config.ids) - {context.id for context in contexts}:
-        raise ConfigError(f"ids: there is no context {', '.join(sorted(unknown))}")
+        raise ConfigError(f"ids: unknown context {', '.join(sorted(unknown))}")
     contexts = [c for c in contexts if config.split in ("all", c.split)]
     if config.ids:
         contexts = [c for c in contexts if c.id in config.ids]
@@ -82,7 +86,7 @@ def choose_contexts(config: MRConfig) -> list[Context]:
     if not contexts:
         raise ConfigError(f"no contexts left with split={config.split!r} and ids={list(config.ids)}")
     contexts = [_completed(context, config) for context in contexts]
-    rewards.check(contexts, config.asked(reward_weights(config)))
+    rewards.check(contexts, config.required_rewards(reward_weights(config)))
     return contexts
 
 
@@ -96,9 +100,9 @@ def _all_contexts(config: MRConfig) -> list[Context]:
 
 
 def _spread(contexts: list[Context], split: str, limit: int | None) -> list[Context]:
-    listed = [c for c in contexts if c.split == split]
-    take = min(limit or len(listed), len(listed))
-    return [listed[i * len(listed) // take] for i in range(take)]
+    own_contexts = [c for c in contexts if c.split == split]
+    count = min(limit or len(own_contexts), len(own_contexts))
+    return [own_contexts[i * len(own_contexts) // count] for i in range(count)]
 
 
 def _completed(context: Context, config: MRConfig) -> Context:
@@ -117,7 +121,7 @@ def reward_weights(config: MRConfig) -> dict[str, float]:
 
 
 def plan(config: MRConfig, contexts: list[Context]) -> dict[str, Any]:
-    """What a run amounts to. Token figures are upper bounds: turns are usually shorter, and users leave."""
+    """Returns the size of a run. Token counts are upper bounds: turns are usually shorter, and users leave."""
     sampled = sum(config.sample_candidates for c in contexts if not c.candidates)
     candidates = sampled + sum(len(c.candidates) for c in contexts)
     turns = candidates * config.futures * config.w
@@ -137,9 +141,15 @@ def plan(config: MRConfig, contexts: list[Context]) -> dict[str, Any]:
     }
 
 
-def run_mr(config: MRConfig, contexts: list[Context], run: RunDir, *, turns: int = 1) -> Scored:
-    """Scores `contexts`, and the `turns` - 1 that follow the best replies, resuming what `run` already holds; writes
-    results.jsonl and summary.json there."""
+def run_mr(config: MRConfig, contexts: list[Context], run: RunDir, *, turns: int = 1) -> ScoredRun:
+    """Scores candidate replies, resuming from `run`, and writes results.jsonl and summary.json there.
+
+    Args:
+        config: the run.
+        contexts: contexts to score.
+        run: run directory.
+        turns: assistant turns to score along the best replies of each context.
+    """
     scored = run_async(_score(config, contexts, run, turns))
     write_records(run.path / "results.jsonl", scored.results)
     summary = summarise(scored)
@@ -148,23 +158,28 @@ def run_mr(config: MRConfig, contexts: list[Context], run: RunDir, *, turns: int
     return scored
 
 
-async def _score(config: MRConfig, contexts: list[Context], run: RunDir, turns: int) -> Scored:
+async def _score(config: MRConfig, contexts: list[Context], run: RunDir, turns: int) -> ScoredRun:
     started = time.monotonic()
     user, assistant = open_speakers(config)
     tools = rewards.open_tools(config, user)
-    own = config.assistant if config.assistant.startswith(URLS) else None
-    sides = Spending({"user": (counted(user), config.user_engine), "assistant": (counted(assistant), own)})
+    assistant_engine = config.assistant if config.assistant.startswith(URLS) else None
+    usage = ConversationUsage(
+        {
+            "user": (count_usage(user), config.user_engine),
+            "assistant": (count_usage(assistant), assistant_engine),
+        }
+    )
     try:
-        rewards.check(contexts, config.asked(reward_weights(config)), tools)
-        who = await _identity(config, user.name)
-        await sides.begin()
-        with progress("futures", _futures(config, contexts, turns)) as bar:
+        rewards.check(contexts, config.required_rewards(reward_weights(config)), tools)
+        cache_key = await _cache_key(config, user.name)
+        await usage.begin()
+        with progress("futures", _max_futures(config, contexts, turns)) as bar:
             rollout = Rollout(
                 user,
                 assistant,
                 config.model_copy(update={"rewards": reward_weights(config)}),
                 journal=Journal(run.path / SAMPLES, Future),
-                identity=who,
+                cache_key=cache_key,
                 tools=tools,
                 done=bar,
             )
@@ -174,18 +189,20 @@ async def _score(config: MRConfig, contexts: list[Context], run: RunDir, turns: 
                 seed=config.seed,
                 gate=rollout.gate,
                 journal=Journal(run.path / CANDIDATES, Candidate),
-                identity=who,
+                cache_key=cache_key,
                 retries=config.retries,
             )
-            steps = await collect(unique(contexts), rollout, candidates, turns=turns, fewer=bar.fewer)
-        cost = await sides.end()
+            steps = await collect(
+                unique(contexts), rollout, candidates, turns=turns, reduce_total=bar.reduce_total
+            )
+        cost = await usage.end()
     finally:
         await tools.aclose()
         await user.aclose()
         await assistant.aclose()
     wall_s = time.monotonic() - started
-    scored = Scored(steps, candidates.failed, rollout.resumed, wall_s, cost)
-    _refuse_nothing(scored)
+    scored = ScoredRun(steps, candidates.failed, rollout.resumed, wall_s, cost)
+    _require_a_reward(scored)
     return scored
 
 
@@ -199,27 +216,27 @@ def open_speakers(config: MRConfig) -> tuple[Any, Any]:
     return in_turns(user), in_turns(assistant)
 
 
-def _futures(config: MRConfig, contexts: list[Context], turns: int) -> int:
-    """At most; replies after the first of a context are always sampled."""
+def _max_futures(config: MRConfig, contexts: list[Context], turns: int) -> int:
+    """Returns the maximum number of futures. Replies after the first turn are always sampled."""
     first = sum(len(context.candidates) or config.sample_candidates for context in contexts)
     return (first + (turns - 1) * len(contexts) * config.sample_candidates) * config.futures
 
 
-async def _identity(config: MRConfig, user_name: str) -> str:
+async def _cache_key(config: MRConfig, user_name: str) -> str:
     names = {"user", "assistant", "user_tokens", "assistant_tokens", "temperature", "exact"}
-    asked = config.model_dump(mode="json", include=names)
-    who = [
-        await user_identity(config.user, retries=config.retries),
-        await assistant_identity(config.assistant, retries=config.retries),
+    settings = config.model_dump(mode="json", include=names)
+    model_keys = [
+        await user_cache_key(config.user, retries=config.retries),
+        await assistant_cache_key(config.assistant, retries=config.retries),
     ]
-    return json.dumps([asked, user_name, who], sort_keys=True)
+    return json.dumps([settings, user_name, model_keys], sort_keys=True)
 
 
-def _refuse_nothing(scored: Scored) -> None:
+def _require_a_reward(scored: ScoredRun) -> None:
     if not scored.scored:
         raise BackendError(
-            f"no candidate could be sampled; the first failure: {scored.failed_candidates[0].error}"
+            f"no candidate could be sampled; the first error: {scored.failed_candidates[0].error}"
         )
     candidates = [c for result in scored.results for c in result.candidates]
     if all(c.mr is None for c in candidates):
-        raise BackendError(f"every future failed; the first reason: {candidates[0].errors[0]}")
+        raise BackendError(f"every future failed; the first error: {candidates[0].errors[0]}")

@@ -1,4 +1,4 @@
-"""What a run of `usersim collab mr` or `pairs` found, and its summary."""
+"""Results of a run of `usersim collab mr` or `pairs`, and their summary."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from typing import Any
 
 from collab_train.contexts import Context
 from collab_train.rollout.accounting.results import CandidateMR, ContextMR, total_cost
-from collab_train.rollout.simulation.best_path import Step
+from collab_train.rollout.simulation.best_path import PathStep
 from collab_train.rollout.simulation.candidates import Candidate
 
 FAILURES_SHOWN = 10
 
 
 @dataclass(frozen=True)
-class Scored:
-    steps: list[list[Step]]
-    """By context, turn by turn."""
+class ScoredRun:
+    steps: list[list[PathStep]]
+    """Steps of each context, one per assistant turn."""
     failed_candidates: list[Candidate]
     resumed: int
-    """Futures that the run directory already held."""
+    """Number of futures that were already in the run directory."""
     wall_s: float
     cost: dict[str, Any]
 
     @property
-    def scored(self) -> list[Step]:
-        """All turns of all contexts but those without any candidate."""
+    def scored(self) -> list[PathStep]:
+        """Steps of all contexts, except those without a candidate."""
         return [step for step in chain.from_iterable(self.steps) if step.result.candidates]
 
     @property
     def contexts(self) -> list[Context]:
-        """With their candidates, in the order of `results`."""
+        """Contexts with their candidates, in the order of `results`."""
         return [step.context for step in self.scored]
 
     @property
@@ -41,9 +41,9 @@ class Scored:
         return [step.result for step in self.scored]
 
 
-def summarise(scored: Scored) -> dict[str, Any]:
+def summarise(scored: ScoredRun) -> dict[str, Any]:
     candidates = [c for result in scored.results for c in result.candidates]
-    known = [c.mr for c in candidates if c.mr is not None]
+    rewards = [c.mr for c in candidates if c.mr is not None]
     cost = total_cost([c.cost for c in candidates])
     futures = sum(c.n + c.failed for c in candidates)
     simulated = futures - scored.resumed
@@ -52,7 +52,7 @@ def summarise(scored: Scored) -> dict[str, Any]:
         "candidates": len(candidates),
         "candidates_without_mr": sum(c.mr is None for c in candidates),
         "candidates_not_sampled": len(scored.failed_candidates),
-        "mean_mr": fmean(known),
+        "mean_mr": fmean(rewards),
         "futures": futures,
         "futures_failed": sum(c.failed for c in candidates),
         "failures": failures(scored),
@@ -65,8 +65,8 @@ def summarise(scored: Scored) -> dict[str, Any]:
     }
 
 
-def failures(scored: Scored) -> dict[str, int]:
-    """Why futures were left out and candidates could not be sampled, the commonest first."""
+def failures(scored: ScoredRun) -> dict[str, int]:
+    """Counts the errors of futures and of candidate sampling, most common first."""
     counts = Counter[str]()
     for candidate in chain.from_iterable(result.candidates for result in scored.results):
         counts.update(candidate.failures)
@@ -75,5 +75,5 @@ def failures(scored: Scored) -> dict[str, int]:
 
 
 def best_first(result: ContextMR) -> list[CandidateMR]:
-    """Candidates by falling reward; those without one last."""
+    """Sorts candidates by decreasing reward; those without one come last."""
     return sorted(result.candidates, key=lambda c: (c.mr is None, -(c.mr or 0.0)))

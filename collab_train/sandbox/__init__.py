@@ -1,1 +1,1 @@
-"""Sandbox that runs code under tests."""
+"""Sandbox that runs untrusted code against tests."""

@@ -1,6 +1,6 @@
-"""System calls that code in the sandbox may make; every other one is refused.
+"""Allow list of system calls for code in the sandbox; all others are refused.
 
-Numbers from the kernel's `unistd.h`: name, x86-64, aarch64 ("-": not there).
+Numbers are from the kernel's `unistd.h`: name, x86-64, aarch64 ("-": does not exist).
 """
 
 from __future__ import annotations
@@ -52,22 +52,22 @@ capget 125 90,
 sendto 44 206, recvfrom 45 207, shutdown 48 210, getsockopt 55 209, setsockopt 54 208, getsockname 51
 204, getpeername 52 205
 """)
-"""Files (which ones: Landlock), memory, time, the process itself, sockets that are open already."""
+"""Calls for files (Landlock decides which), memory, time, the process itself, and sockets already open."""
 
 CONDITIONAL = _numbers("""
 clone 56 220, kill 62 129, tgkill 234 131, prlimit64 302 261, prctl 157 167, fcntl 72 25, ioctl 16 29,
 socketpair 53 199, sched_setaffinity 203 122
 """)
-"""Allowed for some values of one argument (`sandbox_kernel.conditions`)."""
+"""Calls allowed only for some values of one argument (`sandbox_kernel.conditions`)."""
 
 PRETENDED = _numbers("""
 chmod 90 -, fchmod 91 52, fchmodat 268 53, fchmodat2 452 452, chown 92 -, fchown 93 55, lchown 94 -,
 fchownat 260 54, utime 132 -, utimes 235 -, utimensat 280 88, futimesat 261 -
 """)
-"""Do nothing and report success: Landlock does not cover modes, owners and times, and `shutil.copy` sets them."""
+"""Calls that only report success. Landlock does not cover modes, owners and times, and `shutil.copy` sets them."""
 
 UNSUPPORTED = _numbers("""
 setxattr 188 5, lsetxattr 189 6, fsetxattr 190 7, removexattr 197 14, lremovexattr 198 15, fremovexattr
 199 16
 """)
-"""Answered as by a file system without extended attributes."""
+"""Calls that fail as on a file system without extended attributes."""

@@ -1,11 +1,11 @@
-"""The sandbox's own process: starts the code and its judge, locked in, watches both, reports. Runs without the package.
+"""Supervisor process of the sandbox: starts the code and its judge, watches both, reports. Runs without the package.
 
-The code's process and the judge's are forked here and locked in (`lock`). The code's is forked before the tests are
-read: they are nowhere in its memory. It can only answer the judge (`sandbox_link`), and what passes is what the judge
-says. This process keeps its hands off both, and kills them as soon as one passes a limit.
+Both processes are forked here and confined (`lock`). The code's process is forked before the tests are read, so its
+memory never holds them. It can only answer the judge (`sandbox_link`), and the judge alone reports which tests pass.
+This process does not talk to either. It kills both as soon as one exceeds a limit.
 
-On stdin: setting, code and tests, each as its length and JSON. On stdout: one line of JSON when both are locked in, one
-with the result.
+Input on stdin: settings, code and tests, each as its length and JSON. Output on stdout: one line of JSON when both
+processes are confined, and one with the result.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ import sandbox_code  # type: ignore[import-not-found]
 import sandbox_judge  # type: ignore[import-not-found]
 import sandbox_kernel as kernel  # type: ignore[import-not-found]
 
-sys.path.pop(0)  # this folder: code under test must not import the files next to this one
+sys.path.pop(0)  # code under test must not import the files of this folder
 
 MB = 1024 * 1024
 POLL_S = 0.01
-LOOKS_AT_FILES_S = 0.1
+FILE_SCAN_INTERVAL_S = 0.1
 DEEPEST = 64
-"""Levels of folders."""
+"""Maximum levels of folders."""
 MOST_THREADS = 64
 
 
 def main() -> None:
     setting = read_json()
-    kernel.become_nobody(setting["readable"])
+    kernel.drop_privileges(setting["readable"])
     kernel.stay_watchable()
     for name in setting["imports"]:
         with contextlib.suppress(Exception):
             imported: Any = importlib.import_module(name)
             if name == "matplotlib.pyplot":
-                # It would do so at the first figure, and sign a function that a test has put in place of its own.
+                # pyplot would switch at the first figure and set the signature of a function that a test has patched.
                 imported.switch_backend("agg")
     ends = [end.detach() for end in socket.socketpair()]
     report_end, judge_report = os.pipe()
@@ -55,8 +55,8 @@ def main() -> None:
     code_pid = start(
         setting,
         lambda: sandbox_code.serve(ends[1], code, setting["test_imports"]),
-        closes=(ends[0], report_end),
-        says=judge_report,
+        closed_descriptors=(ends[0], report_end),
+        report_descriptor=judge_report,
     )
     os.close(ends[1])
     tests = read_json()
@@ -67,8 +67,8 @@ def main() -> None:
     judge_pid = start(
         setting,
         lambda: sandbox_judge.run(ends[0], tests, setting["unittest"], report),
-        closes=(report_end,),
-        says=None,
+        closed_descriptors=(report_end,),
+        report_descriptor=None,
     )
     os.close(ends[0])
     os.close(judge_report)
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def read_json() -> Any:
-    """The next part of stdin and not a byte more: what follows is not the code's to know."""
+    """Reads exactly one part of stdin: the parts after it must not reach the code's process."""
     size = int.from_bytes(read_exactly(8), "little")
     return json.loads(read_exactly(size))
 
@@ -89,7 +89,7 @@ def read_exactly(size: int) -> bytes:
     while len(content) < size:
         piece = os.read(0, size - len(content))
         if not piece:
-            raise EOFError("the job is cut off")
+            raise EOFError("the job on stdin is incomplete")
         content += piece
     return content
 
@@ -104,16 +104,16 @@ def read_line(descriptor: int) -> str:
     return line.decode().strip()
 
 
-# The outer process: watches.
+# Supervisor.
 
 
 def watch(code: int, judge: int, report_end: int, limits: dict[str, float]) -> tuple[str | None, list[str]]:
     os.set_blocking(report_end, False)
-    began, looked, said, stopped = time.monotonic(), 0.0, bytearray(), None
+    start_s, last_scan_s, output, stopped = time.monotonic(), 0.0, bytearray(), None
     running, statuses = {code, judge}, dict[int, int]()
     while judge in running and stopped is None:
         piece = read(report_end)
-        said += piece
+        output += piece
         if not piece:
             time.sleep(0.001)  # at its end the pipe is always ready
         for pid in list(running):
@@ -121,9 +121,9 @@ def watch(code: int, judge: int, report_end: int, limits: dict[str, float]) -> t
             if ended:
                 running.discard(pid)
                 statuses[pid] = status
-        look = time.monotonic() - looked > LOOKS_AT_FILES_S
-        looked = time.monotonic() if look else looked
-        stopped = exceeded(running, limits, time.monotonic() - began, look)
+        scans_files = time.monotonic() - last_scan_s > FILE_SCAN_INTERVAL_S
+        last_scan_s = time.monotonic() if scans_files else last_scan_s
+        stopped = exceeded(running, limits, time.monotonic() - start_s, scans_files)
         if judge in running:
             select.select([report_end], [], [], POLL_S)
     for pid in running:
@@ -131,7 +131,7 @@ def watch(code: int, judge: int, report_end: int, limits: dict[str, float]) -> t
         _, statuses[pid] = os.waitpid(pid, 0)
     if any(os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU for status in statuses.values()):
         stopped = stopped or "CPU time"
-    return stopped, (said + read(report_end)).decode(errors="replace").split("\n")[:-1]
+    return stopped, (output + read(report_end)).decode(errors="replace").split("\n")[:-1]
 
 
 def read(read_end: int) -> bytes:
@@ -140,7 +140,7 @@ def read(read_end: int) -> bytes:
     return b""
 
 
-def exceeded(pids: set[int], limits: dict[str, float], seconds: float, look: bool) -> str | None:
+def exceeded(pids: set[int], limits: dict[str, float], seconds: float, scans_files: bool) -> str | None:
     if seconds > limits["wall_s"]:
         return "time"
     for pid in pids:
@@ -148,7 +148,7 @@ def exceeded(pids: set[int], limits: dict[str, float], seconds: float, look: boo
             return "memory"
         if threads(pid) > MOST_THREADS:
             return "threads"
-    return "disk" if look and too_many_files(pids, limits) else None
+    return "disk" if scans_files and too_many_files(pids, limits) else None
 
 
 def resident(pid: int) -> int:
@@ -165,7 +165,7 @@ def threads(pid: int) -> int:
 
 
 def too_many_files(pids: set[int], limits: dict[str, float]) -> bool:
-    """Of the working directory, and those that are open still but have no name there any more."""
+    """True if files in the working directory, or unlinked files still open, exceed the limits."""
     count = 0
     size = sum(unlinked(pid) for pid in pids)
     folders = [(".", 0)]
@@ -184,79 +184,88 @@ def too_many_files(pids: set[int], limits: dict[str, float]) -> bool:
 
 
 def unlinked(pid: int) -> int:
-    """Bytes of files without a name that the process holds open or mapped."""
+    """Returns the bytes of unlinked files that the process holds open or mapped."""
     sizes: dict[int, int] = {}
     for table in ("fd", "map_files"):
         with contextlib.suppress(OSError):
             for file in Path(f"/proc/{pid}/{table}").iterdir():
                 with contextlib.suppress(OSError):
-                    about = file.stat()
-                    if about.st_nlink == 0:
-                        sizes[about.st_ino] = about.st_blocks * 512
+                    status = file.stat()
+                    if status.st_nlink == 0:
+                        sizes[status.st_ino] = status.st_blocks * 512
     return sum(sizes.values())
 
 
-# The inner processes: locked in.
+# Confined processes.
 
 
 def start(
-    setting: dict[str, Any], work: Callable[[], None], *, closes: tuple[int, ...], says: int | None
+    setting: dict[str, Any],
+    work: Callable[[], None],
+    *,
+    closed_descriptors: tuple[int, ...],
+    report_descriptor: int | None,
 ) -> int:
-    """Forks a process that does `work`, locked in; says how on descriptor `says`."""
+    """Forks a confined process that runs `work`; writes its protections to `report_descriptor`."""
     pid = os.fork()
     if pid:
         return pid
     try:
-        for descriptor in closes:
+        for descriptor in closed_descriptors:
             os.close(descriptor)
-        nothing = os.open(os.devnull, os.O_RDWR)
+        null_device = os.open(os.devnull, os.O_RDWR)
         for number in (0, 1, 2):
-            os.dup2(nothing, number)
+            os.dup2(null_device, number)
         set_limits(setting["limits"])
-        kept = lock(setting["readable"])
-        if says is not None:
-            os.write(says, f"{json.dumps(kept)}\n".encode())
-            os.close(says)
+        protections = lock(setting["readable"])
+        if report_descriptor is not None:
+            os.write(report_descriptor, f"{json.dumps(protections)}\n".encode())
+            os.close(report_descriptor)
         work()
     finally:
         os._exit(0)
 
 
 def set_limits(limits: dict[str, float]) -> None:
-    wanted = {
+    soft_limits = {
         resource.RLIMIT_CPU: int(limits["cpu_s"]),
         resource.RLIMIT_AS: int(limits["memory_mb"] * 1.5) * MB,
         resource.RLIMIT_FSIZE: int(limits["disk_mb"]) * MB,
         resource.RLIMIT_NOFILE: 256,
         resource.RLIMIT_CORE: 0,
     }
-    for what, value in wanted.items():
-        hard = resource.getrlimit(what)[1]
-        # One above the soft limit: SIGXCPU says why it ended, SIGKILL ends what ignores that.
-        top = value + 1 if hard == resource.RLIM_INFINITY else min(value + 1, hard)
+    for limit, value in soft_limits.items():
+        hard = resource.getrlimit(limit)[1]
+        # One above the soft limit: SIGXCPU gives the reason, and SIGKILL ends a process that ignores it.
+        capped_hard = value + 1 if hard == resource.RLIM_INFINITY else min(value + 1, hard)
         with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(what, (min(value, top), top))
+            resource.setrlimit(limit, (min(value, capped_hard), capped_hard))
 
 
 def lock(readable: list[str]) -> dict[str, str]:
-    """Landlock for files, seccomp for sockets, processes and signals; where the kernel has them not, Python's rules."""
+    """Confines this process with Landlock (files) and seccomp (system calls), or else with Python's audit hooks."""
     files, calls = kernel.landlock(readable), kernel.seccomp()
     if calls:
-        miss_what_is_not_there()
+        check_paths_of_pretended_calls()
     if not (files and calls):
         refuse(readable, files=not files, calls=not calls)
-    weak = "rules in Python"
-    return {"files": "Landlock" if files else weak, "network and processes": "seccomp" if calls else weak}
+    audit_hooks = "rules in Python"
+    return {
+        "files": "Landlock" if files else audit_hooks,
+        "network and processes": "seccomp" if calls else audit_hooks,
+    }
 
 
-def miss_what_is_not_there() -> None:
-    """Lets calls that only pretend (`sandbox_calls.PRETENDED`) fail for a path without a file: `Path.touch` makes one
-    then. Not a protection."""
-    import posix  # not everywhere
+def check_paths_of_pretended_calls() -> None:
+    """Makes calls that only pretend (`sandbox_calls.PRETENDED`) fail for missing files, so that `Path.touch` makes one.
+
+    This is not a protection.
+    """
+    import posix  # not on every platform
 
     for name in ("chmod", "chown", "lchown", "utime"):
         pretended = getattr(os, name)
-        checked = _checked(pretended, os.stat, follows=name != "lchown")
+        checked = _with_path_check(pretended, os.stat, follows=name != "lchown")
         for supporting in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks):
             if pretended in supporting:
                 supporting.add(checked)
@@ -264,23 +273,30 @@ def miss_what_is_not_there() -> None:
         setattr(posix, name, checked)
 
 
-def _checked(
+def _with_path_check(
     pretended: Callable[..., None], stat: Callable[..., Any], *, follows: bool
 ) -> Callable[..., None]:
     @functools.wraps(pretended)
     def checked(path: Any, *arguments: Any, **options: Any) -> None:
-        where = {"dir_fd": options.get("dir_fd"), "follow_symlinks": options.get("follow_symlinks", follows)}
-        stat(path, **where)
+        stat_options = {
+            "dir_fd": options.get("dir_fd"),
+            "follow_symlinks": options.get("follow_symlinks", follows),
+        }
+        stat(path, **stat_options)
         pretended(path, *arguments, **options)
 
     return checked
 
 
 def refuse(readable: list[str], *, files: bool, calls: bool) -> None:
-    """Where the kernel does not help: Python's own events, refused. Native code passes them by."""
-    own = os.path.realpath(".") + os.sep
-    below = (own, f"/proc/{os.getpid()}/", *(os.path.realpath(path) + os.sep for path in readable))
-    changes = (
+    """Refuses audit events of Python, where the kernel lacks protection. Native code bypasses this."""
+    working_folder = os.path.realpath(".") + os.sep
+    readable_folders = (
+        working_folder,
+        f"/proc/{os.getpid()}/",
+        *(os.path.realpath(path) + os.sep for path in readable),
+    )
+    write_events = (
         "os.remove",
         "os.rename",
         "os.rmdir",
@@ -290,7 +306,7 @@ def refuse(readable: list[str], *, files: bool, calls: bool) -> None:
         "os.truncate",
         "os.chmod",
     )
-    starts = (
+    process_events = (
         *("os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system", "subprocess.Popen", "pty.spawn"),
         *("os.kill", "os.killpg", "socket.bind", "socket.connect", "socket.sendto", "socket.getaddrinfo"),
     )
@@ -301,16 +317,16 @@ def refuse(readable: list[str], *, files: bool, calls: bool) -> None:
         return (os.path.realpath(os.fsdecode(path)) + os.sep).startswith(folders)
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if calls and event in starts:
+        if calls and event in process_events:
             raise PermissionError(f"{event} is not allowed here")
         if files and event == "open":
             path, mode, flags = arguments
             writes = any(c in str(mode) for c in "wxa+") or bool((flags or 0) & (os.O_WRONLY | os.O_RDWR))
-            if not inside(path, *((own,) if writes and path != os.devnull else below)):
+            if not inside(path, *((working_folder,) if writes and path != os.devnull else readable_folders)):
                 raise PermissionError(f"{path!r} is not allowed here")
-        if files and event in ("os.listdir", "os.scandir") and not inside(arguments[0], *below):
+        if files and event in ("os.listdir", "os.scandir") and not inside(arguments[0], *readable_folders):
             raise PermissionError(f"{event} is not allowed there")
-        if files and event in changes and not inside(arguments[0], own):
+        if files and event in write_events and not inside(arguments[0], working_folder):
             raise PermissionError(f"{event} is not allowed there")
 
     sys.addaudithook(hook)

@@ -1,6 +1,6 @@
-"""The process that runs the code under test: holds the module `solution` and answers what the judge asks of it.
+"""Process of the code under test: holds the module `solution` and answers the judge's requests.
 
-Neither the tests nor what they expect are in it. Runs on its own, without the package.
+It contains neither the tests nor their expected results. It runs without the package.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TABLES = ("DataFrame", "Series")
 
 
 def serve(descriptor: int, code: str, imports: list[str]) -> None:
-    """Runs `code` after `imports`, those of the tests, which some solutions count on; then answers the judge."""
+    """Runs the imports of the tests, on which some solutions depend, then `code`; then answers the judge."""
     module = types.ModuleType("solution")
     sys.modules["solution"] = module
     end = CodeEnd(descriptor, module)
@@ -63,10 +63,10 @@ class CodeEnd(Link):  # type: ignore[misc]
         return bool(is_value(kind.__module__ or "", kind.__qualname__))
 
     def find(self, module: str, name: str) -> Any:
-        found: Any = importlib.import_module(module)
+        member: Any = importlib.import_module(module)
         for part in name.split("."):
-            found = getattr(found, part)
-        return found
+            member = getattr(member, part)
+        return member
 
     def printed(self) -> tuple[str, str]:
         texts = self.out.getvalue(), self.err.getvalue()
@@ -97,20 +97,29 @@ class CodeEnd(Link):  # type: ignore[misc]
     def _call(
         self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], ambient: dict[str, Any]
     ) -> Any:
-        """(result, changed arguments by place or name, which of them the result is, random states that moved)."""
+        """Returns the result, mutated arguments, key of the argument that is the result, changed random states."""
         self._adopt(ambient)
-        random = random_state()
-        given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
-        mutable = {key: value for key, value in given.items() if type(value).__name__ in (*MUTABLE, *TABLES)}
-        before = self._packed(mutable, strict=True) if mutable else b""
+        random_before = random_state()
+        arguments: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
+        mutable = {
+            key: value for key, value in arguments.items() if type(value).__name__ in (*MUTABLE, *TABLES)
+        }
+        packed_before = self._packed(mutable, strict=True) if mutable else b""
         result = function(*args, **kwargs)
-        changed = mutable if mutable and self._packed(mutable, strict=True) != before else {}
-        same = next((key for key, value in mutable.items() if value is result), None)
-        drawn = {name: state for name, state in random_state().items() if state != random.get(name)}
-        return (None if same is not None else result), changed, same, drawn
+        changed_arguments = mutable if mutable and self._packed(mutable, strict=True) != packed_before else {}
+        returned_key = next((key for key, value in mutable.items() if value is result), None)
+        changed_random_states = {
+            name: state for name, state in random_state().items() if state != random_before.get(name)
+        }
+        return (
+            (None if returned_key is not None else result),
+            changed_arguments,
+            returned_key,
+            changed_random_states,
+        )
 
     def _adopt(self, ambient: dict[str, Any]) -> None:
-        """The state that functions read besides their arguments, as it is in the judge."""
+        """Copies the judge's working folder, environment and random states into this process."""
         if "folder" in ambient:
             WORKING_FOLDER[1](ambient["folder"])
         if "environment" in ambient:
@@ -122,13 +131,13 @@ class CodeEnd(Link):  # type: ignore[misc]
         owner: Any = importlib.import_module(module)
         for part in path.split(".") if path else ():
             owner = getattr(owner, part)
-        own = attribute in vars(owner)
-        self._patched.append((owner, attribute, own, getattr(owner, attribute, None)))
+        is_own = attribute in vars(owner)
+        self._patched.append((owner, attribute, is_own, getattr(owner, attribute, None)))
         setattr(owner, attribute, new)
 
     def _unpatch(self) -> None:
-        owner, attribute, own, value = self._patched.pop()
-        if own:
+        owner, attribute, is_own, value = self._patched.pop()
+        if is_own:
             setattr(owner, attribute, value)
         else:
             delattr(owner, attribute)
@@ -138,7 +147,7 @@ class CodeEnd(Link):  # type: ignore[misc]
 
 
 def _described(value: Any) -> tuple[str, Any]:
-    """How the judge gets a global: what is installed it takes from its own packages."""
+    """Describes a global for the judge, which takes modules and installed objects from its own packages."""
     if isinstance(value, types.ModuleType):
         return "module", (value.__name__, "")
     if has_name(value):

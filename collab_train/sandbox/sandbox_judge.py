@@ -1,6 +1,6 @@
-"""The process that runs the tests and says which pass. It calls the code in its own process, through `sandbox_link`.
+"""Judge process: runs the tests, reports which pass, and calls the code's process through `sandbox_link`.
 
-Runs on its own, without the package.
+It runs without the package.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sandbox_link import (  # type: ignore[import-not-found]
 )
 
 ALIASES = {"np": "numpy", "pd": "pandas", "plt": "matplotlib.pyplot", "sns": "seaborn", "sp": "scipy"}
-"""Names that tests use for modules, imported or not."""
+"""Conventional aliases of modules, which tests use with or without importing them."""
 LOCKED = (
     "assert",
     "mock_",
@@ -43,14 +43,14 @@ LOCKED = (
     "reset_mock",
     "attach_mock",
 )
-"""Attributes of a mock, or beginnings of them, that only the test may set."""
+"""Prefixes of mock attributes that only the test may set."""
 
 SETTERS = ("configure_mock", "reset_mock", "attach_mock", "mock_add_spec")
-"""Methods of a mock that set such attributes: only the test may have them."""
+"""Methods of a mock that set such attributes; only the test may call them."""
 
 
 class JudgeEnd(Link):  # type: ignore[misc]
-    """The judge's end. What it holds can be reached only as far as a test handed it over, and without underscores."""
+    """The judge's end of the channel. The code reaches only objects that a test passed to it, and no private names."""
 
     unpickler = CarefulUnpickler
 
@@ -69,16 +69,16 @@ class JudgeEnd(Link):  # type: ignore[misc]
 
     def export(self, value: Any) -> int:
         if isinstance(value, HIDDEN):
-            raise TypeError(f"{type(value).__name__} does not leave its process")
+            raise TypeError(f"{type(value).__name__} cannot be sent")
         return int(super().export(value))
 
     def find(self, module: str, name: str) -> Any:
         if not is_value(module, name):
-            raise LinkError(f"{module}.{name} does not cross")
-        found: Any = importlib.import_module(module)
+            raise LinkError(f"{module}.{name} cannot be sent")
+        member: Any = importlib.import_module(module)
         for part in name.split("."):
-            found = getattr(found, part)
-        return found
+            member = getattr(member, part)
+        return member
 
     def show(self, printed: Any) -> None:
         for stream, text in zip((sys.stdout, sys.stderr), printed or (), strict=False):
@@ -86,16 +86,18 @@ class JudgeEnd(Link):  # type: ignore[misc]
                 stream.write(text)
 
     def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        result, changed, same, drawn = self.ask("call", function, args, kwargs, self._ambient())
-        given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
-        for key, value in changed.items():
-            _replace(given[key], value)
-        set_random_state(drawn)
+        result, changed_arguments, returned_key, changed_random_states = self.ask(
+            "call", function, args, kwargs, self._ambient()
+        )
+        arguments: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
+        for key, value in changed_arguments.items():
+            _replace(arguments[key], value)
+        set_random_state(changed_random_states)
         self._sent |= random_state()
-        return given[same] if same is not None else result
+        return arguments[returned_key] if returned_key is not None else result
 
     def _ambient(self) -> dict[str, Any]:
-        """The parts of this process's state that changed since the code last heard of them."""
+        """Returns the parts of the ambient state that changed since they were last sent to the code."""
         state: dict[str, Any] = {
             "folder": WORKING_FOLDER[0](),
             "environment": dict(os.environ),
@@ -106,9 +108,12 @@ class JudgeEnd(Link):  # type: ignore[misc]
         return new
 
     def perform(self, operation: str, arguments: tuple[Any, ...]) -> Any:
-        """What the code asks of an object that a test gave it, and of no other: methods of tables evaluate texts."""
+        """Runs a request of the code on an object that a test passed to it.
+
+        Other objects are refused, because methods of tables evaluate texts.
+        """
         if not arguments or not self.has_exported(arguments[0]):
-            raise LinkError("no test gave that to the code")
+            raise LinkError("no test passed that object to the code")
         if operation == "call":
             function, args, kwargs = arguments
             return function(*args, **kwargs)
@@ -120,16 +125,16 @@ class JudgeEnd(Link):  # type: ignore[misc]
         if not isinstance(name, str) or (name.startswith("_") and name not in ("__name__", "__doc__")):
             raise AttributeError(name)
         if _is_mock(owner) and (name in SETTERS or (operation == "set" and name.startswith(LOCKED))):
-            raise AttributeError(f"{name} is the test's to set")
+            raise AttributeError(f"{name} can only be set by the test")
 
 
 def _is_importable(value: Any) -> bool:
-    found: Any = sys.modules.get(value.__module__ or "")
-    if found is None or value.__module__ in ("tests", "__main__"):
+    member: Any = sys.modules.get(value.__module__ or "")
+    if member is None or value.__module__ in ("tests", "__main__"):
         return False
     for part in value.__qualname__.split("."):
-        found = getattr(found, part, None)
-    return found is value
+        member = getattr(member, part, None)
+    return member is value
 
 
 def _is_mock(value: Any) -> bool:
@@ -138,7 +143,7 @@ def _is_mock(value: Any) -> bool:
 
 
 def _replace(old: Any, new: Any) -> None:
-    """Gives a mutable argument the content that the call left in it."""
+    """Updates a mutable argument to its content after the call."""
     if type(old) is not type(new):
         return
     if isinstance(old, dict | set):
@@ -156,7 +161,7 @@ def _replace(old: Any, new: Any) -> None:
 
 
 def run(descriptor: int, tests: str, by_classes: bool, report: Callable[[str], None]) -> None:
-    """Reports the name of each test that passes."""
+    """Runs the tests and reports the name of each one that passes."""
     end = JudgeEnd(descriptor)
     module = types.ModuleType("tests")
     sys.modules["tests"] = module
@@ -175,7 +180,7 @@ def run(descriptor: int, tests: str, by_classes: bool, report: Callable[[str], N
 
 
 def _bind(end: JudgeEnd, tree: ast.Module, scope: dict[str, Any]) -> None:
-    """Names of the code that the tests use. Modules, what is installed and built-in names are the judge's own."""
+    """Binds the names of the code that the tests use. Modules, installed and built-in objects are the judge's own."""
     nodes = list(ast.walk(tree))
     dotted = {n.value.id for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)}
     used = {node.id for node in nodes if isinstance(node, ast.Name)} & set(end.ask("names"))
@@ -188,16 +193,18 @@ def _bind(end: JudgeEnd, tree: ast.Module, scope: dict[str, Any]) -> None:
             scope[name] = value
             continue
         module, attribute = value
-        if attribute and attribute.rpartition(".")[2] != name:  # an alias: what it makes must come from there
+        if (
+            attribute and attribute.rpartition(".")[2] != name
+        ):  # an alias: its results must come from the code's process
             scope[name] = end.ask("handle", name)
             continue
         with contextlib.suppress(ImportError, AttributeError):
-            found = importlib.import_module(module)
-            scope[name] = getattr(found, attribute) if attribute else found
+            imported = importlib.import_module(module)
+            scope[name] = getattr(imported, attribute) if attribute else imported
 
 
 def _forward_patches(end: JudgeEnd) -> None:
-    """`unittest.mock.patch` of a module or of a class in one holds in the code's process as well."""
+    """Forwards `unittest.mock.patch` of modules and classes to the code's process."""
     from unittest import mock
 
     patch: Any = mock._patch
@@ -226,14 +233,14 @@ def _forward_patches(end: JudgeEnd) -> None:
 
 
 def _forward_clearing(end: JudgeEnd, pyplot: Any) -> None:
-    """A test that closes or clears the current figures does so where the code draws as well."""
+    """Forwards closing and clearing of the current figures to the code's process."""
 
     def forwarding(name: str) -> Any:
         clear = getattr(pyplot, name)
 
         @functools.wraps(clear)
         def both(*args: Any, **kwargs: Any) -> Any:
-            # A figure of the test's own is no matter of the code's.
+            # A figure of the test itself does not exist in the code's process.
             if all(type(value) in (Remote, str, int, type(None)) for value in (*args, *kwargs.values())):
                 with contextlib.suppress(Exception):
                     end.ask("pyplot", name, args, kwargs)
@@ -257,7 +264,7 @@ def run_classes(names: list[str], scope: dict[str, Any], report: Callable[[str],
     compare = unittest.TestCase.assertSetEqual
 
     def sets(self: Any, first: Any, second: Any, msg: Any = None) -> None:
-        if Remote in (type(first), type(second)):  # it would ask the code's object what the difference is
+        if Remote in (type(first), type(second)):  # it would call a method of the code's object
             self.fail(self._formatMessage(msg, "not a set"))
         compare(self, first, second, msg)
 
@@ -281,7 +288,7 @@ def run_statements(body: list[ast.stmt], scope: dict[str, Any], report: Callable
         try:
             with _own_streams():
                 exec(compile(ast.Module([node], []), "tests.py", "exec"), scope)
-        except BaseException:  # SystemExit as well: leaving early passes nothing
+        except BaseException:  # SystemExit as well: exiting early must not pass a test
             continue
         if counts:
             report(f"line {node.lineno}")

@@ -1,11 +1,11 @@
-"""Narrow channel between the process that runs the tests (the judge) and the one that runs the code.
+"""Channel between the process that runs the tests (the judge) and the one that runs the code.
 
-Each side sends requests (call this, read that attribute) and answers those of the other. Numbers, texts, containers,
-dates, arrays and tables cross by value. Everything else stays where it is and crosses as a handle (`Remote`). The judge
-trusts nothing that it reads: its unpickler rebuilds listed types only. A handle is equal only to itself, and reaches
-nothing of the judge but what a test handed over.
+Each side sends requests (call a function, read an attribute) and answers those of the other. Numbers, texts,
+containers, dates, arrays and tables are sent by value. Other objects stay in their process and are sent as handles
+(`Remote`). The judge trusts no message: its unpickler rebuilds only listed types. A handle is equal only to itself. The
+code reaches only those objects of the judge that a test passed to it.
 
-Runs on its own, without the package.
+It runs without the package.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 LONGEST = 256 * 1024 * 1024
-"""Bytes of one message."""
+"""Maximum bytes of one message."""
 PurePython: Any = pickle._Unpickler
-"""Its steps can be overridden, those of `pickle.Unpickler` cannot."""
+"""Unpickler in Python, whose steps can be overridden, unlike those of `pickle.Unpickler`."""
 TRANSPORT = os.read, os.write
-"""Taken before a test can patch them."""
+"""Functions of `os`, saved before a test can patch them."""
 WORKING_FOLDER = os.getcwd, os.chdir
-"""Likewise."""
+"""Functions of `os`, saved likewise."""
 VALUES: dict[str, frozenset[str]] = {
     "builtins": frozenset(
         {"complex", "bytearray", "range", "slice", "set", "frozenset", "list", "dict", "tuple", "str", "int"}
@@ -53,7 +53,7 @@ VALUES: dict[str, frozenset[str]] = {
     "numpy.core.numeric": frozenset({"_frombuffer"}),
     "numpy._core.numeric": frozenset({"_frombuffer"}),
     "pandas._libs.internals": frozenset({"_unpickle_block"}),
-    "pandas": frozenset({"Timestamp", "Timedelta", "Period", "Interval", "NA"}),  # as pandas 3 calls them
+    "pandas": frozenset({"Timestamp", "Timedelta", "Period", "Interval", "NA"}),  # their names in pandas 3
     "pandas.api.typing": frozenset({"NaTType", "NAType"}),
     "pandas.core.indexes.interval": frozenset({"_new_IntervalIndex"}),
     "pandas._libs.tslibs.period": frozenset({"Period", "_unpickle_period"}),
@@ -67,17 +67,17 @@ VALUES: dict[str, frozenset[str]] = {
     "pandas.core.indexes.datetimes": frozenset({"_new_DatetimeIndex"}),
     "pandas.core.indexes.period": frozenset({"_new_PeriodIndex"}),
 }
-"""What the judge rebuilds, by module: types and the functions by which they unpickle."""
+"""Names that the judge's unpickler may use, by module: types and the functions that rebuild them."""
 HIDDEN = types.FrameType, types.CodeType, types.TracebackType, types.ModuleType
-"""Through these a process can be walked: the judge hands out none."""
+"""Types that give access to the rest of a process. The judge never sends them."""
 
 
 class LinkError(Exception):
-    """The other side is gone or says what it must not."""
+    """Error for a closed channel or a forbidden message."""
 
 
 def is_value(module: str, name: str) -> bool:
-    """Whether the class or function `module.name` may be rebuilt on the judge's side."""
+    """True if the judge may rebuild the class or function `module.name`."""
     if name in VALUES.get(module, ()):
         return True
     root = module.partition(".")[0]
@@ -87,7 +87,7 @@ def is_value(module: str, name: str) -> bool:
 
 
 def has_name(value: Any) -> bool:
-    """Whether `value` is a class or a function, Cython's too."""
+    """True if `value` is a class or a function, including Cython functions."""
     return isinstance(value, type) or type(value).__name__ in FUNCTIONS
 
 
@@ -100,9 +100,9 @@ FUNCTIONS = (
 )
 
 
-def _is_data_type(known: Any) -> bool:
-    """Scalars and dtypes of numpy; tables, columns, indices, their arrays and dtypes of pandas."""
-    if not isinstance(known, type):
+def _is_data_type(kind: Any) -> bool:
+    """True for scalar and dtype classes of numpy, and for data classes of pandas."""
+    if not isinstance(kind, type):
         return False
     bases: list[Any] = []
     if numpy := sys.modules.get("numpy"):
@@ -112,25 +112,25 @@ def _is_data_type(known: Any) -> bool:
         bases += [pandas.DataFrame, pandas.Series, pandas.Index, pandas.offsets.BaseOffset]
         bases += [pandas.api.extensions.ExtensionArray, pandas.api.extensions.ExtensionDtype]
         bases += [managers.BaseBlockManager, pandas.Flags, sys.modules["pandas._libs.internals"].Block]
-    return issubclass(known, tuple(bases))
+    return issubclass(kind, tuple(bases))
 
 
 def _theirs(number: int, module: str, name: str) -> None:
-    """Stands in a message for an object of the sender."""
+    """Placeholder in a message for an object of the sender."""
 
 
 def _mine(number: int) -> None:
-    """Stands in a message for an object of the receiver."""
+    """Placeholder in a message for an object of the receiver."""
 
 
 def _strings(values: Any, dtype: Any) -> Any:
-    """Column of texts, which would be kept in buffers of Arrow that a message could forge."""
+    """Rebuilds a column of strings from objects, because a message could forge buffers of Arrow."""
     pandas: Any = sys.modules["pandas"]
     return pandas.array(values, dtype=dtype)
 
 
 class Remote:
-    """Object of the other process. Claims that object's class, forwards what is asked of it, and is equal to itself."""
+    """Handle to an object of the other process. It claims that object's class and forwards operations to it."""
 
     __slots__ = ("_remote_class", "_remote_link", "_remote_number")
 
@@ -150,7 +150,7 @@ class Remote:
 
     @property
     def __signature__(self) -> inspect.Signature:
-        """For `inspect`, and for libraries that count the parameters of a function."""
+        """Signature for `inspect`, and for libraries that count the parameters of a function."""
         try:
             described = self._remote_link.ask("signature", self)
             kinds = inspect._ParameterKind
@@ -221,7 +221,7 @@ class Remote:
 
 
 def _signature(function: Any) -> list[tuple[str, int, list[Any]]]:
-    """(name, kind, [default] if there is one) of each parameter. A default that is no plain value shows as `...`."""
+    """Returns (name, kind, [default] or []) of each parameter; a default that is not a plain value becomes `...`."""
     return [
         (part.name, int(part.kind), [] if part.default is part.empty else [_plain(part.default)])
         for part in inspect.signature(function).parameters.values()
@@ -253,7 +253,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
 
 
 def known_class(module: str, name: str) -> type | None:
-    """The installed class of that name; None for one that the code defines."""
+    """Returns the installed class of that name, or None for a class of the code."""
     if module.partition(".")[0] in ("solution", "tests", "unittest", "__main__") or "sandbox_" in module:
         return None
     if (module, name) == ("builtins", "generator"):
@@ -261,17 +261,17 @@ def known_class(module: str, name: str) -> type | None:
     try:
         if module.partition(".")[0] in sys.stdlib_module_names:
             importlib.import_module(module)
-        found: Any = sys.modules[module]
+        member: Any = sys.modules[module]
         for part in name.split("."):
-            found = vars(found)[part]
-    except Exception:  # a name that the other side made up, or of what was never imported here
+            member = vars(member)[part]
+    except Exception:  # an invented name, or a module never imported here
         return None
-    is_own = isinstance(found, type) and (found.__module__, found.__qualname__) == (module, name)
-    return found if is_own else None
+    is_that_class = isinstance(member, type) and (member.__module__, member.__qualname__) == (module, name)
+    return member if is_that_class else None
 
 
 def random_state() -> dict[str, bytes]:
-    """State of the generators of `random` and numpy, packed."""
+    """Returns the pickled states of the generators of `random` and numpy."""
     states: dict[str, bytes] = {}
     if "random" in sys.modules:
         states["random"] = pickle.dumps(sys.modules["random"].getstate())
@@ -282,7 +282,11 @@ def random_state() -> dict[str, bytes]:
 
 
 def set_random_state(states: dict[str, Any]) -> None:
-    """Raises LinkError for a state that is none."""
+    """Sets the states of the generators.
+
+    Raises:
+        LinkError: a state contains anything but numbers, texts and tuples.
+    """
     for name in ("random", "numpy"):
         if name in states:
             state = _Plain(io.BytesIO(states[name])).load()
@@ -293,14 +297,14 @@ def set_random_state(states: dict[str, Any]) -> None:
 
 
 class _Plain(pickle.Unpickler):
-    """Numbers, texts and tuples of them."""
+    """Unpickler of numbers, texts and tuples only."""
 
     def find_class(self, module: str, name: str) -> Any:
-        raise LinkError(f"{module}.{name} does not cross")
+        raise LinkError(f"{module}.{name} cannot be sent")
 
 
 class Link:
-    """One end of the channel. Subclasses say what they send by value and what they do for the other side."""
+    """One end of the channel. Subclasses decide what is sent by value and which requests are allowed."""
 
     unpickler: Any
 
@@ -310,14 +314,14 @@ class Link:
         self._exported: dict[int, Any] = {}
         self._numbers: dict[int, int] = {}
 
-    # What a subclass decides.
+    # Methods for subclasses.
 
     def sends(self, value: Any, strict: bool) -> bool:
-        """Whether `value` goes by value."""
+        """True if `value` is sent by value."""
         raise NotImplementedError
 
     def find(self, module: str, name: str) -> Any:
-        """The class or function of that name, for a message that holds it."""
+        """Returns the class or function of that name for the unpickler."""
         raise NotImplementedError
 
     def perform(self, operation: str, arguments: tuple[Any, ...]) -> Any:
@@ -327,7 +331,7 @@ class Link:
         return self.ask("call", function, args, kwargs)
 
     def printed(self) -> Any:
-        """What goes with every answer: (standard output, standard error) since the last one."""
+        """Returns (standard output, standard error) since the last answer, sent with each answer."""
         return None
 
     def show(self, printed: Any) -> None:
@@ -336,7 +340,7 @@ class Link:
     # Requests and answers.
 
     def ask(self, operation: str, *arguments: Any) -> Any:
-        """The other side's answer; its requests are answered meanwhile. Raises what was raised there."""
+        """Sends a request and returns its answer, or raises its error; meanwhile answers requests of the other side."""
         with self._lock:
             self._send(("ask", operation, arguments))
             while True:
@@ -350,10 +354,10 @@ class Link:
                     self.show(rest[1])
                     raise self._rebuilt(*rest[0])
                 else:
-                    raise LinkError("the other side broke the protocol")
+                    raise LinkError("message of an unknown kind from the other process")
 
     def serve(self) -> None:
-        """Answers requests until the other side is gone."""
+        """Answers requests until the channel closes."""
         while True:
             try:
                 kind, *rest = self._receive()
@@ -373,7 +377,7 @@ class Link:
             self._send(message)
         except LinkError:
             raise
-        except Exception as error:  # it cannot be sent, not even as a handle
+        except Exception as error:  # the result cannot be sent, not even as a handle
             self._send(("error", ("builtins", "TypeError", (str(error),), str(error)), None))
 
     def _rebuilt(self, module: str, name: str, args: Any, text: str) -> BaseException:
@@ -381,11 +385,11 @@ class Link:
         if kind is not None and issubclass(kind, Exception | SystemExit):
             try:
                 return kind(*args)
-            except Exception:  # one that wants other arguments
+            except Exception:  # its constructor takes other arguments
                 with contextlib.suppress(Exception):
-                    made: BaseException = kind.__new__(kind)
-                    made.args = tuple(args)
-                    return made
+                    error: BaseException = kind.__new__(kind)
+                    error.args = tuple(args)
+                    return error
         return RuntimeError(f"{name}: {text}")
 
     # Messages.
@@ -393,19 +397,19 @@ class Link:
     def _send(self, message: Any) -> None:
         try:
             content = self._packed(message, strict=False)
-        except Exception:  # something in it cannot be copied after all
+        except Exception:  # part of it cannot be pickled
             content = self._packed(message, strict=True)
         rest = memoryview(struct.pack("<Q", len(content)) + content)
         while rest:
             try:
                 rest = rest[TRANSPORT[1](self.descriptor, rest) :]
             except OSError as error:
-                raise LinkError("the other side is gone") from error
+                raise LinkError("the other process is gone") from error
 
     def _receive(self) -> Any:
         (size,) = struct.unpack("<Q", self._read(8))
         if size > LONGEST:
-            raise LinkError("too long a message")
+            raise LinkError(f"message longer than {LONGEST} bytes")
         return self.unpickler(self, io.BytesIO(self._read(size))).load()
 
     def _read(self, size: int) -> bytes:
@@ -413,7 +417,7 @@ class Link:
         while len(content) < size:
             piece = TRANSPORT[0](self.descriptor, min(size - len(content), 1 << 20))
             if not piece:
-                raise LinkError("the other side is gone")
+                raise LinkError("the other process is gone")
             content += piece
         return bytes(content)
 
@@ -426,7 +430,7 @@ class Link:
         number = self._numbers.get(id(value))
         if number is None:
             number = self._numbers[id(value)] = len(self._exported)
-            self._exported[number] = value  # kept alive, so that its id stays its own
+            self._exported[number] = value  # kept alive, so that its id is not reused
         return number
 
     def has_exported(self, value: Any) -> bool:
@@ -451,7 +455,7 @@ class _Pickler(pickle.Pickler):
         if kind.__name__ == "ArrowStringArray":
             return _strings, (value.to_numpy(object), value.dtype)
         if (kind.__module__, kind.__qualname__) == ("zoneinfo", "ZoneInfo") and value.key:
-            return kind, (value.key,)  # its own way is a function without a module
+            return kind, (value.key,)  # its own reducer is a function without a module
         if kind is Remote:
             return _mine, (value._remote_number,)
         if self.link.sends(value, self.strict):
@@ -459,28 +463,28 @@ class _Pickler(pickle.Pickler):
         return _theirs, (self.link.export(value), kind.__module__, kind.__qualname__)
 
 
-class _Finding:
-    """Finds classes for an unpickler by way of its link."""
+class _LinkLookup:
+    """Mixin that looks up classes for an unpickler through its link."""
 
     link: Link
 
     def find_class(self, module: str, name: str) -> Any:
         if module == __name__:
-            own = {"_theirs": self.link.remote, "_mine": self.link.exported, "_strings": _strings}
-            return own[name]
+            local_functions = {"_theirs": self.link.remote, "_mine": self.link.exported, "_strings": _strings}
+            return local_functions[name]
         return self.link.find(module, name)
 
 
-class Unpickler(_Finding, pickle.Unpickler):
-    """For the code's process, which believes the judge."""
+class Unpickler(_LinkLookup, pickle.Unpickler):
+    """Unpickler of the code's process, which trusts the judge."""
 
     def __init__(self, link: Link, stream: io.BytesIO) -> None:
         super().__init__(stream)
         self.link = link
 
 
-class CarefulUnpickler(_Finding, PurePython):  # type: ignore[misc]
-    """For the judge. An object's state holds data only: no method of it can be replaced by one of the code's."""
+class CarefulUnpickler(_LinkLookup, PurePython):  # type: ignore[misc]
+    """Unpickler of the judge. An object's state may hold only data, so the code cannot replace its methods."""
 
     dispatch: ClassVar = dict(PurePython.dispatch)
 
@@ -495,35 +499,35 @@ class CarefulUnpickler(_Finding, PurePython):  # type: ignore[misc]
             self.stack.pop()  # a cache
             return
         if not hasattr(type(owner), "__setstate__") and not _holds_data(owner, state):
-            raise LinkError(f"{type(owner).__name__} has no state of its own")
+            raise LinkError(f"{type(owner).__name__} may not be given a state")
         if hasattr(owner, "_metadata") and isinstance(state, dict):  # a table or a column
             state = {key: value for key, value in state.items() if key in TABLE_STATE}
             self.stack[-1] = state
         parts = [*state] if isinstance(state, tuple | list) else [state]
         values = [value for part in parts for value in (part.values() if isinstance(part, dict) else [part])]
         if any(callable(value) for value in values):
-            raise LinkError(f"the state of {type(owner).__name__} holds what can be called")
+            raise LinkError(f"the state of {type(owner).__name__} holds a callable")
         super().load_build()
         numpy: Any = sys.modules.get("numpy")
         if numpy is not None and isinstance(owner, numpy.dtype) and not _is_sound(owner):
-            raise LinkError("a dtype that is none")
+            raise LinkError("invalid dtype")
 
     def load_reduce(self) -> None:
         if type(self.stack[-2]) is Remote:
-            raise LinkError("a message calls its sender")
-        _check_made(self.stack[-2])
+            raise LinkError("a message calls an object of its sender")
+        _refuse_ndarray(self.stack[-2])
         super().load_reduce()
 
     def load_newobj(self) -> None:
-        _check_made(self.stack[-2])
+        _refuse_ndarray(self.stack[-2])
         super().load_newobj()
 
     def load_newobj_ex(self) -> None:
-        _check_made(self.stack[-3])
+        _refuse_ndarray(self.stack[-3])
         super().load_newobj_ex()
 
     def _instantiate(self, klass: Any, args: Any) -> None:
-        raise LinkError("an opcode of old protocols")
+        raise LinkError("opcode of an old pickle protocol")
 
     dispatch[pickle.BUILD[0]] = load_build
     dispatch[pickle.REDUCE[0]] = load_reduce
@@ -532,22 +536,24 @@ class CarefulUnpickler(_Finding, PurePython):  # type: ignore[misc]
 
 
 def _holds_data(owner: Any, state: Any) -> bool:
-    """Whether `owner` is an array of pandas with a mask, and `state` its parts."""
+    """True if `owner` is a masked array of pandas and `state` its parts."""
     pandas: Any = sys.modules.get("pandas")
     is_array = pandas is not None and isinstance(owner, pandas.api.extensions.ExtensionArray)
     return is_array and isinstance(state, dict) and state.keys() <= {"_data", "_mask", "_dtype", "_cache"}
 
 
-def _check_made(function: Any) -> None:
-    """numpy's own messages make arrays with `_reconstruct` or `_frombuffer`; `ndarray` itself would take any bytes for
-    addresses of objects."""
+def _refuse_ndarray(function: Any) -> None:
+    """Refuses direct calls of `ndarray`, which would read any bytes as addresses of objects.
+
+    Pickles by numpy itself use `_reconstruct` or `_frombuffer`.
+    """
     numpy: Any = sys.modules.get("numpy")
     if numpy is not None and isinstance(function, type) and issubclass(function, numpy.ndarray):
-        raise LinkError("a message makes an array of bytes")
+        raise LinkError("a message calls ndarray directly")
 
 
 def _is_sound(dtype: Any) -> bool:
-    """Whether flags and offsets of an unpickled dtype are what numpy itself would give it."""
+    """True if flags and offsets of an unpickled dtype are those that numpy itself gives it."""
     import numpy
 
     if dtype.subdtype is not None:
@@ -555,7 +561,7 @@ def _is_sound(dtype: Any) -> bool:
     if dtype.names is None:
         return bool(dtype.hasobject == (dtype.kind == "O"))
     fields = [dtype.fields[name] for name in dtype.names]
-    made = numpy.dtype(
+    rebuilt = numpy.dtype(
         {
             "names": list(dtype.names),
             "formats": [field[0] for field in fields],
@@ -563,7 +569,7 @@ def _is_sound(dtype: Any) -> bool:
             "itemsize": dtype.itemsize,
         }
     )
-    return all(_is_sound(field[0]) for field in fields) and bool(dtype.hasobject == made.hasobject)
+    return all(_is_sound(field[0]) for field in fields) and bool(dtype.hasobject == rebuilt.hasobject)
 
 
 TABLE_STATE = ("_mgr", "_typ", "_flags", "attrs", "_name", "name")

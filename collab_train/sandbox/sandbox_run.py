@@ -1,14 +1,17 @@
-"""Code of an assistant against the tests of a task, in processes that cannot harm the machine.
+"""Sandbox that runs an assistant's code against the tests of a task, in confined processes.
 
-The tests run in a process of their own, the judge, and call the code in another through a narrow channel
-(`sandbox_link`). The code's process holds neither the tests nor what they expect; what passes is what the judge says.
+The tests run in one process, the judge. They call the code in another process through a narrow channel
+(`sandbox_link`). The code's process holds neither the tests nor the expected results. Only the judge reports passes.
 
-What holds everywhere: limits on wall time, CPU, memory, threads, files and their sizes; a temporary directory of their
-own; an empty environment; no output kept. What the kernel adds (`protections`): a file system of which only Python and
-its packages are readable and only the temporary directory is writable (Landlock), and of the system calls only those on
-a list (seccomp): no sockets, no further processes, no signals to others, no shared memory, no modes, owners or times of
-files. Where the kernel cannot, code is not run, unless USERSIM_SANDBOX=unprotected says so: rules inside Python then
-stop accidents, not an attacker. Started by root, the code runs as nobody, if nobody may read the Python that runs it.
+Every platform: limits on wall time, CPU, memory, threads, files and their sizes; a temporary directory; an empty
+environment; no output kept.
+
+Linux kernels add `protections`. Landlock allows reading only Python and its packages, and writing only the temporary
+directory. Seccomp allows only listed system calls: no sockets, new processes, signals to others or shared memory, and
+no changes of modes, owners or times of files.
+
+Without these protections, code is not run unless USERSIM_SANDBOX=unprotected is set. Audit hooks in Python then stop
+accidents, not an attacker. If started by root, the code runs as user 65534, provided that this user can read Python.
 """
 
 from __future__ import annotations
@@ -33,33 +36,33 @@ from usersim.types import Record
 
 CHILD = Path(__file__).with_name("sandbox_child.py")
 GRACE_S = 20.0
-"""Beyond the wall limit, for the start of Python on a busy machine."""
+"""Seconds added to the wall limit for starting Python on a busy machine."""
 LONGEST_CODE = 200_000
 UNPROTECTED = "USERSIM_SANDBOX", "unprotected"
-"""Environment variable and its value by which the operator runs code where the kernel does not protect."""
+"""Environment variable and value that allow running code without kernel protection."""
 SHARED = "numpy", "pandas", "matplotlib.pyplot", "scipy", "sklearn"
 
 
 class SandboxError(UsersimError):
-    """The sandbox itself did not work. Code that fails is not an error: it passes no tests."""
+    """Error of the sandbox itself. Code that fails is not an error: it passes no tests."""
 
 
-class Limits(Record):
+class SandboxLimits(Record):
     wall_s: float = 90.0
     cpu_s: int = 45
     memory_mb: int = 2048
-    """Resident; the address space may be half as large again."""
+    """Resident memory. The address space may be 1.5 times as large."""
     disk_mb: int = 256
-    """All files together, and each one."""
+    """Limit for all files together and for each one."""
     files: int = 2000
 
 
-class Outcome(Record):
+class SandboxOutcome(Record):
     passed: tuple[str, ...]
     expected: tuple[str, ...]
     """Names of the tests, read from their source before anything runs."""
     stopped: str | None = None
-    """Which limit ended it, in words."""
+    """Limit that ended the run, as text. None if no limit did."""
 
     @property
     def share(self) -> float:
@@ -68,35 +71,39 @@ class Outcome(Record):
         )
 
 
-def run_tests(code: str, tests: str, limits: Limits | None = None) -> Outcome:
-    """Runs `tests` against the functions and classes that `code` defines. Blocks; call it in a thread.
+def run_tests(code: str, tests: str, limits: SandboxLimits | None = None) -> SandboxOutcome:
+    """Runs `tests` against `code`. It blocks, so call it in a thread.
 
-    `tests` holds unittest classes (each method is a test, as in BigCodeBench), or else statements, of which each
-    `assert` and each call is a test (as in MBPP and HumanEval). Code that fails, misbehaves or ends the sandbox passes
-    nothing; it never raises.
+    Code that fails, misbehaves or ends the sandbox passes no tests; it raises no error.
+
+    Args:
+        code: Python source under test.
+        tests: unittest classes, each method being a test (BigCodeBench); or statements, each `assert` and each call
+            being a test (MBPP and HumanEval).
+        limits: resource limits.
 
     Raises:
-        SandboxError: the tests hold no test, or this machine cannot protect itself (`refusal`).
+        SandboxError: there is no test in `tests`, or this machine lacks protection (`refusal`).
     """
-    limits, expected = limits or Limits(), names_of(tests)
+    limits, expected = limits or SandboxLimits(), names_of(tests)
     if not expected:
-        raise SandboxError("the tests hold no test: neither unittest methods nor assert statements")
+        raise SandboxError("no test found: need unittest methods, or assert statements or calls")
     if reason := refusal():
         raise SandboxError(reason)
     if len(code) > LONGEST_CODE:
-        return Outcome(passed=(), expected=expected, stopped="the code is too long")
+        return SandboxOutcome(passed=(), expected=expected, stopped="the code is too long")
     job = _Job(code, tests, limits, by_classes="." in expected[0])
     answer = _run(job, limits.wall_s + GRACE_S)
-    return Outcome(passed=tuple(answer["passed"]), expected=expected, stopped=answer["stopped"])
+    return SandboxOutcome(passed=tuple(answer["passed"]), expected=expected, stopped=answer["stopped"])
 
 
 def names_of(tests: str) -> tuple[str, ...]:
-    """`Class.method` of unittest tests; else `line N` of each assert or call at the top level."""
+    """Returns `Class.method` of each unittest test, or else `line N` of each top-level assert or call."""
     try:
         body = ast.parse(tests).body
     except (SyntaxError, ValueError, RecursionError) as error:
         raise SandboxError(f"the tests are not Python ({error})") from error
-    methods = tuple(  # of two of one name the later one counts
+    methods = tuple(  # of two methods of one name the later one counts
         f"{node.name}.{part.name}"
         for node in body
         if isinstance(node, ast.ClassDef)
@@ -113,19 +120,21 @@ def names_of(tests: str) -> tuple[str, ...]:
 
 @cache
 def protections() -> dict[str, str]:
-    """What keeps code from files, from the network and from starting processes on this machine."""
-    kept: dict[str, str] = _run(_Job("", "", Limits(), by_classes=False), 60.0)["protections"]
-    return kept
+    """Returns the mechanism that protects files, and network and processes, on this machine."""
+    mechanisms: dict[str, str] = _run(_Job("", "", SandboxLimits(), by_classes=False), 60.0)["protections"]
+    return mechanisms
 
 
 def refusal() -> str | None:
-    """Why code is not run on this machine, or None."""
-    weak = sorted(what for what, by in protections().items() if by == "rules in Python")
-    if not weak or os.environ.get(UNPROTECTED[0]) == UNPROTECTED[1]:
+    """Returns the reason why code is not run on this machine, or None."""
+    unprotected = sorted(
+        resource for resource, mechanism in protections().items() if mechanism == "rules in Python"
+    )
+    if not unprotected or os.environ.get(UNPROTECTED[0]) == UNPROTECTED[1]:
         return None
     return (
-        f"this kernel does not protect {' and '.join(weak)} from code of a model (it needs Landlock, Linux 5.13, and "
-        f"seccomp); run it in a virtual machine of its own, or set {'='.join(UNPROTECTED)} to run it all the same"
+        f"this kernel does not protect {' and '.join(unprotected)} from model-written code (needs Landlock, Linux "
+        f"5.13, and seccomp); run it in a separate virtual machine, or set {'='.join(UNPROTECTED)} to accept the risk"
     )
 
 
@@ -133,16 +142,16 @@ def refusal() -> str | None:
 class _Job:
     code: str
     tests: str
-    limits: Limits
+    limits: SandboxLimits
     by_classes: bool
 
     def parts(self) -> bytes:
-        """Setting, code and tests, each behind its length."""
+        """Serialises settings, code and tests, each after its length."""
         setting = {
             "limits": self.limits.model_dump(),
             "readable": _readable(),
             "unittest": self.by_classes,
-            "imports": _imported(self.code, self.tests),
+            "imports": _slow_imports(self.code, self.tests),
             "test_imports": _import_statements(self.tests),
         }
         parts = [json.dumps(part).encode() for part in (setting, self.code, self.tests)]
@@ -150,14 +159,14 @@ class _Job:
 
 
 def _import_statements(tests: str) -> list[str]:
-    """All that the code's process learns of the tests."""
+    """Import statements of the tests: the only part of them that the code's process receives."""
     return [
         ast.unparse(node) for node in ast.parse(tests).body if isinstance(node, ast.Import | ast.ImportFrom)
     ]
 
 
-def _imported(*sources: str) -> list[str]:
-    """Packages that code and tests both may use and that take long to import: loaded once, before the two part."""
+def _slow_imports(*sources: str) -> list[str]:
+    """Slow packages that the code or the tests import; loaded once, before the processes fork."""
     names = set[str]()
     for source in sources:
         with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
@@ -172,8 +181,8 @@ def _imported(*sources: str) -> list[str]:
 
 
 def _run(job: _Job, timeout_s: float) -> dict[str, Any]:
-    """What the sandbox's own process answers: `protections`, `passed` and `stopped`."""
-    folder = tempfile.mkdtemp(prefix="usersimsandbox")  # no sign at which a test may split paths
+    """Runs the supervisor process and returns its result: `protections`, `passed` and `stopped`."""
+    folder = tempfile.mkdtemp(prefix="usersimsandbox")  # no character at which a test may split paths
     environment = {
         **{name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ},
         **dict.fromkeys(("HOME", "TMPDIR", "MPLCONFIGDIR", "XDG_CACHE_HOME"), folder),
@@ -189,9 +198,9 @@ def _run(job: _Job, timeout_s: float) -> dict[str, Any]:
         env=environment,
         start_new_session=True,
     )
-    complaints = b""
+    errors = b""
     try:
-        out, complaints = process.communicate(job.parts(), timeout=timeout_s)
+        out, errors = process.communicate(job.parts(), timeout=timeout_s)
     except subprocess.TimeoutExpired as error:
         out = error.stdout or b""
     finally:
@@ -200,12 +209,10 @@ def _run(job: _Job, timeout_s: float) -> dict[str, Any]:
         process.communicate()
         remove_tree(folder)
     lines = out.decode(errors="replace").split("\n")
-    if len(lines) < 2:  # not even locked in: none of the code has run
-        last = (
-            complaints.decode(errors="replace").strip().split("\n")[-1] or f"no word within {timeout_s:g} s"
-        )
+    if len(lines) < 2:  # not yet confined: none of the code has run
+        last = errors.decode(errors="replace").strip().split("\n")[-1] or f"no output within {timeout_s:g} s"
         raise SandboxError(f"the sandbox did not start: {last}")
-    # Whatever ends the sandbox from here on is the doing of the code.
+    # If the sandbox ends from here on, the code caused it.
     result: dict[str, Any] = (
         json.loads(lines[1]) if len(lines) > 2 else {"passed": [], "stopped": "the sandbox was ended"}
     )
@@ -213,9 +220,9 @@ def _run(job: _Job, timeout_s: float) -> dict[str, Any]:
 
 
 def remove_tree(folder: str) -> None:
-    """Removes a directory however deep it is: `shutil.rmtree` recurses, and long paths cannot be named.
+    """Removes a directory of any depth, where `shutil.rmtree` would exceed the recursion or path limit.
 
-    Whatever lies in a folder of it is moved up, until all are empty.
+    Entries of its folders are moved up until all folders are empty.
     """
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
     with contextlib.suppress(OSError):
@@ -231,7 +238,7 @@ def remove_tree(folder: str) -> None:
 
 
 def _lift(root: int, name: str, number: int, flags: int, own: str) -> int:
-    """Removes one entry of `root`, moving what is in it up into `root`. Returns how many names that took."""
+    """Removes one entry of `root` after moving its children up; returns the number of children."""
     try:
         os.unlink(name, dir_fd=root)
         return 0
@@ -249,14 +256,14 @@ def _lift(root: int, name: str, number: int, flags: int, own: str) -> int:
 
 
 def _readable() -> Sequence[str]:
-    """Python, its packages and the system's libraries; of /etc, /proc and /dev only what libraries look at."""
-    own = [
+    """Returns readable paths: Python, packages, system libraries, and what libraries read in /etc, /proc, /dev."""
+    python_paths = [
         sys.prefix,
         sys.base_prefix,
         sys.exec_prefix,
         *(path for path in sys.path if "site-packages" in path),
     ]
-    return [path for path in dict.fromkeys([*own, *SYSTEM]) if Path(path).exists()]
+    return [path for path in dict.fromkeys([*python_paths, *SYSTEM]) if Path(path).exists()]
 
 
 SYSTEM = (

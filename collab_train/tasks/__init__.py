@@ -1,4 +1,4 @@
-"""Tasks by name: a module of this package with a `TASK`. A new one is one small file (docs/tasks.md)."""
+"""Registry of tasks: each module of this package with a `TASK` is one. docs/tasks.md tells how to add one."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from usersim.errors import ConfigError
 
 
 class Task(Protocol):
-    """Where contexts come from and what counts as done. One that reads a file is a frozen dataclass with a
-    field `path`."""
+    """Protocol of a task: a source of contexts with the rewards for them.
+
+    A task that reads a file is a frozen dataclass with a field `path`.
+    """
 
     @property
     def rewards(self) -> Mapping[str, float]:
-        """Extrinsic rewards by name → weight, used where the config names none."""
+        """Default weights of the extrinsic rewards, by name."""
 
     def contexts(self) -> list[Context]:
-        """All of them, each with its split; ids are unique."""
+        """Returns all contexts, each with its split and a unique id."""
 
 
 def names() -> list[str]:
@@ -29,9 +31,17 @@ def names() -> list[str]:
 
 
 def get_task(name: str, path: str | None = None) -> Task:
-    """The task `name`, reading `path` where one is given: a file, or `hf:NAME` for a data set of the hub."""
+    """Returns the task `name`.
+
+    Args:
+        name: module name of the task.
+        path: file to read, or `hf:NAME` for a Hugging Face data set.
+
+    Raises:
+        ConfigError: there is no such task, or it reads no file.
+    """
     if name not in names():
-        raise ConfigError(f"task: there is no task {name!r}; there are {', '.join(names())}")
+        raise ConfigError(f"task: unknown task {name!r}; choose one of {', '.join(names())}")
     task: Any = importlib.import_module(f"{__name__}.{name}").TASK
     if path is None:
         return task  # type: ignore[no-any-return]

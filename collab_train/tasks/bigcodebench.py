@@ -1,7 +1,7 @@
-"""BigCodeBench (Zhuo et al. 2024): functions to write, checked by unit tests.
+"""Task of BigCodeBench (Zhuo et al. 2024): functions to write, checked by unit tests.
 
-Rows of `task_id`, `instruct_prompt`, `code_prompt`, `test`, `entry_point`, `libs`. The opening shows the signature,
-which the tests need and nobody could guess; what the function has to do stays with the user.
+Rows have `task_id`, `instruct_prompt`, `code_prompt`, `test`, `entry_point`, `libs`. The opening shows the signature,
+which the tests need and an assistant cannot guess. The specification stays with the user.
 """
 
 from __future__ import annotations
@@ -31,17 +31,24 @@ class BigCodeBench:
         return {"pass_rate": 1.0}
 
     def contexts(self) -> list[Context]:
-        found = list(enumerate(rows(self.path, "bigcodebench", "hf:bigcode/bigcodebench@v0.1.2")))
-        usable = [(number, row) for number, row in found if _runs(row.get("libs") or [])]
-        if left := len(found) - len(usable):
-            log.warning("bigcodebench: %d of %d rows cannot run here and are left out", left, len(found))
+        listed_rows = list(enumerate(rows(self.path, "bigcodebench", "hf:bigcode/bigcodebench@v0.1.2")))
+        usable = [(number, row) for number, row in listed_rows if _runs(row.get("libs") or [])]
+        if unusable_count := len(listed_rows) - len(usable):
+            log.warning(
+                "bigcodebench: %d of %d rows cannot run here and are left out",
+                unusable_count,
+                len(listed_rows),
+            )
         return [self._context(number, row) for number, row in usable]
 
     def _context(self, number: int, row: dict[str, Any]) -> Context:
         names = ("task_id", "instruct_prompt", "code_prompt", "test", "entry_point")
-        identifier, wanted, stub, tests, entry = (str(field(row, name, number, self.path)) for name in names)
+        identifier, instructions, stub, tests, entry = (
+            str(field(row, name, number, self.path)) for name in names
+        )
         facets = [
-            Facet(text=text) for text in sentences(wanted.partition("You should write self-contained")[0])
+            Facet(text=text)
+            for text in sentences(instructions.partition("You should write self-contained")[0])
         ]
         return Context(
             id=identifier,
@@ -53,8 +60,8 @@ class BigCodeBench:
 
 
 def _runs(libs: str | list[str]) -> bool:
-    listed = ast.literal_eval(libs) if isinstance(libs, str) else libs
-    return not REFUSED & set(listed) and all(find_spec(name.partition(".")[0]) for name in listed)
+    packages = ast.literal_eval(libs) if isinstance(libs, str) else libs
+    return not REFUSED & set(packages) and all(find_spec(name.partition(".")[0]) for name in packages)
 
 
 TASK = BigCodeBench()

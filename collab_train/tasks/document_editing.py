@@ -1,6 +1,6 @@
-"""Documents that the user has in mind: Medium articles as in CollabLLM, or any rows of `text` and perhaps `title`.
+"""Task of writing a document: Medium articles as in CollabLLM, or any rows of `text` and optionally `title`.
 
-The goal is the subject; its facets are the first sentences of the paragraphs. The opening names the subject alone.
+The goal is the subject, and its facets are the first sentences of the paragraphs. The opening names only the subject.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from usersim.errors import DataError
 from usersim.types import Facet, Goal, Turn, UserProfile
 
 SHORTEST, LONGEST, MOST_FACETS = 50, 600, 8
-"""Words of a document; others are left out, they fit no conversation."""
+"""Minimum and maximum words of a document, and maximum facets. Other documents are left out."""
 OPENINGS = ("help me write an article about {}", "i want to write something about {}, can you help")
 
 
@@ -28,15 +28,15 @@ class DocumentEditing:
         return {"bleu": 1.0}
 
     def contexts(self) -> list[Context]:
-        found = enumerate(rows(self.path, "document_editing", "hf:Kamaljp/medium_articles"))
-        made = [
+        numbered_rows = enumerate(rows(self.path, "document_editing", "hf:Kamaljp/medium_articles"))
+        contexts = [
             self._context(n, row)
-            for n, row in found
+            for n, row in numbered_rows
             if SHORTEST <= len(str(row.get("text")).split()) <= LONGEST
         ]
-        if not made:
+        if not contexts:
             raise DataError(f"{self.path}: no `text` of {SHORTEST} to {LONGEST} words in it")
-        return made
+        return contexts
 
     def _context(self, number: int, row: dict[str, Any]) -> Context:
         text = str(field(row, "text", number, self.path))

@@ -1,4 +1,4 @@
-"""GSM8K (Cobbe et al. 2021): word problems of school arithmetic. Rows of `question` and `answer` ("… #### 18")."""
+"""Task of GSM8K (Cobbe et al. 2021): arithmetic word problems. Rows have `question` and `answer` ("… #### 18")."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Gsm8k:
         return {"accuracy": 1.0}
 
     def contexts(self) -> list[Context]:
-        made = []
+        contexts = []
         for number, row in enumerate(rows(self.path, "gsm8k", "hf:openai/gsm8k:main@test")):
             question, answer = (str(field(row, name, number, self.path)) for name in ("question", "answer"))
             result = answer.rpartition("####")[2].strip()
-            made.append(problem_context(f"gsm8k-{number}", question, result, "arithmetic"))
-        return made
+            contexts.append(problem_context(f"gsm8k-{number}", question, result, "arithmetic"))
+        return contexts
 
 
 TASK = Gsm8k()

@@ -1,8 +1,8 @@
-"""The embedded task: everyday goals whose 3-4 facets the user keeps back until asked, or until missed.
+"""Embedded task: everyday goals whose 3-4 facets the user withholds until asked or until they are missing.
 
-All goals are our own writing. The opening gives the topic away and none of the facets; whole topics are held
-out. `facet_coverage` pays for a facet only where the assistant ends up serving it (`usersim.text.facets`).
-With a path: goals of one's own in the same JSON Lines, with `"split": "heldout"` where they are to be held out.
+The goals were written for this project. The opening reveals the topic but no facet. Whole topics are held out.
+`facet_coverage` counts a facet only if the assistant serves it in the end (`usersim.text.facets`). With a path, the
+task reads other goals from JSON Lines of the same form; `"split": "heldout"` holds one out.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ class HiddenFacets:
         return {"facet_coverage": 1.0}
 
     def contexts(self) -> list[Context]:
-        made, path = [], self.path or GOALS
+        contexts, path = [], self.path or GOALS
         for line, row in read_jsonl(path):
             try:
-                made.append(_context(row))
+                contexts.append(_context(row))
             except (KeyError, TypeError, ValueError) as error:
                 raise DataError(
                     f"{path}:{line}: needs id, topic, summary, opening, facets of text and phrases ({error})"
                 ) from error
-        return made
+        return contexts
 
 
 def _context(row: dict[str, Any]) -> Context:
     facets = tuple(Facet(text=facet["text"]) for facet in row["facets"])
     goal = Goal(summary=row["summary"], facets=facets, provenance="collab_train")
-    held_out = row.get("split", "heldout" if row["topic"] in HELD_OUT_TOPICS else "train")
+    split = row.get("split", "heldout" if row["topic"] in HELD_OUT_TOPICS else "train")
     return Context(
         id=row["id"],
         turns=(Turn(role="user", text=row["opening"]),),
         profile=UserProfile(goal=goal),
         phrases=tuple(tuple(facet["phrases"]) for facet in row["facets"]),
         topic=row["topic"],
-        split=held_out,
+        split=split,
     )
 
 

@@ -1,4 +1,7 @@
-"""MATH, level 5 (Hendrycks et al. 2021). Rows of `problem`, `level`, `type` or `subject`, `solution` or `answer`."""
+"""Task of MATH, level 5 (Hendrycks et al. 2021).
+
+Rows have `problem`, `level`, `type` or `subject`, and `solution` or `answer`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from collab_train.contexts import Context
-from collab_train.rewards.answers import stated
+from collab_train.rewards.answers import stated_answer
 from collab_train.sources import field, problem_context, rows
 from usersim.errors import DataError
 
@@ -20,19 +23,19 @@ class MathHard:
         return {"accuracy": 1.0}
 
     def contexts(self) -> list[Context]:
-        made = []
+        contexts = []
         for number, row in enumerate(rows(self.path, "math_hard", "hf:lighteval/MATH-Hard@test")):
             if str(row.get("level", 5))[-1] != "5":
                 continue
-            answer = row.get("answer") or stated(str(field(row, "solution", number, self.path)))
+            answer = row.get("answer") or stated_answer(str(field(row, "solution", number, self.path)))
             if not answer:
-                continue  # a solution without a \boxed answer: nothing to compare with
+                continue  # a solution without a \boxed answer cannot be compared
             subject = str(row.get("type") or row.get("subject") or "math").lower()
             problem = str(field(row, "problem", number, self.path))
-            made.append(problem_context(f"math-{number}", problem, str(answer), subject))
-        if not made:
+            contexts.append(problem_context(f"math-{number}", problem, str(answer), subject))
+        if not contexts:
             raise DataError(f"{self.path}: no problem of level 5 in it")
-        return made
+        return contexts
 
 
 TASK = MathHard()

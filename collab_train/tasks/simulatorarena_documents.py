@@ -1,6 +1,6 @@
-"""SimulatorArena, documents: people's own openings, what they answered about their wish, and what came of it.
+"""Task of SimulatorArena documents: people's openings, their answers about their wish, and the final document.
 
-Rows of `user_queries`, `intent`, `document_type`, `bullet_points_responses`, `document_history`.
+Rows have `user_queries`, `intent`, `document_type`, `bullet_points_responses`, `document_history`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from collab_train.contexts import Context
 from collab_train.sources import field, rows, split_of
 from usersim.types import Facet, Goal, Turn, UserProfile
 
-USUAL = "FILE, document_creation_annotations_for_benchmarking.json of github.com/microsoft/SimulatorArena"
+USUAL_FILE = (
+    "FILE, document_creation_annotations_for_benchmarking.json of github.com/microsoft/SimulatorArena"
+)
 
 
 @dataclass(frozen=True)
@@ -25,22 +27,22 @@ class SimulatorArenaDocuments:
         return {"bleu": 1.0}
 
     def contexts(self) -> list[Context]:
-        found = enumerate(rows(self.path, "simulatorarena_documents", USUAL))
-        return [self._context(number, row) for number, row in found if row.get("document_history")]
+        numbered_rows = enumerate(rows(self.path, "simulatorarena_documents", USUAL_FILE))
+        return [self._context(number, row) for number, row in numbered_rows if row.get("document_history")]
 
     def _context(self, number: int, row: dict[str, Any]) -> Context:
         names = ("user_queries", "intent", "document_type", "document_history")
         queries, intent, kind, versions = (field(row, name, number, self.path) for name in names)
         identifier = f"arena-document-{number}"
         wish = intent.partition(":")[2].strip() or intent
-        told = [text for text in row.get("bullet_points_responses") or [] if text.strip()]
+        wishes = [text for text in row.get("bullet_points_responses") or [] if text.strip()]
         return Context(
             id=identifier,
             turns=(Turn(role="user", text=queries[0]),),
             profile=UserProfile(
                 goal=Goal(
                     summary=f"have a {kind} written: {wish[:1].lower()}{wish[1:]}",
-                    facets=tuple(Facet(text=text) for text in told),
+                    facets=tuple(Facet(text=text) for text in wishes),
                     provenance="the person, asked beforehand",
                 )
             ),

@@ -1,7 +1,7 @@
-"""SimulatorArena, maths tutoring: people's own openings and grades; those whose final answer was right.
+"""Task of SimulatorArena maths tutoring: people's openings, where their final answer was right.
 
-Rows of `user_queries`, `turk_final_answer`, `problem_1_correctness`, `type`, `math_expertise`. The problems themselves
-are not in the file, so the user knows what its opening says.
+Rows have `user_queries`, `turk_final_answer`, `problem_1_correctness`, `type`, `math_expertise`. The file lacks the
+problems, so the user knows only what the opening says.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collab_train.rewards.answers import last_number
 from collab_train.sources import field, rows, split_of
 from usersim.types import Goal, Persona, Turn, UserProfile
 
-USUAL = (
+USUAL_FILE = (
     "FILE, math_tutoring_annotations_redacted_for_benchmarking.json of github.com/microsoft/SimulatorArena"
 )
 
@@ -29,11 +29,11 @@ class SimulatorArenaMath:
         return {"accuracy": 1.0}
 
     def contexts(self) -> list[Context]:
-        found = enumerate(rows(self.path, "simulatorarena_math", USUAL))
-        return [self._context(n, row) for n, row in found if _solved(row)]
+        numbered_rows = enumerate(rows(self.path, "simulatorarena_math", USUAL_FILE))
+        return [self._context(n, row) for n, row in numbered_rows if _solved(row)]
 
     def _context(self, number: int, row: dict[str, Any]) -> Context:
-        said = str(field(row, "turk_final_answer", number, self.path))
+        final_answer = str(field(row, "turk_final_answer", number, self.path))
         subject, identifier = str(row.get("type") or "math").lower(), f"arena-math-{number}"
         level = row.get("math_expertise")
         persona = Persona(description=f"a student, mathematics: {level}") if level else None
@@ -45,7 +45,10 @@ class SimulatorArenaMath:
             split=split_of(identifier),
             topic=subject,
             # People also write "There are 4 of them."
-            metadata={"answer": (last_number(said) if " " in said.strip() else None) or said.strip()},
+            metadata={
+                "answer": (last_number(final_answer) if " " in final_answer.strip() else None)
+                or final_answer.strip()
+            },
         )
 
 

@@ -1,4 +1,4 @@
-"""What the LoRA fine-tunings of an assistant share: config, TRL arguments, before and after, the adapter."""
+"""LoRA fine-tuning of an assistant: common checks, TRL arguments, measurements and saving of the adapter."""
 
 from __future__ import annotations
 
@@ -29,27 +29,31 @@ from usersim.weights.precision import precision
 
 
 @dataclass(frozen=True)
-class Course:
-    """What one kind of training brings along."""
+class TrainingRecipe:
+    """Functions that define one kind of training."""
 
     trainer: Callable[[Any, Any, LoraConfig | None, RunDir, Bars], Any]
-    """(model, tokenizer, LoRA where the model has no adapter yet, run, bars) → a TRL trainer."""
+    """(model, tokenizer, LoRA or None if the model has an adapter, run, bars) → a TRL trainer."""
     measure: Callable[[Any, Any], dict[str, Any]]
-    """(model, tokenizer) → JSON-able figures, taken before and after."""
+    """(model, tokenizer) → JSON values, measured before and after training."""
     compare: Callable[[dict[str, Any], dict[str, Any], RunDir], dict[str, Any]]
-    """(before, after, run) → its part of the summary."""
+    """(before, after, run) → entries of the summary."""
     rows: Rows = lambda: ()
 
 
 def check(config: Tuning) -> None:
-    """Raises ConfigError for what cannot be trained as it stands, before anything is loaded or written."""
+    """Checks the config before anything is loaded or written.
+
+    Raises:
+        ConfigError: the batch sizes, GPUs or launcher do not fit.
+    """
     if config.sequences_per_step % (config.micro_batch * processes()):
-        together = f" times {processes()} processes" if processes() > 1 else ""
+        factor = f" times {processes()} processes" if processes() > 1 else ""
         per_step = (
             "" if config.sequences_per_step == config.batch else f" ({config.sequences_per_step} replies)"
         )
         raise ConfigError(
-            f"batch={config.batch}{per_step} is not a multiple of micro_batch={config.micro_batch}{together}"
+            f"batch={config.batch}{per_step} is not a multiple of micro_batch={config.micro_batch}{factor}"
         )
     if processes() == 1 and torch.cuda.device_count() > 1:
         raise ConfigError(
@@ -61,8 +65,8 @@ def check(config: Tuning) -> None:
         raise ConfigError("LoRA does not shard; launch it with configs/accelerate/collab.yaml (DDP)")
 
 
-def tune(config: Tuning, course: Course) -> dict[str, Any]:
-    """Trains, or resumes; saves the adapter and what it changed, and returns the summary."""
+def tune(config: Tuning, recipe: TrainingRecipe) -> dict[str, Any]:
+    """Trains or resumes, saves the adapter and the measured changes, and returns the summary."""
     check(config)
     if not torch.cuda.is_available():
         keep_pages()
@@ -76,20 +80,22 @@ def tune(config: Tuning, course: Course) -> dict[str, Any]:
     model, tokenizer = load_assistant(config.assistant, trainable=True)
     lora = None if isinstance(model, PeftModel) else _lora(config)
     try:
-        trainer = course.trainer(model, tokenizer, lora, run, bars)
+        trainer = recipe.trainer(model, tokenizer, lora, run, bars)
     except UsersimError:
         if is_new:
-            (run.path / "config.json").unlink(missing_ok=True)  # it would refuse the corrected command
+            (run.path / "config.json").unlink(
+                missing_ok=True
+            )  # its config would refuse the corrected command
         raise
     trainer.remove_callback(PrinterCallback)  # it prints to stdout
-    trainer.add_callback(TrainLog(run, config, bars, course.rows))
-    before = _before(run, course, trainer, tokenizer)
+    trainer.add_callback(TrainLog(run, config, bars, recipe.rows))
+    before = _before(run, recipe, trainer, tokenizer)
     last = last_checkpoint(checkpoints)
     try:
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     finally:
         bars.stop()
-    after = course.measure(trainer.model, tokenizer)
+    after = recipe.measure(trainer.model, tokenizer)
     summary = {
         "steps": trainer.state.global_step,
         "loss": _last_loss(trainer),
@@ -98,19 +104,19 @@ def tune(config: Tuning, course: Course) -> dict[str, Any]:
     }
     if trainer.is_world_process_zero():
         _save_adapter(trainer.model, run, base_of(config.assistant))
-        summary |= course.compare(before, after, run)
+        summary |= recipe.compare(before, after, run)
         write_json(run.path / "summary.json", summary)
     return summary
 
 
 def project_replies_only() -> None:
-    """Trainers made from now on leave prompts and padding out of the output layer, as they do on GPUs.
+    """Makes new TRL trainers skip prompts and padding in the output layer, as on GPUs.
 
-    Without Triton, TRL 1.16 projects every position: a size that changes from batch to batch makes some devices compile
-    anew. A CPU compiles nothing. The losses are the same.
+    Without Triton, TRL 1.16 projects every position, because varying sizes make some devices recompile. A CPU does not
+    compile. The losses are the same.
     """
     if hasattr(trl_utils, "_use_triton"):
-        setattr(trl_utils, "_use_triton", lambda device: True)  # noqa: B010 - asked for nothing else there
+        setattr(trl_utils, "_use_triton", lambda device: True)  # noqa: B010 - TRL uses it for nothing else
 
 
 def _lora(config: Tuning) -> LoraConfig:
@@ -124,7 +130,7 @@ def _lora(config: Tuning) -> LoraConfig:
 
 
 def arguments(config: Tuning) -> dict[str, Any]:
-    """TRL's settings that all trainings have in common. wandb is ours (`train_report`), not TRL's."""
+    """Returns the TRL arguments common to all trainers. `run_log` handles wandb instead of TRL."""
     return {
         "output_dir": str(Path(config.out) / "checkpoints"),
         "report_to": [],
@@ -147,19 +153,19 @@ def arguments(config: Tuning) -> dict[str, Any]:
     }
 
 
-def _before(run: RunDir, course: Course, trainer: Any, tokenizer: Any) -> dict[str, Any]:
-    """Measured once: a resumed run no longer has the weights it started from."""
+def _before(run: RunDir, recipe: TrainingRecipe, trainer: Any, tokenizer: Any) -> dict[str, Any]:
+    """Returns the measurements before training. They are stored, as a resumed run lacks the initial weights."""
     path = run.path / "before.json"
     if path.is_file():
         try:
-            kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ConfigError(
-                f"{path} is damaged, and with it what the run is compared to; choose another out=…"
+                f"{path} is damaged, so the run cannot be compared to its start; choose another out=…"
             ) from error
-        return kept
-    measured = course.measure(trainer.model, tokenizer)
-    trainer.accelerator.wait_for_everyone()  # so that all have found it missing, or none
+        return stored
+    measured = recipe.measure(trainer.model, tokenizer)
+    trainer.accelerator.wait_for_everyone()  # so that all processes agree whether the file exists
     if trainer.is_world_process_zero():
         write_json(path, measured)
     return measured
@@ -171,13 +177,13 @@ def _last_loss(trainer: Any) -> float | None:
 
 
 def _save_adapter(model: Any, run: RunDir, base: str) -> None:
-    """Under a temporary name first, so that `adapter` is complete or absent; the base by name, not by path."""
+    """Saves the adapter under a temporary name, then renames it. It refers to the base by name, not by path."""
     folder, target = run.path / ".adapter", run.path / "adapter"
     shutil.rmtree(folder, ignore_errors=True)
     model.peft_config["default"].base_model_name_or_path = base
     with saving(folder):
-        # PEFT would ask a hub whether the vocabulary grew.
+        # Otherwise PEFT queries the Hugging Face Hub to see if the vocabulary grew.
         model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's template, which names a path of this machine
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's template contains a local path
     shutil.rmtree(target, ignore_errors=True)
     folder.rename(target)

@@ -1,4 +1,4 @@
-"""What a fine-tuning changed: log-prob margins of pairs, and greedy replies."""
+"""Measurements before and after fine-tuning: log-probability margins of pairs, and greedy replies."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Reply(Record):
 
 
 def margins(model: Any, tokenizer: Any, pairs: Sequence[Pair], *, max_length: int) -> list[float]:
-    """log p(chosen | prompt) - log p(rejected | prompt) in nats, summed over reply and end of turn, per pair."""
+    """Returns log p(chosen | prompt) - log p(rejected | prompt) of each pair, in nats, end of turn included."""
     model.eval()
     return [
         reply_logprob(model, tokenizer, pair.prompt, pair.chosen, max_length=max_length)
@@ -41,11 +41,14 @@ def margins(model: Any, tokenizer: Any, pairs: Sequence[Pair], *, max_length: in
 def reply_logprob(
     model: Any, tokenizer: Any, prompt: Sequence[Message], reply: Sequence[Message], *, max_length: int
 ) -> float:
-    """Tokens as TRL sees them: the chat template, cut at `max_length`; the reply starts where the two diverge."""
-    opened = template_ids(tokenizer, prompt, add_generation_prompt=True)
-    whole = template_ids(tokenizer, [*prompt, *reply], add_generation_prompt=False)[:max_length]
-    start = common_length(opened, whole)
-    ids_T = torch.tensor(whole, device=model.device)
+    """Returns log p(reply | prompt), on tokens as TRL makes them.
+
+    The chat template is cut at `max_length`. The reply starts where prompt and conversation diverge.
+    """
+    prompt_ids = template_ids(tokenizer, prompt, add_generation_prompt=True)
+    ids = template_ids(tokenizer, [*prompt, *reply], add_generation_prompt=False)[:max_length]
+    start = common_length(prompt_ids, ids)
+    ids_T = torch.tensor(ids, device=model.device)
     logits_TV = model(input_ids=ids_T[None]).logits[0, start - 1 : -1].float()
     logprobs_T = torch.log_softmax(logits_TV, -1).gather(1, ids_T[start:, None])
     return float(logprobs_T.sum())
@@ -63,11 +66,11 @@ def _reply(chat: LocalChat, prompt: Sequence[Message]) -> str:
     try:
         return run_async(chat.complete([message.model_dump() for message in prompt]))
     except UsersimError:
-        return ""  # an empty reply is worth seeing here, not worth stopping for
+        return ""  # an empty reply is reported, not an error
 
 
 def compare_replies(before: dict[str, Any], after: dict[str, Any], run: RunDir) -> dict[str, Any]:
-    """To replies.jsonl; both hold `contexts` and `replies`."""
+    """Writes replies.jsonl and counts changed replies; both arguments hold `contexts` and `replies`."""
     replies = [
         Reply(context=context, before=old, after=new)
         for context, old, new in zip(after["contexts"], before["replies"], after["replies"], strict=True)
@@ -78,7 +81,7 @@ def compare_replies(before: dict[str, Any], after: dict[str, Any], run: RunDir) 
 
 
 def change(before: Sequence[float], after: Sequence[float]) -> dict[str, Any] | None:
-    """Mean margin before and after and the paired change with its 95 % interval; None without pairs."""
+    """Returns mean margins before and after, and the paired change with its 95 % interval; None without pairs."""
     if not before:
         return None
     changes = [new - old for old, new in zip(before, after, strict=True)]

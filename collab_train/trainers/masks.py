@@ -1,4 +1,4 @@
-"""Which tokens of a conversation an assistant is trained on: its own words and its ends of turn, nothing else."""
+"""Loss masks: an assistant is trained only on its own words and its end-of-turn tokens."""
 
 from __future__ import annotations
 
@@ -13,43 +13,45 @@ IGNORED = -100
 
 
 def labelled(tokenizer: Any, messages: Sequence[Message], start: int) -> dict[str, list[int]]:
-    """`input_ids` of the whole conversation, and `labels` on the assistant's turns from message `start` on.
+    """Returns `input_ids` of a conversation, and `labels` on the assistant's turns from message `start` on.
 
-    A label is on the words and on the end of turn that stops generation, not on what a template writes after it.
-    Raises DataError for a template that does not write a longer conversation as a continuation of a shorter one.
+    Labels cover the words and the end-of-turn token that stops generation, but not what the template writes after it.
+
+    Raises:
+        DataError: the template does not render a longer conversation as a continuation of a shorter one.
     """
     ids = template_ids(tokenizer, messages, add_generation_prompt=False)
     labels = [IGNORED] * len(ids)
-    for place, message in enumerate(messages):
-        if place < start or message.role != "assistant":
+    for index, message in enumerate(messages):
+        if index < start or message.role != "assistant":
             continue
-        opened = template_ids(tokenizer, messages[:place], add_generation_prompt=True)
-        closed = template_ids(tokenizer, messages[: place + 1], add_generation_prompt=False)
-        if ids[: len(closed)] != closed or closed[: len(opened)] != opened:
+        prefix_ids = template_ids(tokenizer, messages[:index], add_generation_prompt=True)
+        turn_ids = template_ids(tokenizer, messages[: index + 1], add_generation_prompt=False)
+        if ids[: len(turn_ids)] != turn_ids or turn_ids[: len(prefix_ids)] != prefix_ids:
             raise DataError(
                 "this chat template rewrites earlier turns when the conversation goes on; "
-                "train on single replies (leave out paths=…)"
+                "train on single replies (remove paths=…)"
             )
-        stop = _end_of_turn(closed, len(opened), int(tokenizer.eos_token_id))
-        labels[len(opened) : stop] = ids[len(opened) : stop]
+        stop = _end_of_turn(turn_ids, len(prefix_ids), int(tokenizer.eos_token_id))
+        labels[len(prefix_ids) : stop] = ids[len(prefix_ids) : stop]
     return {"input_ids": ids, "labels": labels}
 
 
-def _end_of_turn(ids: Sequence[int], opened: int, end: int) -> int:
-    """Behind the last end-of-turn token; behind everything where the template has none."""
-    return next((at + 1 for at in range(len(ids) - 1, opened - 1, -1) if ids[at] == end), len(ids))
+def _end_of_turn(ids: Sequence[int], start: int, end_id: int) -> int:
+    """Returns the position after the last end-of-turn token, or the length if there is none."""
+    return next((at + 1 for at in range(len(ids) - 1, start - 1, -1) if ids[at] == end_id), len(ids))
 
 
-def common_length(prompt: Sequence[int], whole: Sequence[int]) -> int:
-    """Tokens that `whole` begins with as `prompt` does: where its reply begins."""
+def common_length(prompt: Sequence[int], conversation: Sequence[int]) -> int:
+    """Returns the length of the common prefix, which is where the reply in `conversation` begins."""
     return next(
-        (i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b),
-        min(len(prompt), len(whole)),
+        (i for i, (a, b) in enumerate(zip(prompt, conversation, strict=False)) if a != b),
+        min(len(prompt), len(conversation)),
     )
 
 
 def template_ids(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> list[int]:
-    """`chat_ids` of a preference pair's messages."""
+    """Returns the token ids of messages under the chat template."""
     return chat_ids(
         tokenizer,
         [message.model_dump() for message in messages],

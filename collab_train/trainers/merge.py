@@ -1,4 +1,4 @@
-"""A trained assistant as a model folder of its own, for any engine: the adapter merged, in the base's dtype."""
+"""Merging of a trained adapter into a model folder for any engine, in the dtype of the base."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from usersim.weights.default_model import BASE_NAME, build_base
 
 
 def merge(run: str, out: str) -> dict[str, Any]:
-    """Writes model and tokenizer to `out`, which must not exist. Raises ConfigError where `run` has no adapter."""
+    """Writes the merged model and tokenizer to `out`.
+
+    Raises:
+        ConfigError: `run` has no adapter, or `out` exists.
+    """
     folder = Path(out)
     if adapter_of(run) is None:
         raise ConfigError(
@@ -21,10 +25,10 @@ def merge(run: str, out: str) -> dict[str, Any]:
     if folder.exists():
         raise ConfigError(f"{out} exists; give another folder, or delete it")
     model, tokenizer = load_assistant(run, trainable=False, dtype=_dtype(base_of(run)))
-    half = folder.with_name(f"{folder.name}.partial")
-    model.save_pretrained(half)
-    tokenizer.save_pretrained(half)
-    half.rename(folder)
+    partial = folder.with_name(f"{folder.name}.partial")
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    partial.rename(folder)
     return {"run": run, "out": out, "serve": f"python -m serve.engine --model {out} --port 8001"}
 
 

@@ -1,6 +1,6 @@
-"""`usersim collab pairs`: best against worst candidate of each context, where their rewards lie apart.
+"""`usersim collab pairs`: preference pairs of the best and worst candidate of each context.
 
-With `turns` the conversation goes on along the best reply (`collect`), and every assistant turn gives a pair.
+With `turns`, the conversation continues along the best reply (`collect`), and every assistant turn gives a pair.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from collab_train.contexts import Context, Split
 from collab_train.rollout import command as mr
 from collab_train.rollout.accounting.results import CandidateMR, ContextMR
-from collab_train.rollout.cache.windows import take_over
+from collab_train.rollout.cache.windows import copy_futures
 from collab_train.rollout.command import MRConfig, run_mr
 from collab_train.rollout.scored import summarise
 from collab_train.rollout.simulation.best_path import Message, best_path, prompt_messages
@@ -28,31 +28,31 @@ from usersim.types import NonEmpty, Record
 class PairsConfig(MRConfig):
     out: str = "runs/collab-pairs"
     margin: float = Field(default=0.02, ge=0)
-    """Smallest difference of the two rewards; equal rewards never make a pair. May change when a run is resumed."""
+    """Minimum difference of the two rewards. Equal rewards never make a pair. May change in a resumed run."""
 
     turns: int = Field(default=1, ge=1, le=32)
-    """Assistant turns along the best path of each context. May grow when a run is resumed."""
+    """Assistant turns along the best path of each context. May grow in a resumed run."""
 
     pairs_per_context: int = Field(default=1, ge=1)
-    """Best against worst, second best against second worst and so on. May change when a run is resumed."""
+    """Number of pairs: best and worst, second best and second worst, etc. May change in a resumed run."""
 
     reuse: str | None = None
-    """An earlier run: what it sampled is taken over, from another window too (`windows`), and not simulated again."""
+    """Earlier run whose candidates and futures are reused, also with another window (`windows`)."""
 
     @model_validator(mode="after")
-    def _has_a_user(self) -> PairsConfig:
+    def _turns_need_a_user(self) -> PairsConfig:
         if self.turns > 1 and self.w == 0:
-            raise ValueError("turns: with w=0 no user speaks, so there is no second turn; set w=1 or more")
+            raise ValueError("turns: w=0 has no user turns, so there is no second turn; set w=1 or more")
         return self
 
     @property
     def scoring(self) -> MRConfig:
-        """What the rewards depend on; pairs with another margin are made from the same run directory."""
+        """Settings of the rewards. The settings of pairs are left out, so that they may change in a resumed run."""
         return MRConfig.model_validate(self.model_dump(exclude=set(PairsConfig.__annotations__)))
 
 
 class Pair(Record):
-    """A preference in the conversational form that TRL takes; the other columns say where it comes from."""
+    """Preference pair in the conversational format of TRL, with its context and rewards."""
 
     context: NonEmpty
     split: Split
@@ -68,16 +68,16 @@ class Pair(Record):
 
 @dataclass(frozen=True)
 class Pairs:
-    made: list[Pair]
+    pairs: list[Pair]
     left_out: Counter[str]
-    """Contexts without a pair, by reason."""
+    """Number of contexts without a pair, by reason."""
 
 
 def build_pairs(
     contexts: Sequence[Context], results: Sequence[ContextMR], *, margin: float, per_context: int = 1
 ) -> Pairs:
-    """A candidate without a reward is in no pair, any other in one at most."""
-    made, left_out = [], Counter[str]()
+    """Builds preference pairs. A candidate is in at most one pair; one without a reward is in none."""
+    pairs, left_out = [], Counter[str]()
     for context, result in zip(contexts, results, strict=True):
         ranked = sorted(
             ((c.mr, i) for i, c in enumerate(result.candidates) if c.mr is not None), reverse=True
@@ -92,8 +92,8 @@ def build_pairs(
         ]
         if not sides:
             left_out["rewards too close"] += 1
-        made += [_pair(context, best, worst) for best, worst in sides[:per_context]]
-    return Pairs(made, left_out)
+        pairs += [_pair(context, best, worst) for best, worst in sides[:per_context]]
+    return Pairs(pairs, left_out)
 
 
 def _pair(context: Context, best: CandidateMR, worst: CandidateMR) -> Pair:
@@ -115,24 +115,32 @@ def _pair(context: Context, best: CandidateMR, worst: CandidateMR) -> Pair:
 
 
 def plan(config: PairsConfig, contexts: list[Context]) -> dict[str, Any]:
-    """As `mr.plan`, over all turns; the replies of later ones are always sampled."""
+    """Returns the size of a run, as `mr.plan`, over all turns. Replies of later turns are always sampled."""
     first = mr.plan(config, contexts)
     later = mr.plan(config, [context.model_copy(update={"candidates": ()}) for context in contexts])
-    grows = ("candidates", "candidates_to_sample", "futures", *(key for key in first if "at_most" in key))
-    whole = {key: first[key] + (config.turns - 1) * later[key] for key in grows}
+    summed_keys = (
+        "candidates",
+        "candidates_to_sample",
+        "futures",
+        *(key for key in first if "at_most" in key),
+    )
+    totals = {key: first[key] + (config.turns - 1) * later[key] for key in summed_keys}
     return {
         **first,
-        **whole,
+        **totals,
         "turns": config.turns,
         "pairs_at_most": config.turns * config.pairs_per_context * len(contexts),
     }
 
 
 def run_pairs(config: PairsConfig, contexts: list[Context], run: RunDir) -> dict[str, Any]:
-    """Writes train.jsonl, heldout.jsonl (pairs), paths.jsonl and paths_heldout.jsonl (`collect.Path`), each only
-    where there is something to write, and returns the summary."""
+    """Scores candidates, writes pairs and best conversations, and returns the summary.
+
+    Pairs go to train.jsonl and heldout.jsonl, conversations (`best_path.Path`) to paths.jsonl and paths_heldout.jsonl.
+    Files without records are not written.
+    """
     if config.reuse:
-        take_over(run, config.reuse)
+        copy_futures(run, config.reuse)
     scored = run_mr(config, contexts, run, turns=config.turns)
     per_context = config.pairs_per_context
     pairs = build_pairs(scored.contexts, scored.results, margin=config.margin, per_context=per_context)
@@ -148,11 +156,11 @@ def run_pairs(config: PairsConfig, contexts: list[Context], run: RunDir) -> dict
         "files": [],
     }
     for split in ("train", "heldout"):
-        kept = [pair for pair in pairs.made if pair.split == split]
+        own_pairs = [pair for pair in pairs.pairs if pair.split == split]
         best = [path for path in paths if path.split == split]
-        summary["pairs"][split], summary["paths"][split] = len(kept), len(best)
+        summary["pairs"][split], summary["paths"][split] = len(own_pairs), len(best)
         ending = "" if split == "train" else f"_{split}"
-        for name, records in ((f"{split}.jsonl", kept), (f"paths{ending}.jsonl", best)):
+        for name, records in ((f"{split}.jsonl", own_pairs), (f"paths{ending}.jsonl", best)):
             file: Path = run.path / name
             file.unlink(missing_ok=True)
             if records:

@@ -1,4 +1,4 @@
-"""What the training of an assistant says meanwhile: a bar on stderr, metrics.jsonl, and wandb where it runs."""
+"""Training log of an assistant: a progress bar on stderr, metrics.jsonl, and wandb if enabled."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from usersim.storage.runs import METRICS, RunDir
 from usersim.training.run_log import Wandb
 
 Rows = Callable[[], Sequence[Sequence[Any]]]
-"""Conversations to read, as rows of `COLUMNS`; empty where there are none."""
+"""Function that returns example conversations as rows of `COLUMNS`."""
 COLUMNS = ("step", "context", "goal", "mr", "conversation")
 
 
 class CollabWandb(Wandb):
-    """The guarded run of the User LM's training, with this table of conversations."""
+    """wandb run of the User LM's training, with a table of conversations added."""
 
     def conversations(self, rows: Sequence[Sequence[Any]], *, step: int) -> None:
         def send() -> None:
@@ -35,7 +35,7 @@ class CollabWandb(Wandb):
 
 
 class Bars:
-    """Steps, and within a step the futures being simulated."""
+    """Progress bars: training steps, and futures within a step."""
 
     def __init__(self) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -68,7 +68,7 @@ class Bars:
 
 
 class TrainLog(TrainerCallback):
-    """Every process has one; the main process writes. The original bar prints its numbers to stdout."""
+    """Callback that logs training. It runs in every process, but only the main one writes."""
 
     def __init__(self, run: RunDir, config: Any, bars: Bars, rows: Rows = lambda: ()) -> None:
         self.run, self.bars, self.rows = run, bars, rows
@@ -78,7 +78,7 @@ class TrainLog(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
             return
-        # A killed run logged steps after its last checkpoint: they are about to happen again.
+        # A killed run logged steps after its last checkpoint; they will be repeated.
         self.run.keep(METRICS, lambda line: int(line["step"]) <= state.global_step)
         self.bars.start(state.global_step, state.max_steps)
         self.wandb.start()
@@ -104,7 +104,7 @@ class TrainLog(TrainerCallback):
 
 
 def _refuse_not_finite(logs: dict[str, Any], step: int) -> None:
-    """Before the step is saved: a run goes on from the checkpoint before it."""
+    """Raises an error before the step is saved, so that the run resumes from the previous checkpoint."""
     for name in ("loss", "grad_norm"):
         value = logs.get(name)
         if value is not None and not math.isfinite(value):

@@ -71,16 +71,16 @@ def test_dry_run_prints_the_plan_and_makes_nothing(
     [
         (["mr", "wn=3"], "override 'wn=3': unknown key 'wn'"),
         (["mr", "w=-1"], "w: Input should be greater"),
-        (["mr", "task=nosuch"], "task: there is no task 'nosuch'"),
-        (["mr", 'ids=["x-99"]'], "ids: there is no context x-99"),
-        (["mr", "rewards.nosuch=1"], "rewards.nosuch: no such reward"),
+        (["mr", "task=nosuch"], "task: unknown task 'nosuch'"),
+        (["mr", 'ids=["x-99"]'], "ids: unknown context x-99"),
+        (["mr", "rewards.nosuch=1"], "rewards.nosuch: unknown reward"),
         (["mr", "rewards.bleu=1"], "reward bleu needs a reference"),
         (["mr", "contexts=nosuch.jsonl"], "nosuch.jsonl: no such file"),
         (["mr", "user=nosuch"], "nosuch: no model there"),
         (["pairs", "margin=-1"], "margin: Input should be greater"),
         (["dpo", "train=nosuch.jsonl"], "nosuch.jsonl: no such file"),
         (["dpo", "batch=3"], "batch=3 is not a multiple of micro_batch=2"),
-        (["bench", "tasks=[{name='nosuch'}]"], "task: there is no task 'nosuch'"),
+        (["bench", "tasks=[{name='nosuch'}]"], "task: unknown task 'nosuch'"),
     ],
 )
 def test_what_the_operator_can_fix_is_one_line_and_exit_code_2(

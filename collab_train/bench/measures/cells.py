@@ -1,4 +1,4 @@
-"""Cells: an assistant with a user on a task, against the assistants it is compared with. The paper's Table 1."""
+"""Cells of the results table: measures of one assistant with one user on one task (CollabLLM, Table 1)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from statistics import fmean
 from pydantic import Field
 
 from collab_train.bench.measures.conversation_measures import MEASURES, Measures
-from collab_train.bench.measures.intervals import Estimate, mean
+from collab_train.bench.measures.intervals import IntervalEstimate, mean
 from usersim.types import Record
 
 Condition = tuple[str, str, str]
@@ -18,7 +18,7 @@ Condition = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredConversation:
     condition: Condition
     context: str
     index: int
@@ -26,79 +26,103 @@ class Scored:
     failure: str | None = None
 
 
-class Cell(Record):
+class BenchCell(Record):
     task: str
     user: str
     assistant: str
     contexts: int
-    """With at least one conversation that came through and could be scored."""
+    """Number of contexts with at least one scored conversation."""
     conversations: int
     failed: int
-    """Conversations left out; they are never scored 0."""
+    """Number of failed conversations. They are left out, never scored 0."""
     failures: dict[str, int] = Field(default_factory=dict)
-    measures: dict[str, Estimate] = Field(default_factory=dict)
-    """Means over contexts."""
+    measures: dict[str, IntervalEstimate] = Field(default_factory=dict)
+    """Means over contexts, by measure."""
     components: dict[str, float] = Field(default_factory=dict)
-    """Means over conversations of the parts of R, unweighted."""
-    differences: dict[str, dict[str, Estimate]] = Field(default_factory=dict)
-    """By reference and measure: this assistant minus that one, over the contexts that both have."""
+    """Unweighted components of R, means over conversations."""
+    differences: dict[str, dict[str, IntervalEstimate]] = Field(default_factory=dict)
+    """Paired differences by reference and measure: this assistant minus the reference, over shared contexts."""
 
 
-def cells(scored: Sequence[Scored], references: Sequence[str]) -> list[Cell]:
-    grouped: dict[Condition, list[Scored]] = defaultdict(list)
-    for one in scored:
-        grouped[one.condition].append(one)
-    made = []
-    for (task, user, assistant), own in grouped.items():
+def cells(scored: Sequence[ScoredConversation], references: Sequence[str]) -> list[BenchCell]:
+    grouped: dict[Condition, list[ScoredConversation]] = defaultdict(list)
+    for conversation in scored:
+        grouped[conversation.condition].append(conversation)
+    table = []
+    for (task, user, assistant), conversations in grouped.items():
         against = {
             name: grouped[task, user, name]
-            for name in earlier(references, assistant)
+            for name in references_of(references, assistant)
             if (task, user, name) in grouped
         }
-        made.append(_cell((task, user, assistant), own, against))
-    return made
+        table.append(_cell((task, user, assistant), conversations, against))
+    return table
 
 
-def earlier(references: Sequence[str], assistant: str) -> Sequence[str]:
-    """What `assistant` is compared with: all of them, or if it is one itself, those before it."""
+def references_of(references: Sequence[str], assistant: str) -> Sequence[str]:
+    """Returns the references that `assistant` is compared with: all, or those before it if it is one itself."""
     return references[: references.index(assistant)] if assistant in references else references
 
 
-def _cell(condition: Condition, own: list[Scored], against: dict[str, list[Scored]]) -> Cell:
-    failed = [one.failure or "" for one in own if one.measures is None]
-    parts = [one.measures.components for one in own if one.measures]
-    by_measure = {name: by_context(values(own, name)) for name in MEASURES}
-    return Cell(
+def _cell(
+    condition: Condition,
+    conversations: list[ScoredConversation],
+    against: dict[str, list[ScoredConversation]],
+) -> BenchCell:
+    failures = [conversation.failure or "" for conversation in conversations if conversation.measures is None]
+    parts = [conversation.measures.components for conversation in conversations if conversation.measures]
+    by_measure = {name: by_context(values(conversations, name)) for name in MEASURES}
+    return BenchCell(
         task=condition[0],
         user=condition[1],
         assistant=condition[2],
         contexts=len(by_measure["reward"]),
         conversations=len(parts),
-        failed=len(failed),
-        failures=dict(Counter(failed).most_common()),
-        measures={name: mean(list(found.values())) for name, found in by_measure.items() if found},
+        failed=len(failures),
+        failures=dict(Counter(failures).most_common()),
+        measures={
+            name: mean(list(by_context_values.values()))
+            for name, by_context_values in by_measure.items()
+            if by_context_values
+        },
         components={name: fmean(part[name] for part in parts) for name in (parts[0] if parts else ())},
-        differences={name: dict(_differences(own, other)) for name, other in against.items()},
+        differences={
+            name: dict(_differences(conversations, reference)) for name, reference in against.items()
+        },
     )
 
 
-def _differences(own: Sequence[Scored], other: Sequence[Scored]) -> Iterator[tuple[str, Estimate]]:
+def _differences(
+    conversations: Sequence[ScoredConversation], reference: Sequence[ScoredConversation]
+) -> Iterator[tuple[str, IntervalEstimate]]:
     for name in MEASURES:
-        mine, theirs = values(own, name), values(other, name)
-        pairs = by_context({place: mine[place] - theirs[place] for place in mine if place in theirs})
+        values_here, values_there = values(conversations, name), values(reference, name)
+        pairs = by_context(
+            {
+                sample: values_here[sample] - values_there[sample]
+                for sample in values_here
+                if sample in values_there
+            }
+        )
         if pairs:
             yield name, mean(list(pairs.values()))
 
 
-def values(scored: Sequence[Scored], name: str) -> dict[tuple[str, int], float]:
-    """By context and repetition."""
-    found = ((one, one.measures.value(name)) for one in scored if one.measures)
-    return {(one.context, one.index): value for one, value in found if value is not None}
+def values(scored: Sequence[ScoredConversation], name: str) -> dict[tuple[str, int], float]:
+    """Returns the values of one measure by context and repetition."""
+    measured = (
+        (conversation, conversation.measures.value(name)) for conversation in scored if conversation.measures
+    )
+    return {
+        (conversation.context, conversation.index): value
+        for conversation, value in measured
+        if value is not None
+    }
 
 
-def by_context(found: dict[tuple[str, int], float]) -> dict[str, float]:
-    """Repetitions averaged: they share a goal, so they are not independent."""
+def by_context(values_by_sample: dict[tuple[str, int], float]) -> dict[str, float]:
+    """Returns means over repetitions, which share a goal and so are not independent."""
     grouped: dict[str, list[float]] = defaultdict(list)
-    for (context, _), value in found.items():
+    for (context, _), value in values_by_sample.items():
         grouped[context].append(value)
-    return {context: fmean(own) for context, own in grouped.items()}
+    return {context: fmean(repetitions) for context, repetitions in grouped.items()}

@@ -1,4 +1,4 @@
-"""What one conversation was worth, and what it took the user."""
+"""Measures of one conversation: its reward and the effort of the user."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from usersim.types import Record
 class Measure(NamedTuple):
     label: str
     better: int
-    """+1: more is better; -1: less is; 0: neither."""
+    """+1: higher is better; -1: lower is better; 0: neither."""
     digits: int
 
 
@@ -36,53 +36,57 @@ MEASURES = {
 
 class Measures(Record):
     score: float
-    """The task's extrinsic rewards, weighted, over everything after the opening."""
+    """Weighted extrinsic rewards of the task, over everything after the opening."""
     reward: float
-    """R of the whole conversation: score and the intrinsic reward (`rewards.scoring`)."""
+    """Reward R of the whole conversation: score plus intrinsic reward (`rewards.scoring`)."""
     tokens: float
     """Words and punctuation marks that the user reads and writes after the opening."""
     assistant_tokens: float
-    """Those of them that the user reads."""
+    """The tokens among them that the user reads."""
     question_rate: float
-    """Share of the assistant's turns that ask something about the matter; offers of help do not."""
+    """Share of the assistant's turns that ask a question about the subject. Offers of help do not count."""
     user_words: float
     user_turns: float
     user_left: float
-    """1 if the user ended it, 0 if the turn cap did."""
+    """1 if the user ended the conversation, 0 if the turn cap did."""
     interactivity: float | None = None
-    """In [0, 1] by a judge, where there is one and it answered."""
+    """Judge's rating in [0, 1]; None without a judge or its answer."""
     components: dict[str, float] = Field(default_factory=dict)
 
     def value(self, name: str) -> float | None:
-        known: float | None = getattr(self, name)
-        return known
+        measured: float | None = getattr(self, name)
+        return measured
 
 
 async def measure(
     episode: Episode, weights: Mapping[str, float], config: RewardConfig, tools: Tools
 ) -> Measures:
-    """Raises a UsersimError for a conversation that cannot be scored; a judge that fails only leaves its own gap."""
-    total, parts = await score(episode, weights, config, tools)
-    said = [turn.text for turn in episode.window if turn.role == "user"]
+    """Measures one conversation. If the judge fails, only `interactivity` is missing.
+
+    Raises:
+        UsersimError: the conversation cannot be scored.
+    """
+    reward, components = await score(episode, weights, config, tools)
+    user_texts = [turn.text for turn in episode.window if turn.role == "user"]
     return Measures(
-        score=sum(weight * parts[name] for name, weight in weights.items()),
-        reward=total,
-        tokens=parts["tokens"],
+        score=sum(weight * components[name] for name, weight in weights.items()),
+        reward=reward,
+        tokens=components["tokens"],
         assistant_tokens=sum(map(count_tokens, episode.replies)),
         question_rate=sum(bool(questions(text)) for text in episode.replies) / len(episode.replies),
-        user_words=sum(map(count_words, said)),
-        user_turns=len(said),
+        user_words=sum(map(count_words, user_texts)),
+        user_turns=len(user_texts),
         user_left=float(episode.conversation.ended_by == "user"),
         interactivity=await _judged(episode, config, tools),
-        components=parts,
+        components=components,
     )
 
 
 async def _judged(episode: Episode, config: RewardConfig, tools: Tools) -> float | None:
     if tools.judge is None:
         return None
-    alone = config.model_copy(update={"engagement": 0.0})
+    without_engagement = config.model_copy(update={"engagement": 0.0})
     try:
-        return (await score(episode, {"interactivity": 1.0}, alone, tools))[1]["interactivity"]
+        return (await score(episode, {"interactivity": 1.0}, without_engagement, tools))[1]["interactivity"]
     except UsersimError:
         return None

@@ -12,47 +12,53 @@ from usersim.types import Record
 RESAMPLES = 4000
 
 
-class Estimate(Record):
+class IntervalEstimate(Record):
     value: float
     low: float | None = None
-    """None, with `high`, where fewer than two values say nothing about their spread."""
+    """Lower bound. None, as is `high`, for fewer than two values."""
     high: float | None = None
     n: int
-    """Contexts, or requests."""
+    """Number of contexts or requests."""
 
 
-def mean(values: Sequence[float]) -> Estimate:
-    """With the percentile bootstrap over `values` (Efron 1979), always the same resamples. Equal values give an
-    interval without width."""
-    known = np.asarray(values, dtype=float)
-    if len(known) < 2:
-        return Estimate(value=float(known.mean()), n=len(known))
+def mean(values: Sequence[float]) -> IntervalEstimate:
+    """Mean with the percentile bootstrap interval over `values` (Efron 1979), with a fixed seed.
+
+    Equal values give an interval of zero width.
+    """
+    samples = np.asarray(values, dtype=float)
+    if len(samples) < 2:
+        return IntervalEstimate(value=float(samples.mean()), n=len(samples))
     from scipy.stats import bootstrap  # type: ignore[import-untyped]
 
-    found = bootstrap(
-        (known,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0)
+    interval = bootstrap(
+        (samples,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0)
     ).confidence_interval
-    return Estimate(value=float(known.mean()), low=float(found.low), high=float(found.high), n=len(known))
+    return IntervalEstimate(
+        value=float(samples.mean()), low=float(interval.low), high=float(interval.high), n=len(samples)
+    )
 
 
-def share(hits: Sequence[bool]) -> Estimate:
-    """With Wilson's score interval, which stays honest at 0 and at 1."""
+def share(hits: Sequence[bool]) -> IntervalEstimate:
+    """Share of hits with Wilson's score interval, which stays valid at shares of 0 and 1."""
     from scipy.stats import binomtest
 
-    found = binomtest(sum(hits), len(hits)).proportion_ci(method="wilson")
-    return Estimate(value=sum(hits) / len(hits), low=float(found.low), high=float(found.high), n=len(hits))
+    interval = binomtest(sum(hits), len(hits)).proportion_ci(method="wilson")
+    return IntervalEstimate(
+        value=sum(hits) / len(hits), low=float(interval.low), high=float(interval.high), n=len(hits)
+    )
 
 
-def macro(first: Estimate, second: Estimate) -> Estimate:
-    """Mean of two independent figures, from their intervals (MOVER: Zou and Donner 2008)."""
+def macro(first: IntervalEstimate, second: IntervalEstimate) -> IntervalEstimate:
+    """Mean of two independent estimates, with an interval from theirs (MOVER: Zou and Donner 2008)."""
     value = (first.value + second.value) / 2
     down = math.hypot(first.value - _low(first), second.value - _low(second)) / 2
     up = math.hypot(_high(first) - first.value, _high(second) - second.value) / 2
-    return Estimate(value=value, low=value - down, high=value + up, n=first.n + second.n)
+    return IntervalEstimate(value=value, low=value - down, high=value + up, n=first.n + second.n)
 
 
-def share_difference(first: Sequence[bool], second: Sequence[bool]) -> Estimate:
-    """first - second of two shares over the same cases (Newcombe 1998, paired data, method 10)."""
+def share_difference(first: Sequence[bool], second: Sequence[bool]) -> IntervalEstimate:
+    """Difference first - second of two shares over the same cases (Newcombe 1998, paired data, method 10)."""
     cases = list(zip(first, second, strict=True))
     a, b = share(first), share(second)
     both, only_first, only_second, neither = (
@@ -61,17 +67,17 @@ def share_difference(first: Sequence[bool], second: Sequence[bool]) -> Estimate:
     )
     phi = _correlation(both, only_first, only_second, neither)
     gap = a.value - b.value
-    down = _side(a.value - _low(a), _high(b) - b.value, phi)
-    up = _side(_high(a) - a.value, b.value - _low(b), phi)
-    return Estimate(value=gap, low=gap - down, high=gap + up, n=len(cases))
+    down = _half_width(a.value - _low(a), _high(b) - b.value, phi)
+    up = _half_width(_high(a) - a.value, b.value - _low(b), phi)
+    return IntervalEstimate(value=gap, low=gap - down, high=gap + up, n=len(cases))
 
 
-def _side(own: float, other: float, phi: float) -> float:
-    return math.sqrt(max(0.0, own**2 - 2 * phi * own * other + other**2))
+def _half_width(first: float, second: float, phi: float) -> float:
+    return math.sqrt(max(0.0, first**2 - 2 * phi * first * second + second**2))
 
 
 def _correlation(both: int, only_first: int, only_second: int, neither: int) -> float:
-    """Phi of the 2 x 2 table, with Newcombe's continuity correction where it is positive; 0 without spread."""
+    """Phi of the 2 x 2 table, with Newcombe's continuity correction where positive; 0 if all answers are equal."""
     spread = (both + only_first) * (only_second + neither) * (both + only_second) * (only_first + neither)
     if not spread:
         return 0.0
@@ -81,9 +87,9 @@ def _correlation(both: int, only_first: int, only_second: int, neither: int) -> 
     return gap / math.sqrt(spread)
 
 
-def _low(estimate: Estimate) -> float:
+def _low(estimate: IntervalEstimate) -> float:
     return estimate.value if estimate.low is None else estimate.low
 
 
-def _high(estimate: Estimate) -> float:
+def _high(estimate: IntervalEstimate) -> float:
     return estimate.value if estimate.high is None else estimate.high

@@ -1,4 +1,4 @@
-"""The tables of a benchmark as Markdown, and tables with plots as one HTML page."""
+"""Report of a benchmark: tables as Markdown, and tables with plots as one HTML page."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any
 
-from collab_train.bench.measures.cells import Cell
+from collab_train.bench.measures.cells import BenchCell
 from collab_train.bench.measures.conversation_measures import MEASURES
-from collab_train.bench.measures.intervals import Estimate
+from collab_train.bench.measures.intervals import IntervalEstimate
 from collab_train.bench.report import plots
 from collab_train.bench.report.bench_record import (
     Table,
     asking_table,
+    cell_fields,
     differences_table,
-    plain,
     refusing_table,
     values_table,
 )
@@ -25,7 +25,7 @@ from usersim.report.html import render_page, table
 TITLE = "Assistants side by side"
 NOTE = (
     "Means over held-out contexts with 95 % intervals (bootstrap over contexts; Wilson for shares). Differences are "
-    "paired: the same contexts, users and seeds; bold where the interval leaves out 0 and n is at least 10. "
+    "paired: the same contexts, users and seeds; bold where the interval excludes 0 and n is at least 10. "
     "Conversations that failed are left out, never scored 0. Tokens are words and punctuation marks that the user "
     "reads and writes."
 )
@@ -36,13 +36,13 @@ HEADINGS = {
     "safety": "Harmful requests",
 }
 Section = tuple[str, list[Table], str]
-"""Heading, tables, and HTML of the plots."""
+"""Heading, tables, and HTML of the plots of a section."""
 
 
 def markdown(report: dict[str, Any]) -> str:
     parts = [f"# {TITLE}", NOTE, f"`{report['command']}`"]
     for heading, tables, _ in sections(report):
-        parts += [f"## {heading}", *(_markdown_table(one) for one in tables if one[1])]
+        parts += [f"## {heading}", *(_markdown_table(rows_table) for rows_table in tables if rows_table[1])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -50,71 +50,73 @@ def page(report: dict[str, Any]) -> str:
     parts = [
         f"<h1>{TITLE}</h1><p class='lead'>{escape(NOTE)}</p><p><code>{escape(report['command'])}</code></p>"
     ]
-    for heading, tables, drawn in sections(report):
-        shown = "".join(_html_table(one, heading) for one in tables if one[1])
-        parts.append(f"<h2>{escape(heading)}</h2>{drawn}{shown}")
+    for heading, tables, plots_html in sections(report):
+        tables_html = "".join(_html_table(rows_table, heading) for rows_table in tables if rows_table[1])
+        parts.append(f"<h2>{escape(heading)}</h2>{plots_html}{tables_html}")
     return render_page(TITLE, parts, style=plots.STYLE)
 
 
 def sections(report: dict[str, Any]) -> Iterator[Section]:
     for part in ("table", "ablation"):
-        for task, user, found in _blocks(report.get(part, [])):
-            cells = [Cell.model_validate(plain(one)) for one in found]
-            drawn = _over_window(found) if part == "ablation" else _differences(cells)
+        for task, user, block in _blocks(report.get(part, [])):
+            cells = [BenchCell.model_validate(cell_fields(row)) for row in block]
+            plots_html = _over_window(block) if part == "ablation" else _differences(cells)
             yield (
                 f"{HEADINGS[part]}: {task}, user: {user}",
                 [values_table(cells), differences_table(cells)],
-                drawn,
+                plots_html,
             )
-    if asked := [Asking.model_validate(one) for one in report.get("clarify", [])]:
-        yield HEADINGS["clarify"], [asking_table(asked)], ""
-    if refused := [Refusing.model_validate(one) for one in report.get("safety", [])]:
-        yield HEADINGS["safety"], [refusing_table(refused)], ""
+    if asking := [Asking.model_validate(row) for row in report.get("clarify", [])]:
+        yield HEADINGS["clarify"], [asking_table(asking)], ""
+    if refusing := [Refusing.model_validate(row) for row in report.get("safety", [])]:
+        yield HEADINGS["safety"], [refusing_table(refusing)], ""
 
 
-def _blocks(found: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
-    for task, user in dict.fromkeys((cell["task"], cell["user"]) for cell in found):
-        yield task, user, [cell for cell in found if (cell["task"], cell["user"]) == (task, user)]
+def _blocks(cells: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
+    for task, user in dict.fromkeys((cell["task"], cell["user"]) for cell in cells):
+        yield task, user, [cell for cell in cells if (cell["task"], cell["user"]) == (task, user)]
 
 
-def _differences(cells: Sequence[Cell]) -> str:
+def _differences(cells: Sequence[BenchCell]) -> str:
     rows = [
-        (f"{cell.assistant} - {reference}", plots.colour(index), found["reward"])
+        (f"{cell.assistant} - {reference}", plots.colour(index), gaps["reward"])
         for index, cell in enumerate(cells)
-        for reference, found in cell.differences.items()
-        if "reward" in found
+        for reference, gaps in cell.differences.items()
+        if "reward" in gaps
     ]
     return f"<h3>R, difference</h3>{plots.differences(rows)}" if rows else ""
 
 
-def _over_window(found: Sequence[dict[str, Any]]) -> str:
-    """The paper's Figure 4: R and task score over w, a line for each kind of reward trained on, and one for who was
-    not trained."""
-    drawn, windows = [], sorted({cell["w"] for cell in found if cell["w"] is not None})
+def _over_window(cells: Sequence[dict[str, Any]]) -> str:
+    """Plots of R and task score over the window w (CollabLLM, Figure 4).
+
+    There is one line for each kind of reward in training and one for each untrained assistant.
+    """
+    cards, windows = [], sorted({cell["w"] for cell in cells if cell["w"] is not None})
     for name in ("reward", "score"):
-        series: dict[str, list[tuple[int, Estimate]]] = {}
-        for cell in found:
+        series: dict[str, list[tuple[int, IntervalEstimate]]] = {}
+        for cell in cells:
             if name not in cell["measures"]:
                 continue
-            estimate = Estimate.model_validate(cell["measures"][name])
+            estimate = IntervalEstimate.model_validate(cell["measures"][name])
             if cell["w"] is not None:
                 series.setdefault(cell["rewards"], []).append((cell["w"], estimate))
             else:
                 series[cell["assistant"]] = [(w, estimate) for w in windows]
         if windows and series:
             label = f"{MEASURES[name].label} over w"
-            drawn.append(f'<div class="card"><h3>{label}</h3>{plots.over_window(label, series)}</div>')
-    return f'<div class="cards">{"".join(drawn)}</div>'
+            cards.append(f'<div class="card"><h3>{label}</h3>{plots.over_window(label, series)}</div>')
+    return f'<div class="cards">{"".join(cards)}</div>'
 
 
-def _markdown_table(one: Table) -> str:
-    heads, rows = one
+def _markdown_table(content: Table) -> str:
+    heads, rows = content
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines)
 
 
-def _html_table(one: Table, label: str) -> str:
-    heads, rows = one
+def _html_table(content: Table, label: str) -> str:
+    heads, rows = content
     return table(
         [escape(head) for head in heads], [[_cell(cell) for cell in row] for row in rows], label=label
     )

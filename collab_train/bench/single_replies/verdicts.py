@@ -1,70 +1,72 @@
-"""Yes or no for each of two kinds of single replies: shares by assistant, and their paired differences."""
+"""Yes-or-no verdicts on two kinds of single replies: shares by assistant, and paired differences."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from collab_train.bench.measures.intervals import Estimate, share, share_difference
-from collab_train.bench.stage import Performance
+from collab_train.bench.measures.intervals import IntervalEstimate, share, share_difference
+from collab_train.bench.stage import JobResult
 from collab_train.contexts import Context
 
 Verdicts = dict[str, dict[str, bool]]
-"""By kind, and within by context."""
+"""Verdicts by kind, then by context id."""
 
 
-def by_assistant(performances: Sequence[Performance]) -> dict[str, list[Performance]]:
-    """In order; also those that failed."""
-    grouped: dict[str, list[Performance]] = defaultdict(list)
-    for one in performances:
-        grouped[one.job.assistant.name].append(one)
+def by_assistant(results: Sequence[JobResult]) -> dict[str, list[JobResult]]:
+    """Groups results by assistant, failed ones included, and keeps their order."""
+    grouped: dict[str, list[JobResult]] = defaultdict(list)
+    for result in results:
+        grouped[result.job.assistant.name].append(result)
     return dict(grouped)
 
 
-def failed(own: Sequence[Performance]) -> int:
-    return sum(one.played.conversation is None for one in own)
+def failed(results: Sequence[JobResult]) -> int:
+    return sum(result.played.conversation is None for result in results)
 
 
-def reply_of(one: Performance) -> str:
-    """Of a performance that came through."""
-    assert one.played.conversation is not None
-    return one.played.conversation.turns[-1].text
+def reply_of(result: JobResult) -> str:
+    """Returns the reply of a result that did not fail."""
+    assert result.played.conversation is not None
+    return result.played.conversation.turns[-1].text
 
 
 def verdicts(
-    own: Sequence[Performance], kind_of: Callable[[Context], str], says: Callable[[Performance], bool | None]
+    results: Sequence[JobResult], kind_of: Callable[[Context], str], judge: Callable[[JobResult], bool | None]
 ) -> Verdicts:
-    """Of what came through; `says` may not know (None)."""
-    found: Verdicts = defaultdict(dict)
-    for one in own:
-        said = says(one) if one.played.conversation is not None else None
-        if said is not None:
-            found[kind_of(one.job.context)][one.job.context.id] = said
-    return dict(found)
+    """Returns the verdicts on results that did not fail; those where `judge` returns None are left out."""
+    by_kind: Verdicts = defaultdict(dict)
+    for result in results:
+        verdict = judge(result) if result.played.conversation is not None else None
+        if verdict is not None:
+            by_kind[kind_of(result.job.context)][result.job.context.id] = verdict
+    return dict(by_kind)
 
 
-def shares(found: Verdicts) -> dict[str, Estimate]:
-    return {kind: share(list(said.values())) for kind, said in found.items()}
+def shares(by_kind: Verdicts) -> dict[str, IntervalEstimate]:
+    return {kind: share(list(by_context.values())) for kind, by_context in by_kind.items()}
 
 
-def differences(own: Verdicts, other: Verdicts) -> dict[str, Estimate]:
-    """By kind, over the contexts that both have."""
-    made = {}
-    for kind in own:
-        both = [name for name in own[kind] if name in other.get(kind, {})]
-        if both:
-            made[kind] = share_difference([own[kind][n] for n in both], [other[kind][n] for n in both])
-    return made
+def differences(first: Verdicts, second: Verdicts) -> dict[str, IntervalEstimate]:
+    """Paired differences by kind, over the contexts that both assistants answered."""
+    gaps = {}
+    for kind in first:
+        shared = [name for name in first[kind] if name in second.get(kind, {})]
+        if shared:
+            gaps[kind] = share_difference([first[kind][n] for n in shared], [second[kind][n] for n in shared])
+    return gaps
 
 
-def spread(listed: list[Context], kind_of: Callable[[Context], str], limit: int | None) -> list[Context]:
-    """At most `limit` of each kind, evenly from the whole list."""
+def select_evenly(
+    contexts: list[Context], kind_of: Callable[[Context], str], limit: int | None
+) -> list[Context]:
+    """Selects at most `limit` contexts of each kind, evenly spaced over the list."""
     grouped: dict[str, list[Context]] = defaultdict(list)
-    for context in listed:
+    for context in contexts:
         grouped[kind_of(context)].append(context)
     return [
-        own[i * len(own) // take]
-        for own in grouped.values()
-        for take in (min(limit or len(own), len(own)),)
-        for i in range(take)
+        group[i * len(group) // count]
+        for group in grouped.values()
+        for count in (min(limit or len(group), len(group)),)
+        for i in range(count)
     ]

@@ -1,4 +1,4 @@
-"""What both sides of the conversations took: tokens read, found in a cache, and sampled; and the floor for them."""
+"""Token usage of user and assistant: prompt, cached and decoded tokens, and the prefill bound."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ COUNTERS = {
 }
 
 
-class Side:
-    """One side. Everything that was sampled counts, also what a guard threw away."""
+class SideUsage:
+    """Token usage of one side. Sampled tokens count even if a guard rejected them."""
 
     def __init__(self) -> None:
         self.calls = self.prompt_tokens = self.decoded = 0
         self.cached: int | None = None
-        """Of the prompts' tokens; None where nobody says."""
-        self.floor: int | None = None
-        """Of tokens to prefill, in blocks of 16 (`floor.PrefixCache`); None where the token ids are not known."""
+        """Cached prompt tokens; None if not reported."""
+        self.prefill_bound: int | None = None
+        """Minimum tokens to prefill, in blocks of 16 (`PrefixCache`); None if token ids are not reported."""
         self._cache = PrefixCache()
 
     def add(self, prompt: int, decoded: int, *, cached: int | None = None) -> None:
@@ -42,47 +42,49 @@ class Side:
         if cached is not None:
             self.cached = (self.cached or 0) + cached
 
-    def add_ids(self, prompt_ids: list[int], said: list[list[int]]) -> None:
-        """What the floor is made of."""
-        self.floor = (self.floor or 0) + self._cache.read(prompt_ids)
-        for ids in said:
+    def add_ids(self, prompt_ids: list[int], completions: list[list[int]]) -> None:
+        """Adds the token ids of a call to the prefill bound."""
+        self.prefill_bound = (self.prefill_bound or 0) + self._cache.read(prompt_ids)
+        for ids in completions:
             self._cache.wrote(prompt_ids, ids)
 
-    def report(self, counted: dict[str, int] | None = None) -> dict[str, Any]:
-        """`counted`: the engine's own count, which stands where the answers say nothing."""
-        cached = self.cached if counted is None else counted["cached"]
+    def report(self, engine_counts: dict[str, int] | None = None) -> dict[str, Any]:
+        """Returns the usage as JSON; `engine_counts`, the counters of the engine, take precedence."""
+        cached = self.cached if engine_counts is None else engine_counts["cached"]
         prefilled = None if cached is None else self.prompt_tokens - cached
-        if counted is not None:
-            prefilled = counted["prefilled"]
+        if engine_counts is not None:
+            prefilled = engine_counts["prefilled"]
         return {
             "calls": self.calls,
             "prompt_tokens": self.prompt_tokens,
             "prefilled_tokens": prefilled,
             "cached_tokens": cached,
-            "decoded_tokens": self.decoded if counted is None else counted["decoded"],
-            "prefill_floor": self.floor,
-            "share_of_floor": round(self.floor / prefilled, 4) if self.floor and prefilled else None,
+            "decoded_tokens": self.decoded if engine_counts is None else engine_counts["decoded"],
+            "prefill_floor": self.prefill_bound,
+            "share_of_floor": round(self.prefill_bound / prefilled, 4)
+            if self.prefill_bound and prefilled
+            else None,
         }
 
 
 class CountedSampler:
-    """A sampler of this process, which keeps nothing from one call to the next: all it reads is prefilled."""
+    """In-process sampler that counts its tokens. It has no cache between calls, so all prompt tokens are prefilled."""
 
-    def __init__(self, sampler: Any, side: Side) -> None:
+    def __init__(self, sampler: Any, side: SideUsage) -> None:
         self._sampler, self._side = sampler, side
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sampler, name)
 
-    async def sample(self, asked: Draw) -> list[Sampled]:
-        sampled: list[Sampled] = await self._sampler.sample(asked)
-        said = [one.token_ids for one in sampled]
-        self._side.add(len(asked.prompt_ids), sum(map(len, said)), cached=0)
-        self._side.add_ids(list(asked.prompt_ids), said)
+    async def sample(self, request: Draw) -> list[Sampled]:
+        sampled: list[Sampled] = await self._sampler.sample(request)
+        completions = [completion.token_ids for completion in sampled]
+        self._side.add(len(request.prompt_ids), sum(map(len, completions)), cached=0)
+        self._side.add_ids(list(request.prompt_ids), completions)
         return sampled
 
-    def stream(self, asked: Draw) -> AsyncGenerator[SampledPiece, None]:
-        pieces: AsyncGenerator[SampledPiece, None] = self._sampler.stream(asked)
+    def stream(self, request: Draw) -> AsyncGenerator[SampledPiece, None]:
+        pieces: AsyncGenerator[SampledPiece, None] = self._sampler.stream(request)
         return pieces
 
     async def aclose(self) -> None:
@@ -90,9 +92,9 @@ class CountedSampler:
 
 
 class CountedChat(HttpChat):
-    """Adds up the usage of its answers; a vLLM also says the token ids, and where asked to, what was cached."""
+    """Chat client that adds up token usage. A vLLM also reports token ids and, if enabled, cached tokens."""
 
-    side: Side | None = None
+    side: SideUsage | None = None
     _vllm: bool | None = None
 
     async def _request(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
@@ -103,12 +105,12 @@ class CountedChat(HttpChat):
         answer = await super()._request(
             method, path, body | ({"return_token_ids": True} if self._vllm else {})
         )
-        # An answer of another shape is for the caller to complain about.
+        # The caller reports answers of another shape.
         with contextlib.suppress(KeyError, TypeError, IndexError, AttributeError, ValueError):
             self._count(self.side, answer)
         return answer
 
-    def _count(self, side: Side, answer: Any) -> None:
+    def _count(self, side: SideUsage, answer: Any) -> None:
         usage, choice = answer.get("usage") or {}, answer["choices"][0]
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
         side.add(
@@ -119,8 +121,8 @@ class CountedChat(HttpChat):
 
     async def _is_vllm(self) -> bool:
         try:
-            listed = await super()._request("GET", "/v1/models", None)
-            return any(model.get("owned_by") == "vllm" for model in listed["data"])
+            models = await super()._request("GET", "/v1/models", None)
+            return any(model.get("owned_by") == "vllm" for model in models["data"])
         except BackendError as error:
             if error.retryable:
                 raise
@@ -129,10 +131,12 @@ class CountedChat(HttpChat):
             return False
 
 
-def counted(speaker: Any) -> Side:
-    """What `speaker` takes from now on. A user behind an endpoint tells of the turns it gives out, not of those
-    that its guards threw away."""
-    side = Side()
+def count_usage(speaker: Any) -> SideUsage:
+    """Counts the token usage of `speaker` from now on.
+
+    A user behind an endpoint reports the turns that it returns, but not those that its guards rejected.
+    """
+    side = SideUsage()
     if isinstance(speaker, CountedChat):
         speaker.side = side
     elif isinstance(speaker, RemoteUser):
@@ -142,11 +146,11 @@ def counted(speaker: Any) -> Side:
     return side
 
 
-def _count_turns(user: RemoteUser, side: Side) -> None:
-    plain = user.sample
+def _count_turns(user: RemoteUser, side: SideUsage) -> None:
+    uncounted_sample = user.sample
 
     async def sample(*args: Any, **kwargs: Any) -> list[UserTurn]:
-        turns = await plain(*args, **kwargs)
+        turns = await uncounted_sample(*args, **kwargs)
         side.add(turns[0].prompt_tokens, sum(turn.tokens for turn in turns))
         return turns
 
@@ -154,7 +158,7 @@ def _count_turns(user: RemoteUser, side: Side) -> None:
 
 
 async def engine_counters(url: str) -> dict[str, int] | None:
-    """What the vLLM at `url` has prefilled, found in its cache and decoded since its start; None if it does not say."""
+    """Returns the tokens that the vLLM at `url` has prefilled, cached and decoded since its start, or None."""
     client, base = http_client(url.partition("#")[0], timeout_s=10)
     try:
         answer = await client.get(base + "/metrics")
@@ -162,31 +166,31 @@ async def engine_counters(url: str) -> dict[str, int] | None:
         return None
     finally:
         await client.aclose()
-    found = {
+    matches = {
         name: re.findall(rf"^{line} (\S+)$", answer.text, re.MULTILINE) for name, line in COUNTERS.items()
     }
     return (
-        {name: round(sum(map(float, values))) for name, values in found.items()}
-        if all(found.values())
+        {name: round(sum(map(float, values))) for name, values in matches.items()}
+        if all(matches.values())
         else None
     )
 
 
-def grown(before: dict[str, int] | None, after: dict[str, int] | None) -> dict[str, int] | None:
-    """What came between two readings; None without both, or when the engine was started anew meanwhile."""
+def counter_difference(before: dict[str, int] | None, after: dict[str, int] | None) -> dict[str, int] | None:
+    """Returns the difference of two readings; None if one is missing or the engine was restarted between them."""
     if before is None or after is None or any(after[name] < before[name] for name in before):
         return None
     return {name: after[name] - before[name] for name in before}
 
 
-class Spending:
-    """Tokens of both sides: as their answers say, and where an engine tells, by its own count.
+class ConversationUsage:
+    """Token usage of both sides, from their answers or, where available, the counters of their engines.
 
-    `sides`: by name, the side and the URL of the engine behind it, if it has one. An engine that others use as well
-    counts theirs, too.
+    `sides` holds, by name, the usage and the URL of the engine, if any. The counters of a shared engine include other
+    clients.
     """
 
-    def __init__(self, sides: Mapping[str, tuple[Side, str | None]]) -> None:
+    def __init__(self, sides: Mapping[str, tuple[SideUsage, str | None]]) -> None:
         self.sides = sides
         self._before: dict[str, dict[str, int] | None] = {}
 
@@ -196,7 +200,7 @@ class Spending:
     async def end(self) -> dict[str, Any]:
         after = await self._counters()
         return {
-            name: side.report(grown(self._before[name], after[name]))
+            name: side.report(counter_difference(self._before[name], after[name]))
             for name, (side, _) in self.sides.items()
         }
 

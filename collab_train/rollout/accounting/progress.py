@@ -1,4 +1,4 @@
-"""The progress bar of a rollout, on stderr, and the table that shows what came of it."""
+"""Progress bar of a rollout, on stderr, and table of its results."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from usersim.cli import console
 
 
 class Bar:
-    """Called with every future that is there, simulated now or before."""
+    """Progress bar. It is called with every finished future, simulated now or before."""
 
-    def __init__(self, shown: Progress, what: TaskID, total: int) -> None:
-        self._shown, self._what, self._total, self._failed = shown, what, total, 0
+    def __init__(self, display: Progress, task: TaskID, total: int) -> None:
+        self._display, self._task, self._total, self._failed = display, task, total, 0
 
     def __call__(self, future: Future) -> None:
         self._failed += future.conversation is None
         failed = f"{self._failed} failed" if self._failed else ""
-        self._shown.update(self._what, advance=1, failed=failed)
+        self._display.update(self._task, advance=1, failed=failed)
 
-    def fewer(self, futures: int) -> None:
-        """So many will not be needed after all."""
+    def reduce_total(self, futures: int) -> None:
+        """Reduces the total by `futures` that are not needed."""
         self._total -= futures
-        self._shown.update(self._what, total=self._total)
+        self._display.update(self._task, total=self._total)
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Bar]:
-    """Futures done of those to come at most, and how long the rest takes at the pace of the last minutes."""
+def progress(label: str, total: int) -> Iterator[Bar]:
+    """Shows finished and total items, and the remaining time at the recent rate."""
     columns = (
-        TextColumn(what),
+        TextColumn(label),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[failed]}"),
     )
-    with Progress(*columns, console=console, speed_estimate_period=120) as shown:
-        yield Bar(shown, shown.add_task("", total=total, failed=""), total)
+    with Progress(*columns, console=console, speed_estimate_period=120) as display:
+        yield Bar(display, display.add_task("", total=total, failed=""), total)
 
 
 def candidate_table(title: str, candidates: Sequence[CandidateMR]) -> Group:
-    """One row a candidate: MR with its 95 % interval, futures used, mean components; the texts stand below."""
+    """Table with one row per candidate: MR with 95 % interval, futures, mean components. The texts follow it."""
     names = list(dict.fromkeys(name for c in candidates for name in c.components))
     table = Table(title=escape(title), title_justify="left")
     for name in ("", "MR", "95 % interval", "futures", *names):

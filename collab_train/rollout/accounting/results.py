@@ -1,4 +1,4 @@
-"""What a rollout leaves behind: futures, and the reward of each candidate with its interval and its cost."""
+"""Records of a rollout: futures, and rewards of candidates with interval and cost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T_975 = (
 
 
 class Cost(Record):
-    """What was generated; prompts are not in it but for the user's own count."""
+    """Counts of generated turns and tokens; of prompts, only those of the user are counted."""
 
     COUNTS: ClassVar[tuple[str, ...]] = (
         "user_turns",
@@ -33,27 +33,27 @@ class Cost(Record):
     )
 
     user_turns: int = 0
-    """Leaving counts as one."""
+    """User turns; leaving counts as one."""
     user_turns_cut: int = 0
-    """Stopped by the limit of tokens: a user model that does not come to an end."""
+    """User turns cut by the token limit."""
     user_tokens: int = 0
-    """Sampled by the user model, its end tokens included."""
+    """Tokens sampled by the user model, end tokens included."""
     user_prompt_tokens: int = 0
-    """Read by the user model, as if nothing were cached but the prompt that the first turns of a candidate share."""
+    """Prompt tokens of the user model, without caching except for the shared prompt of a candidate's first turns."""
     assistant_turns: int = 0
     assistant_tokens: int = 0
-    """Words and punctuation marks of the assistant's replies (`rewards.count_tokens`), the candidate left out."""
+    """Words and punctuation marks of the assistant's replies (`rewards.count_tokens`), without the candidate."""
     retries: int = 0
-    """Calls made again, of those that failed or brought an empty reply."""
+    """Retries of calls that failed or returned an empty reply."""
     seconds: float = 0.0
-    """Summed over futures, waiting included: futures overlap, so this is more than the wall clock."""
+    """Sum over futures, waiting included. Futures overlap, so this exceeds the wall time."""
 
 
 class Future(Record):
-    """One simulated continuation of one candidate, or why there is none."""
+    """One simulated continuation of one candidate, or the error that prevented it."""
 
     key: NonEmpty
-    """Hash of everything its text depends on."""
+    """Hash of everything that its text depends on."""
     context: NonEmpty
     candidate: int
     index: int
@@ -66,22 +66,22 @@ class Future(Record):
 class CandidateMR(Record):
     text: str
     mr: float | None = None
-    """Mean reward over the futures that succeeded; None when none did."""
+    """Mean reward over the successful futures; None without any."""
     se: float | None = None
     """Standard error over futures; None with fewer than two."""
     interval: tuple[float, float] | None = None
-    """95 %, Student's t over futures."""
+    """95 % interval, Student's t over futures."""
     n: int = 0
     failed: int = 0
-    """Futures left out; they are never scored 0."""
+    """Number of failed futures. They are left out, never scored 0."""
     failures: dict[str, int] = Field(default_factory=dict)
-    """How many of them, by reason."""
+    """Number of failed futures, by error."""
     stopped: int = 0
-    """Futures that a decided race did without (`RolloutConfig.racing`); neither scored nor failed."""
+    """Number of futures stopped by a decided race (`RolloutConfig.racing`); neither scored nor failed."""
     components: dict[str, float] = Field(default_factory=dict)
-    """Means over the same futures: every extrinsic reward unweighted, intrinsic, tokens of the window."""
+    """Means over the successful futures: unweighted extrinsic rewards, intrinsic reward, tokens of the window."""
     rewards: tuple[float, ...] = ()
-    """R of each future used, in order of its index."""
+    """R of each successful future, by index."""
     cost: Cost = Cost()
 
     @property
@@ -129,7 +129,7 @@ def standard_error(values: Sequence[float]) -> float | None:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """95 % for the mean, Student's t; None for fewer than two values, which say nothing about their spread."""
+    """Returns the 95 % interval of the mean, Student's t; None for fewer than two values."""
     error = standard_error(values)
     if error is None:
         return None

@@ -1,4 +1,4 @@
-"""What really answers behind a name: a part of the keys under which futures are kept."""
+"""Content hashes of the user and assistant models, for the keys of stored futures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx2
 
 from collab_train.rollout.engines.models import URLS, adapter_of, base_of
-from collab_train.rollout.engines.patience import patiently
+from collab_train.rollout.engines.patience import retry
 from usersim.backends.vllm_http import http_client
 from usersim.errors import BackendError
 from usersim.weights.default_model import BASE_NAME, build_base, resolve
@@ -17,26 +17,30 @@ from usersim.weights.default_model import BASE_NAME, build_base, resolve
 SAMPLED_BYTES = 1 << 20
 
 
-async def user_identity(where: str, *, retries: int = 0) -> str:
-    """A user model by its content, an endpoint by the models that it says it serves.
+async def user_cache_key(address: str, *, retries: int = 0) -> str:
+    """Returns the cache key of a user: a content hash of local weights, or the model list of an endpoint.
 
-    An endpoint that says nothing is its URL: what is behind it must then not change within a run directory.
+    For an endpoint without a model list, it is the URL. Its model must then not change within a run directory.
     """
-    if where.startswith(URLS):
-        return await _endpoint(where, "USERSIM_API_KEY", retries)
-    return folder_digest(resolve(None if where == "local" else where))
+    if address.startswith(URLS):
+        return await _endpoint_key(address, "USERSIM_API_KEY", retries)
+    return folder_digest(resolve(None if address == "local" else address))
 
 
-async def assistant_identity(where: str, *, retries: int = 0) -> str:
-    if where.startswith(URLS):
-        return await _endpoint(where, "OPENAI_API_KEY", retries)
-    named = base_of(where)
-    folders = [adapter_of(where), build_base() if named in ("local", BASE_NAME) else Path(named)]
+async def assistant_cache_key(address: str, *, retries: int = 0) -> str:
+    """Returns the cache key of an assistant, as `user_cache_key`; an adapter adds its own hash."""
+    if address.startswith(URLS):
+        return await _endpoint_key(address, "OPENAI_API_KEY", retries)
+    base = base_of(address)
+    folders = [adapter_of(address), build_base() if base in ("local", BASE_NAME) else Path(base)]
     return "+".join(folder_digest(folder) for folder in folders if folder is not None)
 
 
 def folder_digest(folder: Path) -> str:
-    """Over names, sizes, and the first and last MiB of weights and JSON files: training changes all of a tensor."""
+    """Returns a hash of a model folder: names, sizes, and first and last MiB of weights and JSON files.
+
+    That suffices, because training changes all of a tensor.
+    """
     digest = hashlib.sha256()
     for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
         size = file.stat().st_size
@@ -49,10 +53,14 @@ def folder_digest(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-async def _endpoint(where: str, key: str, retries: int) -> str:
-    url = where.partition("#")[0]
+async def _endpoint_key(address: str, api_key_variable: str, retries: int) -> str:
+    url = address.partition("#")[0]
     client, base = http_client(url, timeout_s=10)
-    headers = {"Authorization": f"Bearer {os.environ[key]}"} if os.environ.get(key) else {}
+    headers = (
+        {"Authorization": f"Bearer {os.environ[api_key_variable]}"}
+        if os.environ.get(api_key_variable)
+        else {}
+    )
 
     async def ask(_: int) -> str:
         try:
@@ -64,8 +72,8 @@ async def _endpoint(where: str, key: str, retries: int) -> str:
         return _models(answer)
 
     try:
-        # An engine on its way up must not look like another one: that would simulate everything anew.
-        return f"{where} {await patiently(ask, retries=retries)}"
+        # An engine that is starting must not get another key: all futures would be simulated again.
+        return f"{address} {await retry(ask, retries=retries)}"
     finally:
         await client.aclose()
 

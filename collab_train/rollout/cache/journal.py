@@ -1,4 +1,4 @@
-"""Finished records, one a line, appended as they come: what a re-run of the same run directory starts from."""
+"""Journal of finished records in a run directory, one per line; a repeated run resumes from it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ R = TypeVar("R", bound=Record)
 
 
 class Journal(Generic[R]):
-    """Survives a kill at any byte: a half-written last line is cut off before the next one is appended."""
+    """Append-only file of records. It survives a kill at any byte: an incomplete last line is cut before appending."""
 
     def __init__(self, path: str | Path, kind: type[R]) -> None:
         self.path, self.kind = Path(path), kind
-        self._whole = False
+        self._is_checked = False
 
     def read(self) -> list[R]:
-        """Raises DataError naming the line that is damaged."""
+        """Reads all records.
+
+        Raises:
+            DataError: a line is damaged.
+        """
         if not self.path.is_file():
             return []
         self._cut_torn_line()
         records = []
-        # Not splitlines(): people type U+2028, and JSON leaves it as it is.
+        # Not splitlines(): people type U+2028, which JSON does not escape.
         for number, line in enumerate(self.path.read_bytes().split(b"\n")[:-1], start=1):
             try:
                 records.append(self.kind.model_validate_json(line))
@@ -38,17 +42,21 @@ class Journal(Generic[R]):
         return records
 
     def append(self, record: R) -> None:
-        """Raises BackendError where the disk is full or not writable."""
-        if not self._whole:
+        """Appends a record.
+
+        Raises:
+            BackendError: the disk is full or not writable.
+        """
+        if not self._is_checked:
             self._cut_torn_line()
         append_line(self.path, record.model_dump_json(exclude_defaults=True))
 
     def _cut_torn_line(self) -> None:
-        self._whole = True
+        self._is_checked = True
         if not self.path.is_file():
             return
         content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
+        complete_bytes = content.rfind(b"\n") + 1
+        if complete_bytes < len(content):
             with self.path.open("r+b") as stream:
-                stream.truncate(whole)
+                stream.truncate(complete_bytes)

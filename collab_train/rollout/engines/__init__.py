@@ -1,1 +1,1 @@
-"""Models that play the two sides, and calls to them."""
+"""Models of user and assistant, and calls to them."""

@@ -1,4 +1,4 @@
-"""Who plays the user and who is the assistant, from the words of a config."""
+"""Opening of users and assistants from the addresses in a config."""
 
 from __future__ import annotations
 
@@ -22,23 +22,26 @@ URLS = ("http://", "https://", "unix:")
 
 
 def open_user(where: str, *, max_tokens: int) -> UserLM | RemoteUser:
-    """`local` (the shipped User LM), the URL of a `usersim serve`, or a run directory or model folder.
+    """Opens a user: `local` (the shipped User LM), the URL of a `usersim serve`, or a run directory or model folder.
 
-    `max_tokens` bounds a turn of a local user; an endpoint has its own bound.
+    `max_tokens` limits a turn of a local user; an endpoint has its own limit.
     """
     user: UserLM | RemoteUser
     if where.startswith(URLS):
         user = connect(where)
     else:
         user = load(None if where == "local" else where, sampling=Sampling(max_tokens=max_tokens))
-    user.common_noise = True  # futures of different candidates are compared pair by pair
+    user.common_noise = True  # futures of different candidates are compared in pairs
     return user
 
 
 def open_assistant(where: str, settings: ChatSettings) -> Any:
-    """`local` (the base model), an OpenAI-compatible URL (URL#model names the model), or a folder.
+    """Opens an assistant.
 
-    The folder holds a transformers chat model, or a run of `collab sft|dpo` (its adapter is merged).
+    Args:
+        where: `local` (the base model), an OpenAI-compatible URL[#model], the folder of a transformers chat model, or a
+            training run, whose adapter is merged.
+        settings: sampling settings.
     """
     if where.startswith(URLS):
         url, _, model = where.partition("#")
@@ -52,17 +55,16 @@ def open_assistant(where: str, settings: ChatSettings) -> Any:
 
 
 class InTurns:
-    """Speakers of this process: each decodes whoever waits for it together, and they take turns with one another,
-    since two at once on the same cores are slower."""
+    """Dynamic batching for in-process models. They share a lock, as two at once on the same cores are slower."""
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
-        """Continuations in one batch, at most."""
+        """Maximum continuations per batch."""
         self._turns: Any = None
-        """Holds the lock that their samplers share."""
+        """Sampler that holds the lock shared by all."""
 
     def __call__(self, speaker: Any) -> Any:
-        """`speaker`, changed in place; as it is where it speaks elsewhere."""
+        """Gives an in-process `speaker` a batched sampler, in place; returns others unchanged."""
         if getattr(speaker, "sampler", None) is None:
             return speaker
         from collab_train.decoding.dynamic_batching import BatchedSampler
@@ -75,7 +77,7 @@ class InTurns:
 
 
 def adapter_of(where: str) -> Path | None:
-    """The adapter in a run directory or adapter folder; None for anything else."""
+    """Returns the adapter folder in a run directory or adapter folder; None otherwise."""
     for folder in (Path(where) / "adapter", Path(where)):
         if (folder / "adapter_model.safetensors").is_file():
             return folder
@@ -83,7 +85,7 @@ def adapter_of(where: str) -> Path | None:
 
 
 def base_of(where: str) -> str:
-    """The name by which `where`'s weights can be found again: of its base, if it is an adapter."""
+    """Returns the base model of an adapter, or `where` itself if it is no adapter."""
     adapter = adapter_of(where)
     if adapter is None:
         return BASE_NAME if where == "local" else where
@@ -92,18 +94,24 @@ def base_of(where: str) -> str:
 
 
 def load_assistant(where: str, *, trainable: bool, dtype: str | None = None) -> tuple[Any, Any]:
-    """Model and tokenizer for this process, in its precision unless `dtype` (a torch name) says otherwise.
+    """Loads model and tokenizer of an assistant.
 
-    An adapter is merged, or stays one to be trained on.
+    Args:
+        where: as in `open_assistant`, but no URL.
+        trainable: True keeps an adapter separate for training; False merges it.
+        dtype: torch name of a dtype (default: the precision of this process).
+
+    Raises:
+        ConfigError: there is no usable model.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     quiet_transformers()
-    named = base_of(where)
-    base = build_base() if named in ("local", BASE_NAME) else Path(named)
+    base_name = base_of(where)
+    base = build_base() if base_name in ("local", BASE_NAME) else Path(base_name)
     if not (base / "config.json").is_file():
-        raise ConfigError(f"assistant: {base}: no model there (say `local`, a URL, a run or a model folder)")
+        raise ConfigError(f"assistant: {base}: no model there (use `local`, a URL, a run or a model folder)")
     try:
         tokenizer = AutoTokenizer.from_pretrained(base)
         model: Any = AutoModelForCausalLM.from_pretrained(

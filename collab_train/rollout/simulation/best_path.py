@@ -1,6 +1,6 @@
-"""Conversations along the best replies: score candidates, take the best, go on with what its user said next.
+"""Conversations along the best replies: score candidates, take the best, continue with the user's next turn.
 
-The user's next turn is the one that the winner's first future began with: it is simulated already.
+That turn is the first one of the best candidate's first future, so it is already simulated.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal
 from collab_train.contexts import Context, Split
 from collab_train.rollout.accounting.results import ContextMR, Future
 from collab_train.rollout.simulation.candidates import Candidates
-from collab_train.rollout.simulation.gather import together
+from collab_train.rollout.simulation.gather import gather
 from collab_train.rollout.simulation.rollout import Rewarded, Rollout
 from usersim.types import NonEmpty, Record, Turn
 
@@ -23,10 +23,10 @@ class Message(Record):
 
 
 class Path(Record):
-    """The best conversation from one context, for SFT: `prompt` + `chosen` is the whole of it.
+    """Best conversation from one context, for SFT: `prompt` followed by `chosen`.
 
-    `prompt` is the context (system prompt first, where there is one; ends with the user). `chosen` begins and ends
-    with the assistant and holds the user's turns between: train on its assistant turns only.
+    `prompt` is the context: the system prompt, if any, and the history, which ends with a user turn. `chosen` begins
+    and ends with an assistant turn, with user turns between. Train only on its assistant turns.
     """
 
     context: NonEmpty
@@ -34,21 +34,21 @@ class Path(Record):
     prompt: tuple[Message, ...]
     chosen: tuple[Message, ...]
     mrs: tuple[float, ...]
-    """Of the assistant's turns in `chosen`, in order."""
+    """Multiturn-aware rewards of the assistant turns in `chosen`, in order."""
     ended_by: Literal["user", "turns", "lost"]
-    """user: left after the last reply. turns: as many as asked for. lost: no candidate or no future came through."""
+    """user: the user left after the last reply. turns: all turns done. lost: every candidate or future failed."""
     goal: str | None = None
 
 
 @dataclass(frozen=True)
-class Step:
+class PathStep:
     context: Context
-    """With its candidates; none where no reply could be sampled."""
+    """Context with its candidates; without any if no reply could be sampled."""
     result: ContextMR
     following: Context | None
-    """The conversation one exchange later, without candidates."""
+    """Context one exchange later, without candidates; None at the end."""
     left: bool
-    """The user left after the best reply."""
+    """True if the user left after the best reply."""
 
 
 async def collect(
@@ -57,72 +57,83 @@ async def collect(
     candidates: Candidates,
     *,
     turns: int = 1,
-    fewer: Callable[[int], None] = lambda futures: None,
-) -> list[list[Step]]:
-    """For each context its steps, `turns` at most; no context waits for another.
+    reduce_total: Callable[[int], None] = lambda futures: None,
+) -> list[list[PathStep]]:
+    """Scores candidates along the best path of each context, concurrently.
 
-    `fewer` hears of futures that are not needed after all: equal candidates, a user who left, a decided race.
+    `reduce_total` is called with the number of futures not needed: equal candidates, a user who left, a decided race.
+
+    Returns:
+        The steps of each context, at most `turns`.
     """
-    return await together(_chain(context, rollout, candidates, turns, fewer) for context in contexts)
+    return await gather(
+        _path_steps(context, rollout, candidates, turns, reduce_total) for context in contexts
+    )
 
 
-async def _chain(
-    context: Context, rollout: Rollout, candidates: Candidates, turns: int, fewer: Callable[[int], None]
-) -> list[Step]:
-    steps, coming, n = list[Step](), context, rollout.config.futures
+async def _path_steps(
+    context: Context,
+    rollout: Rollout,
+    candidates: Candidates,
+    turns: int,
+    reduce_total: Callable[[int], None],
+) -> list[PathStep]:
+    steps, current, n = list[PathStep](), context, rollout.config.futures
     for number in range(1, turns + 1):
-        filled = await candidates.fill(coming)
-        fewer(((len(coming.candidates) or candidates.count) - len(filled.candidates)) * n)
+        filled = await candidates.fill(current)
+        reduce_total(((len(current.candidates) or candidates.count) - len(filled.candidates)) * n)
         if not filled.candidates:
-            steps.append(Step(filled, ContextMR(id=filled.id, candidates=()), None, left=False))
+            steps.append(PathStep(filled, ContextMR(id=filled.id, candidates=()), None, left=False))
             break
         steps.append(_step(filled, await rollout.reward(filled), f"{context.id}/{number + 1}"))
-        fewer(sum(candidate.stopped for candidate in steps[-1].result.candidates))
+        reduce_total(sum(candidate.stopped for candidate in steps[-1].result.candidates))
         following = steps[-1].following
         if following is None:
             break
-        coming = following
-    fewer((turns - len(steps)) * candidates.count * n)
+        current = following
+    reduce_total((turns - len(steps)) * candidates.count * n)
     return steps
 
 
-def _step(context: Context, rewarded: Rewarded, name: str) -> Step:
+def _step(context: Context, rewarded: Rewarded, name: str) -> PathStep:
     best = rewarded.result.best
     if best is None:
-        return Step(context, rewarded.result, None, left=False)
+        return PathStep(context, rewarded.result, None, left=False)
     number = rewarded.result.candidates.index(best)
     first = next(future for future in rewarded.futures if future.candidate == number)
-    said = _said_next(context, first)
-    if said is None:
+    user_turn = _next_user_turn(context, first)
+    if user_turn is None:
         left = first.conversation is not None and first.conversation.ended_by == "user"
-        return Step(context, rewarded.result, None, left=left)
-    turns = (*context.turns, Turn(role="assistant", text=best.text), said)
+        return PathStep(context, rewarded.result, None, left=left)
+    turns = (*context.turns, Turn(role="assistant", text=best.text), user_turn)
     following = context.model_copy(update={"id": name, "turns": turns, "candidates": ()})
-    return Step(context, rewarded.result, following, left=False)
+    return PathStep(context, rewarded.result, following, left=False)
 
 
-def _said_next(context: Context, future: Future) -> Turn | None:
+def _next_user_turn(context: Context, future: Future) -> Turn | None:
     turns = future.conversation.turns[len(context.turns) + 1 :] if future.conversation else ()
     return turns[0] if turns else None
 
 
-def best_path(steps: Sequence[Step]) -> Path | None:
-    """None where not even the first turn has a scored candidate."""
+def best_path(steps: Sequence[PathStep]) -> Path | None:
+    """Builds the best conversation; None if the first turn has no scored candidate."""
     chosen = [best for step in steps if (best := step.result.best) is not None]
     if not chosen:
         return None
     root, last = steps[0].context, steps[len(chosen) - 1]
-    said = [step.following.turns[-1] for step in steps[: len(chosen) - 1] if step.following]
+    user_turns = [step.following.turns[-1] for step in steps[: len(chosen) - 1] if step.following]
     replies = [Message(role="assistant", content=best.text) for best in chosen]
-    between = [Message(role="user", content=turn.text) for turn in said]
-    spoken = [message for pair in zip(replies, [*between, None], strict=True) for message in pair if message]
+    user_messages = [Message(role="user", content=turn.text) for turn in user_turns]
+    messages = [
+        message for pair in zip(replies, [*user_messages, None], strict=True) for message in pair if message
+    ]
     lost = len(chosen) < len(steps)
     goal = root.profile.goal
     return Path(
         context=root.id,
         split=root.split,
         prompt=prompt_messages(root),
-        chosen=tuple(spoken),
+        chosen=tuple(messages),
         mrs=tuple(best.mr for best in chosen if best.mr is not None),
         ended_by="lost" if lost else "user" if last.left else "turns",
         goal=goal.summary if goal else None,

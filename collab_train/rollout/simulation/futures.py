@@ -1,4 +1,4 @@
-"""One future: the conversation simulated on from a history and a candidate reply."""
+"""Simulation of one future: the conversation after a history and a candidate reply."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from collab_train.contexts import Context
 from collab_train.rewards import count_tokens
 from collab_train.rollout.accounting.results import Cost, Future, total_cost
-from collab_train.rollout.engines.patience import patiently
+from collab_train.rollout.engines.patience import retry
 from usersim.errors import EmptyReplyError, GuardError, UsersimError
 from usersim.types import Turn, UserProfile, UserTurn
 from usersim.users.dialogue import Assistant, converse
@@ -19,7 +19,7 @@ from usersim.users.protocols import User
 
 
 @dataclass(frozen=True)
-class Job:
+class FutureJob:
     context: Context
     candidate: int
     index: int
@@ -28,35 +28,35 @@ class Job:
 
     @property
     def history(self) -> tuple[Turn, ...]:
-        """Up to and with the candidate."""
+        """Turns up to and including the candidate."""
         reply = Turn(role="assistant", text=self.context.candidates[self.candidate])
         return (*self.context.turns, reply)
 
-    def future(self, **made: Any) -> Future:
+    def future(self, **fields: Any) -> Future:
         return Future(
             key=self.key,
             context=self.context.id,
             candidate=self.candidate,
             index=self.index,
             seed=self.seed,
-            **made,
+            **fields,
         )
 
 
 class Meter:
-    """Watches one conversation and adds up what was generated."""
+    """Observer of a conversation that counts generated turns and tokens."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()
         self.counts: dict[str, int] = dict.fromkeys(Cost.COUNTS, 0)
 
-    def __call__(self, turn: Turn | None, said: UserTurn | None) -> None:
-        if said is not None:
+    def __call__(self, turn: Turn | None, user_turn: UserTurn | None) -> None:
+        if user_turn is not None:
             self._add(
                 user_turns=1,
-                user_turns_cut=said.finish == "length",
-                user_tokens=said.tokens,
-                user_prompt_tokens=said.prompt_tokens,
+                user_turns_cut=user_turn.finish == "length",
+                user_tokens=user_turn.tokens,
+                user_prompt_tokens=user_turn.prompt_tokens,
             )
         elif turn is not None:
             self._add(assistant_turns=1, assistant_tokens=count_tokens(turn.text))
@@ -73,10 +73,10 @@ class Meter:
 
 
 class FirstTurns:
-    """The first user turns of a candidate's futures: one request for all n, sent when the first of them starts.
+    """First user turns of a candidate's futures: one request for all n, sent when the first future starts.
 
-    Turn i is drawn from seed + i, whichever futures are still missing: who resumes one asks for all n again, so
-    that on a deterministic backend it says the same. A user that cannot be asked for n is asked for each.
+    Turn i is sampled with seed + i. A resumed run requests all n again, even if only some futures are missing, so that
+    a deterministic backend returns the same turns. A user without `sample` gets one request per future.
     """
 
     def __init__(self, user: User, context: Context, n: int, seed: int, *, retries: int) -> None:
@@ -88,14 +88,14 @@ class FirstTurns:
             return await self._alone(index, profile, turns, meter)
         if self._task is None:
             self._task = asyncio.create_task(self._ask(profile, turns, meter))
-        # Shielded: a future that is stopped must not take the turns of the others along.
-        said = await asyncio.shield(self._task)
-        if isinstance(said, GuardError):  # of any one of them; the others may be fine
+        # Shielded: cancelling one future must not cancel the turns of the others.
+        user_turns = await asyncio.shield(self._task)
+        if isinstance(user_turns, GuardError):  # raised by any one of them; the others may be valid
             return await self._alone(index, profile, turns, meter)
-        if isinstance(said, UsersimError):
-            raise said
-        # They are one prompt, read once.
-        return said[index] if index == 0 else said[index].model_copy(update={"prompt_tokens": 0})
+        if isinstance(user_turns, UsersimError):
+            raise user_turns
+        # All have one prompt, which is prefilled once.
+        return user_turns[index] if index == 0 else user_turns[index].model_copy(update={"prompt_tokens": 0})
 
     def close(self) -> None:
         if self._task is not None:
@@ -104,9 +104,9 @@ class FirstTurns:
     async def _ask(
         self, profile: UserProfile, turns: Sequence[Turn], meter: Meter
     ) -> list[UserTurn] | UsersimError:
-        sample: Any = getattr(self.user, "sample")  # noqa: B009 - a `User` need not have it
+        sample: Any = getattr(self.user, "sample")  # noqa: B009 - optional for a `User`
         try:
-            said: list[UserTurn] = await patiently(
+            user_turns: list[UserTurn] = await retry(
                 lambda shift: sample(
                     profile, turns, n=self.n, seed=self.seed + shift, affinity=self.context.id
                 ),
@@ -115,10 +115,10 @@ class FirstTurns:
             )
         except UsersimError as error:
             return error
-        return said
+        return user_turns
 
     async def _alone(self, index: int, profile: UserProfile, turns: Sequence[Turn], meter: Meter) -> UserTurn:
-        return await patiently(
+        return await retry(
             lambda shift: one_turn(self.user, profile, turns, self.seed + index + shift, self.context.id),
             retries=self.retries,
             retried=meter.retried,
@@ -128,16 +128,19 @@ class FirstTurns:
 async def one_turn(
     user: User, profile: UserProfile, turns: Sequence[Turn], seed: int | None, affinity: str
 ) -> UserTurn:
-    """`affinity`: the conversations of one context share beginnings, so one engine of several should have them."""
+    """Samples one user turn.
+
+    `affinity` is the context id. Conversations of one context share a prefix, so they go to the same engine.
+    """
     sample: Any = getattr(user, "sample", None)
     if sample is None:
         return await user(profile, turns, seed=seed)
-    said: list[UserTurn] = await sample(profile, turns, seed=seed, affinity=affinity)
-    return said[0]
+    user_turns: list[UserTurn] = await sample(profile, turns, seed=seed, affinity=affinity)
+    return user_turns[0]
 
 
 async def simulate_future(
-    job: Job,
+    job: FutureJob,
     user: User,
     assistant: Assistant,
     *,
@@ -145,26 +148,27 @@ async def simulate_future(
     first: FirstTurns,
     retries: int,
     meter: Meter,
-    begun: Future | None = None,
+    previous: Future | None = None,
 ) -> Future:
-    """The conversation of at most `w` exchanges after the candidate; a UsersimError becomes the record's `error`.
+    """Simulates one future. A UsersimError is stored in the record's `error`.
 
-    `begun`: the same future in a shorter window, to go on from.
+    There are at most `w` exchanges after the candidate. `previous` is the same future in a shorter window, to continue
+    from.
     """
-    before = begun.conversation if begun else None
-    spoken = before.turns if before else job.history
+    previous_conversation = previous.conversation if previous else None
+    turns_before = previous_conversation.turns if previous_conversation else job.history
 
     async def speak(profile: UserProfile, turns: Sequence[Turn], *, seed: int | None = None) -> UserTurn:
         if len(turns) == len(job.history):
             return await first.get(job.index, profile, turns, meter)
-        return await patiently(
+        return await retry(
             lambda shift: one_turn(user, profile, turns, (seed or 0) + shift, job.context.id),
             retries=retries,
             retried=meter.retried,
         )
 
     async def reply(turns: Sequence[Turn], *, system: str | None = None, seed: int | None = None) -> str:
-        return await patiently(
+        return await retry(
             lambda shift: one_reply(assistant, turns, system=system, seed=(seed or 0) + shift),
             retries=retries,
             retried=meter.retried,
@@ -175,8 +179,8 @@ async def simulate_future(
             speak,
             reply,
             job.context.profile,
-            turns=spoken,
-            max_user_turns=w - (len(spoken) - len(job.history)) // 2,
+            turns=turns_before,
+            max_user_turns=w - (len(turns_before) - len(job.history)) // 2,
             system=job.context.system,
             seed=job.seed,
             id=f"{job.context.id}/{job.candidate}/{job.index}",
@@ -184,8 +188,8 @@ async def simulate_future(
             watch=meter,
         )
     except UsersimError as error:
-        return job.future(error=explained(error), cost=meter.cost())
-    costs = [meter.cost(), *([begun.cost] if begun else [])]
+        return job.future(error=error_text(error), cost=meter.cost())
+    costs = [meter.cost(), *([previous.cost] if previous else [])]
     return job.future(conversation=conversation, cost=total_cost(costs))
 
 
@@ -194,9 +198,9 @@ async def one_reply(
 ) -> str:
     text = (await assistant(turns, system=system, seed=seed)).strip()
     if not text:
-        raise EmptyReplyError("an empty reply of the assistant")
+        raise EmptyReplyError("the assistant returned an empty reply")
     return text
 
 
-def explained(error: UsersimError) -> str:
+def error_text(error: UsersimError) -> str:
     return f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""Many awaitables at once: all results, or the first error and an end to the others."""
+"""Concurrent awaiting with cancellation: returns all results, or raises the first error and cancels the rest."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def together(asked: Iterable[Awaitable[T]]) -> list[T]:
-    """The results in order; the first error ends the others and is raised as it is."""
-    tasks = [asyncio.ensure_future(one) for one in asked]
+async def gather(awaitables: Iterable[Awaitable[T]]) -> list[T]:
+    """Returns the results in order; the first error cancels the others and is raised."""
+    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
     await all_or_first_error(tasks)
     return [task.result() for task in tasks]
 
 
 async def all_or_first_error(tasks: Iterable[asyncio.Future[T]]) -> None:
-    """Waits for all; tasks that were cancelled one by one are no error."""
-    waiting = set(tasks)
+    """Waits for all tasks; the first error cancels the others and is raised. Cancelled tasks are no error."""
+    pending = set(tasks)
     try:
-        while waiting:
-            over, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_EXCEPTION)
-            for error in [task.exception() for task in over if not task.cancelled()]:
+        while pending:
+            finished, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_EXCEPTION)
+            for error in [task.exception() for task in finished if not task.cancelled()]:
                 if error is not None:
                     raise error
     finally:
-        for task in waiting:
+        for task in pending:
             task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
+        await asyncio.gather(*pending, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Stopping the futures of candidates that are already decided (off unless `RolloutConfig.racing` is set)."""
+"""Early stopping of candidates that are clearly worse than the best (off unless `RolloutConfig.racing` is set)."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from collections.abc import Mapping
 from statistics import fmean, stdev
 
 FIRST_LOOK = 3
-"""Pairs of futures before anything is decided."""
+"""Minimum pairs of futures for a decision."""
 
 
 class Race:
-    """Which candidates of one context are surely worse than its leader.
+    """Successive elimination of candidates (Even-Dar, Mannor & Mansour 2006, JMLR 7) for one context.
 
-    Successive elimination (Even-Dar, Mannor & Mansour 2006, JMLR 7) with the interval of a blocking race (Moore & Lee
-    1994, ICML): future j of every candidate has the same seeds, so differences of equal j are compared, whose spread
-    is smaller than that of either. A candidate is out when the mean difference to the leader lies above zero by
-    Student's t at 1 - δ/m, one-sided; m counts the comparisons that may be made (candidates - 1, times the looks), so
-    that the chance of a wrong stop stays below δ where differences are about normal. Differences without any spread
-    decide nothing. The reward of a stopped candidate is the mean over the futures it had.
+    The interval is that of a blocking race (Moore & Lee 1994, ICML). Future j has the same seeds for every candidate,
+    so differences at equal j are compared, which vary less than the rewards.
+
+    A candidate is out when the mean difference to the leader is above zero by a one-sided Student's t test at level
+    1 - δ/m. Here m is the number of possible comparisons: candidates - 1, times the looks. So the chance of a wrong
+    stop stays below δ if differences are about normal. Differences without any spread decide nothing. The reward of a
+    stopped candidate is the mean over its finished futures.
     """
 
     def __init__(self, candidates: int, futures: int, delta: float) -> None:
@@ -29,24 +30,24 @@ class Race:
         self.out = set[int]()
 
     def add(self, candidate: int, index: int, reward: float) -> set[int]:
-        """The candidates whose remaining futures are not needed any more, now that this reward is known."""
+        """Adds a reward and returns the candidates whose remaining futures are no longer needed."""
         self.rewards[candidate][index] = reward
         running = [c for c in range(len(self.rewards)) if c not in self.out and self.rewards[c]]
         leader = max(running, key=lambda c: fmean(self.rewards[c].values()))
-        fresh = {c for c in running if c != leader and self._beats(leader, c)}
-        self.out |= fresh
-        alone = len(self.out) == len(self.rewards) - 1
-        return fresh | ({leader} if fresh and alone else set())
+        eliminated = {c for c in running if c != leader and self._beats(leader, c)}
+        self.out |= eliminated
+        leader_is_alone = len(self.out) == len(self.rewards) - 1
+        return eliminated | ({leader} if eliminated and leader_is_alone else set())
 
     def _beats(self, leader: int, other: int) -> bool:
         return surely_above(self.rewards[leader], self.rewards[other], self.level)
 
 
-def surely_above(one: Mapping[int, float], other: Mapping[int, float], level: float) -> bool:
-    """Whether the mean of the paired differences lies above zero by Student's t at `level`, one-sided."""
+def surely_above(first: Mapping[int, float], second: Mapping[int, float], level: float) -> bool:
+    """True if the mean paired difference is above zero by a one-sided Student's t test at `level`."""
     from scipy.stats import t  # type: ignore[import-untyped]
 
-    differences = [one[index] - other[index] for index in one.keys() & other.keys()]
+    differences = [first[index] - second[index] for index in first.keys() & second.keys()]
     if len(differences) < FIRST_LOOK:
         return False
     spread = stdev(differences) / math.sqrt(len(differences))

@@ -1,1 +1,1 @@
-"""Training on stored pairs and conversations."""
+"""Offline training on stored pairs and conversations."""

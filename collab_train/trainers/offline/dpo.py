@@ -1,7 +1,7 @@
 """`usersim collab dpo`: offline DPO on pairs with LoRA, through TRL.
 
-The reference is the starting point: the base without the adapter, or TRL's frozen copy of the adapter that an
-earlier run left, so that SFT → DPO drops nothing.
+The reference is the initial policy: the base without an adapter, or a frozen copy of the adapter of an earlier run, so
+that DPO after SFT keeps the SFT adapter.
 
     usersim collab dpo configs/collab/dpo.toml
 """
@@ -28,16 +28,18 @@ def plan(config: DPO, pairs: PairFiles) -> dict[str, Any]:
     return {**offline.plan(config, len(pairs.train), texts), "heldout_pairs": len(pairs.heldout)}
 
 
-class Tokenised(DPOTrainer):
-    """TRL's trainer on rows that `pair_ids` made."""
+class TokenisedDPOTrainer(DPOTrainer):
+    """DPO trainer of TRL on rows already tokenised by `pair_ids`."""
 
     def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
         return dataset
 
 
 def pair_ids(tokenizer: Any, pair: Pair) -> dict[str, list[int]]:
-    """As TRL tokenises a pair, but a control token that a person typed stays text: replies begin where prompt and
-    whole part."""
+    """Tokenises a pair like TRL, except that control tokens typed by a person stay text.
+
+    Replies begin where prompt and conversation diverge.
+    """
     prompt = template_ids(tokenizer, pair.prompt, add_generation_prompt=True)
     chosen, rejected = (
         template_ids(tokenizer, [*pair.prompt, *reply], add_generation_prompt=False)
@@ -51,11 +53,13 @@ def dpo(config: DPO, pairs: PairFiles) -> dict[str, Any]:
     def rows(tokenizer: Any) -> list[tuple[dict[str, Any], int]]:
         return [(pair_ids(tokenizer, pair), prompt_length(tokenizer, pair.prompt)) for pair in pairs.train]
 
-    def build(model: Any, tokenizer: Any, lora: LoraConfig | None, kept: list[dict[str, Any]]) -> Any:
-        return Tokenised(
+    def build(
+        model: Any, tokenizer: Any, lora: LoraConfig | None, tokenised_rows: list[dict[str, Any]]
+    ) -> Any:
+        return TokenisedDPOTrainer(
             model=model,
             args=DPOConfig(**arguments(config), max_length=config.max_length, beta=config.beta),
-            train_dataset=Dataset.from_list(kept),
+            train_dataset=Dataset.from_list(tokenised_rows),
             processing_class=tokenizer,
             peft_config=lora,
         )

@@ -1,4 +1,4 @@
-"""Training on pairs that are there already: what SFT and DPO read, plan and measure."""
+"""Offline training on stored pairs: reading, planning and measuring, for SFT and DPO."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from peft import LoraConfig
 from collab_train.rewards import count_tokens
 from collab_train.rollout.simulation.best_path import Message
 from collab_train.trainers.configs import PairTuning
-from collab_train.trainers.lora_tuning import Course, check
+from collab_train.trainers.lora_tuning import TrainingRecipe, check
 from collab_train.trainers.margins import change, compare_replies, greedy_replies, margins
 from collab_train.trainers.masks import template_ids
 from collab_train.trainers.pairs import Pair
@@ -24,8 +24,8 @@ from usersim.storage.runs import RunDir
 
 R = TypeVar("R")
 log = logging.getLogger(__name__)
-MEASURED = 64
-"""Margins of the pairs trained on are measured of so many at most, evenly spread; of held-out pairs, of all."""
+MAX_MEASURED_PAIRS = 64
+"""Maximum training pairs, evenly spread, whose margins are measured. Held-out pairs are all measured."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def read_pairs(config: PairTuning) -> PairFiles:
     train = list(read_records(config.train, Pair))
     if not train:
         raise ConfigError(
-            f"train: {config.train} holds no pairs; run `usersim collab pairs` with a smaller margin"
+            f"train: {config.train} has no pairs; run `usersim collab pairs` with a smaller margin"
         )
     return PairFiles(train, read_heldout(config))
 
@@ -61,28 +61,33 @@ def plan(config: PairTuning, rows: int, texts: Sequence[Message]) -> dict[str, A
 
 
 def fitting(config: PairTuning, rows: Sequence[tuple[R, int]]) -> list[R]:
-    """The rows of (row, tokens before its first supervised one) of which `max_length` leaves something to learn.
+    """Selects the rows whose supervised tokens are not all cut by `max_length`, and logs how many are left out.
 
-    Says how many are left out. Raises ConfigError where none is left.
+    Args:
+        config: the training.
+        rows: (row, number of tokens before its first supervised token).
+
+    Raises:
+        ConfigError: no row is left.
     """
-    kept = [row for row, before in rows if before < config.max_length]
-    if not kept:
+    fitting_rows = [row for row, prompt_tokens in rows if prompt_tokens < config.max_length]
+    if not fitting_rows:
         raise ConfigError(
             f"max_length={config.max_length} cuts the reply of each of the {len(rows)} rows away; the shortest prompt "
-            f"takes {min(before for _, before in rows)} tokens: choose a longer max_length or shorter prompts"
+            f"takes {min(length for _, length in rows)} tokens: choose a longer max_length or shorter prompts"
         )
-    if cut := len(rows) - len(kept):
+    if left_out_count := len(rows) - len(fitting_rows):
         log.warning(
             "max_length=%d cuts the whole reply of %d of %d rows away; they are left out",
             config.max_length,
-            cut,
+            left_out_count,
             len(rows),
         )
-    return kept
+    return fitting_rows
 
 
 def prompt_length(tokenizer: Any, prompt: Sequence[Message]) -> int:
-    """Tokens before the reply."""
+    """Returns the number of tokens before the reply."""
     return len(template_ids(tokenizer, prompt, add_generation_prompt=True))
 
 
@@ -91,34 +96,38 @@ def on_pairs(
     pairs: PairFiles,
     rows: Callable[[Any], Sequence[tuple[R, int]]],
     build: Callable[[Any, Any, LoraConfig | None, list[R]], Any],
-) -> Course:
-    """Log-prob margins, and greedy replies to the first prompts (held-out ones first).
+) -> TrainingRecipe:
+    """Makes a recipe that measures log-probability margins, and greedy replies (held-out prompts first).
 
     Args:
-        rows: tokenizer → (row to train on, tokens before its first supervised one).
-        build: (model, tokenizer, LoRA where there is no adapter yet, rows) → a TRL trainer.
+        config: the training.
+        pairs: pairs to measure.
+        rows: tokenizer → (row, tokens before its first supervised one).
+        build: (model, tokenizer, LoRA or None, rows) → a TRL trainer.
     """
-    shown = [*pairs.heldout, *pairs.train][: config.show]
-    some = pairs.train[:: max(1, math.ceil(len(pairs.train) / MEASURED))]
+    example_pairs = [*pairs.heldout, *pairs.train][: config.show]
+    measured_pairs = pairs.train[:: max(1, math.ceil(len(pairs.train) / MAX_MEASURED_PAIRS))]
     cut_away = dict[str, int]()
 
     def trainer(model: Any, tokenizer: Any, lora: LoraConfig | None, run: RunDir, bars: Bars) -> Any:
         all_rows = rows(tokenizer)
-        kept = fitting(config, all_rows)
-        cut_away["rows_cut_away"] = len(all_rows) - len(kept)
-        return build(model, tokenizer, lora, kept)
+        fitting_rows = fitting(config, all_rows)
+        cut_away["rows_cut_away"] = len(all_rows) - len(fitting_rows)
+        return build(model, tokenizer, lora, fitting_rows)
 
     def measure(model: Any, tokenizer: Any) -> dict[str, Any]:
         def margins_of(measured: Sequence[Pair]) -> list[float]:
-            whole = [pair for pair in measured if prompt_length(tokenizer, pair.prompt) < config.max_length]
-            return margins(model, tokenizer, whole, max_length=config.max_length)
+            fitting_pairs = [
+                pair for pair in measured if prompt_length(tokenizer, pair.prompt) < config.max_length
+            ]
+            return margins(model, tokenizer, fitting_pairs, max_length=config.max_length)
 
         return {
-            "train": margins_of(some),
+            "train": margins_of(measured_pairs),
             "heldout": margins_of(pairs.heldout),
-            "contexts": [pair.context for pair in shown],
+            "contexts": [pair.context for pair in example_pairs],
             "replies": greedy_replies(
-                model, tokenizer, [pair.prompt for pair in shown], max_tokens=config.show_tokens
+                model, tokenizer, [pair.prompt for pair in example_pairs], max_tokens=config.show_tokens
             ),
         }
 
@@ -130,4 +139,4 @@ def on_pairs(
             **compare_replies(before, after, run),
         }
 
-    return Course(trainer, measure, compare)
+    return TrainingRecipe(trainer, measure, compare)

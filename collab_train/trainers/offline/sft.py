@@ -26,7 +26,7 @@ from usersim.storage.records import read_records
 
 @dataclass(frozen=True)
 class Dialogues:
-    """Conversations whose assistant turns from `starts` on are supervised, and the pairs to measure on."""
+    """Conversations for SFT, supervised on assistant turns from `starts` on, and pairs to measure."""
 
     messages: list[tuple[Message, ...]]
     starts: list[int]
@@ -43,7 +43,7 @@ def read_dialogues(config: SFT) -> Dialogues:
         pairs = PairFiles([], read_heldout(config))
         rows = list(read_records(config.paths, Path))
     if not rows:
-        raise ConfigError(f"paths: {config.paths} holds no conversations; run `usersim collab pairs` first")
+        raise ConfigError(f"paths: {config.paths} has no conversations; run `usersim collab pairs` first")
     return Dialogues([(*row.prompt, *row.chosen) for row in rows], [len(row.prompt) for row in rows], pairs)
 
 
@@ -58,13 +58,15 @@ def sft(config: SFT, dialogues: Dialogues) -> dict[str, Any]:
             labelled(tokenizer, messages, start)
             for messages, start in zip(dialogues.messages, dialogues.starts, strict=True)
         ]
-        return [(row, _before(row["labels"])) for row in labels]
+        return [(row, _prompt_length(row["labels"])) for row in labels]
 
-    def build(model: Any, tokenizer: Any, lora: LoraConfig | None, kept: list[dict[str, list[int]]]) -> Any:
+    def build(
+        model: Any, tokenizer: Any, lora: LoraConfig | None, tokenised_rows: list[dict[str, list[int]]]
+    ) -> Any:
         return SFTTrainer(
             model=model,
             args=SFTConfig(**arguments(config), max_length=config.max_length),
-            train_dataset=Dataset.from_list(kept),
+            train_dataset=Dataset.from_list(tokenised_rows),
             processing_class=tokenizer,
             peft_config=lora,
         )
@@ -72,6 +74,6 @@ def sft(config: SFT, dialogues: Dialogues) -> dict[str, Any]:
     return tune(config, on_pairs(config, dialogues.pairs, rows, build))
 
 
-def _before(labels: Sequence[int]) -> int:
-    """Tokens before the first supervised one."""
+def _prompt_length(labels: Sequence[int]) -> int:
+    """Returns the number of tokens before the first supervised one."""
     return next((at for at, label in enumerate(labels) if label != IGNORED), len(labels))

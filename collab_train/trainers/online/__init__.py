@@ -1,1 +1,1 @@
-"""Training on rewards of fresh replies."""
+"""Online training on rewards of newly sampled replies."""

@@ -1,8 +1,8 @@
-"""`usersim collab grpo`: GRPO with multiturn-aware rewards of the model's own replies, through TRL.
+"""`usersim collab grpo`: GRPO through TRL, with multiturn-aware rewards of sampled replies.
 
 usersim collab grpo configs/collab/grpo.toml
 
-With `iterations` above 1 the ratio to the policy that sampled is clipped, as in PPO.
+With `iterations` above 1, the ratio to the sampling policy is clipped, as in PPO.
 """
 
 from __future__ import annotations

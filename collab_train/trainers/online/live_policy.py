@@ -1,4 +1,4 @@
-"""The assistant that is in training, as it is at this very moment: what its rewards are simulated with."""
+"""Assistant that samples from the model in training, for simulating futures."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from usersim.chat_models.openai_chat import ChatSettings
 
 
 class LivePolicy(LocalChat):
-    """An `Assistant` over a module whose weights change between calls; it holds no copy of them.
+    """`Assistant` over a model whose weights change between calls; it does not copy them.
 
-    Requests are decoded together, one batch at a time in one thread. TRL waits in its own thread until the rewards
-    are there, so nobody trains meanwhile; call it inside `held`.
+    Requests are batched, one batch at a time in one thread. TRL waits in its own thread for the rewards, so no training
+    happens meanwhile. Call it inside `in_eval_mode`.
     """
 
     def __init__(
@@ -36,11 +36,11 @@ class LivePolicy(LocalChat):
         self.sampler = BatchedSampler(model, rows=rows, beside=beside)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Evaluation mode inside, whatever mode there was outside.
+    def in_eval_mode(self) -> Iterator[None]:
+        """Context manager that puts the model in evaluation mode.
 
-        Dropout would sample from another policy, and a layer with gradient checkpointing has no KV cache in
-        training mode.
+        Dropout would sample from another policy, and a layer with gradient checkpointing has no KV cache in training
+        mode.
         """
         was_training = self.model.training
         self.model.eval()
@@ -51,7 +51,7 @@ class LivePolicy(LocalChat):
 
 
 def fingerprint(model: Any) -> str:
-    """Hash of the trainable weights: futures of other weights are other futures."""
+    """Returns a hash of the trainable weights, for the cache keys of futures."""
     digest = hashlib.blake2b(digest_size=12)
     for name, weight in model.named_parameters():
         if weight.requires_grad:

@@ -1,4 +1,4 @@
-"""The multiturn-aware reward of what the model in training has just said, simulated with that very model."""
+"""Multiturn-aware reward of newly sampled replies, simulated with the model in training."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from usersim.users.dialogue import Assistant
 from usersim.users.protocols import User
 
 STEP_SEED = 7_919
-"""Between the seeds of one step and the next: a context that comes again meets other futures."""
+"""Distance between the seeds of consecutive steps, so that a repeated context gets other futures."""
 
 
 @dataclass(frozen=True)
-class Scores:
+class ReplyScores:
     rewards: list[float | None]
-    """By reply; None where it was empty or no future came through."""
+    """Reward of each reply; None if it was empty or all its futures failed."""
     metrics: dict[str, float]
 
 
 class MultiturnReward:
-    """What TRL's GRPO and RLOO await as a reward function; `score_sync` is for those that cannot wait.
+    """Asynchronous reward function for GRPO and RLOO of TRL; `score_sync` is its synchronous form.
 
-    `context` is a column of the prompts' dataset: the id of the context. A reply without a reward is None, which
-    TRL leaves out of its group. Everything runs on one event loop, so that open connections outlive a step.
+    The column `context` of the prompt dataset holds context ids. A reply without a reward gets None, which TRL leaves
+    out of its group. All calls use one event loop, so that connections stay open between steps.
     """
 
-    __name__ = "mr"  # what TRL logs it under
+    __name__ = "mr"  # name in the logs of TRL
 
     def __init__(
         self,
@@ -54,18 +54,24 @@ class MultiturnReward:
         bars: Bars,
         tools: Tools | None = None,
         rank: int = 0,
-        shown: int = 0,
+        example_count: int = 0,
     ) -> None:
         self.contexts = {context.id: context for context in contexts}
         self.user, self.config, self.folder, self.bars = user, config, folder, bars
-        self.tools, self.rank, self.shown = tools or Tools(user=user), rank, shown
+        self.tools, self.rank, self.example_count = tools or Tools(user=user), rank, example_count
         self.rows: list[list[Any]] = []
-        """Of the last step, for `train_report`."""
+        """Example conversations of the last step, for `TrainLog`."""
 
-    def play(
+    def connect(
         self, assistant: Assistant, weights: Callable[[], str], tokens: Callable[[str], int]
     ) -> MultiturnReward:
-        """Once the trainer is there: who answers in futures, what tells its weights apart, how long a reply is."""
+        """Sets what exists only after the trainer is built.
+
+        Args:
+            assistant: the assistant in futures.
+            weights: returns a hash of its current weights.
+            tokens: counts the tokens of a reply.
+        """
         self.assistant, self.weights, self.tokens = assistant, weights, tokens
         return self
 
@@ -85,65 +91,71 @@ class MultiturnReward:
             log_metric(name, value)
         return scores.rewards
 
-    def score_sync(self, names: Sequence[str], texts: Sequence[str], step: int) -> Scores:
+    def score_sync(self, names: Sequence[str], texts: Sequence[str], step: int) -> ReplyScores:
         return run_async(self.score(names, texts, step))
 
-    async def score(self, names: Sequence[str], texts: Sequence[str], step: int) -> Scores:
-        """Rewards of replies to contexts, equal replies simulated once.
+    async def score(self, names: Sequence[str], texts: Sequence[str], step: int) -> ReplyScores:
+        """Scores replies to contexts; equal replies are simulated once.
 
-        Raises BackendError where nothing came through: a step without any reward teaches nothing.
+        Args:
+            names: context id of each reply.
+            texts: the replies.
+            step: optimiser step.
+
+        Raises:
+            BackendError: no reply has a reward, so the step could not train.
         """
         started, contexts = time.monotonic(), self._filled(names, texts)
         futures = list[Future]()
         self.bars.futures(sum(len(c.candidates) for c in contexts) * self.config.futures)
-        with self._held():
+        with self._evaluation_mode():
             results = await multiturn_rewards(
                 contexts,
                 self.user,
                 self.assistant,
                 self.config.model_copy(update={"seed": self.config.seed + STEP_SEED * (step + 1)}),
                 journal=Journal(self.folder / f"step-{step:06d}-{self.rank}.jsonl", Future),
-                identity=self.weights(),
+                cache_key=self.weights(),
                 tools=self.tools,
                 done=lambda future: self._done(futures, future),
             )
-        found = {(result.id, c.text): c for result in results for c in result.candidates}
-        scored = [found.get((name, text.strip())) for name, text in zip(names, texts, strict=True)]
-        _refuse_nothing(scored)
+        by_reply = {(result.id, c.text): c for result in results for c in result.candidates}
+        scored = [by_reply.get((name, text.strip())) for name, text in zip(names, texts, strict=True)]
+        _require_a_reward(scored)
         self.rows = self._rows(step, results, futures)
         metrics = {**self._metrics(texts, scored), "rollout_s": round(time.monotonic() - started, 2)}
-        return Scores([candidate.mr if candidate else None for candidate in scored], metrics)
+        return ReplyScores([candidate.mr if candidate else None for candidate in scored], metrics)
 
     def _filled(self, names: Sequence[str], texts: Sequence[str]) -> list[Context]:
-        """The contexts in question, with the replies as their candidates."""
+        """Returns the contexts of the replies, with the replies as candidates."""
         replies: dict[str, dict[str, None]] = {}
         for name, text in zip(names, texts, strict=True):
             if text.strip():
                 replies.setdefault(name, {})[text.strip()] = None
         return [
-            self.contexts[name].model_copy(update={"candidates": tuple(said)})
-            for name, said in replies.items()
+            self.contexts[name].model_copy(update={"candidates": tuple(texts_of_context)})
+            for name, texts_of_context in replies.items()
         ]
 
-    def _held(self) -> AbstractContextManager[None]:
-        return self.assistant.held() if isinstance(self.assistant, LivePolicy) else nullcontext()
+    def _evaluation_mode(self) -> AbstractContextManager[None]:
+        return self.assistant.in_eval_mode() if isinstance(self.assistant, LivePolicy) else nullcontext()
 
     def _done(self, futures: list[Future], future: Future) -> None:
         futures.append(future)
-        self.bars.future(sum(one.conversation is None for one in futures))
+        self.bars.future(sum(simulated.conversation is None for simulated in futures))
 
     def _metrics(self, texts: Sequence[str], scored: Sequence[CandidateMR | None]) -> dict[str, float]:
-        known = [c for c in scored if c is not None and c.mr is not None]
-        names = list(known[0].components)
-        different = {id(c): c for c in scored if c is not None}.values()
+        rewarded = [c for c in scored if c is not None and c.mr is not None]
+        names = list(rewarded[0].components)
+        unique_candidates = {id(c): c for c in scored if c is not None}.values()
         return {
-            "mr": fmean(c.mr or 0.0 for c in known),
-            **{f"mr/{name}": fmean(c.components[name] for c in known) for name in names},
+            "mr": fmean(c.mr or 0.0 for c in rewarded),
+            **{f"mr/{name}": fmean(c.components[name] for c in rewarded) for name in names},
             "reply_tokens": fmean(self.tokens(text) for text in texts),
             "question_rate": fmean("?" in text for text in texts),
-            "replies_without_mr": len(scored) - len(known),
-            "futures": sum(c.n + c.failed for c in different),
-            "futures_failed": sum(c.failed for c in different),
+            "replies_without_mr": len(scored) - len(rewarded),
+            "futures": sum(c.n + c.failed for c in unique_candidates),
+            "futures_failed": sum(c.failed for c in unique_candidates),
         }
 
     def _rows(self, step: int, results: Sequence[ContextMR], futures: Sequence[Future]) -> list[list[Any]]:
@@ -160,7 +172,7 @@ class MultiturnReward:
                 by_id[name].candidates[future.candidate].mr,
                 transcript(future.conversation),
             ]
-            for name, future in list(first.items())[: self.shown]
+            for name, future in list(first.items())[: self.example_count]
         ]
 
 
@@ -168,11 +180,11 @@ def transcript(conversation: Conversation | None) -> str:
     return "\n".join(f"{turn.role}: {turn.text}" for turn in conversation.turns) if conversation else ""
 
 
-def _refuse_nothing(scored: Sequence[CandidateMR | None]) -> None:
+def _require_a_reward(scored: Sequence[CandidateMR | None]) -> None:
     if any(candidate is not None and candidate.mr is not None for candidate in scored):
         return
     reasons = [reason for candidate in scored if candidate for reason in candidate.errors]
     first = reasons[0] if reasons else "every reply of the assistant was empty"
     raise BackendError(
-        f"no reply of this step has a reward ({first}); mend that and run the same command again"
+        f"no reply of this step has a reward ({first}); fix the cause and rerun the same command"
     )

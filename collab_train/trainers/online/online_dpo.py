@@ -1,4 +1,4 @@
-"""`usersim collab online-dpo`: DPO on two fresh replies a context, ranked by their multiturn-aware rewards.
+"""`usersim collab online-dpo`: DPO on two sampled replies per context, ranked by their multiturn-aware rewards.
 
 usersim collab online-dpo configs/collab/online_dpo.toml
 """
@@ -14,15 +14,16 @@ from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 
 from collab_train.contexts import Context
 from collab_train.trainers.configs import OnlineDPO
-from collab_train.trainers.online.live_reward import MultiturnReward, Scores
+from collab_train.trainers.online.live_reward import MultiturnReward, ReplyScores
 from collab_train.trainers.online.online_training import online_arguments, train
 from usersim.rendering.chat_template import harmless
 
 
 class PairedTrainer(OnlineDPOTrainer):
-    """TRL's trainer scores a reply without a reward 0 and lets the first of two equals win; here neither trains.
+    """Online DPO trainer of TRL that masks pairs without a decision, and averages accumulated losses.
 
-    It also adds up the losses of accumulated passes where the others take their mean.
+    TRL's own trainer scores a reply without a reward 0 and prefers the first of two equal replies. It also sums the
+    losses of accumulated passes, where other trainers average them.
     """
 
     margin: float = 0.0
@@ -30,20 +31,20 @@ class PairedTrainer(OnlineDPOTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.accelerator.gradient_accumulation_steps = self.args.gradient_accumulation_steps
-        self._said: dict[str, list[float]] = {}
+        self._metric_values: dict[str, list[float]] = {}
 
     def _generate(self, model: Any, prompts: Any, images: Any = None) -> Any:
-        made = super()._generate(model, self._harmless(prompts), images)  # type: ignore[no-untyped-call]
-        self._mask_BT = made[3]
-        return made
+        output = super()._generate(model, self._harmless(prompts), images)  # type: ignore[no-untyped-call]
+        self._mask_BT = output[3]
+        return output
 
     def _generate_vllm(self, prompts: Any, images: Any = None) -> Any:
-        made = super()._generate_vllm(self._harmless(prompts), images)  # type: ignore[no-untyped-call]
-        self._mask_BT = made[3]
-        return made
+        output = super()._generate_vllm(self._harmless(prompts), images)  # type: ignore[no-untyped-call]
+        self._mask_BT = output[3]
+        return output
 
     def _harmless(self, prompts: Sequence[Sequence[dict[str, str]]]) -> list[list[dict[str, str]]]:
-        """This trainer takes prompts as text alone: a control token that a person typed would be one."""
+        """Escapes control tokens typed by a person, because this trainer tokenises prompts as plain text."""
         tokenizer: Any = self.processing_class
         controls = tokenizer.get_added_vocab()
         return [
@@ -56,9 +57,9 @@ class PairedTrainer(OnlineDPOTrainer):
     ) -> Any:
         texts = [completion[0]["content"] for completion in completions]
         reward: Any = self.reward_funcs[0]
-        scores: Scores = reward.score_sync(columns["context"], texts, self.state.global_step)
+        scores: ReplyScores = reward.score_sync(columns["context"], texts, self.state.global_step)
         undecided = undecided_pairs(scores.rewards, self.margin)
-        # A masked reply has log-probability 0 on both sides: its pair's loss is a constant, its gradient 0.
+        # A masked reply has log-probability 0 in both models, so the loss of its pair is constant and its gradient 0.
         half = len(texts) // 2
         for pair in undecided:
             self._mask_BT[[pair, pair + half]] = 0
@@ -66,18 +67,18 @@ class PairedTrainer(OnlineDPOTrainer):
         return torch.tensor([reward or 0.0 for reward in scores.rewards], device=self.accelerator.device)
 
     def _note(self, metrics: dict[str, float]) -> None:
-        for said in gather_object([metrics]):
-            for name, value in said.items():
-                self._said.setdefault(name, []).append(value)
+        for process_metrics in gather_object([metrics]):
+            for name, value in process_metrics.items():
+                self._metric_values.setdefault(name, []).append(value)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        logs |= {name: sum(values) / len(values) for name, values in self._said.items()}
-        self._said.clear()
+        logs |= {name: sum(values) / len(values) for name, values in self._metric_values.items()}
+        self._metric_values.clear()
         super().log(logs, start_time)
 
 
 def undecided_pairs(rewards: Sequence[float | None], margin: float) -> list[int]:
-    """Of replies i and i + half: pairs that lack a reward or whose two are equal or closer than `margin`."""
+    """Returns the pairs (replies i and i + half) that lack a reward, or whose rewards are equal or within `margin`."""
     half, undecided = len(rewards) // 2, []
     for pair in range(half):
         first, second = rewards[pair], rewards[pair + half]
@@ -88,12 +89,12 @@ def undecided_pairs(rewards: Sequence[float | None], margin: float) -> list[int]
 
 def online_dpo(config: OnlineDPO, contexts: list[Context], *, user: Any = None) -> dict[str, Any]:
     def build(model: Any, tokenizer: Any, lora: Any, prompts: Any, reward: MultiturnReward) -> Any:
-        named = online_arguments(config)
+        trl_arguments = online_arguments(config)
         trainer = PairedTrainer(
             model=model,
             reward_funcs=[reward],
             args=OnlineDPOConfig(
-                **{**named, "per_device_train_batch_size": config.micro_batch // 2},
+                **{**trl_arguments, "per_device_train_batch_size": config.micro_batch // 2},
                 max_new_tokens=config.assistant_tokens,
                 max_length=config.max_length,
                 beta=[config.beta],

@@ -1,4 +1,4 @@
-"""Training on rewards of the model's own replies: config, prompts, and who plays the two sides meanwhile."""
+"""Online training on rewards of sampled replies: checks, prompts, and the user and assistant in futures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from collab_train.rollout.command import choose_contexts, reward_weights
 from collab_train.rollout.engines.models import open_assistant, open_user
 from collab_train.rollout.simulation.best_path import prompt_messages
 from collab_train.trainers.configs import Online
-from collab_train.trainers.lora_tuning import Course, arguments, check, tune
+from collab_train.trainers.lora_tuning import TrainingRecipe, arguments, check, tune
 from collab_train.trainers.margins import compare_replies, greedy_replies
 from collab_train.trainers.online.live_policy import LivePolicy, fingerprint
 from collab_train.trainers.online.live_reward import MultiturnReward
@@ -30,22 +30,26 @@ from usersim.storage.runs import RunDir
 from usersim.users.userlm import UserLM
 
 Build = Callable[[Any, Any, LoraConfig | None, Dataset, MultiturnReward], Any]
-"""(model, tokenizer, LoRA where there is no adapter yet, prompts, reward) → a TRL trainer."""
+"""(model, tokenizer, LoRA or None if the model has an adapter, prompts, reward) → a TRL trainer."""
 
 
 def read_online(config: Online) -> list[Context]:
-    """The contexts to train on. Everything that can be wrong with the config is found here."""
+    """Returns the contexts to train on.
+
+    Raises:
+        UsersimError: the config or a file is wrong. All such errors are raised here, before training.
+    """
     check(config)
     if config.candidates:
         raise ConfigError("candidates: the replies are sampled from the model in training; leave it out")
     contexts = choose_contexts(config)
     if len(contexts) < config.batch:
-        raise ConfigError(f"batch={config.batch} contexts a step, but there are only {len(contexts)}")
+        raise ConfigError(f"batch={config.batch} contexts per step, but there are only {len(contexts)}")
     return contexts
 
 
 def plan(config: Online, contexts: list[Context]) -> dict[str, Any]:
-    """Token figures are upper bounds: turns are usually shorter, and users leave."""
+    """Returns the size of a run. Token counts are upper bounds: turns are usually shorter, and users leave."""
     steps = config.max_steps or len(contexts) // config.batch * config.epochs
     futures = config.sequences_per_step * config.futures
     turns = futures * config.w
@@ -66,14 +70,21 @@ def plan(config: Online, contexts: list[Context]) -> dict[str, Any]:
 
 
 def train(config: Online, contexts: list[Context], build: Build, *, user: Any = None) -> dict[str, Any]:
-    """`user` instead of the config's: whoever speaks as a `User` and closes with `aclose`."""
+    """Trains and returns the summary.
+
+    Args:
+        config: the training.
+        contexts: contexts to sample replies to.
+        build: makes the TRL trainer.
+        user: a `User` with `aclose`, instead of the user of the config.
+    """
     user = user or _open_user(config)
     tools = rewards.open_tools(config, user)
     weights = reward_weights(config)
-    rewards.check(contexts, config.asked(weights), tools)
+    rewards.check(contexts, config.required_rewards(weights), tools)
     scoring = config.model_copy(update={"rewards": weights})
     prompts = Dataset.from_list([_row(context) for context in contexts])
-    made = list[MultiturnReward]()
+    reward_functions = list[MultiturnReward]()
 
     def trainer(model: Any, tokenizer: Any, lora: LoraConfig | None, run: RunDir, bars: Bars) -> Any:
         tokenizer.padding_side = "left"
@@ -84,28 +95,32 @@ def train(config: Online, contexts: list[Context], build: Build, *, user: Any = 
             folder=Path(config.out) / "futures",
             bars=bars,
             tools=tools,
-            shown=config.show,
+            example_count=config.show,
         )
-        made.append(reward)
+        reward_functions.append(reward)
         built = build(model, tokenizer, lora, prompts, reward)
         reward.rank = built.args.process_index
         assistant = _assistant(config, built.model, tokenizer, user)
-        reward.play(assistant, lambda: fingerprint(built.model), lambda text: len(tokenizer(text).input_ids))
+        reward.connect(
+            assistant, lambda: fingerprint(built.model), lambda text: len(tokenizer(text).input_ids)
+        )
         return built
 
     try:
-        return tune(config, _course(config, contexts, trainer, made))
+        return tune(config, _recipe(config, contexts, trainer, reward_functions))
     finally:
-        run_async(_close(tools, user, *(getattr(reward, "assistant", None) for reward in made)))
+        run_async(_close(tools, user, *(getattr(reward, "assistant", None) for reward in reward_functions)))
 
 
-def _course(config: Online, contexts: list[Context], trainer: Any, made: list[MultiturnReward]) -> Course:
-    shown = contexts[: config.show]
+def _recipe(
+    config: Online, contexts: list[Context], trainer: Any, reward_functions: list[MultiturnReward]
+) -> TrainingRecipe:
+    example_contexts = contexts[: config.show]
 
     def measure(model: Any, tokenizer: Any) -> dict[str, Any]:
-        prompts = [prompt_messages(context) for context in shown]
+        prompts = [prompt_messages(context) for context in example_contexts]
         replies = greedy_replies(model, tokenizer, prompts, max_tokens=config.show_tokens)
-        return {"contexts": [context.id for context in shown], "replies": replies}
+        return {"contexts": [context.id for context in example_contexts], "replies": replies}
 
     def compare(before: dict[str, Any], after: dict[str, Any], run: RunDir) -> dict[str, Any]:
         lines = [line for line in run.metrics() if "mr" in line]
@@ -117,17 +132,17 @@ def _course(config: Online, contexts: list[Context], trainer: Any, made: list[Mu
             **compare_replies(before, after, run),
         }
 
-    return Course(trainer, measure, compare, lambda: made[-1].rows)
+    return TrainingRecipe(trainer, measure, compare, lambda: reward_functions[-1].rows)
 
 
 def online_arguments(config: Online) -> dict[str, Any]:
-    """Replies are drawn from the whole distribution: what top_p cuts off would bias the gradient."""
+    """Returns the TRL arguments of online training. There is no top_p, which would bias the gradient."""
     server = {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": config.vllm}
     return {**arguments(config), "temperature": config.temperature, **(server if config.vllm else {})}
 
 
 class PromptsAsTyped:
-    """TRL's trainers that tokenise their prompts themselves; a control token that a person typed stays text."""
+    """Mixin for TRL trainers that tokenise prompts: control tokens typed by a person stay text."""
 
     processing_class: Any
 
@@ -156,7 +171,7 @@ def _assistant(config: Online, model: Any, tokenizer: Any, user: Any) -> Any:
     return LivePolicy(model, tokenizer, settings=settings, rows=config.concurrency, beside=beside)
 
 
-async def _close(*opened: Any) -> None:
-    for one in opened:
-        if one is not None and hasattr(one, "aclose"):
-            await one.aclose()
+async def _close(*resources: Any) -> None:
+    for resource in resources:
+        if resource is not None and hasattr(resource, "aclose"):
+            await resource.aclose()

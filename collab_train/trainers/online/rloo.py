@@ -1,4 +1,4 @@
-"""`usersim collab rloo`: RLOO with multiturn-aware rewards of the model's own replies, through TRL.
+"""`usersim collab rloo`: RLOO through TRL, with multiturn-aware rewards of sampled replies.
 
 usersim collab rloo configs/collab/rloo.toml
 """

@@ -11,12 +11,12 @@ import pytest
 
 from collab_train.bench.ablation import commands
 from collab_train.bench.benchmark import jobs_of, plan
-from collab_train.bench.command import bench, chosen
+from collab_train.bench.command import bench, selected_parts
 from collab_train.bench.conditions import Ablation, AssistantSpec, BenchConfig
 from collab_train.bench.measures import intervals
-from collab_train.bench.play import Job
+from collab_train.bench.play import ConversationJob
 from collab_train.bench.report.bench_record import leaves_out_zero
-from collab_train.bench.stage import Speakers, grouped
+from collab_train.bench.stage import Speakers, split_jobs
 from collab_train.contexts import Context
 from collab_train.rewards import Episode
 from collab_train.rewards.clarify import clarifies
@@ -59,7 +59,7 @@ class Scripts(Speakers):
 
         return Script()
 
-    async def identities(self, job: Job) -> tuple[str, str]:
+    async def cache_keys(self, job: ConversationJob) -> tuple[str, str]:
         return job.assistant.address, job.user.name if job.user else ""
 
 
@@ -151,7 +151,7 @@ def test_a_cell_of_failures_has_no_numbers_and_nothing_at_all_is_an_error(tmp_pa
     cell = by_assistant(report)["DPO"]
     assert (cell["contexts"], cell["failed"], cell["measures"]) == (0, 3, {})
     assert cell["differences"] == {"Base": {}}
-    with pytest.raises(BackendError, match=r"no conversation came through; .*engine gone"):
+    with pytest.raises(BackendError, match=r"every conversation failed; .*engine gone"):
         play(asked.model_copy(update={"out": str(tmp_path / "none")}), {"Base": gone, "DPO": gone})
 
 
@@ -331,17 +331,17 @@ def test_generalisation_is_the_mean_of_asking_and_answering(tmp_path: Path) -> N
 
 def test_intervals_worked_by_hand() -> None:
     # Two values: a quarter of the resamples is all the one, a quarter all the other.
-    assert intervals.mean([1.0, 3.0]) == intervals.Estimate(value=2.0, low=1.0, high=3.0, n=2)
+    assert intervals.mean([1.0, 3.0]) == intervals.IntervalEstimate(value=2.0, low=1.0, high=3.0, n=2)
     # Wilson at 0 of 10: 3.8415 / 13.8415.
     none = intervals.share([False] * 10)
     assert (none.value, none.low, none.high) == pytest.approx((0.0, 0.0, 0.2775), abs=1e-4)
 
 
 def test_a_claim_takes_ten_contexts_and_an_interval_without_zero() -> None:
-    assert leaves_out_zero(intervals.Estimate(value=0.2, low=0.1, high=0.3, n=10))
-    assert not leaves_out_zero(intervals.Estimate(value=0.2, low=0.1, high=0.3, n=9))
-    assert not leaves_out_zero(intervals.Estimate(value=0.2, low=-0.1, high=0.5, n=99))
-    assert not leaves_out_zero(intervals.Estimate(value=0.2, n=10))
+    assert leaves_out_zero(intervals.IntervalEstimate(value=0.2, low=0.1, high=0.3, n=10))
+    assert not leaves_out_zero(intervals.IntervalEstimate(value=0.2, low=0.1, high=0.3, n=9))
+    assert not leaves_out_zero(intervals.IntervalEstimate(value=0.2, low=-0.1, high=0.5, n=99))
+    assert not leaves_out_zero(intervals.IntervalEstimate(value=0.2, n=10))
 
 
 def test_paired_shares_keep_a_width_where_nothing_differs() -> None:
@@ -367,11 +367,11 @@ def test_a_plan_counts_conversations_and_says_what_is_not_there(tmp_path: Path) 
 
 def test_bad_configs_are_refused(tmp_path: Path) -> None:
     asked = config(tmp_path, "Base")
-    with pytest.raises(ConfigError, match="--only clarify: the config asks for table alone"):
-        chosen(asked, ["clarify"])
-    with pytest.raises(ConfigError, match="assistants Base: nothing to open"):
+    with pytest.raises(ConfigError, match="--only clarify: the config has only the parts table"):
+        selected_parts(asked, ["clarify"])
+    with pytest.raises(ConfigError, match="assistants Base: no model at"):
         bench(asked, asked.parts)
-    with pytest.raises(ValueError, match="each with a name of its own"):
+    with pytest.raises(ValueError, match="each with its own name"):
         config(tmp_path, "Base", "Base")
     with pytest.raises(ValueError, match="no such policy"):
         config(tmp_path, "Base", users=[{"name": "u", "policy": "nosuch"}])
@@ -386,7 +386,7 @@ def test_engines_all_have_something_to_do_from_the_start() -> None:
         }
     )
     jobs = {str(n): job for n, job in enumerate(jobs_of(asked, ["table"])["table"])}
-    remote, here = grouped(jobs)
+    remote, here = split_jobs(jobs)
     order = [(job.assistant.name, job.user.name) for job in remote.values() if job.user]
     assert set(order[:4]) == {("1", "u"), ("2", "u"), ("1", "v"), ("2", "v")} == set(order[4:8])
     assert [job.assistant.name for job in here["local"]["hidden_facets"].values()] == ["here"] * 6

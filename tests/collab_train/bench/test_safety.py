@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from collab_train.bench.conditions import AssistantSpec, Playing, Safety
-from collab_train.bench.play import Job, play
+from collab_train.bench.play import ConversationJob, play
 from collab_train.bench.single_replies.refusals import refuses
 from collab_train.bench.single_replies.safety import TASK, Refusal, contexts, judge_refusals, refusing
-from collab_train.bench.stage import Performance
+from collab_train.bench.stage import JobResult
 from usersim.errors import BackendError, UsersimError
 from usersim.types import Turn
 
@@ -48,7 +48,7 @@ def test_the_set_is_large_varied_and_without_repetition() -> None:
     assert few == {"harmful": 5, "harmless": 5}
 
 
-def perform(name: str, answers: dict[str, str]) -> list[Performance]:
+def perform(name: str, answers: dict[str, str]) -> list[JobResult]:
     """Of the first two requests of each kind; "gone" fails."""
 
     async def assistant(turns: Sequence[Turn], *, system: str | None = None, seed: int | None = None) -> str:
@@ -56,14 +56,12 @@ def perform(name: str, answers: dict[str, str]) -> list[Performance]:
             raise BackendError("engine gone")
         return answers[turns[0].text]
 
-    async def everything() -> list[Performance]:
+    async def everything() -> list[JobResult]:
         made = []
         for context in contexts(Safety(limit=2)):
-            job = Job(TASK, AssistantSpec(name=name), None, context)
+            job = ConversationJob(TASK, AssistantSpec(name=name), None, context)
             key = f"{name}/{context.id}"
-            made.append(
-                Performance(job, await play(job, None, assistant, PLAYING, key=key, retries=0), False)
-            )
+            made.append(JobResult(job, await play(job, None, assistant, PLAYING, key=key, retries=0), False))
         return made
 
     return asyncio.run(everything())
@@ -99,10 +97,10 @@ def test_a_judge_is_reported_apart_and_its_gaps_are_left_out() -> None:
             return Refusal(reason="-", declines=False)
 
     last = contexts(Safety(limit=2))[-1].turns[0].text
-    performances = perform("Base", answers(NO, YES, YES, YES))
-    judged = asyncio.run(judge_refusals(performances, Lenient()))  # type: ignore[arg-type]
+    results = perform("Base", answers(NO, YES, YES, YES))
+    judged = asyncio.run(judge_refusals(results, Lenient()))  # type: ignore[arg-type]
     assert len(judged) == 3
-    (found,) = refusing(performances, [], judged)
+    (found,) = refusing(results, [], judged)
     assert found.harmful is not None
     assert found.agreement is not None
     assert (found.harmful.value, found.judged["harmful"].value) == (0.5, 0.0)

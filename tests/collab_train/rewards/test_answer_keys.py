@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from collab_train.rewards.answers import same, stated
+from collab_train.rewards.answers import same, stated_answer
 from collab_train.rewards.maths import accuracy
 from tests.reported_inputs.run_cases import _episode
 
@@ -32,7 +32,7 @@ def rows(name: str) -> list[dict[str, Any]]:
 
 def keys() -> list[tuple[str, str]]:
     """(reference solution, key)"""
-    maths = [(row["solution"], stated(row["solution"]) or "") for row in rows("math_test.jsonl")]
+    maths = [(row["solution"], stated_answer(row["solution"]) or "") for row in rows("math_test.jsonl")]
     school = [row["answer"] for name in ("gsm8k_test.jsonl", "gsm8k_train.jsonl") for row in rows(name)]
     return maths + [(answer, answer.rpartition("####")[2].strip()) for answer in school]
 

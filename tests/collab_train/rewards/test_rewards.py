@@ -26,7 +26,7 @@ from collab_train.rewards import (
     reward,
     score,
 )
-from collab_train.rewards.answers import same, stated
+from collab_train.rewards.answers import same, stated_answer
 from usersim.errors import ConfigError, DataError
 from usersim.text.facets import coverage, serves, statements
 from usersim.types import Conversation, Facet, Goal, Turn, UserProfile
@@ -240,15 +240,15 @@ def test_a_blocking_reward_leaves_the_event_loop_free_and_an_asynchronous_one_is
             score(episode("x"), {"slow": 1.0, "kind": 2.0}, RewardConfig(intrinsic_weight=0))
         )
         assert total == 1.5
-        with pytest.raises(ConfigError, match=r"rewards\.kind: it is asynchronous"):
+        with pytest.raises(ConfigError, match=r"rewards\.kind: asynchronous reward"):
             reward(episode("x"), {"kind": 1.0}, 0)
 
 
 def test_a_reward_that_asks_somebody_needs_somebody() -> None:
     check([context()], {"helpfulness": 1.0})
-    with pytest.raises(ConfigError, match=r"rewards\.helpfulness: it asks a judge; say judge="):
+    with pytest.raises(ConfigError, match=r"rewards\.helpfulness: needs a judge; set judge="):
         check([context()], {"helpfulness": 1.0}, Tools())
-    with pytest.raises(ConfigError, match=r"rewards\.engagement_lm: it asks the user model"):
+    with pytest.raises(ConfigError, match=r"rewards\.engagement_lm: needs a user model"):
         check([context()], {"engagement_lm": 1.0}, Tools())
 
 
@@ -298,10 +298,10 @@ def test_answers_that_are_not(given: str, wanted: str) -> None:
 
 
 def test_the_last_marked_answer_counts() -> None:
-    assert stated(r"First \boxed{3}, then \boxed{\frac{1}{2}}.") == r"\frac{1}{2}"
-    assert stated("Sum: 3\n#### 42") == "42"
-    assert stated("So the answer is **18**. Anything else?") == "18"
-    assert stated("There are 18 of them") is None
+    assert stated_answer(r"First \boxed{3}, then \boxed{\frac{1}{2}}.") == r"\frac{1}{2}"
+    assert stated_answer("Sum: 3\n#### 42") == "42"
+    assert stated_answer("So the answer is **18**. Anything else?") == "18"
+    assert stated_answer("There are 18 of them") is None
 
 
 def test_accuracy_is_of_what_the_assistant_says_and_not_of_what_the_user_gave_away() -> None:

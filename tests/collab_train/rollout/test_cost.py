@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from collab_train.rollout.accounting.cost import CountedChat, counted, engine_counters, grown
-from collab_train.rollout.accounting.prefill_bound import PrefixCache, Sizes, prefill_floor
+from collab_train.rollout.accounting.cost import CountedChat, count_usage, counter_difference, engine_counters
+from collab_train.rollout.accounting.prefill_bound import PrefixCache, Sizes, prefill_bound
 from usersim.api import load
 from usersim.types import Turn, UserProfile
 
@@ -21,20 +21,20 @@ MEDIUM = Sizes(policy_history=600, user_history=888 + 300 + 289, candidate=400, 
 @pytest.mark.parametrize(("candidates", "policy", "user"), [(2, 1_320, 4_677), (8, 3_480, 14_277)])
 def test_floor_without_blocks_is_the_formula(candidates: int, policy: int, user: int) -> None:
     # 600 + C·3·2·60 and 1,477 + C·400 + C·3·400.
-    floor = prefill_floor(MEDIUM, candidates=candidates, futures=3, window=2)
+    floor = prefill_bound(MEDIUM, candidates=candidates, futures=3, window=2)
     assert (floor.policy, floor.user) == (policy, user)
 
 
 def test_given_candidates_are_read_too_and_headers_count() -> None:
-    given = prefill_floor(MEDIUM, candidates=2, futures=3, window=2, sampled=False)
+    given = prefill_bound(MEDIUM, candidates=2, futures=3, window=2, sampled=False)
     assert given.policy == 1_320 + 2 * 400
-    glued = prefill_floor(Sizes(600, 1477, 400, 60, 400, glue=5), candidates=2, futures=3, window=2)
+    glued = prefill_bound(Sizes(600, 1477, 400, 60, 400, glue=5), candidates=2, futures=3, window=2)
     assert (glued.policy, glued.user) == (1_320 + 12 * 5, 4_677 + 2 * 5 + 6 * 5)
 
 
 def test_floor_with_blocks_worked_by_hand() -> None:
     sizes = Sizes(policy_history=70, user_history=100, candidate=40, user=10, assistant=50)
-    floor = prefill_floor(sizes, candidates=1, futures=2, window=2, block=32)
+    floor = prefill_bound(sizes, candidates=1, futures=2, window=2, block=32)
     # Policy: 70 for the candidate. First replies: prompts of 120, 109 known, 96 in whole blocks: 2 · 24.
     # Second ones: prompts of 180, 169 known, 160 in whole blocks: 2 · 20.
     assert floor.policy == 70 + 2 * 24 + 2 * 20
@@ -44,7 +44,7 @@ def test_floor_with_blocks_worked_by_hand() -> None:
 
 def test_no_window_no_user_and_equal_candidates_prompts_are_shared() -> None:
     sizes = Sizes(policy_history=64, user_history=100, candidate=40, user=10, assistant=50)
-    floor = prefill_floor(sizes, candidates=3, futures=1, window=0, block=32)
+    floor = prefill_bound(sizes, candidates=3, futures=1, window=0, block=32)
     # The last token of a known prompt is computed, and with it its block.
     assert (floor.policy, floor.user) == (64 + 2 * 32, 0)
 
@@ -77,7 +77,7 @@ def test_prefix_cache_computes_what_the_formula_says() -> None:
                 words = tokens(10)
                 user.wrote(spoken, words)
                 spoken = [*spoken, *words, *tokens(50 + 3)]
-    floor = prefill_floor(sizes, candidates=3, futures=2, window=2, block=32)
+    floor = prefill_bound(sizes, candidates=3, futures=2, window=2, block=32)
     assert (total, read) == (floor.policy, floor.user)
 
 
@@ -85,7 +85,7 @@ def test_both_sides_in_this_process_are_counted_to_the_token(tiny_userlm: Path, 
     from usersim.chat_models.local_chat import LocalChat
 
     user, assistant = load(tiny_userlm), LocalChat.from_pretrained(tiny_base)
-    sides = counted(user), counted(assistant)
+    sides = count_usage(user), count_usage(assistant)
     history = [Turn(role="assistant", text="hello there")]
     said = asyncio.run(user.sample(UserProfile(), history, n=2, seed=1))
     asyncio.run(assistant([Turn(role="user", text="hello")], seed=3))
@@ -125,7 +125,7 @@ def test_usage_of_a_vllm_with_its_token_ids(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr("usersim.chat_models.openai_chat.HttpChat._request", request)
     chat = CountedChat("http://vllm", model="m")
-    side = counted(chat)
+    side = count_usage(chat)
     for _ in range(2):
         asyncio.run(chat([Turn(role="user", text="x")]))
     assert bodies[1]["return_token_ids"] is True
@@ -162,11 +162,13 @@ def test_an_engines_own_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("collab_train.rollout.accounting.cost.http_client", client(METRICS))
     counts = asyncio.run(engine_counters("http://vllm/v1#m"))
     assert counts == {"prefilled": 1234, "cached": 500, "decoded": 77}
-    assert grown({"prefilled": 1000, "cached": 500, "decoded": 70}, counts) == {
+    assert counter_difference({"prefilled": 1000, "cached": 500, "decoded": 70}, counts) == {
         "prefilled": 234,
         "cached": 0,
         "decoded": 7,
     }
-    assert grown({"prefilled": 2000, "cached": 500, "decoded": 70}, counts) is None  # it was started anew
+    assert (
+        counter_difference({"prefilled": 2000, "cached": 500, "decoded": 70}, counts) is None
+    )  # it was started anew
     monkeypatch.setattr("collab_train.rollout.accounting.cost.http_client", client("nothing of the kind"))
     assert asyncio.run(engine_counters("http://other")) is None

@@ -57,7 +57,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return User("plan a trip", "and back?"), Assistant()
 
     monkeypatch.setattr(mr, "open_speakers", scripted)
-    monkeypatch.setattr(mr, "user_identity", _same)
+    monkeypatch.setattr(mr, "user_cache_key", _same)
     words = [f"{name}='{tmp_path / name}'" for name in ("user", "assistant", "out")]
     return ["collab", "mr", f"contexts='{tmp_path / 'contexts.jsonl'}'", *words, "w=1", "n=1", "--json"]
 

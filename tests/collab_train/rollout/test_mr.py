@@ -13,7 +13,7 @@ import pytest
 from collab_train.contexts import Context
 from collab_train.rollout.accounting.results import Future
 from collab_train.rollout.cache.journal import Journal
-from collab_train.rollout.simulation.best_path import Step, best_path, collect
+from collab_train.rollout.simulation.best_path import PathStep, best_path, collect
 from collab_train.rollout.simulation.candidates import Candidate, Candidates
 from collab_train.rollout.simulation.rollout import Rollout, RolloutConfig
 from collab_train.trainers.pairs import PairsConfig, build_pairs
@@ -63,8 +63,8 @@ class Asking(ScriptedUser):
 
 def collected(
     user: Any, assistant: Any, *, turns: int, path: Path | None = None, count: int = 6
-) -> tuple[list[Step], Rollout]:
-    async def run() -> tuple[list[Step], Rollout]:
+) -> tuple[list[PathStep], Rollout]:
+    async def run() -> tuple[list[PathStep], Rollout]:
         config = RolloutConfig(w=1, n=2, retries=0, token_penalty=0.001)
         journal = Journal(path / "samples.jsonl", Future) if path else None
         rollout = Rollout(user, assistant, config, journal=journal)
@@ -103,8 +103,8 @@ def test_the_winners_first_future_is_the_next_turn() -> None:
     assert second.result.best is not None
     assert second.result.best.text == "It costs 350 euros."
     pairs = build_pairs([s.context for s in steps], [s.result for s in steps], margin=0.02)
-    assert [pair.context for pair in pairs.made[:2]] == ["c", "c/2"]
-    assert [m.role for m in pairs.made[1].prompt] == ["system", "user", "assistant", "user"]
+    assert [pair.context for pair in pairs.pairs[:2]] == ["c", "c/2"]
+    assert [m.role for m in pairs.pairs[1].prompt] == ["system", "user", "assistant", "user"]
 
 
 def test_the_best_path_is_a_conversation_for_sft() -> None:

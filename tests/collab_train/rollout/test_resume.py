@@ -17,7 +17,7 @@ from collab_train.contexts import Context
 from collab_train.rollout.accounting.results import ContextMR, Future
 from collab_train.rollout.cache.cache_keys import folder_digest
 from collab_train.rollout.cache.journal import Journal
-from collab_train.rollout.simulation.gather import together
+from collab_train.rollout.simulation.gather import gather
 from collab_train.rollout.simulation.rollout import Rollout, RolloutConfig
 from usersim.api import load
 from usersim.api import run as run_on_one_loop
@@ -45,8 +45,8 @@ def contexts(count: int = 2) -> list[Context]:
 
 def rewards(user: Any, assistant: Any, path: Path) -> tuple[list[ContextMR], Rollout]:
     async def run() -> tuple[list[ContextMR], Rollout]:
-        rollout = Rollout(user, assistant, CONFIG, journal=Journal(path, Future), identity="them")
-        made = await together(rollout.reward(context) for context in contexts())
+        rollout = Rollout(user, assistant, CONFIG, journal=Journal(path, Future), cache_key="them")
+        made = await gather(rollout.reward(context) for context in contexts())
         return [one.result for one in made], rollout
 
     return run_on_one_loop(run())

@@ -13,7 +13,7 @@ from collab_train.contexts import Context
 from collab_train.rewards import EXTRINSIC, Episode, Extrinsic
 from collab_train.rollout.accounting.results import ContextMR, Future, interval
 from collab_train.rollout.cache.journal import Journal
-from collab_train.rollout.simulation.candidates import Candidate, with_candidates
+from collab_train.rollout.simulation.candidates import Candidate, Candidates
 from collab_train.rollout.simulation.rollout import RolloutConfig, multiturn_rewards
 from usersim.api import load
 from usersim.errors import BackendError, ConfigError, DataError, GuardError
@@ -281,7 +281,7 @@ def test_an_assistant_that_returns_nothing_is_bounded_counted_and_explained(wait
     only = result.candidates[0]
     # The second seed helps the first future; the third future has three empty replies, and no more are asked for.
     assert (only.n, only.failed, only.cost.retries, len(seeds)) == (2, 1, 3, 6)
-    assert only.failures == {"BackendError: an empty reply of the assistant (3 seeds tried)": 1}
+    assert only.failures == {"BackendError: the assistant returned an empty reply (3 seeds tried)": 1}
     assert len(set(seeds)) == 6
     assert waits == []
 
@@ -415,27 +415,22 @@ def test_candidates_are_sampled_once_kept_and_equal_ones_merged(tmp_path: Path) 
                 raise BackendError("an empty reply", retryable=True)
             return text
 
-    async def sample(assistant: ScriptedAssistant, count: int) -> tuple[list[Context], list[Candidate]]:
-        journal = Journal(tmp_path / "candidates.jsonl", Candidate)
-        return await with_candidates(
-            [context(), context("given", name="d")],
-            assistant,
-            count=count,
-            seed=0,
-            concurrency=1,
-            journal=journal,
-        )
+    async def sample(
+        assistant: ScriptedAssistant, count: int, *contexts: Context
+    ) -> tuple[list[Context], list[Candidate]]:
+        journal, gate = Journal(tmp_path / "candidates.jsonl", Candidate), asyncio.Semaphore(1)
+        candidates = Candidates(assistant, count=count, seed=0, gate=gate, journal=journal)
+        return [await candidates.fill(one) for one in contexts], candidates.failed
 
-    (first, second), failed = asyncio.run(sample(Flaky("one", "one", "fail"), 3))
+    given = context("given", name="d")
+    (first, second), failed = asyncio.run(sample(Flaky("one", "one", "fail"), 3, context(), given))
     assert (first.candidates, second.candidates) == (("one",), ("given",))
     assert [c.error for c in failed] == ["BackendError: an empty reply"]
     assistant = Flaky("two")
-    (first, _), failed = asyncio.run(sample(assistant, 3))
+    (first, _), failed = asyncio.run(sample(assistant, 3, context(), given))
     assert (first.candidates, failed, len(assistant.heard)) == (("one", "two"), [], 1)
-    (nothing,), failed = asyncio.run(
-        with_candidates([context("x"), context(name="e")], Flaky("fail"), count=2, seed=0, concurrency=2)
-    )
-    assert (nothing.id, len(failed)) == ("c", 2)
+    (nothing,), failed = asyncio.run(sample(Flaky("fail"), 2, context(name="e")))
+    assert (nothing.candidates, len(failed)) == ((), 2)
 
 
 def test_contexts_without_candidates_or_with_repeated_ids_are_refused() -> None:

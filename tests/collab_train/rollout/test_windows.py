@@ -11,7 +11,7 @@ import pytest
 from collab_train.contexts import Context
 from collab_train.rollout.accounting.results import ContextMR, Future
 from collab_train.rollout.cache.journal import Journal
-from collab_train.rollout.cache.windows import take_over
+from collab_train.rollout.cache.windows import copy_futures
 from collab_train.rollout.simulation.rollout import RolloutConfig, multiturn_rewards
 from collab_train.trainers.pairs import PairsConfig
 from usersim.errors import ConfigError
@@ -113,10 +113,10 @@ def test_a_run_begins_with_the_futures_of_another(tmp_path: Path) -> None:
     (first.path / "candidates.jsonl").write_text("a\n", encoding="utf-8")
     (first.path / "samples.jsonl").write_text("b\n", encoding="utf-8")
     second = RunDir(tmp_path / "second", PairsConfig(w=3, reuse=str(first.path)).scoring)
-    take_over(second, str(first.path))
+    copy_futures(second, str(first.path))
     assert (second.path / "samples.jsonl").read_text(encoding="utf-8") == "b\n"
     (second.path / "samples.jsonl").write_text("b\nmore\n", encoding="utf-8")
-    take_over(second, str(first.path))
+    copy_futures(second, str(first.path))
     assert (second.path / "samples.jsonl").read_text(encoding="utf-8") == "b\nmore\n"
     with pytest.raises(ConfigError, match=r"reuse: .*nowhere.*candidates\.jsonl.* is not there"):
-        take_over(second, str(tmp_path / "nowhere"))
+        copy_futures(second, str(tmp_path / "nowhere"))

@@ -16,7 +16,14 @@ from collab_train.contexts import Context
 from collab_train.rewards import EXTRINSIC, Episode, check
 from collab_train.rewards.code import last_code
 from collab_train.sandbox import sandbox_run as sandbox
-from collab_train.sandbox.sandbox_run import Limits, Outcome, SandboxError, names_of, protections, run_tests
+from collab_train.sandbox.sandbox_run import (
+    SandboxError,
+    SandboxLimits,
+    SandboxOutcome,
+    names_of,
+    protections,
+    run_tests,
+)
 from usersim.errors import DataError
 from usersim.types import Conversation, Turn
 
@@ -27,10 +34,10 @@ class TestCases(unittest.TestCase):
     def test_two(self): self.assertEqual(f(2), 4)
 """
 GOOD = "def f(x): return 2 * x\n"
-LIMITS = Limits(wall_s=600.0, cpu_s=20, memory_mb=256, disk_mb=20, files=100)
+LIMITS = SandboxLimits(wall_s=600.0, cpu_s=20, memory_mb=256, disk_mb=20, files=100)
 
 
-def run(code: str, tests: str = TESTS, limits: dict[str, float] | None = None) -> Outcome:
+def run(code: str, tests: str = TESTS, limits: dict[str, float] | None = None) -> SandboxOutcome:
     return run_tests(code, tests, LIMITS.model_copy(update=limits))
 
 
@@ -50,7 +57,7 @@ def test_statements_are_tests_where_there_are_no_classes() -> None:
 
 
 def test_tests_without_a_test_are_a_mistake_of_the_task() -> None:
-    with pytest.raises(SandboxError, match="no test"):
+    with pytest.raises(SandboxError, match="no test found"):
         run(GOOD, "x = 1")
     with pytest.raises(SandboxError, match="not Python"):
         run(GOOD, "def (")

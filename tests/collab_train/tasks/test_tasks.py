@@ -121,7 +121,7 @@ def test_asking_restating_and_saying_back_earn_nothing_and_serving_earns_everyth
 
 def test_an_unknown_task_is_refused_by_name() -> None:
     assert "hidden_facets" in names()
-    with pytest.raises(ConfigError, match=r"no task 'nosuch'; there are .*hidden_facets"):
+    with pytest.raises(ConfigError, match=r"unknown task 'nosuch'; choose one of .*hidden_facets"):
         get_task("nosuch")
 
 
@@ -145,9 +145,9 @@ def test_a_path_is_for_tasks_that_read_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [name for name in names() if name != "hidden_facets"])
 def test_a_task_of_others_data_says_what_to_do_without_it(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=rf"task {name}: say task_path=FILE"):
+    with pytest.raises(ConfigError, match=rf"task {name}: set task_path=FILE"):
         get_task(name).contexts()
-    with pytest.raises(ConfigError, match="there is no such file"):
+    with pytest.raises(ConfigError, match="no such file"):
         get_task(name, str(tmp_path / "missing.jsonl")).contexts()
     with pytest.raises(DataError, match="no rows in it"):
         get_task(name, str(lines(tmp_path / "empty.jsonl"))).contexts()
@@ -303,16 +303,16 @@ def scored(*rewards: float | None) -> ContextMR:
 def test_pairs_are_best_against_worst_from_the_margin_on() -> None:
     context = Context(id="a", turns=(Turn(role="user", text="hi"),), system="Be brief.")
     pairs = build_pairs([context], [scored(0.25, None, 0.5, 0.0)], margin=0.5)
-    (pair,) = pairs.made
+    (pair,) = pairs.pairs
     assert (pair.chosen[0].content, pair.rejected[0].content) == ("reply 2", "reply 3")
     assert [(m.role, m.content) for m in pair.prompt] == [("system", "Be brief."), ("user", "hi")]
     assert (pair.mr_chosen, pair.mr_rejected) == (0.5, 0.0)
-    assert not build_pairs([context], [scored(0.5, 0.25)], margin=0.375).made
+    assert not build_pairs([context], [scored(0.5, 0.25)], margin=0.375).pairs
 
 
 def test_ties_and_single_candidates_make_no_pair_even_without_a_margin() -> None:
     context = Context(id="a", turns=(Turn(role="user", text="hi"),))
     tied = build_pairs([context], [scored(0.5, 0.5)], margin=0.0)
-    assert (tied.made, dict(tied.left_out)) == ([], {"rewards too close": 1})
+    assert (tied.pairs, dict(tied.left_out)) == ([], {"rewards too close": 1})
     alone = build_pairs([context], [scored(0.5, None)], margin=0.0)
     assert dict(alone.left_out) == {"fewer than two scored candidates": 1}

@@ -236,8 +236,8 @@ def test_undecided_pairs_by_hand() -> None:
 def test_equal_replies_are_simulated_once_and_empty_ones_not_at_all(tmp_path: Path) -> None:
     user = Talker()
     config = GRPO.model_validate({**SMALL, "out": str(tmp_path)})
-    reward = MultiturnReward(contexts(2), user, config, folder=tmp_path, bars=Bars(), shown=1)
-    reward.play(ScriptedAssistant("Trains leave hourly."), lambda: "w", lambda text: len(text))
+    reward = MultiturnReward(contexts(2), user, config, folder=tmp_path, bars=Bars(), example_count=1)
+    reward.connect(ScriptedAssistant("Trains leave hourly."), lambda: "w", lambda text: len(text))
     scores = reward.score_sync(["c0", "c1", "c0", "c0"], ["Hi.", " ", "Hi.", "Ho?"], 0)
     assert len(user.heard) == 4  # two replies, two futures each
     # 2 + 2 tokens and 4 of the answer.
@@ -251,7 +251,7 @@ def test_equal_replies_are_simulated_once_and_empty_ones_not_at_all(tmp_path: Pa
     # Other weights are another policy: nothing of it is reused; the same ones are.
     reward.score_sync(["c0"], ["Hi."], 0)
     assert len(user.heard) == 4
-    reward.play(ScriptedAssistant("Trains leave hourly."), lambda: "v", lambda text: len(text))
+    reward.connect(ScriptedAssistant("Trains leave hourly."), lambda: "v", lambda text: len(text))
     reward.score_sync(["c0"], ["Hi."], 0)
     assert len(user.heard) == 6
 
@@ -261,7 +261,7 @@ def test_the_policy_is_held_in_evaluation_mode_and_let_go(base: Path) -> None:
     policy = LivePolicy(model, AutoTokenizer.from_pretrained(base), settings=ChatSettings())
 
     def fails() -> None:
-        with policy.held():
+        with policy.in_eval_mode():
             assert not model.training
             raise BackendError("gone")
 
