@@ -24,7 +24,7 @@ from benchmarks._draws import Source
 from benchmarks._repetitions import Journal, Row, repeat
 from benchmarks._shifts import polite_share, politer, shortened, wordier
 from eval.fidelity.battery import run_battery
-from eval.fidelity.catalogue import metrics
+from eval.fidelity.catalogue import metric_families
 from eval.fidelity.metrics.texts.marginals import spread
 from eval.fidelity.samples.features import FEATURES, Sample
 from eval.fidelity.samples.invented import invented
@@ -119,7 +119,7 @@ def _true(source: Source, n: int, config: EvalConfig, index: int) -> Row:
     groups = [Split(np.arange(n), np.arange(n, 2 * n))]
     ones = Draws(np.ones((1, n)), np.ones((1, n)))
     figures = {}
-    for metric in metrics(config).values():
+    for metric in metric_families(config).values():
         floors = metric.floor(human, groups)
         found = metric.measure(simulated, human.take(np.arange(n)), pool=human, draws=ones)
         for spec in metric.specs:

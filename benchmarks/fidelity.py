@@ -22,7 +22,7 @@ from benchmarks._draws import Source
 from benchmarks._repetitions import Journal, Row, repeat
 from benchmarks._shifts import SHIFTS
 from eval.fidelity.battery import run_battery
-from eval.fidelity.catalogue import METRICS
+from eval.fidelity.catalogue import METRIC_FAMILIES
 from eval.fidelity.command import name_and_file
 from eval.fidelity.metrics.texts.embedded import unavailable
 from eval.fidelity.report_record import versions
@@ -104,7 +104,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--parts", type=lambda text: text.split(","), default=list(PARTS), help=",".join(PARTS)
     )
-    parser.add_argument("--metrics", help=f"for humans, shifts and coverage, of {','.join(METRICS)}")
+    parser.add_argument("--metrics", help=f"for humans, shifts and coverage, of {','.join(METRIC_FAMILIES)}")
     parser.add_argument(
         "--people", type=int, help="draw from so many of the file only; they are embedded once"
     )

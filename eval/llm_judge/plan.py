@@ -145,7 +145,7 @@ def messages(sources: Mapping[str, Sequence[Conversation]], n: int, *, seed: int
             answered = [e for e in exchanges(conversation) if e.reply is not None]
             for turn, place in enumerate(rng.permutation(len(answered))):
                 one = answered[place]
-                item = act_item(one.said, one.heard[-1], one.reply or "")
+                item = act_item(one.user_turns, one.answers[-1], one.reply or "")
                 sampled = Sampled(name, item, cluster, one.acts, user_act(one))
                 rounds.append((turn + float(rng.random()), sampled))  # the first of each, then the second …
         found += [sampled for _, sampled in sorted(rounds, key=lambda r: r[0])[:n]]

@@ -29,12 +29,12 @@ def matrix(sample: Sample) -> Floats:
 
 @lru_cache(maxsize=20_000)
 def _row(texts: tuple[str, ...]) -> tuple[float, ...]:
-    """Kept, since a comparison reads the same conversations in the floor, the figures and the published score."""
+    """Kept, since a comparison reads the same conversations in the floor, the metrics and the published score."""
     return tuple(features(texts).values())
 
 
 def dice(a: Floats, b: Floats) -> Floats:
-    """2 min(a, b) / (a + b) of figures that are not negative, 1 where both are zero. 0 to 1."""
+    """2 min(a, b) / (a + b) of metrics that are not negative, 1 where both are zero. 0 to 1."""
     total = a + b
     shared: Floats = np.divide(2 * np.minimum(a, b), total, out=np.ones_like(total), where=total > 0)
     return shared

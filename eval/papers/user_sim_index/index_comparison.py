@@ -188,8 +188,8 @@ def _figures(
         simulated_BN=cluster_resamples(task_clusters(simulated.conversations), config.bootstrap, rng),
         human_BN=cluster_resamples([person_of(c) for c in human.conversations], config.bootstrap, rng),
     )
-    figures = []
+    metrics = []
     for metric in _metrics():
         measured = metric.measure(simulated, human, pool=pool, draws=draws)
-        figures += [judge(s, measured[s.key], floors[s.key], n, config) for s in metric.specs]
-    return together(figures)
+        metrics += [judge(s, measured[s.key], floors[s.key], n, config) for s in metric.specs]
+    return together(metrics)

@@ -62,18 +62,18 @@ def _matched(report: IndexReport) -> Iterator[str]:
     yield from head("figure", "people", *(s.name for s in report.simulators))
     for key in (*SCORES, *BESIDE):
         digits = 2 if key in BESIDE else 1
-        figures = [_figure(s, key) for s in report.simulators]
-        floor = figures[0].floor
+        metrics = [_figure(s, key) for s in report.simulators]
+        floor = metrics[0].floor
         yield row(
-            figures[0].label,
+            metrics[0].label,
             f"{floor.median:.{digits}f} [{floor.low:.{digits}f}, {floor.high:.{digits}f}]",
-            *(f"{spread(f.value, digits)} {MARK[f.verdict]}".strip() for f in figures),
+            *(f"{spread(f.value, digits)} {MARK[f.verdict]}".strip() for f in metrics),
         )
-    yield "\n≠: different from people (Holm over the figures); ≈: equivalent within the margin; ?: too few to say"
+    yield "\n≠: different from people (Holm over the metrics); ≈: equivalent within the margin; ?: too few to say"
 
 
 def _figure(simulator: SimulatorIndex, key: str) -> Figure:
-    return next(figure for figure in simulator.figures if figure.key == key)
+    return next(metric for metric in simulator.figures if metric.key == key)
 
 
 def _outcomes(simulator: SimulatorIndex) -> Iterator[str]:
@@ -100,12 +100,12 @@ def _features(simulator: SimulatorIndex) -> Iterator[str]:
     means = {m.key: m for m in simulator.features}
     for dimension, keys in DIMENSIONS.items():
         for key in keys:
-            figure, mean = _figure(simulator, key), means[key]
+            metric, mean = _figure(simulator, key), means[key]
             yield row(
                 dimension,
                 key,
                 f"{mean.human:.3f}",
                 f"{mean.simulated:.3f}",
-                f"{spread(figure.value, 2)} {MARK[figure.verdict]}".strip(),
-                f"{figure.floor.median:.2f} [{figure.floor.low:.2f}, {figure.floor.high:.2f}]",
+                f"{spread(metric.value, 2)} {MARK[metric.verdict]}".strip(),
+                f"{metric.floor.median:.2f} [{metric.floor.low:.2f}, {metric.floor.high:.2f}]",
             )

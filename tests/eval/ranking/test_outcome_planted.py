@@ -4,9 +4,9 @@ import json
 import pytest
 
 from eval.__main__ import main
-from eval.ranking.assistants import DECOYS, Evasive, OffTopic, Truncated, plant
+from eval.ranking.assistants import DECOYS, Evasive, OffTopic, Truncated, planted_assistants
 from eval.ranking.planted import judge_users, rank_planted, score_conversation
-from eval.ranking.runs import FrankUser, Replay, null_users
+from eval.ranking.runs import ReferenceUser, Replay, null_users
 from eval.ranking.scores import Score
 from eval.ranking.simulatorarena import centre, read_sessions
 from usersim.cli import run_main
@@ -65,7 +65,7 @@ def test_evasive_varies_and_helps_nobody():
 
 def test_budgets_of_the_planted():
     budgets = []
-    assert len(plant(lambda tokens: budgets.append(tokens) or ScriptedAssistant("x"), 100)) == 6
+    assert len(planted_assistants(lambda tokens: budgets.append(tokens) or ScriptedAssistant("x"), 100)) == 6
     assert sorted(budgets) == [50, 100, 200]
 
 
@@ -133,7 +133,7 @@ def rig(tmp_path, monkeypatch):
         return made[-1]
 
     monkeypatch.setattr("usersim.commands.options.assistant_from", base)
-    users = {"reference": (FrankUser(), {}), "mute": (ScriptedUser("hm", "hm ok"), {})}
+    users = {"reference": (ReferenceUser(), {}), "mute": (ScriptedUser("hm", "hm ok"), {})}
     monkeypatch.setattr("eval.ranking.runs.users_from", lambda args: users)
     arguments = [
         *("outcome", "planted", "--goals", str(goals), "--assistant", "local", "--assistant-tokens", "12"),
