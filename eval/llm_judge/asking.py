@@ -1,4 +1,4 @@
-"""Questions to the judge, side by side, with a bar."""
+"""Concurrent questions to the judge, with a progress bar."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from usersim.stats.estimates import rng_for
 
 
 async def ask(judge: Judge, items: Sequence[Item], seed: int) -> dict[str, str]:
-    """In an order that mixes tasks and sources; an unusable answer is left out. Raises EndpointDown."""
+    """Asks all items in an order that mixes tasks and sources; unusable answers are left out. Raises EndpointDown."""
     answers: dict[str, str] = {}
     columns = (TextColumn("questions"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:

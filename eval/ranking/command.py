@@ -145,7 +145,8 @@ def _effort(args: argparse.Namespace) -> int:
         trajectories_by_name[name] = trajectories(conversations, MATCHERS[args.matcher], judgements)
         if len(trajectories_by_name[name]) < len(conversations):
             notes.append(
-                f"{name}: {len(conversations) - len(trajectories_by_name[name])} of {len(conversations)} without facets or reply, left out"
+                f"{name}: {len(conversations) - len(trajectories_by_name[name])} of {len(conversations)} "
+                "without facets or reply, left out"
             )
     efforts = {
         n: measure_effort(t, bootstrap=args.bootstrap, seed=args.seed)

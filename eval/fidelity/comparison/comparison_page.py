@@ -67,8 +67,8 @@ def render_page(comparison: SimulatorComparison) -> str:
         f"<h1>{escape(first.name)} against {escape(second.name)}</h1>"
         f'<p class="lead">Which one is closer to human? {escape(protocol_line(comparison))}</p>{_cards(comparison)}',
         "<h2>The difference, on one axis</h2><p>Excess of one minus excess of the other over the human baseline, in "
-        "baseline widths: the distance from the baseline's median to its far end. Bars are 95 % intervals; a filled mark "
-        f"has a winner after Holm's adjustment, a hollow one has none.</p>{_overview(comparison, ordered)}",
+        "baseline widths: the distance from the baseline's median to its far end. Bars are 95 % intervals; a filled "
+        f"mark has a winner after Holm's adjustment, a hollow one has none.</p>{_overview(comparison, ordered)}",
         "<h2>Each in its own unit</h2>" + _table(comparison, ordered),
         _second_views(comparison),
         _missing(comparison),

@@ -40,8 +40,8 @@ def _rules(report: Report) -> list[str]:
     return [
         f"Conversations are the unit; they are {cap}. All sides have the same n; the others are left out at random.",
         "“different”: p, adjusted for all metrics together (Holm), is at most 0.05, the interval of value minus "
-        "baseline median lies beyond zero, and the value beyond the far end of the baseline. “equivalent”: that interval "
-        "ends below the margin (the dotted line), fixed beforehand. All other metrics are inconclusive, which is not the "
+        "baseline median lies beyond zero, and the value beyond the far end of the baseline. “equivalent”: that "
+        "interval ends below the margin (the dotted line), fixed beforehand. All others are inconclusive, not the "
         "same as equal. Gates are not adjusted: by chance alone about one in twenty is called different. “Overall” "
         "is one test over all metrics: p is the share of human splits whose worst metric is as far out.",
     ]
