@@ -65,15 +65,9 @@ def run_battery(
     """Compares every simulator with the same human conversations, at equal n and with the same human baseline.
 
     Args:
-        human: At least twice as many conversations as each simulator has: one half to compare with, one for the
-            baseline.
-        simulated: Conversations by simulator name.
-        config: Settings of the comparison (default: `EvalConfig()`).
-        guards: Guards that each simulator ran under; None where they are not known.
+        human: One half to compare with, one for the baseline: at least 2n conversations.
+        guards: Guards of each simulator; None: unknown.
         progress: Called after every step.
-
-    Returns:
-        The report, with one `SimulatorReport` a simulator.
 
     Raises:
         DataError: Too few conversations, records of the wrong origin, or sets that cannot be compared.

@@ -179,20 +179,21 @@ def in_words(summary: Headline) -> list[str]:
 def floor_widths(metric: Figure) -> float:
     """Returns the excess divided by the distance from the baseline's median to its far end; 1 is the edge of human
     variation."""
-    # Where hardly any split shows anything (a rare act), the floor has next to no width.
+    # Where hardly any split shows anything (a rare act), the baseline has next to no width.
     return metric.excess.value / max(floor_width(metric.floor, metric.worse), _bootstrap_width(metric) / 4)
 
 
 def worst_of_all_p(metrics: Sequence[Figure], floors: Mapping[str, Floats]) -> float:
     """Returns one p-value over all metrics: Westfall and Young's max statistic.
 
-    The simulator's worst metric is ranked among the worst metric of every human split. All metrics share the splits,
-    so their dependence is taken into account.
+    The simulator's worst metric is ranked among the worst metric of every human split. All metrics share the
+    splits, so their dependence is taken into account.
 
-    A metric's width is that of its human baseline, the simulator's value included, and at least the width from the
-    simulator's own bootstrap, because the splits know the pool only. Without that lower bound, a set of humans with a
-    few more rare acts or long tails than the pool is called different far too often. (For 16 independent metrics at n
-    = 100: in 15 to 30 % of draws; with it in 2 to 4 %, at the power of a permutation test over both sides.)
+    A metric's width is that of its human baseline, the simulator's value included. It is at least the width from
+    the simulator's own bootstrap, because the splits know the pool only. Without that lower bound, humans with a
+    few more rare acts or long tails than the pool are called different far
+    too often. For 16 independent metrics at n = 100 the share is 15 to 30 % of draws. With the bound it is 2 to 4 %, at the power of a permutation test
+    over both sides.
 
     A split in which a metric has nothing to measure is judged by the other metrics.
     """

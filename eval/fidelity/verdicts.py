@@ -86,11 +86,7 @@ def judge(
     quantile. So two human halves are called different in at most 2.5 % of comparisons.
 
     Args:
-        spec: Definition of the metric.
-        measured: Value and replicates, one a resample.
         floor_values: The metric between human halves, one a split.
-        n: Conversations per side.
-        config: Settings of the comparison (default: `EvalConfig()`).
         draws: Resamples behind the replicates, needed for `interval = "bca"`; without them the interval is of
             percentiles.
     """

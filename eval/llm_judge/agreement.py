@@ -163,15 +163,9 @@ def corrected_rate(
     """Returns a share as people would have labelled it: (q + sp - 1) / (se + sp - 1), within 0 and 1 (Rogan & Gladen
     1978).
 
-    Args:
-        flags: (N,) the judge's 0 or 1 on the measured items.
-        counts_BN: Resamples of the measured items, by cluster.
-        people: (M,) labels of people on the labelled sample.
-        judge: (M,) the judge's labels on the same sample; both give sensitivity and specificity.
-        people_counts_BM: Resamples of the labelled sample, by cluster.
-
-    Returns:
-        None where the judge hardly separates the two labels, or the sample lacks one of them.
+    `flags` (N,) holds the judge's 0 or 1 on the measured items. `people` and `judge` (M,) hold both labels on the
+    labelled sample, which give sensitivity and specificity. The interval resamples both samples by their
+    clusters. None where the judge hardly separates the two labels, or the sample lacks one of them.
     """
     value = _rogan_gladen(flags, np.ones((1, len(flags))), people, judge, np.ones((1, len(people))))[0]
     replicates = _rogan_gladen(flags, counts_BN, people, judge, people_counts_BM)

@@ -15,7 +15,7 @@ from usersim.types import Conversation, Record
 Task = Literal["which", "natural", "act"]
 TASKS: tuple[Task, ...] = ("which", "natural", "act")
 CHARS, REPLY_CHARS = 1000, 300
-"""Of a message and of an assistant's reply; what is longer is cut, on every side alike."""
+"""Most characters of a message and of an assistant's reply; longer text is cut, on every side alike."""
 
 WHICH = """\
 You see two chats with an AI assistant, of the same number of messages. Only the user's messages matter. A chat's

@@ -49,8 +49,8 @@ class Truncated:
         self, turns: Sequence[Turn], *, system: str | None = None, seed: int | None = None
     ) -> str:
         spoken = (await self.base(turns, system=system, seed=seed)).split()
-        kept = spoken[: max(LEAST_WORDS, int(TRUNCATED_SHARE * len(spoken)))]
-        return " ".join(kept).rstrip(".!?:;,")
+        first_words = spoken[: max(LEAST_WORDS, int(TRUNCATED_SHARE * len(spoken)))]
+        return " ".join(first_words).rstrip(".!?:;,")
 
 
 class OffTopic:

@@ -229,9 +229,9 @@ def _pairs(names: Sequence[str], means_K: Floats, means_BK: Floats, goals: int) 
     for i, j in combinations(range(len(names)), 2):
         if LEVELS[names[i]] > LEVELS[names[j]]:
             low, high = interval(means_BK[:, i] - means_BK[:, j])
-            seen: Seen = "as planted" if low > 0 else "reversed" if high < 0 else "unclear"
+            verdict: Seen = "as planted" if low > 0 else "reversed" if high < 0 else "unclear"
             gap = Estimate(value=float(means_K[i] - means_K[j]), low=low, high=high, n=goals)
-            pairs.append(PlantedPair(better=names[i], worse=names[j], gap=gap, seen=seen))
+            pairs.append(PlantedPair(better=names[i], worse=names[j], gap=gap, seen=verdict))
     return tuple(pairs)
 
 
@@ -252,8 +252,6 @@ def judge_users(
         played: Conversations by user, then by assistant; null users are users.
         matcher: Facet matcher.
         nulls: Name of the null user by user.
-        bootstrap: Resamples of the goals.
-        seed: Seed of the resamples.
 
     Raises:
         DataError: Fewer than two assistants of different levels serve anything, or a user met fewer.

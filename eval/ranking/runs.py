@@ -26,7 +26,7 @@ from usersim.weights.default_model import file_hash
 
 REFERENCE = "reference"
 PROMPTED_TOKENS, PROMPTED_TEMPERATURE = 192, 1.0
-"""As a User LM samples."""
+"""Sampling settings of prompted users, equal to those of a User LM."""
 ConversationsByUser = dict[str, dict[str, list[Conversation]]]
 """Conversations by user, then by assistant."""
 

@@ -123,10 +123,10 @@ def gap_of_reports(first: Figure, second: Figure) -> MetricGap:
 
 
 def _contender(finished: FinishedReport) -> Contender:
-    kept = finished.simulator.side.kept
+    kept_count = finished.simulator.side.kept
     return Contender(
         name=finished.simulator.name,
         file=finished.simulator.file,
         compared=finished.report.n,
-        left_out=kept - finished.report.n,
+        left_out=kept_count - finished.report.n,
     )

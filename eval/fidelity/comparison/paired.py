@@ -188,9 +188,9 @@ def paired_gap(first: Measured, second: Measured, sign: float, n: int) -> tuple[
     """Returns (sign · (first - second) with a percentile interval, two-sided p); None where too few resamples can be
     measured.
 
-    The replicates are centred on the gap, as in `eval.fidelity.verdicts.judge`. p is twice the smaller share of
-    replicates on one side of zero, with one added to both counts (Davison & Hinkley 1997, §4.2). Where no replicate
-    is on that side, the normal tail gives p, as in `eval.fidelity.verdicts.p_of_excess`.
+    The replicates are centred on the gap, as in `eval.fidelity.verdicts.judge`. The p-value is twice the smaller
+    share of replicates on one side of zero, with one added to both counts (Davison & Hinkley 1997, §4.2). Where
+    no replicate is on that side, the normal tail gives it, as in `eval.fidelity.verdicts.p_of_excess`.
     """
     replicates = sign * (first.replicates - second.replicates)
     is_finite = np.isfinite(replicates)
@@ -207,5 +207,5 @@ def paired_gap(first: Measured, second: Measured, sign: float, n: int) -> tuple[
 
 
 def _contender(side: SimulatorFile, prepared: Prepared) -> Contender:
-    kept = len(prepared.simulated[side.name])
-    return Contender(name=side.name, file=side.file, compared=prepared.n, left_out=kept - prepared.n)
+    kept_count = len(prepared.simulated[side.name])
+    return Contender(name=side.name, file=side.file, compared=prepared.n, left_out=kept_count - prepared.n)

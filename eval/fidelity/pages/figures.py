@@ -93,8 +93,8 @@ def _row(series: Series) -> str:
 
 
 def _verdict(verdict: str, p: float | None = None) -> str:
-    shown = "" if p is None else f" <span>p {escape(p_value(p))}</span>"
-    return f'<small class="{CLASS_OF.get(verdict, "inconclusive")}">{verdict}{shown}</small>'
+    p_text = "" if p is None else f" <span>p {escape(p_value(p))}</span>"
+    return f'<small class="{CLASS_OF.get(verdict, "inconclusive")}">{verdict}{p_text}</small>'
 
 
 def gates(report: Report) -> str:

@@ -81,7 +81,7 @@ def common_track(series: Series) -> str:
         placed.append((index, ends, floor_widths(metric)))
     widths_text = ", ".join(f"{widths:.1f}" for _, _, widths in placed)
     return (
-        f'<div class="track slim" role="img" aria-label="floor widths: {widths_text}">'
+        f'<div class="track slim" role="img" aria-label="baseline widths: {widths_text}">'
         f'<i class="band" style="left:0;width:{axis.at(1.0)}%"></i>{lanes(axis, placed)}</div>'
     )
 

@@ -29,7 +29,7 @@ ACT_LABELS: dict[AssistantAct, str] = {
     "answers": "just answers",
 }
 BEGINNING, END = 300, 300
-"""Characters of an answer that are read from either end."""
+"""Characters of an answer that are read at either end."""
 REMEMBERED = 4000
 
 
@@ -117,7 +117,7 @@ class Exchange:
     reply: str | None
     """None: the person wrote no further turn."""
     is_left: bool | None
-    """Whether the person left after this answer; None where a cap or the corpus cut the conversation here."""
+    """True where the person left after this answer; None where a cap or the corpus cut the conversation here."""
 
 
 @lru_cache(maxsize=REMEMBERED)

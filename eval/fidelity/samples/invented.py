@@ -32,18 +32,9 @@ def invented(
 ) -> list[Conversation]:
     """Returns `n` synthetic conversations of people with their own habits.
 
-    Args:
-        n: Number of conversations.
-        seed: Seed of all randomness.
-        origin: Origin written into the records.
-        words: Factor on the length of turns.
-        politeness: P(a turn begins with "please").
-        leave: P(end) per turn.
-        cap: Most user turns.
-        lower: Share of people who start in lower case.
-        questions: P(a turn ends with a question mark).
-        stops: Share of people who end with a full stop.
-        per_person: Conversations per person, all on one matter; with several, the records name the person.
+    `words` scales the length of turns, `leave` is P(end) per turn. `lower` and `stops` are the shares of people
+    who start in lower case and end with a full stop. Each person has `per_person` conversations on one matter;
+    with several, the records name the person.
     """
     rng = rng_for(seed, "invented")
     conversations: list[Conversation] = []

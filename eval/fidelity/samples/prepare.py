@@ -107,23 +107,25 @@ def prepare(
     cap = config.turn_cap or inferred_cap(simulated)
     goals = _shared_goals(simulated) if config.same_goals else None
     human_kept, human_side = _keep("human", human, cap, goals, config.language)
-    kept, sides = dict[str, list[Conversation]](), dict[str, SideFacts]()
+    kept_simulated, sides = dict[str, list[Conversation]](), dict[str, SideFacts]()
     for name, conversations in simulated.items():
-        kept[name], sides[name] = _keep(name, conversations, cap, None, config.language)
-    check_sets(human_kept, kept, config)
+        kept_simulated[name], sides[name] = _keep(name, conversations, cap, None, config.language)
+    check_sets(human_kept, kept_simulated, config)
     half_size = largest_half([person_of(c) for c in human_kept])
-    n = min([half_size, config.max_n, *map(len, kept.values())])
+    n = min([half_size, config.max_n, *map(len, kept_simulated.values())])
     if n < config.min_n:
-        raise DataError(_too_few(len(human_kept), half_size, {k: len(s) for k, s in kept.items()}, config))
+        raise DataError(
+            _too_few(len(human_kept), half_size, {k: len(s) for k, s in kept_simulated.items()}, config)
+        )
     return Prepared(
         human=Sample.of(human_kept),
-        simulated={name: Sample.of(conversations) for name, conversations in kept.items()},
+        simulated={name: Sample.of(conversations) for name, conversations in kept_simulated.items()},
         human_side=human_side,
         simulated_sides=sides,
         n=n,
         turn_cap=cap,
         turn_cap_from="given" if config.turn_cap else "inferred" if cap else "none",
-        notes=tuple(matching_notes(human_kept, kept, n, config)),
+        notes=tuple(matching_notes(human_kept, kept_simulated, n, config)),
     )
 
 

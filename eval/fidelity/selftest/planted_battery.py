@@ -31,17 +31,9 @@ def self_test(
 ) -> SelfTest:
     """Runs the battery on controls with planted faults.
 
-    Args:
-        human: Human conversations, split by person: about `n` become the controls, all others the reference and its
-            human baseline. At least 3·`n` are needed; with fewer, n is lowered.
-        base: Finished conversations of prompted models, by name.
-        other_domain: Human conversations of another kind.
-        config: Settings of the battery; chat text is left out.
-        n: Conversations per side.
-        progress: Called after every step.
-
-    Raises:
-        DataError: n falls below `min_n`.
+    The people of `human` are split: about `n` conversations become the controls, all others the reference and its
+    human baseline. At least 3·`n` are needed; with fewer, n is lowered. `base` holds finished conversations of
+    prompted models by name. Raises DataError where n falls below `min_n`.
     """
     config = (config or EvalConfig()).model_copy(update={"examples": 0, "quiz": 0})
     n = min([n, *(len(control_records) for control_records in (base or {}).values())])

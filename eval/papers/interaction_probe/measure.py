@@ -50,7 +50,7 @@ class ConditionTexts:
 
     speaker: str
     temperature: float | None
-    shown: Condition
+    condition: Condition
     texts: tuple[str | None, ...]
 
 
@@ -164,7 +164,7 @@ def row_of(
     return ProbeRow(
         speaker=condition_texts.speaker,
         temperature=condition_texts.temperature,
-        shown=condition_texts.shown,
+        shown=condition_texts.condition,
         genuine=wilson(counts["genuine"], len(kinds)),
         kinds={kind: counts[kind] / len(kinds) for kind in KINDS},
         grounded=_share(grounded_flags),

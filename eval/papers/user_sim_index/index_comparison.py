@@ -140,7 +140,7 @@ def _floors(pool: Sample, n: int, config: EvalConfig) -> dict[str, Floats]:
 
 def _simulator(
     name: str,
-    given: int,
+    read_count: int,
     sample: Sample,
     people: Sequence[Sample],
     pool: Sample,
@@ -153,8 +153,8 @@ def _simulator(
     simulated_means, human_means = matrix(sample).mean(0), matrix(pool).mean(0)
     return SimulatorIndex(
         name=name,
-        given=given,
-        empty=given - len(sample),
+        given=read_count,
+        empty=read_count - len(sample),
         published=published(name, sample, people, calibration, answers, config),
         figures=tuple(_judged_metrics(name, sample, pool, n, floors, config)),
         features=tuple(

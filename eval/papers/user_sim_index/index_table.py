@@ -82,9 +82,9 @@ def _outcomes(simulator: SimulatorIndex) -> Iterator[str]:
     yield f"## Outcomes: {simulator.name}\n"
     yield (
         f"ECE {spread(calibration.ece, 3)} over {calibration.ece.n} tasks, {calibration.runs} run(s) "
-        f"against {calibration.batches} batch(es); two draws from the same probabilities score {calibration.null_median:.3f} "
-        f"[{calibration.null_low:.3f}, {calibration.null_high:.3f}]; beyond chance "
-        f"{spread(calibration.excess, 3)}, p = {calibration.p:.3f}"
+        f"against {calibration.batches} batch(es); two draws from the same probabilities score "
+        f"{calibration.null_median:.3f} [{calibration.null_low:.3f}, {calibration.null_high:.3f}]; "
+        f"beyond chance {spread(calibration.excess, 3)}, p = {calibration.p:.3f}"
     )
     if calibration.human_human is not None:
         yield f"\nPeople against people: {calibration.human_human:.3f}"

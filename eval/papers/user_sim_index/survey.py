@@ -43,7 +43,7 @@ class Answers(Record):
     levels: dict[str, int]
 
     @model_validator(mode="after")
-    def _known(self) -> Answers:
+    def _levels_exist(self) -> Answers:
         for key, level in self.levels.items():
             if not 1 <= level <= LEVELS.get(key, 0):
                 raise ValueError(f"{key}: {level} (fields and highest levels: {LEVELS})")

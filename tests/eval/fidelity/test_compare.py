@@ -273,7 +273,7 @@ def test_two_finished_folders_can_be_compared_by_name(report, tmp_path, capsys):
         (("{}/run", "a={}/run"), (), "holds a, b: write NAME="),
         (("c={}/run", "a={}/run"), (), "holds a, b: write NAME="),
         (("{}/nowhere", "a={}/run"), (), "no such file"),
-        (("a={}/run", "b={}/run"), ("--seed", "3"), "settings need --human"),
+        (("a={}/run", "b={}/run"), ("--seed", "3"), "need --human"),
         (("a={}/run/report.json", "b={}/run"), (), "add --human"),
         (("x={}/f.jsonl", "x={}/f.jsonl"), ("--human", "h"), "both simulators are called x"),
         (("=nothing", "x=y"), (), "write NAME=PATH"),

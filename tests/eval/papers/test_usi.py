@@ -278,4 +278,4 @@ def test_command_writes_json_and_markdown(tmp_path, capsys, monkeypatch):
     assert "| D4 | pivot_rate |" in text
     assert "two draws from the same probabilities" in text
     assert run_main(main, [*common, *fast, *files[:2]]) == 2
-    assert "go together" in capsys.readouterr().err
+    assert "given together" in capsys.readouterr().err

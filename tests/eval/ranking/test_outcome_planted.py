@@ -196,8 +196,8 @@ def test_scores_of_a_run_can_be_ranked_against_each_other(rig, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--only", "normal,good"], "two of unlike level"),
-        (["--only", "off_topic,evasive"], "two of unlike level"),
+        (["--only", "normal,good"], "at least two levels"),
+        (["--only", "off_topic,evasive"], "at least two levels"),
         (["--goals", "/nowhere.jsonl"], "no such file"),
     ],
 )

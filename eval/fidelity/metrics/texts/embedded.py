@@ -18,7 +18,7 @@ from usersim.text.embeddings import wheel_folder
 from usersim.types import Conversation
 
 TURNS, CHARACTERS = 8, 400
-"""Of a conversation the first user turns, of each turn the first characters."""
+"""First user turns of a conversation, and first characters of each turn, that are read."""
 CARRIED = "_embedded"
 MOST_KNOWN = 50_000
 """Texts cached in a process, 1.5 KB each."""
