@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from eval.fidelity.catalogue import metric_families, metric_family, specs
-from eval.fidelity.examples import drawn, nearest_and_farthest, quiz_items, shape_of, share_of
+from eval.fidelity.examples import nearest_and_farthest, quiz_items, sampled_conversations, shape_of, share_of
 from eval.fidelity.metrics.gates import run_gates
 from eval.fidelity.metrics.metric_protocol import Curve, Curves
 from eval.fidelity.metrics.texts.copies import copies_gate
@@ -106,11 +106,11 @@ def run_battery(
         config=config,
         versions=versions(),
         seconds=round(time.monotonic() - start_time, 2),
-        human_examples=drawn(prepared.human, "human", config),
+        human_examples=sampled_conversations(prepared.human, "human", config),
         simulated_examples={
             name: examples
             for name, sample in prepared.simulated.items()
-            if (examples := drawn(sample, name, config))
+            if (examples := sampled_conversations(sample, name, config))
         },
         quiz=share_of(
             [

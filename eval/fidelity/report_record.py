@@ -93,7 +93,7 @@ class SimulatorReport(Record):
     """Share of people's turns with more words than its longest turn."""
     headline: Headline
     gates: tuple[GateResult, ...]
-    metrics: tuple[Figure, ...]
+    figures: tuple[Figure, ...]
     telling: Telling
     curves: tuple[Curve, ...] = ()
     nearest: tuple[Conversation, ...] = ()
@@ -186,14 +186,14 @@ def floor_widths(metric: Figure) -> float:
 def worst_of_all_p(metrics: Sequence[Figure], floors: Mapping[str, Floats]) -> float:
     """Returns one p-value over all metrics: Westfall and Young's max statistic.
 
-    The simulator's worst metric is ranked among the worst metric of every human split. All metrics share the
-    splits, so their dependence is taken into account.
+    The simulator's worst metric is ranked among the worst metric of every human split. All metrics share
+    the splits, so their dependence is taken into account.
 
-    A metric's width is that of its human baseline, the simulator's value included. It is at least the width from
-    the simulator's own bootstrap, because the splits know the pool only. Without that lower bound, humans with a
-    few more rare acts or long tails than the pool are called different far
-    too often. For 16 independent metrics at n = 100 the share is 15 to 30 % of draws. With the bound it is 2 to 4 %, at the power of a permutation test
-    over both sides.
+    A metric's width is that of its human baseline, the simulator's value included. It is at least the width
+    from the simulator's own bootstrap, because the splits know the pool only. Without that lower bound,
+    humans with a few more rare acts or long tails than the pool are called different far too often. For 16
+    independent metrics at n = 100 the share is 15 to 30 % of draws. With the bound it is 2 to 4 %, at the
+    power of a permutation test over both sides.
 
     A split in which a metric has nothing to measure is judged by the other metrics.
     """

@@ -70,7 +70,7 @@ class Item:
     """One question. Its key names the task and the text, so that labels of people can be matched to it."""
 
     task: Task
-    chat_text: str
+    text: str
 
     @property
     def key(self) -> str:

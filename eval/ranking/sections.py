@@ -10,7 +10,7 @@ from eval.ranking.assistants import LEVELS
 from eval.ranking.calibration import CalibrationReport
 from eval.ranking.comparison import RankReport
 from eval.ranking.effort import PATIENCE, WORD_BUDGETS, Effort
-from eval.ranking.pages import NOTHING, Section, estimate_text, floor_text, key, metrics
+from eval.ranking.pages import NOTHING, Section, estimate_text, floor_text, key, picture_cards
 from eval.ranking.patience import Patience
 from eval.ranking.planted import LEAST_SERVED, SCORES, PlantedUser
 from usersim.stats.estimates import Estimate
@@ -144,7 +144,7 @@ def _courses(efforts: Mapping[str, Effort]) -> str:
     ]
     steps = [str(step) for step in range(1, longest + 1)]
     messages = course("utility by user messages", steps, ("user messages", "utility"), by_message)
-    return key(list(efforts)) + metrics([("By messages", messages), ("By user words", words)])
+    return key(list(efforts)) + picture_cards([("By messages", messages), ("By user words", words)])
 
 
 def _padded(values: Sequence[Estimate], length: int) -> list[Estimate | None]:
@@ -265,4 +265,4 @@ def _user_sections(user: PlantedUser) -> list[Section]:
     paragraphs = [f"Reversed: {'; '.join(reversed_pairs)}." if reversed_pairs else "No pair is reversed."]
     paragraphs += [f"Left out, {why}: {count} scores." for why, count in user.left_out.items()]
     heads = ("assistant", *(ranking.score for ranking in user.rankings))
-    return [Section(f"Scores under {user.user}", paragraphs, heads, rows, metrics(pictures))]
+    return [Section(f"Scores under {user.user}", paragraphs, heads, rows, picture_cards(pictures))]

@@ -58,7 +58,7 @@ class SimulatorComparison(Record):
     first: Contender
     second: Contender
     human_file: FileFacts
-    metrics: tuple[MetricGap, ...]
+    figures: tuple[MetricGap, ...]
     missing: dict[str, str] = Field(default_factory=dict)
     """Metrics that at least one side lacks, with the reason."""
     notes: tuple[str, ...]

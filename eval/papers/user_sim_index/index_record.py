@@ -39,7 +39,7 @@ class SimulatorIndex(Record):
     empty: int
     """Conversations without a user turn, left out."""
     published: Published
-    metrics: tuple[Figure, ...]
+    figures: tuple[Figure, ...]
     """At the same n as the human ceiling: D1 to D4, their mean, the Dice of each feature, coverage and density."""
     features: tuple[FeatureMeans, ...]
     """Over all conversations."""

@@ -22,7 +22,7 @@ from eval.fidelity.metrics.interaction.tallies import (
     measured,
     measured_pair,
     split_pair,
-    with_something,
+    without_empty,
 )
 from eval.fidelity.metrics.metric_protocol import Curve
 from eval.fidelity.metrics.texts.lexical import stems
@@ -93,7 +93,7 @@ class FacetDisclosure:
 
     def curves(self, simulated: Sample, human: Sample, *, draws: Draws) -> list[Curve]:
         sides = tally(simulated), tally(human)
-        return with_something(
+        return without_empty(
             [
                 course(
                     "disclosure", "how the goal comes out", "user turn", "share of facets said", sides, draws

@@ -21,7 +21,7 @@ from eval.fidelity.metrics.interaction.tallies import (
     measured_pair,
     split_pair,
     weighted_mean,
-    with_something,
+    without_empty,
 )
 from eval.fidelity.metrics.metric_protocol import Curve
 from eval.fidelity.samples.events import ACT_LABELS, ASSISTANT_ACTS, REMEMBERED, Exchange, exchanges
@@ -126,7 +126,7 @@ class Dynamics:
 
     def curves(self, simulated: Sample, human: Sample, *, draws: Draws) -> list[Curve]:
         sides, names = (tally(simulated), tally(human)), [response.label for response in RESPONSES]
-        return with_something(
+        return without_empty(
             [
                 bars(
                     f"dynamics.{act}",

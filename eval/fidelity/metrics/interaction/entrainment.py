@@ -19,7 +19,7 @@ from eval.fidelity.metrics.interaction.tallies import (
     measured,
     measured_pair,
     split_pair,
-    with_something,
+    without_empty,
 )
 from eval.fidelity.metrics.metric_protocol import Curve
 from eval.fidelity.metrics.texts.lexical import stems
@@ -110,7 +110,7 @@ class Entrainment:
         return measured(_metrics(measured_pair(self.tally(simulated), self.tally(human), draws)))
 
     def curves(self, simulated: Sample, human: Sample, *, draws: Draws) -> list[Curve]:
-        return with_something(
+        return without_empty(
             [
                 bars(
                     "entrainment",

@@ -20,7 +20,7 @@ from eval.fidelity.metrics.interaction.tallies import (
     measured_pair,
     split_pair,
     weighted_mean,
-    with_something,
+    without_empty,
 )
 from eval.fidelity.metrics.interaction.user_acts import USER_ACTS, user_act
 from eval.fidelity.metrics.metric_protocol import Curve
@@ -77,7 +77,7 @@ class Grounding:
 
     def curves(self, simulated: Sample, human: Sample, *, draws: Draws) -> list[Curve]:
         sides, labels = (tally(simulated), tally(human)), ("anything", *ACT_LABELS.values())
-        return with_something(
+        return without_empty(
             [
                 bars(
                     f"grounding.{row}",
