@@ -6,9 +6,9 @@ from importlib.resources import files
 from pathlib import Path
 
 from eval.fidelity.pages import tables
-from eval.fidelity.pages.figures import gates, metrics
 from eval.fidelity.pages.head import head
 from eval.fidelity.pages.method import method, missing
+from eval.fidelity.pages.metrics import gates, metrics
 from eval.fidelity.pages.quiz import quiz, script
 from eval.fidelity.pages.redaction import without_text
 from eval.fidelity.pages.shapes import attributes, curves

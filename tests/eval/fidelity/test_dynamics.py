@@ -55,7 +55,7 @@ def test_dynamics_by_hand():
     assert found["dynamics"].replicates.tolist() == pytest.approx([1.0, 1.0])
     # Both leave after a plain answer, so all of the difference is a contrast.
     assert found["dynamics.contrast"].value == pytest.approx(1.0)
-    # Nobody was asked or offered anything.
+    # No person was asked or offered anything.
     assert "dynamics.asks" not in found
     assert "dynamics.offers" not in found
 

@@ -207,5 +207,5 @@ def test_curves_have_a_bar_for_every_act():
     assert plain.categories
     assert plain.human[USER_ACTS.index("acknowledgement")].value == 1.0
     assert plain.simulated[USER_ACTS.index("acknowledgement")].value == 0.0
-    # Nobody was asked, refused or offered anything.
+    # No person was asked, refused or offered anything.
     assert [curve.key for curve in after] == ["grounding.answers"]

@@ -95,7 +95,7 @@ def test_who_was_held_out_is_not_trained_on_elsewhere():
         return score
 
     out_of_fold(np.arange(6), labels, fold, fit, people_NP=authors)
-    # Person 7 wrote 0 and 2: when fold 0 is held out, 2 is not trained on. Nobody in fold 2 is anywhere else.
+    # Person 7 wrote 0 and 2: when fold 0 is held out, 2 is not trained on. No person of fold 2 is in another fold.
     assert trained == {
         0: [3, 4, 5],
         1: [3, 4, 5],
@@ -211,7 +211,7 @@ def test_the_embedding_space_tells_apart_what_the_features_cannot(counted_embedd
         }
     assert found["auc_embeddings"].value > 0.99
     assert (found["coverage"].value, found["coverage_embeddings"].value) == (1, 0)
-    # Nobody near at all: half a hit among 5 · 20 pairs.
+    # No neighbour at all: half a hit among 5 · 20 pairs.
     assert found["density_gap_embeddings"].value == pytest.approx(np.log2(200))
     assert "vendi_embeddings" in found
 

@@ -184,7 +184,7 @@ def test_labels_of_people_measure_the_judge(folder: Path, capsys: pytest.Capture
     assert (found["natural", "people and judge"]["n"], found["natural", "two people"]["n"]) == (9, 2)
     corrected = {(row["source"], row["act"]): row["corrected"] for row in report["acts"]}
     assert corrected["human", "followup"]["value"] == 1
-    assert corrected["human", "repair"] is None  # nobody labelled one
+    assert corrected["human", "repair"] is None  # no rater labelled one
     assert "9 labels of people; 200 are wanted" in " ".join(capsys.readouterr().err.split())
 
 

@@ -154,7 +154,7 @@ def batch_of(asks, user):
 TALKS = [
     talk("a", "q", "x", "q2", "x"),  # leaves at the second answer
     talk("b", "q", "x", "q2", "x", "q3", "x"),  # at the third
-    talk("c", "q", "x", "q2", "x", ended_by="cut"),  # nobody knows
+    talk("c", "q", "x", "q2", "x", ended_by="cut"),  # unknown
 ]
 
 

@@ -162,7 +162,7 @@ def test_planted_ranks_under_a_frank_user_and_not_under_a_mute_one(rig):
     # Six words or fewer of the parrot serve no facet, so these are left out like the two that never help.
     assert set(frank["serve_nothing"]) == {"smaller", "truncated", "off_topic", "evasive"}
     assert [(pair["better"], pair["worse"]) for pair in coverage["pairs"]] == [("larger", "normal")]
-    # Whoever says the same to all serves as its own null: the difference is 0 with a tight interval.
+    # A user who says the same to all serves as its own null: the difference is 0 with a tight interval.
     over = silent["over_null"]
     assert (over["difference"]["value"], over["difference"]["low"], over["difference"]["high"]) == (0, 0, 0)
     assert coverage["over_null"] is None
@@ -190,7 +190,7 @@ def test_scores_of_a_run_can_be_ranked_against_each_other(rig, capsys):
     files = [str(out / "scores" / f"{who}.brevity.jsonl") for who in ("reference", "mute")]
     command = ["outcome", "rank", "--human", files[0], "--simulated", files[1], "--out", str(out / "rank")]
     assert run_main(main, [*command, "--bootstrap", "50", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["ranking"]["tau"] is None  # both talk alike to everybody
+    assert json.loads(capsys.readouterr().out)["ranking"]["tau"] is None  # both talk alike to all
 
 
 @pytest.mark.parametrize(

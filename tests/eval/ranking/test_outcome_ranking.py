@@ -77,7 +77,7 @@ def test_means_weigh_scores_and_are_unknown_without_any():
 
 
 def test_people_within_tasks_are_not_drawn_again():
-    """Everybody of a task scores alike, so only which tasks come changes a mean: 3 tasks, means in thirds."""
+    """All people of a task score alike, so only which tasks come changes a mean: 3 tasks, means in thirds."""
     scores = [
         Score(assistant="a", task=f"t{t}", score=t, person=f"{t}{p}") for t in range(3) for p in range(4)
     ]
