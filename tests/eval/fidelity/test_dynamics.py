@@ -110,7 +110,7 @@ def test_turns_from_the_smallest_cap_on_are_left_out():
     assert horizon(capped) == 2
 
 
-def test_ends_that_nobody_knows_give_no_hazard():
+def test_unknown_ends_give_no_hazard():
     human, unknown = leavers(*[1] * 10, *[3] * 10), leavers(*[2] * 20, ended_by="unknown")
     assert Hazard().measure(unknown, human, pool=human, draws=ones(20)) == {}
     assert Hazard().curves(unknown, human, draws=ones(20)) == []

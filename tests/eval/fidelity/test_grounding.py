@@ -134,7 +134,7 @@ def test_an_exchange_knows_what_came_before_and_what_followed():
     assert (first.acts, second.acts) == ({"answers"}, {"errs"})
 
 
-def test_where_a_cap_cut_nobody_knows_who_left():
+def test_leaving_is_unknown_where_a_cap_cut():
     (only,) = exchanges(talk("a", "b", ended_by="turn_cap"))
     assert only.is_left is None
     assert exchanges(talk("an unanswered question")) == ()

@@ -131,7 +131,7 @@ def test_a_matter_is_a_task_or_the_same_words_and_chains_count():
     assert len({found[0], *found[3:]}) == 4
 
 
-def test_people_are_numbered_and_unknown_ones_are_nobody():
+def test_people_are_numbered_and_unknown_ones_are_minus_one():
     known = said("a").model_copy(update={"user": "u", "group": "g"})
     assert people([known, said("b"), known]).tolist() == [[0, 1], [-1, -1], [0, 1]]
 
@@ -236,7 +236,7 @@ def test_more_neighbours_than_people_are_refused():
         in_ball(np.zeros((3, 3)), np.zeros((3, 1)), 3)
 
 
-def test_a_feature_that_nobody_has_is_unknown_and_not_equal():
+def test_a_feature_without_values_is_unknown_and_not_equal():
     sample = Sample.of([said("one"), said("two")])
     draws, split = Draws(np.ones((1, 2)), np.ones((1, 2))), Split(np.array([0]), np.array([1]))
     measured = Marginals().measure(sample, sample, pool=sample, draws=draws)

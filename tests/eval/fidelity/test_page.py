@@ -223,7 +223,7 @@ def test_the_answers_of_the_quiz_do_not_meet_the_eye():
     assert json.loads(shown) == [[False, "a sly name"], [True, "a sly name"], [True, "a sly name"]]
 
 
-def test_without_examples_nothing_that_somebody_wrote_is_in_any_file(tmp_path):
+def test_without_examples_no_chat_text_is_in_any_file(tmp_path):
     hushed = report(config=EvalConfig(examples=0), quiz=quiz("first"))
     write_report(hushed, tmp_path)
     files = sorted(tmp_path.iterdir())

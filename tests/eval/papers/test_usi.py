@@ -172,7 +172,7 @@ def test_a_difficulty_on_a_cut_off_belongs_to_the_bin_above():
     assert bin_rows([0.19, 0.2, 1.0]).argmax(1).tolist() == [0, 1, 4]
 
 
-def test_outcomes_of_nobody_are_an_error_and_not_a_zero():
+def test_missing_outcomes_are_an_error_and_not_a_zero():
     with pytest.raises(DataError, match="no task with an outcome"):
         calibrate(outcomes(), "somebody", DIFFICULTY, bootstrap=50, seed=0)
 

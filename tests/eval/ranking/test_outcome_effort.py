@@ -142,7 +142,7 @@ def test_leaving_by_chance_is_no_patience():
         fit_patience([path([0.0])])
 
 
-def test_the_last_reply_before_a_cap_asks_nobody():
+def test_the_last_reply_before_a_cap_has_no_known_leaving():
     # Two at risk with no bad run behind them; the one who left; the one who was cut counts once.
     found = fit_patience([path([1.0, 1.0], left=False), path([1.0], left=True), path([1.0])], bootstrap=20)
     assert (found.before, found.patience, found.conversations, found.left_out) == (0.5, None, 2, 1)

@@ -58,7 +58,7 @@ def test_off_topic_never_hears_the_user():
     assert base.heard[1][0].text == DECOYS[0]
 
 
-def test_evasive_varies_and_helps_nobody():
+def test_evasive_varies_and_never_helps():
     first, second = ask(Evasive(), SAID[:1]), ask(Evasive(), SAID)
     assert first != second
 
