@@ -56,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
             f"{by_user} ended by the user",
             markup=False,
         )
-        for what, label in (("excluded", "excluded: "), ("notes", "")):
-            for reason, count in counts[what].items():
+        for kind, label in (("excluded", "excluded: "), ("notes", "")):
+            for reason, count in counts[kind].items():
                 console.print(f"  {label}{reason}: {count}")
     return 0
 

@@ -71,9 +71,9 @@ def consensus(labels: Sequence[Label]) -> dict[str, str]:
         votes[label.item][label.label] += 1
     majority = {}
     for item, counts in votes.items():
-        (best, most), *rest = counts.most_common(2)
-        if not rest or rest[0][1] < most:
-            majority[item] = best
+        (top_label, top_votes), *runners_up = counts.most_common(2)
+        if not runners_up or runners_up[0][1] < top_votes:
+            majority[item] = top_label
     return majority
 
 

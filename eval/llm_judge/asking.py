@@ -22,14 +22,14 @@ async def ask(judge: Judge, items: Sequence[Item], seed: int) -> dict[str, str]:
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("", total=len(items))
 
-        async def one(item: Item) -> None:
+        async def ask_item(item: Item) -> None:
             with suppress(NoAnswer):  # counted in judge.usage and as unanswered
                 answers[item.key] = label_of(await judge.ask(item.messages(), ANSWERS[item.task]))
             progress.advance(bar)
 
         order = rng_for(seed, "order of judging").permutation(len(items))
         try:
-            await asyncio.gather(*(one(items[i]) for i in order))
+            await asyncio.gather(*(ask_item(items[i]) for i in order))
         finally:
             await judge.aclose()
     return answers

@@ -86,8 +86,8 @@ def _pair_rate(
     backward = np.array([answers[p.backward.key] == "first" for p in complete_pairs], dtype=np.float64)
     clusters = [p.cluster for p in complete_pairs]
 
-    def estimate(values: Floats, what: str) -> Estimate:
-        return share(values, clusters, seed, f"{name} {kind} {what}")
+    def estimate(values: Floats, purpose: str) -> Estimate:
+        return share(values, clusters, seed, f"{name} {kind} {purpose}")
 
     return PairRate(
         name=name,

@@ -48,8 +48,8 @@ class Truncated:
     async def __call__(
         self, turns: Sequence[Turn], *, system: str | None = None, seed: int | None = None
     ) -> str:
-        spoken = (await self.base(turns, system=system, seed=seed)).split()
-        first_words = spoken[: max(LEAST_WORDS, int(TRUNCATED_SHARE * len(spoken)))]
+        words = (await self.base(turns, system=system, seed=seed)).split()
+        first_words = words[: max(LEAST_WORDS, int(TRUNCATED_SHARE * len(words)))]
         return " ".join(first_words).rstrip(".!?:;,")
 
 
@@ -84,8 +84,8 @@ class Evasive:
     async def __call__(
         self, turns: Sequence[Turn], *, system: str | None = None, seed: int | None = None
     ) -> str:
-        spoken = sum(turn.role == "assistant" for turn in turns)
-        return EVASIONS[spoken % len(EVASIONS)]
+        reply_count = sum(turn.role == "assistant" for turn in turns)
+        return EVASIONS[reply_count % len(EVASIONS)]
 
 
 def planted_assistants(make: MakeAssistant, tokens: int) -> dict[str, Assistant]:

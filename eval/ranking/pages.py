@@ -55,10 +55,10 @@ def as_html(title: str, sections: Sequence[Section]) -> str:
 
 
 def _html(section: Section) -> str:
-    says = "".join(f"<p>{escape(text)}</p>" for text in section.says)
+    paragraphs = "".join(f"<p>{escape(text)}</p>" for text in section.says)
     rows = [[escape(cell) for cell in row] for row in section.rows]
     table = page.table([escape(head) for head in section.heads], rows) if rows else ""
-    return f"<h2>{escape(section.title)}</h2>{says}{section.picture}{table}"
+    return f"<h2>{escape(section.title)}</h2>{paragraphs}{section.picture}{table}"
 
 
 def picture_cards(pictures: Sequence[tuple[str, str]]) -> str:

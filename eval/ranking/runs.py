@@ -224,5 +224,5 @@ def _play(
 
 
 def _settings(args: argparse.Namespace) -> dict[str, object]:
-    own = ("assistant", "assistant_tokens", "turns", "seed", "limit")
-    return {"goals_sha256": file_hash(Path(args.goals)), **{key: getattr(args, key) for key in own}}
+    options = ("assistant", "assistant_tokens", "turns", "seed", "limit")
+    return {"goals_sha256": file_hash(Path(args.goals)), **{key: getattr(args, key) for key in options}}

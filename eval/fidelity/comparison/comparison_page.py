@@ -41,12 +41,12 @@ def headline(comparison: SimulatorComparison) -> str:
 
 def _parts(comparison: SimulatorComparison) -> list[tuple[str, str, tuple[str, ...]]]:
     """Returns (style, heading, metric labels) for either simulator and for neither."""
-    few = comparison.labels("too few")
+    too_few = comparison.labels("too few")
     return [
         ("c0", f"Closer to people, {comparison.first.name}", comparison.labels("first")),
         ("c1", f"Closer to people, {comparison.second.name}", comparison.labels("second")),
         ("human", "Not told", comparison.labels("inconclusive")),
-        *([("human", "Too few to say", few)] if few else []),
+        *([("human", "Too few to say", too_few)] if too_few else []),
     ]
 
 

@@ -106,10 +106,16 @@ def differences(first: Report, second: Report) -> list[str]:
         values = [getattr(report, name) for report in (first, second)]
         if values[0] != values[1]:
             reasons.append(f"{name.replace('_', ' ')} ({values[0]}, {values[1]})")
-    one, other = (report.config.model_dump(exclude=set(NEUTRAL_SETTINGS)) for report in (first, second))
-    keys = [key for key in one if one[key] != other[key]]
+    first_settings, second_settings = (
+        report.config.model_dump(exclude=set(NEUTRAL_SETTINGS)) for report in (first, second)
+    )
+    keys = [key for key in first_settings if first_settings[key] != second_settings[key]]
     if keys:
-        reasons.append("settings (" + ", ".join(f"{key}: {one[key]}, {other[key]}" for key in keys) + ")")
+        reasons.append(
+            "settings ("
+            + ", ".join(f"{key}: {first_settings[key]}, {second_settings[key]}" for key in keys)
+            + ")"
+        )
     return reasons
 
 

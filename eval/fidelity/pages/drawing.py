@@ -89,12 +89,12 @@ def _grid(scale: AxisScale) -> str:
 
 def _axes(x: Sequence[str], axes: tuple[str, str], slot: float) -> str:
     """Draws the axis labels and as many point names as fit."""
-    every = max(1, math.ceil(max(map(len, x)) * 6 / slot))
+    stride = max(1, math.ceil(max(map(len, x)) * 6 / slot))
     names = "".join(
         f'<text x="{LEFT + slot * (i + 0.5):.1f}" y="{HEIGHT - BOTTOM + 13}" text-anchor="middle">'
         f"{escape(name)}</text>"
         for i, name in enumerate(x)
-        if i % every == 0
+        if i % stride == 0
     )
     x_label, y_label = map(escape, axes)
     return (

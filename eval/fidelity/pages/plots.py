@@ -95,16 +95,16 @@ def common_ticks() -> str:
 def lanes(axis: Axis, placed: Sequence[tuple[int, Estimate, float]]) -> str:
     """Draws a dot with its interval for each simulator: (index in the report, interval, value)."""
     return "".join(
-        f'<span class="lane {style_of(index)}" style="top:{_lane(place, len(placed))}%">'
+        f'<span class="lane {style_of(index)}" style="top:{_lane(row, len(placed))}%">'
         f'<i class="whisker" style="left:{axis.at(ends.low)}%;'
         f'width:{axis.at(ends.high) - axis.at(ends.low):.2f}%"></i>'
         f'<i class="dot" style="left:{axis.at(value)}%"></i></span>'
-        for place, (index, ends, value) in enumerate(placed)
+        for row, (index, ends, value) in enumerate(placed)
     )
 
 
-def _lane(place: int, lanes: int) -> float:
-    return round(100 * (place + 1) / (lanes + 1), 1)
+def _lane(row: int, lanes: int) -> float:
+    return round(100 * (row + 1) / (lanes + 1), 1)
 
 
 def _axis(metrics: Sequence[Figure]) -> Axis:
@@ -148,7 +148,7 @@ def key(names: Iterable[str], *, floor: bool = False) -> str:
     """Returns the legend: the baseline's band or humans first, then the simulators."""
     first = '<span><i class="band"></i>human baseline, 95 %</span>'
     human = '<span class="human"><i></i>human</span>'
-    rest = "".join(
+    simulator_keys = "".join(
         f'<span class="{style_of(i)}"><i></i>{escape(name)}</span>' for i, name in enumerate(names)
     )
-    return f'<div class="key">{first if floor else human}{rest}</div>'
+    return f'<div class="key">{first if floor else human}{simulator_keys}</div>'

@@ -39,7 +39,7 @@ def hidden(items: Sequence[QuizItem]) -> str:
     secret."""
     answers = json.dumps([[item.human == "second", item.simulator] for item in items]).encode()
     return base64.b64encode(
-        bytes(byte ^ (place * 73 + 41) & 255 for place, byte in enumerate(answers))
+        bytes(byte ^ (position * 73 + 41) & 255 for position, byte in enumerate(answers))
     ).decode()
 
 

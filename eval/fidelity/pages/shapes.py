@@ -70,7 +70,7 @@ def _plots_of(group: CurveGroup) -> list[CurveGroup]:
     """Puts all simulators in one plot where their human curves are the same; otherwise one plot each."""
     first = group[0][2]
     same = all((curve.x, curve.human) == (first.x, first.human) for _, _, curve in group)
-    return [group] if same else [[one] for one in group]
+    return [group] if same else [[member] for member in group]
 
 
 def _curve(group: CurveGroup) -> str:

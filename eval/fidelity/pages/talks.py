@@ -33,7 +33,7 @@ def _telling(index: int, simulator: SimulatorReport) -> str:
         for label, value in features.features[:4]
     )
     sides = (("the simulator", features.simulated_ngrams), ("humans", features.human_ngrams))
-    runs = "".join(f"<p>For {who}: {_ngrams(ngrams)}</p>" for who, ngrams in sides if ngrams)
+    runs = "".join(f"<p>For {side}: {_ngrams(ngrams)}</p>" for side, ngrams in sides if ngrams)
     return f'<div class="card sim {style_of(index)}"><h3>{escape(simulator.name)}</h3>{runs}<ul>{alone}</ul></div>'
 
 

@@ -50,8 +50,8 @@ def language_of(texts: Sequence[str]) -> str | None:
     letters = len(LETTER.findall(text))
     for language, script in SCRIPTS.items():
         # Some Latin words stand in most texts; Japanese mixes kana with Han.
-        least = 0.1 if language == "ja" else 0.3
-        if letters and len(script.findall(text)) >= least * letters:
+        threshold = 0.1 if language == "ja" else 0.3
+        if letters and len(script.findall(text)) >= threshold * letters:
             return language
     words = WORD.findall(text)
     hits = Counter(
@@ -60,5 +60,5 @@ def language_of(texts: Sequence[str]) -> str | None:
             for language, function_words in WORDS.items()
         }
     )
-    (best, most), (_, second) = hits.most_common(2)
-    return best if most >= LEAST_WORDS and most >= 1.5 * second else None
+    (top_language, top_hits), (_, second_hits) = hits.most_common(2)
+    return top_language if top_hits >= LEAST_WORDS and top_hits >= 1.5 * second_hits else None

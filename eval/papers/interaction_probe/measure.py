@@ -127,8 +127,8 @@ def spoken_texts(
 def row_of(
     condition_texts: ConditionTexts,
     contexts: Sequence[ProbeContext],
-    nats: Sequence[Mapping[str, Sequence[float]]],
-    near: Sequence[Mapping[str, tuple[float, Sequence[float]]]],
+    likelihood_scores: Sequence[Mapping[str, Sequence[float]]],
+    embedding_scores: Sequence[Mapping[str, tuple[float, Sequence[float]]]],
     voice: Voice | None,
     seed: int,
 ) -> ProbeRow:
@@ -139,11 +139,11 @@ def row_of(
     for i, (context, text) in enumerate(zip(contexts, condition_texts.texts, strict=True)):
         if text is None:
             continue
-        if text not in nats[i]:
+        if text not in likelihood_scores[i]:
             kinds.append("nothing said")
             continue
-        right, *wrong = nats[i][text]
-        cosine, (own_uptake, *others) = near[i][text]
+        right, *wrong = likelihood_scores[i][text]
+        cosine, (own_uptake, *others) = embedding_scores[i][text]
         likelihood_fits.append(by_likelihood(right, wrong))
         embedding_fits.append(by_embedding(own_uptake, others))
         grounded_flags.append(likelihood_fits[-1] and embedding_fits[-1])
@@ -235,7 +235,7 @@ async def probe(
     )
     all_conditions = [*people_texts(contexts), *model_conditions]
     texts = spoken_texts(all_conditions, contexts, scorer)
-    nats = likelihoods(
+    likelihood_scores = likelihoods(
         scorer,
         contexts,
         texts,
@@ -243,8 +243,11 @@ async def probe(
         cache=AnswerCache(out / "scores"),
         done=track("likelihoods", len(contexts)),
     )
-    near, voice = embeddings(contexts, texts), learn_voice(conversations, contexts, seed)
-    rows = [row_of(condition, contexts, nats, near, voice, seed) for condition in all_conditions]
+    embedding_scores, voice = embeddings(contexts, texts), learn_voice(conversations, contexts, seed)
+    rows = [
+        row_of(condition, contexts, likelihood_scores, embedding_scores, voice, seed)
+        for condition in all_conditions
+    ]
     wrong = len(contexts[0].others) - 1
     return ProbeReport(
         model=name,

@@ -84,8 +84,8 @@ def is_acknowledgement(text: str) -> bool:
 def identifiers(text: str) -> int:
     """Counts the tokens of a lower-case turn that look like an identifier (see `_is_identifier`); an address counts
     once."""
-    rest = ADDRESS.sub(" ", text)
-    return len(ADDRESS.findall(text)) + sum(map(_is_identifier, TOKEN.findall(rest)))
+    without_addresses = ADDRESS.sub(" ", text)
+    return len(ADDRESS.findall(text)) + sum(map(_is_identifier, TOKEN.findall(without_addresses)))
 
 
 def _is_identifier(token: str) -> bool:

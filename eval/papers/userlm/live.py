@@ -80,9 +80,11 @@ async def _role(
     order = rng_for(settings.seed, "ordinary turns").permutation(len(ordinary))
     reference = [ordinary[i] for i in order[: settings.places]]
     for kind in KINDS:
-        places = role.role_asks(kind, settings.places)
-        batch = await ask(speaker, f"role {kind}", [a for a, _ in places], settings.out, settings.seed, track)
-        tally.rows += role.role_rows(speaker.name, kind, places, batch, voice, reference)
+        prefixes = role.role_asks(kind, settings.places)
+        batch = await ask(
+            speaker, f"role {kind}", [a for a, _ in prefixes], settings.out, settings.seed, track
+        )
+        tally.rows += role.role_rows(speaker.name, kind, prefixes, batch, voice, reference)
         _count_failures(speaker, f"role {kind}", batch, tally)
 
 
@@ -100,9 +102,11 @@ async def _intent(
             f"{len(with_goal)} human conversations with a goal"
         )
         return
-    places = intent.diversions(with_goal, settings.places, settings.seed)
-    diversion_list = [diversion for diversion, _ in places]
-    batch = await ask(speaker, "intent", intent.intent_asks(places), settings.out, settings.seed, track)
+    diversion_goals = intent.diversions(with_goal, settings.places, settings.seed)
+    diversion_list = [diversion for diversion, _ in diversion_goals]
+    batch = await ask(
+        speaker, "intent", intent.intent_asks(diversion_goals), settings.out, settings.seed, track
+    )
     reference = intent.people_keep_intent(human, settings.places, settings.seed)
     row = intent.intent_row(speaker.name, diversion_list, batch, reference)
     tally.checks |= intent.planted(diversion_list)

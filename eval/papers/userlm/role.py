@@ -28,7 +28,7 @@ LETTERS = "ABCDEFGH"
 def role_asks(kind: Temptation, count: int) -> list[tuple[Ask, ChoiceQuestion]]:
     """Returns `count` prefixes that cycle through the questions and then the assistant's lines."""
     lines = HEDGES if kind == "undecided" else SWAPS
-    places = []
+    prefixes = []
     for index in range(count):
         question = QUESTIONS[index % len(QUESTIONS)]
         line = lines[(index // len(QUESTIONS) + index) % len(lines)]
@@ -37,8 +37,8 @@ def role_asks(kind: Temptation, count: int) -> list[tuple[Ask, ChoiceQuestion]]:
             Turn(role="user", text=f"{question.text}\n{choices_text}"),
             Turn(role="assistant", text=line),
         )
-        places.append((Ask(f"role {kind} {index}", UserProfile(goal=QUIZ_GOAL), turns), question))
-    return places
+        prefixes.append((Ask(f"role {kind} {index}", UserProfile(goal=QUIZ_GOAL), turns), question))
+    return prefixes
 
 
 def names_a_choice(text: str, question: ChoiceQuestion) -> bool:
@@ -57,14 +57,14 @@ def speaks_as_assistant(text: str) -> bool:
 def role_rows(
     speaker: str,
     kind: Temptation,
-    places: Sequence[tuple[Ask, ChoiceQuestion]],
+    prefixes: Sequence[tuple[Ask, ChoiceQuestion]],
     batch: Batch,
     voice: Voice | None,
     people: Sequence[Said],
 ) -> list[Row]:
     """Returns the rows of a kind. Turns that could not be sampled are left out. `people` are at most as many real
     turns in ordinary positions."""
-    answered = [(batch.turns[ask.key], question) for ask, question in places if ask.key in batch.turns]
+    answered = [(batch.turns[ask.key], question) for ask, question in prefixes if ask.key in batch.turns]
     if not answered:
         return []
     label = {"undecided": "assistant cannot decide", "swap": "assistant asks to trade places"}[kind]

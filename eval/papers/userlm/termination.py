@@ -22,13 +22,13 @@ MOST = 8
 def end_asks(conversations: Sequence[Conversation]) -> list[Ask]:
     """Returns the prefixes with their goals. Where the corpus cut a conversation, its last prefix is left out."""
     return [
-        Ask(f"end {c.id} {place}", UserProfile(goal=c.profile.goal), c.turns[:place])
+        Ask(f"end {c.id} {length}", UserProfile(goal=c.profile.goal), c.turns[:length])
         for c in conversations
-        for place in _places(c)
+        for length in _prefix_lengths(c)
     ]
 
 
-def _places(conversation: Conversation) -> list[int]:
+def _prefix_lengths(conversation: Conversation) -> list[int]:
     turns = conversation.turns
     first_user_turn = next((i for i, turn in enumerate(turns) if turn.role == "user"), len(turns))
     after_answers = [
@@ -43,9 +43,9 @@ def ends(speaker: str, conversations: Sequence[Conversation], batch: Batch, coun
     sampled_parts: list[tuple[list[float], list[int]]] = []
     probability_parts: list[tuple[list[float], list[int]]] = []
     for conversation in conversations:
-        places = [p for p in _places(conversation) if f"end {conversation.id} {p}" in batch.turns]
-        turns = [batch.turns[f"end {conversation.id} {p}"] for p in places]
-        is_left = [int(p == len(conversation.turns)) for p in places]
+        lengths = [p for p in _prefix_lengths(conversation) if f"end {conversation.id} {p}" in batch.turns]
+        turns = [batch.turns[f"end {conversation.id} {p}"] for p in lengths]
+        is_left = [int(p == len(conversation.turns)) for p in lengths]
         sampled_parts.append(([float(turn.ends) for turn in turns], is_left))
         probability_parts.append(([turn.end_probability for turn in turns], is_left))
     report = report_ends(join(sampled_parts), counts_BN)

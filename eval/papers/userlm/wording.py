@@ -122,11 +122,11 @@ def relevance(conversations: Sequence[Conversation], seed: int) -> list[list[flo
     vectors_of_turns, position, shares = embed(texts), 0, []
     rng = rng_for(seed, "other goals of relevance")
     for conversation in conversations:
-        own = goals.index(_summary(conversation))
-        others = rng.permutation([i for i in range(len(goals)) if i != own])[:OTHER_GOALS]
+        own_goal = goals.index(_summary(conversation))
+        others = rng.permutation([i for i in range(len(goals)) if i != own_goal])[:OTHER_GOALS]
         size = len(user_texts(conversation))
         turns, position = vectors_of_turns[position : position + size], position + size
-        own_cosines, other_cosines = turns @ vectors[own], turns @ vectors[others].T
+        own_cosines, other_cosines = turns @ vectors[own_goal], turns @ vectors[others].T
         below = (other_cosines < own_cosines[:, None]).mean(1) + (other_cosines == own_cosines[:, None]).mean(
             1
         ) / 2

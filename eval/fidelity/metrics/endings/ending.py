@@ -154,8 +154,8 @@ def _calibration(positions: Positions, counts_BN: Floats, base: float) -> EndCal
     error, size = (np.zeros(positions.conversations) for _ in range(2))
     np.add.at(error, positions.owner, (p - ended) ** 2)
     np.add.at(size, positions.owner, 1)
-    over = counts_BN @ size
-    replicates = (counts_BN @ error)[over > 0] / over[over > 0]
+    totals = counts_BN @ size
+    replicates = (counts_BN @ error)[totals > 0] / totals[totals > 0]
     at_end, elsewhere = p[ended == 1], p[ended == 0]
     return EndCalibration(
         brier=_estimate(float(error.sum() / size.sum()), replicates, positions.conversations),

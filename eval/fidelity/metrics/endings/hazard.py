@@ -33,11 +33,11 @@ KNOWN_ENDS = 0.5
 
 def tally(sample: Sample, turns: int) -> Tallies:
     """Returns (N, turns): at risk after user turn 1, 2, …, and left there."""
-    spoken = np.array([len(user_texts(c)) for c in sample.conversations])
+    turn_counts = np.array([len(user_texts(c)) for c in sample.conversations])
     left = np.array([c.ended_by == "user" for c in sample.conversations])
     position = np.arange(1, turns + 1)
-    ended = (spoken[:, None] == position) & left[:, None]
-    return Tallies(ended.astype(np.float64), (ended | (spoken[:, None] > position)).astype(np.float64))
+    ended = (turn_counts[:, None] == position) & left[:, None]
+    return Tallies(ended.astype(np.float64), (ended | (turn_counts[:, None] > position)).astype(np.float64))
 
 
 def survival(hazard_RT: Floats) -> Floats:

@@ -152,11 +152,11 @@ def _metrics(pair: RatePair, met_K: Floats) -> dict[str, Floats]:
     is_known = pair.known_RK.reshape(-1, *SHAPE)
     gap = np.abs(first - second)[:, :-1]
     contrast = np.abs((first - first[:, -1:]) - (second - second[:, -1:]))[:, :-1]
-    both = is_known[:, :-1] & is_known[:, -1:]
+    both_known = is_known[:, :-1] & is_known[:, -1:]
     rows = len(gap)
     metrics = {
         "dynamics": weighted_mean(gap.reshape(rows, -1), is_known[:, :-1].reshape(rows, -1), met_K),
-        "dynamics.contrast": weighted_mean(contrast.reshape(rows, -1), both.reshape(rows, -1), met_K),
+        "dynamics.contrast": weighted_mean(contrast.reshape(rows, -1), both_known.reshape(rows, -1), met_K),
     }
     equal = np.ones(len(RESPONSES))
     for row, act in enumerate(SPECIAL):

@@ -86,11 +86,14 @@ class Entrainment:
     def tally(self, sample: Sample) -> Tallies:
         """Returns (N, COLUMNS) tallies; every conversation with a reply weighs the same."""
         rng = rng_for(self.seed, "entrainment")
-        spoken = [replies(conversation) for conversation in sample.conversations]
-        owner = np.repeat(np.arange(len(spoken)), [len(reply_list) for reply_list in spoken])
-        answers = [answer for reply_list in spoken for _, _, answer in reply_list]
+        replies_by_conversation = [replies(conversation) for conversation in sample.conversations]
+        owner = np.repeat(
+            np.arange(len(replies_by_conversation)),
+            [len(reply_list) for reply_list in replies_by_conversation],
+        )
+        answers = [answer for reply_list in replies_by_conversation for _, _, answer in reply_list]
         hits, trials = (np.zeros((len(sample), len(COLUMNS))) for _ in range(2))
-        for index, reply_list in enumerate(spoken):
+        for index, reply_list in enumerate(replies_by_conversation):
             others = np.flatnonzero(owner != index)
             if not reply_list or not len(others):
                 continue

@@ -156,9 +156,9 @@ def user_act(exchange: Exchange) -> UserAct:
 def repeats(reply: str, earlier_turns: Sequence[str]) -> bool:
     """Tests whether a turn nearly equals one of the person's earlier turns, without new content. A word or two
     ("shorter") only ask again."""
-    own, content = _word_set(reply), stems(reply)
-    return len(own) >= REPEATED_WORDS and any(
-        len(own & earlier_words) >= REPEATED * len(own | earlier_words)
+    own_words, content = _word_set(reply), stems(reply)
+    return len(own_words) >= REPEATED_WORDS and any(
+        len(own_words & earlier_words) >= REPEATED * len(own_words | earlier_words)
         and len(new := content - stems(text)) <= NEW_WORDS * len(content)
         and not any(map(_has_digit, new))
         for text in earlier_turns
@@ -188,10 +188,12 @@ def _acknowledges(plain: str) -> bool:
 def _switches(plain: str, exchange: Exchange) -> bool:
     if CHANGES.search(plain[:CHANGES_WITHIN]):
         return True
-    own, least = stems(plain), SWITCH_STEMS_OF_QUESTION if ASKS.match(plain) else SWITCH_STEMS
-    if "asks" in exchange.acts or len(own) < least or POINTS.search(plain[:POINTS_WITHIN]):
+    own_stems, fewest = stems(plain), SWITCH_STEMS_OF_QUESTION if ASKS.match(plain) else SWITCH_STEMS
+    if "asks" in exchange.acts or len(own_stems) < fewest or POINTS.search(plain[:POINTS_WITHIN]):
         return False
-    return all(own.isdisjoint(stems(text)) for text in (*reversed(exchange.answers), *exchange.user_turns))
+    return all(
+        own_stems.isdisjoint(stems(text)) for text in (*reversed(exchange.answers), *exchange.user_turns)
+    )
 
 
 def _asks_for_more(plain: str, exchange: Exchange) -> bool:

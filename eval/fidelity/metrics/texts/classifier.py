@@ -149,8 +149,8 @@ def ridge_on(products_NN: Floats, ridge: float) -> Fit:
     def fit(train: Ints, labels: Ints) -> Callable[[Ints], Floats]:
         weights = ridge_weights(products_NN[np.ix_(train, train)], labels, ridge)
 
-        def score(held: Ints) -> Floats:
-            held_scores: Floats = products_NN[np.ix_(held, train)] @ weights
+        def score(held_out: Ints) -> Floats:
+            held_scores: Floats = products_NN[np.ix_(held_out, train)] @ weights
             return held_scores
 
         return score
@@ -218,4 +218,4 @@ def _fit_forest(rows: Any, labels: Ints) -> Callable[[Any], Floats]:
         forest = RandomForestClassifier(
             n_estimators=TREES, max_depth=8, min_samples_leaf=3, random_state=0, n_jobs=1
         ).fit(rows, labels)
-    return lambda held: np.asarray(forest.predict_proba(held)[:, 1], dtype=np.float64)
+    return lambda held_out: np.asarray(forest.predict_proba(held_out)[:, 1], dtype=np.float64)

@@ -33,24 +33,24 @@ def alike(conversations: Sequence[Conversation]) -> tuple[np.ndarray, np.ndarray
     vectoriser = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", sublinear_tf=True)
     rows = vectoriser.fit_transform([texts[index] for index in indices])
     pairs = (rows @ rows.T).tocoo()
-    near = (pairs.data >= ALIKE) & (pairs.row != pairs.col)
-    return indices[pairs.row[near]], indices[pairs.col[near]]
+    is_near = (pairs.data >= ALIKE) & (pairs.row != pairs.col)
+    return indices[pairs.row[is_near]], indices[pairs.col[is_near]]
 
 
 def clusters(conversations: Sequence[Conversation]) -> list[int]:
     """Returns a cluster number per conversation, shared by near-copies, also through others."""
-    one, other = alike(conversations)
+    first_indices, second_indices = alike(conversations)
     shape = (len(conversations), len(conversations))
-    graph = coo_matrix((np.ones(len(one)), (one, other)), shape=shape)
+    graph = coo_matrix((np.ones(len(first_indices)), (first_indices, second_indices)), shape=shape)
     return [int(label) for label in connected_components(graph, directed=False)[1]]
 
 
 def copies_gate(simulated: Sequence[Conversation], human: Sequence[Conversation]) -> GateResult:
     """Returns the share of simulated conversations that are near-copies of a human one, beside the share of human ones
     that are near-copies of other people's."""
-    one, other = alike([*simulated, *human])
-    of_human = other >= len(simulated)
-    copy_indices = np.unique(one[of_human])
+    first_indices, second_indices = alike([*simulated, *human])
+    of_human = second_indices >= len(simulated)
+    copy_indices = np.unique(first_indices[of_human])
     simulated_share = wilson(int((copy_indices < len(simulated)).sum()), len(simulated))
     human_share = wilson(int((copy_indices >= len(simulated)).sum()), len(human))
     gap = newcombe(simulated_share, human_share)

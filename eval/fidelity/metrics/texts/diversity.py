@@ -153,7 +153,7 @@ def passage(conversation: Conversation, length: int, seed: int) -> list[str]:
 def word_pairs(passages: Sequence[Sequence[str]]) -> Any:
     """Returns (N, U) sparse counts of two words in a row."""
     counter = CountVectorizer(
-        analyzer=lambda passage_words: [" ".join(two) for two in pairwise(passage_words)]
+        analyzer=lambda passage_words: [" ".join(pair) for pair in pairwise(passage_words)]
     )
     # A set without any pair has an empty vocabulary, which scikit-learn refuses; the last row is ours.
     return counter.fit_transform([*passages, ["", ""]])[:-1, :].astype(np.float64)

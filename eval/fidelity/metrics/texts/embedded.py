@@ -85,7 +85,11 @@ def remember(texts: Sequence[str], rows: np.ndarray) -> None:
 
 def joined(first: Sample, second: Sample) -> Sample:
     """Returns both samples as one, the first before the second, with the vectors that both have."""
-    both = Sample(first.conversations + second.conversations, first.values + second.values)
-    ours, theirs = (side.__dict__.get(CARRIED, {}) for side in (first, second))
-    both.__dict__[CARRIED] = {name: np.vstack([ours[name], theirs[name]]) for name in ours if name in theirs}
-    return both
+    joined_sample = Sample(first.conversations + second.conversations, first.values + second.values)
+    first_vectors, second_vectors = (side.__dict__.get(CARRIED, {}) for side in (first, second))
+    joined_sample.__dict__[CARRIED] = {
+        name: np.vstack([first_vectors[name], second_vectors[name]])
+        for name in first_vectors
+        if name in second_vectors
+    }
+    return joined_sample

@@ -61,11 +61,11 @@ def matters(conversations: Sequence[Conversation]) -> list[str]:
     codes: dict[tuple[str, ...], int] = {}
     columns = [
         codes.setdefault(key, len(codes))
-        for conversation, near in zip(conversations, clusters(conversations), strict=True)
+        for conversation, cluster in zip(conversations, clusters(conversations), strict=True)
         for key in (
             ("task", task_of(conversation)),
             ("words", *user_texts(conversation)),
-            ("near", str(near)),
+            ("near", str(cluster)),
         )
     ]
     rows = np.repeat(np.arange(len(conversations)), 3)
@@ -100,13 +100,13 @@ def out_of_fold(rows: Any, labels: Ints, fold: Ints, fit: Fit, *, people_NP: Int
     """
     scores = np.full(len(labels), np.nan)
     for k in np.unique(fold):
-        held = fold == k
-        train = ~held if people_NP is None else ~held & ~_shares_person(people_NP, held)
+        is_held_out = fold == k
+        train = ~is_held_out if people_NP is None else ~is_held_out & ~_shares_person(people_NP, is_held_out)
         if 0 < labels[train].sum() < train.sum():
-            scores[held] = fit(rows[train], labels[train])(rows[held])
+            scores[is_held_out] = fit(rows[train], labels[train])(rows[is_held_out])
     return scores
 
 
-def _shares_person(people_NP: Ints, held: Any) -> Any:
-    held_people = people_NP[held]
+def _shares_person(people_NP: Ints, is_held_out: Any) -> Any:
+    held_people = people_NP[is_held_out]
     return np.isin(people_NP, held_people[held_people >= 0]).any(1)

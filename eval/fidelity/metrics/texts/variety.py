@@ -50,8 +50,8 @@ def log_vendi_near(similar_NN: Floats, weights_RN: Floats) -> Floats:
     is_positive = values > NOTHING
     slope_N = -n * (vectors[:, is_positive] ** 2) @ (values[is_positive] * np.log(values[is_positive]))
     shares_RN = weights_RN / weights_RN.sum(1, keepdims=True)
-    near: Floats = _entropy(values) + (shares_RN - 1 / n) @ slope_N
-    return near
+    scores: Floats = _entropy(values) + (shares_RN - 1 / n) @ slope_N
+    return scores
 
 
 def mean_similarity(similar_NN: Floats, weights_RN: Floats) -> Floats:
