@@ -24,7 +24,7 @@ from benchmarks._draws import PeopleSource
 from benchmarks._repetitions import RepetitionLog, Row, repeat
 from benchmarks._shifts import polite_share, politer, shortened, wordier
 from eval.fidelity.battery import run_battery
-from eval.fidelity.catalogue import metrics
+from eval.fidelity.catalogue import metric_families
 from eval.fidelity.metrics.texts.marginals import spread
 from eval.fidelity.samples.features import FEATURES, Sample
 from eval.fidelity.samples.invented import invented
@@ -122,7 +122,7 @@ def _true_values(source: PeopleSource, n: int, config: EvalConfig, index: int) -
     groups = [Split(np.arange(n), np.arange(n, 2 * n))]
     ones = Draws(np.ones((1, n)), np.ones((1, n)))
     by_metric = {}
-    for metric in metrics(config).values():
+    for metric in metric_families(config).values():
         baselines = metric.floor(human, groups)
         estimates = metric.measure(simulated, human.take(np.arange(n)), pool=human, draws=ones)
         for spec in metric.specs:

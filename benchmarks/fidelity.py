@@ -22,7 +22,7 @@ from benchmarks._draws import PeopleSource
 from benchmarks._repetitions import RepetitionLog, Row, repeat
 from benchmarks._shifts import SHIFTS
 from eval.fidelity.battery import run_battery
-from eval.fidelity.catalogue import METRICS
+from eval.fidelity.catalogue import METRIC_FAMILIES
 from eval.fidelity.command import name_and_file
 from eval.fidelity.metrics.texts.embedded import unavailable
 from eval.fidelity.report_record import versions
@@ -113,7 +113,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         default=list(PARTS),
         help=f"parts to run (default: {','.join(PARTS)})",
     )
-    parser.add_argument("--metrics", help=f"metrics of humans, shifts and coverage: {','.join(METRICS)}")
+    parser.add_argument("--metrics", help=f"metrics of humans, shifts and coverage: {','.join(METRIC_FAMILIES)}")
     parser.add_argument(
         "--people", type=int, help="draw from N people of the file, embedded once (default: all)"
     )

@@ -1,1 +1,1 @@
-"""Finished conversations of other tools, as ours: what simulators out there said, made comparable."""
+"""Converters of finished conversations of other tools, so that their simulators can be compared."""

@@ -15,57 +15,61 @@ FUTURES = "sampled futures left out (they share their beginning)"
 
 
 def convert(path: Path, *, source: str | None = None) -> Converted:
-    """Four layouts, told apart row by row:
+    """Converts four layouts, recognised row by row.
 
-    {index: {chat, qa}} of its first evaluation, [[metrics, chat], …] of the later one, {single_turn_prompt, turns:
-    [{prompt, responses}]} of the data engine, and its flat rows {conv_id, prompt, completion, score}. Of scored replies
-    the best is taken, of flat rows the longest of each conversation. The goal is the single-turn prompt.
+    - {index: {chat, qa}}: the first version of its evaluation
+    - [[metrics, chat], …]: the later version
+    - {single_turn_prompt, turns: [{prompt, responses}]}: the data engine
+    - {conv_id, prompt, completion, score}: its flat rows
+
+    Of scored replies the best is taken, of flat rows the longest of each conversation. The goal is the
+    single-turn prompt.
     """
-    made, name = Converted(), source or "collabllm"
-    return made.take((key, partial(_one, row, name, made)) for key, row in _latest(rows(path)))
+    converted, name = Converted(), source or "collabllm"
+    return converted.take((key, partial(_one, row, name, converted)) for key, row in _latest(rows(path)))
 
 
-def _latest(found: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """Flat rows become one a conversation: the longest prompt, then the best score; others pass."""
+def _latest(named_rows: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Reduces flat rows to one a conversation: the longest prompt, then the best score; other rows pass."""
     best: dict[str, tuple[tuple[int, float], Any]] = {}
-    for key, row in found:
+    for key, row in named_rows:
         if not (isinstance(row, Mapping) and "conv_id" in row and "prompt" in row):
             yield key, row
             continue
         rank = (len(row["prompt"]), float(row.get("score") or 0))
-        kept = best.get(str(row["conv_id"]))
-        if kept is None or rank > kept[0]:
+        current_best = best.get(str(row["conv_id"]))
+        if current_best is None or rank > current_best[0]:
             best[str(row["conv_id"])] = (rank, row)
     yield from ((name, row) for name, (_, row) in best.items())
 
 
-def _one(row: Any, source: str, made: Converted) -> Conversation:
-    messages, asked, ended_by = _found(row, made)
-    goal = Goal(summary=asked, provenance="collabllm single-turn prompt") if asked.strip() else None
+def _one(row: Any, source: str, converted: Converted) -> Conversation:
+    messages, prompt, ended_by = _row_parts(row, converted)
+    goal = Goal(summary=prompt, provenance="collabllm single-turn prompt") if prompt.strip() else None
     if goal is None:
-        made.notes["no goal"] += 1
+        converted.notes["no goal"] += 1
     return conversation(
-        messages, source=source, ended_by=ended_by, profile=UserProfile(goal=goal), notes=made.notes
+        messages, source=source, ended_by=ended_by, profile=UserProfile(goal=goal), notes=converted.notes
     )
 
 
-def _found(row: Any, made: Converted) -> tuple[list[Any], str, EndedBy]:
-    """(messages, single-turn prompt or nothing, how it ends where no mark says so)."""
+def _row_parts(row: Any, converted: Converted) -> tuple[list[Any], str, EndedBy]:
+    """Returns (messages, single-turn prompt or "", ending where no mark tells it)."""
     if isinstance(row, list) and len(row) == 2 and isinstance(row[1], list):
         return row[1], "", "turn_cap"
     if not isinstance(row, Mapping):
         raise Excluded("no CollabLLM layout that is known")
-    asked = str(row.get("single_turn_prompt") or "")
+    prompt = str(row.get("single_turn_prompt") or "")
     if "chat" in row:
-        return list(row["chat"] or []), asked or _question(row.get("qa")), "turn_cap"
+        return list(row["chat"] or []), prompt or _question(row.get("qa")), "turn_cap"
     if "prompt" in row and "completion" in row:
-        return [*row["prompt"], _reply(row)], asked, "unknown"
+        return [*row["prompt"], _reply(row)], prompt, "unknown"
     if row.get("turns"):
         last = row["turns"][-1]
         replies = last.get("responses") or []
-        made.notes[FUTURES] += sum(len(reply.get("sessions") or []) for reply in replies)
+        converted.notes[FUTURES] += sum(len(reply.get("sessions") or []) for reply in replies)
         best = max(replies, key=lambda reply: float(reply.get("score") or 0), default=None)
-        return [*last["prompt"], *([] if best is None else [_reply(best)])], asked, "unknown"
+        return [*last["prompt"], *([] if best is None else [_reply(best)])], prompt, "unknown"
     raise Excluded("no CollabLLM layout that is known")
 
 
@@ -74,7 +78,7 @@ def _reply(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _question(pair: Any) -> str:
-    """The user's side of the single-turn pair."""
+    """Returns the user's side of the single-turn pair."""
     messages = pair if isinstance(pair, list) else []
     texts = (m.get("content") for m in messages if isinstance(m, Mapping) and m.get("role") == "user")
     return str(next(texts, "") or "")

@@ -1,4 +1,4 @@
-"""JSON and JSON Lines, whichever a file holds."""
+"""Readers of JSON and JSON Lines files."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ def read_json(path: Path) -> Any:
 
 
 def rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """(name, value) of the lines of JSON Lines, the items of a JSON list or the values of a JSON object of objects."""
+    """Yields (name, value) of the lines of JSON Lines, the items of a JSON list, or the values of a JSON object of
+    objects."""
     if path.suffix == ".json":
-        whole = read_json(path)
-        if isinstance(whole, dict):
-            yield from whole.items()
-        elif isinstance(whole, list):
-            yield from ((str(place), item) for place, item in enumerate(whole, start=1))
+        document = read_json(path)
+        if isinstance(document, dict):
+            yield from document.items()
+        elif isinstance(document, list):
+            yield from ((str(index), item) for index, item in enumerate(document, start=1))
         else:
             raise DataError(f"{path}: needs a list or an object of conversations")
     else:

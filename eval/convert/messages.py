@@ -1,4 +1,5 @@
-"""Plain OpenAI messages: JSON Lines (or a JSON list) of {messages, id?, goal?, persona?, system?, group?} or lists."""
+"""Plain OpenAI messages: JSON Lines (or a JSON list) of {messages, id?, goal?, persona?, system?, group?} or of
+lists."""
 
 from __future__ import annotations
 
@@ -22,12 +23,13 @@ def convert(
     origin: Literal["human", "simulated"] = "simulated",
     stop: tuple[str, ...] = (),
 ) -> Converted:
-    """`stop`: more words of the user that end a conversation. Without one the end is unknown."""
-    made, marks = Converted(), dict(MARKS)
+    """Converts a file of messages. `stop` adds marks of the user that end a conversation; without a mark the end is
+    unknown."""
+    converted, marks = Converted(), dict(MARKS)
     for mark in stop:
         marks[mark] = "user"
-    return made.take(
-        (_name(key, row), partial(_one, row, source or path.stem, origin, marks, made))
+    return converted.take(
+        (_name(key, row), partial(_one, row, source or path.stem, origin, marks, converted))
         for key, row in rows(path)
     )
 
@@ -44,29 +46,29 @@ def _one(
     source: str,
     origin: Literal["human", "simulated"],
     marks: Mapping[str, EndedBy],
-    made: Converted,
+    converted: Converted,
 ) -> Conversation:
     fields = row if isinstance(row, Mapping) else {}
-    found = conversation(
+    record = conversation(
         fields.get("messages") if fields else row,
         source=source,
         origin=origin,
         marks=marks,
         profile=_profile(fields),
         group=None if fields.get("group") is None else str(fields["group"]),
-        notes=made.notes,
+        notes=converted.notes,
     )
     system = fields.get("system")
-    if found.profile.goal is None:
-        made.notes["no goal"] += 1
-    return found.model_copy(update={"system": system}) if isinstance(system, str) else found
+    if record.profile.goal is None:
+        converted.notes["no goal"] += 1
+    return record.model_copy(update={"system": system}) if isinstance(system, str) else record
 
 
 def _profile(fields: Mapping[str, Any]) -> UserProfile:
     goal, persona = fields.get("goal"), fields.get("persona")
     try:
-        made_goal = goal if isinstance(goal, str | None) else Goal.model_validate(goal)
-        made_persona = persona if isinstance(persona, str | None) else Persona.model_validate(persona)
+        goal_record = goal if isinstance(goal, str | None) else Goal.model_validate(goal)
+        persona_record = persona if isinstance(persona, str | None) else Persona.model_validate(persona)
     except ValidationError as error:
-        raise Excluded("a goal or persona that is none of ours") from error
-    return as_profile(made_goal, made_persona)
+        raise Excluded("a goal or persona of another layout") from error
+    return as_profile(goal_record, persona_record)

@@ -20,19 +20,20 @@ COLUMNS = (
 
 
 def convert(path: Path, *, source: str | None = None) -> Converted:
-    """Rows whose outcome is "failed" are excluded. There is no goal to take over; `group` is the persona.
+    """Converts trajectories. Rows with the outcome "failed" are excluded. There is no goal in the data; `group` is
+    the persona.
 
-    The tool stops by itself: "user" where its own check found that the user had finished, "cut" where it stopped
-    since the assistant gave in, else "turn_cap".
+    The tool ends conversations itself: "user" where its check found that the user had finished, "cut" where it
+    stopped because the assistant gave in, else "turn_cap".
     """
-    made, name = Converted(), source or "nemo-usersim"
-    found = _parquet(path) if path.is_dir() or path.suffix == ".parquet" else rows(path)
-    return made.take(
+    converted, name = Converted(), source or "nemo-usersim"
+    named_rows = _parquet(path) if path.is_dir() or path.suffix == ".parquet" else rows(path)
+    return converted.take(
         (
             str(row.get("trajectory_id") or key) if isinstance(row, Mapping) else key,
-            partial(_one, row, name, made),
+            partial(_one, row, name, converted),
         )
-        for key, row in found
+        for key, row in named_rows
     )
 
 
@@ -46,10 +47,10 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         table = data.to_table(columns=[name for name in COLUMNS if name in data.schema.names])
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as parquet ({error})") from error
-    yield from ((str(place), row) for place, row in enumerate(table.to_pylist(), start=1))
+    yield from ((str(index), row) for index, row in enumerate(table.to_pylist(), start=1))
 
 
-def _one(row: Any, source: str, made: Converted) -> Conversation:
+def _one(row: Any, source: str, converted: Converted) -> Conversation:
     if not isinstance(row, Mapping) or "conversation_messages" not in row:
         raise Excluded("no `conversation_messages`")
     outcome, metadata = _object(row.get("simulation_outcome")), _object(row.get("conversation_metadata"))
@@ -66,7 +67,7 @@ def _one(row: Any, source: str, made: Converted) -> Conversation:
         ended_by=ended_by,
         profile=UserProfile(persona=_persona(row)),
         group=None if group is None else str(group),
-        notes=made.notes,
+        notes=converted.notes,
     )
 
 
@@ -77,8 +78,8 @@ def _persona(row: Mapping[str, Any]) -> Persona | None:
 
 
 def _object(value: Any) -> dict[str, Any]:
-    read = _json(value) if isinstance(value, str) and value else value
-    return dict(read) if isinstance(read, Mapping) else {}
+    parsed = _json(value) if isinstance(value, str) and value else value
+    return dict(parsed) if isinstance(parsed, Mapping) else {}
 
 
 def _json(text: str) -> Any:

@@ -14,21 +14,22 @@ from usersim.errors import DataError
 from usersim.types import Conversation, EndedBy, Facet, Goal, Persona, UserProfile
 
 ENDS: dict[str, EndedBy] = {"user_stop": "user", "max_steps": "turn_cap"}
-"""By `termination_reason`; others that leave a conversation are "cut". A stop mark in the text goes before."""
+"""Ending by `termination_reason`; other reasons with a conversation are "cut". A stop mark in the text has priority."""
 BROKEN = frozenset(
     {"agent_error", "user_error", "infrastructure_error", "context_window_exceeded", "unexpected_error"}
 )
 SENTENCE = re.compile(
     r"(?<=[.!?])(?<!\b[A-Z]\.)(?<!\b(?:[Nn]o|Mr|Ms|Dr|St|vs)\.)(?<!\b(?:Mrs|etc)\.)(?<!\b(?:e\.g|i\.e|a\.m|p\.m)\.)\s+(?![a-z])|\n+"
 )
-"""Where a sentence ends: not behind an initial or a short form, nor before a small letter."""
+"""End of a sentence: not after an initial or an abbreviation, nor before a lower-case letter."""
 
 
 def convert(path: Path, *, source: str | None = None) -> Converted:
-    """Goal: why the user calls; facets: the sentences of what he knows. How to behave is left out of both.
+    """Converts a results file or folder. The goal is the reason for the call; facets are the sentences of the user's
+    known information. Behaviour instructions are in neither.
 
-    The assistant's system prompt is the domain's policy. Voice runs (ticks, no messages) and broken runs are excluded.
-    `group` is the task, so that trials of one task are a cluster.
+    The assistant's system prompt is the domain's policy. Voice runs (ticks, no messages) and broken runs are
+    excluded. `group` is the task, so that trials of one task are a cluster.
     """
     results, runs = _read(path)
     info = results.get("info") or {}
@@ -36,10 +37,11 @@ def convert(path: Path, *, source: str | None = None) -> Converted:
     environment = info.get("environment_info") or {}
     domain, policy = environment.get("domain_name") or "tau2", environment.get("policy")
     profiles = {str(task.get("id")): _profile(task) for task in results.get("tasks") or []}
-    made = Converted()
+    converted = Converted()
     name = source or f"tau2 {user}"
-    return made.take(
-        (str(run.get("id")), partial(_one, run, profiles, f"{domain}/", policy, name, made)) for run in runs
+    return converted.take(
+        (str(run.get("id")), partial(_one, run, profiles, f"{domain}/", policy, name, converted))
+        for run in runs
     )
 
 
@@ -62,7 +64,7 @@ def _one(
     prefix: str,
     policy: str | None,
     source: str,
-    made: Converted,
+    converted: Converted,
 ) -> Conversation:
     reason = str(run.get("termination_reason"))
     if reason in BROKEN:
@@ -71,26 +73,26 @@ def _one(
         raise Excluded("voice run without messages" if run.get("ticks") else "no messages")
     task = str(run.get("task_id"))
     if task not in profiles:
-        made.notes["no task of that id, so no goal"] += 1
-    found = conversation(
+        converted.notes["no task of that id, so no goal"] += 1
+    record = conversation(
         run["messages"],
         source=source,
         ended_by=ENDS.get(reason, "cut"),
         profile=profiles.get(task),
         group=f"{prefix}{task}",
-        notes=made.notes,
+        notes=converted.notes,
     )
-    return found.model_copy(update={"system": found.system or run.get("policy") or policy})
+    return record.model_copy(update={"system": record.system or run.get("policy") or policy})
 
 
 def _profile(task: Mapping[str, Any]) -> UserProfile:
     scenario = task.get("user_scenario") or {}
     instructions = scenario.get("instructions") or ""
-    known = ""
+    known_info = ""
     if isinstance(instructions, Mapping):
-        known = str(instructions.get("known_info") or "")
+        known_info = str(instructions.get("known_info") or "")
         instructions = str(instructions.get("reason_for_call") or "")
-    facets = tuple(Facet(text=text.strip()) for text in SENTENCE.split(known) if text.strip(" -*\t"))
+    facets = tuple(Facet(text=text.strip()) for text in SENTENCE.split(known_info) if text.strip(" -*\t"))
     goal = Goal(summary=instructions, facets=facets, provenance="tau2") if instructions.strip() else None
     persona = scenario.get("persona")
     return UserProfile(goal=goal, persona=Persona(description=str(persona)) if persona else None)

@@ -1,4 +1,4 @@
-"""Chat messages to a Conversation: roles, stop marks, what is left out and counted."""
+"""Conversion of chat messages to a Conversation: roles, stop marks, and counts of what is left out."""
 
 from __future__ import annotations
 
@@ -19,39 +19,41 @@ MARKS: dict[str, EndedBy] = {
     "<|endconversation|>": "user",
     "[DONE]": "user",
 }
-"""Words of a simulated user that end a conversation. Transferred to a human agent, or off the script: not the user's
-own wish to leave."""
+"""Marks of a simulated user that end a conversation. Transfers to a human agent and leaving the script are not the
+user's own wish to leave."""
 SILENT_ROLES = frozenset({"tool", "function"})
 ROLES: dict[str, Role] = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 SYSTEM = frozenset({"system", "developer"})
 
 
 class Excluded(ValueError):
-    """One conversation cannot be taken over; the message is the same words for the same reason."""
+    """Conversation that cannot be converted; equal reasons have equal messages."""
 
 
 @dataclass
 class Converted:
-    """What came out of a file. `excluded`: conversations by reason; `notes`: what was done to those that were kept."""
+    """Result of a conversion. `excluded` counts conversations by reason; `notes` counts changes to the converted
+    ones."""
 
     conversations: list[Conversation] = field(default_factory=list)
     excluded: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
 
-    def take(self, made: Iterator[tuple[str, Any]]) -> Converted:
-        """Of (id, a call that makes the conversation or raises Excluded). An id that repeats gets a number."""
-        seen: Counter[str] = Counter()
-        for name, make in made:
+    def take(self, named_calls: Iterator[tuple[str, Any]]) -> Converted:
+        """Adds conversations from (id, a call that returns the conversation or raises Excluded). A repeated id gets
+        a number."""
+        name_counts: Counter[str] = Counter()
+        for name, call in named_calls:
             try:
-                conversation = make()
+                conversation = call()
             except Excluded as error:
                 self.excluded[str(error)] += 1
                 continue
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 self.excluded[f"not of this layout ({type(error).__name__})"] += 1
                 continue
-            seen[name] += 1
-            unique = name if seen[name] == 1 else f"{name}~{seen[name]}"
+            name_counts[name] += 1
+            unique = name if name_counts[name] == 1 else f"{name}~{name_counts[name]}"
             self.conversations.append(conversation.model_copy(update={"id": unique}))
         return self
 
@@ -67,15 +69,16 @@ def conversation(
     group: str | None = None,
     notes: Counter[str],
 ) -> Conversation:
-    """Turns in order: messages of tools and those without text left out, neighbours of one role joined by a blank line.
+    """Builds a conversation from messages in order. Messages of tools and those without text are left out;
+    neighbours of one role are joined by a blank line.
 
-    A stop mark that begins or ends a user's message, or ends a line of it, ends the message there and
-    decides `ended_by`; what was said before the mark stays, what came later is dropped. A mark inside a sentence, a
-    list or code is what the user talks about. Without a mark the end is `ended_by`. Raises Excluded.
+    A stop mark ends a user's message where it begins or ends the message, or ends a line of it. It decides
+    `ended_by`: text before the mark stays, later text is dropped. A mark inside a sentence, a list or code is
+    part of the text. Without a mark the end is `ended_by`. Raises Excluded.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise Excluded("no messages")
-    system, spoken = None, list[tuple[Role, str]]()
+    system, raw_turns = None, list[tuple[Role, str]]()
     for message in messages:
         role, text = _read(message)
         if role in SYSTEM:
@@ -87,17 +90,17 @@ def conversation(
         elif not text:
             notes["messages without text left out"] += 1
         else:
-            spoken.append((ROLES[role], text))
-    turns, ended_by = _until_mark(spoken, marks, ended_by, notes)
-    joined = _joined(turns, notes)
-    if not any(turn.role == "user" for turn in joined):
+            raw_turns.append((ROLES[role], text))
+    kept_turns, ended_by = _until_mark(raw_turns, marks, ended_by, notes)
+    turn_list = _joined(kept_turns, notes)
+    if not any(turn.role == "user" for turn in turn_list):
         raise Excluded("no user turn")
     return Conversation(
         id="unnamed",
         origin=origin,
         source=source,
         system=system,
-        turns=tuple(joined),
+        turns=tuple(turn_list),
         profile=profile or UserProfile(),
         ended_by=ended_by,
         group=group,
@@ -117,28 +120,29 @@ def _read(message: object) -> tuple[str, str]:
 
 
 def _until_mark(
-    spoken: Sequence[tuple[Role, str]],
+    raw_turns: Sequence[tuple[Role, str]],
     marks: Mapping[str, EndedBy],
     ended_by: EndedBy,
     notes: Counter[str],
 ) -> tuple[list[tuple[Role, str]], EndedBy]:
     if not marks:
-        return list(spoken), ended_by
-    any_mark = _standing(marks)
-    for place, (role, text) in enumerate(spoken):
-        found = any_mark.search(text) if role == "user" else None
-        if found is not None:
-            mark = found["mark"] or found["first"]
+        return list(raw_turns), ended_by
+    any_mark = _mark_pattern(marks)
+    for index, (role, text) in enumerate(raw_turns):
+        match = any_mark.search(text) if role == "user" else None
+        if match is not None:
+            mark = match["mark"] or match["first"]
             notes[f"ended by {mark}"] += 1
-            if later := len(spoken) - place - 1:
+            if later := len(raw_turns) - index - 1:
                 notes["messages after a stop mark left out"] += later
-            last = text[: found.start()].strip()
-            return [*spoken[:place], *([(role, last)] if last else [])], marks[mark]
-    return list(spoken), ended_by
+            last = text[: match.start()].strip()
+            return [*raw_turns[:index], *([(role, last)] if last else [])], marks[mark]
+    return list(raw_turns), ended_by
 
 
-def _standing(marks: Mapping[str, EndedBy]) -> re.Pattern[str]:
-    """A mark that ends or begins a message, or ends a line, with the emphasis and quotes around it."""
+def _mark_pattern(marks: Mapping[str, EndedBy]) -> re.Pattern[str]:
+    """Returns a pattern for a mark that ends or begins a message, or ends a line, with the emphasis and quotes
+    around it."""
     either = "|".join(map(re.escape, sorted(marks, key=len, reverse=True)))
     around = r"[*_`\"'~ \t]*"
     return re.compile(
@@ -146,9 +150,9 @@ def _standing(marks: Mapping[str, EndedBy]) -> re.Pattern[str]:
     )
 
 
-def _joined(spoken: Sequence[tuple[Role, str]], notes: Counter[str]) -> list[Turn]:
+def _joined(raw_turns: Sequence[tuple[Role, str]], notes: Counter[str]) -> list[Turn]:
     turns: list[Turn] = []
-    for role, text in spoken:
+    for role, text in raw_turns:
         if turns and turns[-1].role == role:
             notes["messages joined to the one before"] += 1
             turns[-1] = Turn(role=role, text=f"{turns[-1].text}\n\n{text}")

@@ -1,4 +1,4 @@
-"""The battery: human against simulated conversations, without any judge."""
+"""The battery: metrics of human against simulated conversations, without an LLM judge."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from eval.fidelity.catalogue import metric_of, metrics, specs
-from eval.fidelity.examples import drawn, nearest_and_farthest, quiz_items, shape_of, share_of
+from eval.fidelity.catalogue import metric_families, metric_family, specs
+from eval.fidelity.examples import nearest_and_farthest, quiz_items, sampled_conversations, shape_of, share_of
 from eval.fidelity.metrics.gates import run_gates
 from eval.fidelity.metrics.metric_protocol import Curve, Curves
 from eval.fidelity.metrics.texts.copies import copies_gate
@@ -28,17 +28,17 @@ from usersim.users.guards import Guards
 
 S = TypeVar("S")
 Progress = Callable[[str], None]
-"""Called with the name of every step when it is done; `steps` says how many there are."""
+"""Callback that receives the name of each finished step; `steps` returns their number."""
 
 CHUNK = 50
-"""Splits of a slow metric's floor in one piece of work. Fixed, so that the number of processes moves no number."""
+"""Splits of a slow family's human baseline in one task. Fixed, so that the number of processes changes no result."""
 WORTH_PROCESSES = 20_000
 """Splits times conversations below which starting processes costs more than it saves."""
 
 
 def steps(simulators: int, config: EvalConfig) -> int:
-    pieces = sum(len(_chunks(name, range(config.floor_repeats))) for name in metrics(config))
-    return pieces + len(metrics(config)) * simulators
+    pieces = sum(len(_chunks(name, range(config.floor_repeats))) for name in metric_families(config))
+    return pieces + len(metric_families(config)) * simulators
 
 
 def _chunks(name: Name, splits: Sequence[S]) -> list[Sequence[S]]:
@@ -47,8 +47,8 @@ def _chunks(name: Name, splits: Sequence[S]) -> list[Sequence[S]]:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What one metric says of one simulator."""
+class FamilyValues:
+    """Values of one metric family for one simulator."""
 
     measured: dict[str, Measured]
     curves: tuple[Curve, ...]
@@ -62,33 +62,39 @@ def run_battery(
     guards: Mapping[str, Guards | None] | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Every simulator against the same human conversations, at the same n and beside the same floor.
+    """Compares every simulator with the same human conversations, at equal n and with the same human baseline.
 
-    `human` should hold at least twice as many as each simulator: one half to compare with, one for the floor.
-    `guards`: those that each simulator ran under, None where not known. Raises DataError for too few, for records of
-    the wrong origin, and for sets that cannot be compared.
+    Args:
+        human: One half to compare with, one for the baseline: at least 2n conversations.
+        guards: Guards of each simulator; None: unknown.
+        progress: Called after every step.
+
+    Raises:
+        DataError: Too few conversations, records of the wrong origin, or sets that cannot be compared.
     """
-    config, started = config or EvalConfig(), time.monotonic()
+    config, start_time = config or EvalConfig(), time.monotonic()
     prepared = prepare(human, simulated, config)
     compared = {name: prepared.compared(name, config.seed) for name in prepared.simulated}
-    ours = prepared.compared_human(config.seed)
-    draws = {name: draws_of(sample, ours, config) for name, sample in compared.items()}
-    floors, found = measure_all(prepared, compared, ours, draws, config, progress or (lambda _: None))
+    compared_human = prepared.compared_human(config.seed)
+    draws = {name: draws_of(sample, compared_human, config) for name, sample in compared.items()}
+    floors, family_values = measure_all(
+        prepared, compared, compared_human, draws, config, progress or (lambda _: None)
+    )
     reports = [
         _simulator(
             name,
             prepared,
             compared[name],
-            ours,
+            compared_human,
             floors,
-            found[name],
+            family_values[name],
             draws[name],
             config,
             (guards or {}).get(name),
         )
         for name in compared
     ]
-    most = config.quiz if config.examples else 0
+    quiz_length = config.quiz if config.examples else 0
     return Report(
         n=prepared.n,
         turn_cap=prepared.turn_cap,
@@ -99,14 +105,20 @@ def run_battery(
         notes=(*prepared.notes, _margin_note(config), *_copy_notes(reports)),
         config=config,
         versions=versions(),
-        seconds=round(time.monotonic() - started, 2),
-        human_examples=drawn(prepared.human, "human", config),
+        seconds=round(time.monotonic() - start_time, 2),
+        human_examples=sampled_conversations(prepared.human, "human", config),
         simulated_examples={
-            name: shown
+            name: examples
             for name, sample in prepared.simulated.items()
-            if (shown := drawn(sample, name, config))
+            if (examples := sampled_conversations(sample, name, config))
         },
-        quiz=share_of([quiz_items(s, ours, name, most, config.seed) for name, s in compared.items()], most),
+        quiz=share_of(
+            [
+                quiz_items(sample, compared_human, name, quiz_length, config.seed)
+                for name, sample in compared.items()
+            ],
+            quiz_length,
+        ),
     )
 
 
@@ -117,18 +129,22 @@ def measure_all(
     draws: Mapping[str, Draws],
     config: EvalConfig,
     progress: Progress,
-) -> tuple[dict[str, Floats], dict[str, list[Found]]]:
-    """(floors by figure, what every metric found of every simulator): the part worth several processes."""
+) -> tuple[dict[str, Floats], dict[str, list[FamilyValues]]]:
+    """Measures human baselines and simulators, in several processes where the work is large.
+
+    Returns:
+        (baseline values by metric key, one `FamilyValues` per family by simulator).
+    """
     if "embeddings" in config.metrics and not _no_embeddings(config):
         _embed([prepared.human, human, *compared.values()], config)
-    pool, splits, names = prepared.human, prepared.splits(config), list(metrics(config))
+    pool, splits, names = prepared.human, prepared.splits(config), list(metric_families(config))
     floor_keys = [(name, chunk) for name in names for chunk in _chunks(name, splits)]
     measure_keys = [(simulator, name) for simulator in compared for name in names]
     tasks: list[Callable[[], Any]] = [
-        partial(_floor, name, config, pool, chunk) for name, chunk in floor_keys
+        partial(_family_baseline, name, config, pool, chunk) for name, chunk in floor_keys
     ]
     tasks += [
-        partial(_found, name, config, compared[simulator], human, pool, draws[simulator])
+        partial(_family_values, name, config, compared[simulator], human, pool, draws[simulator])
         for simulator, name in measure_keys
     ]
     busy = prepared.n * len(splits) >= WORTH_PROCESSES
@@ -137,19 +153,20 @@ def measure_all(
     for name, _ in floor_keys:
         for key, values in next(results).items():
             pieces.setdefault(key, []).append(values)
-        progress(f"human floor: {name}")
-    found: dict[str, list[Found]] = {simulator: [] for simulator in compared}
+        progress(f"human baseline: {name}")
+    family_values: dict[str, list[FamilyValues]] = {simulator: [] for simulator in compared}
     for simulator, name in measure_keys:
-        found[simulator].append(next(results))
+        family_values[simulator].append(next(results))
         progress(f"{simulator}: {name}")
-    return {key: np.concatenate(values) for key, values in pieces.items()}, found
+    return {key: np.concatenate(values) for key, values in pieces.items()}, family_values
 
 
 def _embed(samples: Sequence[Sample], config: EvalConfig) -> None:
-    """Vectors of all conversations, here and once: they travel with the samples, so no process loads the model."""
+    """Computes the sentence embeddings of all samples once in this process; the samples carry them, so that no worker
+    loads the model."""
     from eval.fidelity.metrics.texts.embedded import turn_means
 
-    diversity: Any = metric_of("diversity", config)
+    diversity: Any = metric_family("diversity", config)
     for sample in samples:
         turn_means(sample)
         if "diversity" in config.metrics:
@@ -157,7 +174,8 @@ def _embed(samples: Sequence[Sample], config: EvalConfig) -> None:
 
 
 def _no_embeddings(config: EvalConfig) -> str | None:
-    """Why there are none, where they are asked for."""
+    """Returns the reason why embeddings are not available; None where they are, or where the configuration
+    names none."""
     if "embeddings" not in config.metrics:
         return None
     from eval.fidelity.metrics.texts.embedded import unavailable
@@ -165,16 +183,18 @@ def _no_embeddings(config: EvalConfig) -> str | None:
     return unavailable()
 
 
-def _floor(name: Name, config: EvalConfig, pool: Sample, splits: Sequence[Split]) -> dict[str, Floats]:
-    return metric_of(name, config).floor(pool, splits)
+def _family_baseline(
+    name: Name, config: EvalConfig, pool: Sample, splits: Sequence[Split]
+) -> dict[str, Floats]:
+    return metric_family(name, config).floor(pool, splits)
 
 
-def _found(
+def _family_values(
     name: Name, config: EvalConfig, simulated: Sample, human: Sample, pool: Sample, draws: Draws
-) -> Found:
-    metric = metric_of(name, config)
-    curves = metric.curves(simulated, human, draws=draws) if isinstance(metric, Curves) else ()
-    return Found(metric.measure(simulated, human, pool=pool, draws=draws), tuple(curves))
+) -> FamilyValues:
+    family = metric_family(name, config)
+    curves = family.curves(simulated, human, draws=draws) if isinstance(family, Curves) else ()
+    return FamilyValues(family.measure(simulated, human, pool=pool, draws=draws), tuple(curves))
 
 
 def judged(
@@ -184,18 +204,18 @@ def judged(
     config: EvalConfig,
     draws: Draws | None = None,
 ) -> tuple[list[Figure], dict[str, str]]:
-    """(figures with their verdicts, reason by figure for those that could not be measured)."""
-    figures: list[Figure] = []
+    """Returns (metrics with their verdicts, reason by key for the metrics that could not be measured)."""
+    metrics: list[Figure] = []
     missing: dict[str, str] = {}
     no_model = _no_embeddings(config)
     for key, (_, spec) in specs(config).items():
-        found, floor = measured.get(key), floors.get(key)
-        reason = why_missing(found, floor)
-        if reason or found is None or floor is None:
+        measurement, floor = measured.get(key), floors.get(key)
+        reason = why_missing(measurement, floor)
+        if reason or measurement is None or floor is None:
             missing[key] = f"{spec.label}: {no_model if no_model and 'embeddings' in key else reason}"
         else:
-            figures.append(judge(spec, found, floor, n, config, draws=draws))
-    return together(figures), missing
+            metrics.append(judge(spec, measurement, floor, n, config, draws=draws))
+    return together(metrics), missing
 
 
 def _simulator(
@@ -204,30 +224,30 @@ def _simulator(
     simulated: Sample,
     human: Sample,
     floors: Mapping[str, Floats],
-    found: Sequence[Found],
+    families: Sequence[FamilyValues],
     draws: Draws,
     config: EvalConfig,
     guards: Guards | None,
 ) -> SimulatorReport:
-    measured = {key: value for one in found for key, value in one.measured.items()}
-    figures, missing = judged(measured, floors, prepared.n, config, draws)
-    if not any(figure.headline for figure in figures):
-        raise DataError(f"{name}: no figure of {', '.join(config.metrics)} could be measured")
+    measured = {key: value for family in families for key, value in family.measured.items()}
+    metrics, missing = judged(measured, floors, prepared.n, config, draws)
+    if not any(metric.headline for metric in metrics):
+        raise DataError(f"{name}: no metric of {', '.join(config.metrics)} could be measured")
     copies = copies_gate(simulated.conversations, prepared.human.conversations)
     gates = (*run_gates(simulated.conversations, human.conversations, prepared.turn_cap, guards), copies)
     if copies.verdict == "different":
-        figures = [without_equivalence(figure) for figure in figures]
+        metrics = [without_equivalence(metric) for metric in metrics]
     nearest, farthest = nearest_and_farthest(simulated, human, prepared.human, config)
     return SimulatorReport(
         name=name,
         side=prepared.simulated_sides[name],
         guards=guards,
         people_longer=longer_share(prepared.human.conversations, prepared.simulated_sides[name].longest_turn),
-        headline=headline(figures, gates, floors),
+        headline=headline(metrics, gates, floors),
         gates=gates,
-        figures=tuple(figures),
+        figures=tuple(metrics),
         telling=_telling(simulated, human, prepared.human, config),
-        curves=tuple(curve for one in found for curve in one.curves),
+        curves=tuple(curve for family in families for curve in family.curves),
         nearest=nearest,
         farthest=farthest,
         missing=missing,
@@ -237,36 +257,36 @@ def _simulator(
 def _telling(simulated: Sample, human: Sample, pool: Sample, config: EvalConfig) -> Telling:
     from eval.fidelity.metrics.texts.classifier import telling_features, telling_ngrams
 
-    theirs, ours = (
+    simulated_ngrams, human_ngrams = (
         telling_ngrams(simulated, human, characters=config.text_characters)
         if "text" in config.metrics and config.examples
         else ([], [])
     )
     return Telling(
-        simulated_ngrams=tuple(theirs),
-        human_ngrams=tuple(ours),
+        simulated_ngrams=tuple(simulated_ngrams),
+        human_ngrams=tuple(human_ngrams),
         features=tuple(telling_features(simulated, human, pool)),
     )
 
 
 def _copy_notes(reports: Sequence[SimulatorReport]) -> list[str]:
-    """A line for each simulator that repeats people."""
-    found = []
+    """Returns one note for each simulator that repeats human conversations."""
+    notes = []
     for report in reports:
         copies = next(gate for gate in report.gates if gate.key == "near_copy")
         if copies.verdict == "different" and copies.simulated and copies.human:
-            found.append(
+            notes.append(
                 f"{report.name}: {copies.simulated.value:.0%} of its conversations are near-copies of a "
                 f"human one (of people "
-                f"{copies.human.value:.0%}); it repeats them, so nothing of it is called equivalent."
+                f"{copies.human.value:.0%}); it repeats them, so none of its metrics is called equivalent."
             )
-    return found
+    return notes
 
 
 def _margin_note(config: EvalConfig) -> str:
-    own = ", ".join(f"{key} {value:g}" for key, value in config.margins.items())
+    overrides = ", ".join(f"{key} {value:g}" for key, value in config.margins.items())
     return (
-        "Equivalent means: the interval of the excess over the floor's median ends below δ, which was fixed beforehand "
-        "in each figure's own unit (eval/fidelity/margins.py has the reasons)"
-        + (f", but for {own}." if own else ".")
+        "Equivalent means: the interval of the excess over the human baseline's median ends below δ, fixed beforehand "
+        "in each metric's own unit (reasons: eval/fidelity/margins.py)"
+        + (f", but for {overrides}." if overrides else ".")
     )

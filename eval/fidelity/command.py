@@ -1,4 +1,4 @@
-"""`usersim eval run`: the battery over files, to report.json, report.html and a table."""
+"""`usersim eval run`: runs the battery over files and writes report.json, report.html and a table."""
 
 from __future__ import annotations
 
@@ -38,51 +38,68 @@ from usersim.users.simulate import run_file
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--human", type=Path, required=True, help="held-out human conversations (JSONL) of 100 people or more"
+        "--human",
+        type=Path,
+        required=True,
+        help="held-out human conversations (JSONL) of at least 100 people",
     )
     parser.add_argument(
-        "--simulated", action="append", default=[], metavar="NAME=FILE", help="one simulator; repeat for more"
+        "--simulated",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="simulated conversations (JSONL); repeat for more simulators",
     )
     parser.add_argument("--out", type=Path, required=True, help="directory for report.json and report.html")
     add_protocol_arguments(parser)
-    parser.add_argument("--no-text", action="store_true", help="no chat text in the report")
+    parser.add_argument("--no-text", action="store_true", help="leave chat text out of the report")
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="print the plan and stop; without --simulated: are there people enough?",
+        help="print the plan and stop; without --simulated: check that there are enough people",
     )
-    parser.add_argument("--json", action="store_true", help="report.json on stdout as well")
+    parser.add_argument("--json", action="store_true", help="also print report.json on stdout")
     parser.add_argument("--json-out", metavar="FILE")
 
 
 def add_protocol_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every comparison with a human floor can be told on the command line."""
+    """Adds the options that every comparison with a human baseline takes."""
     parser.add_argument(
         "--config",
         type=Path,
-        help="TOML with departures from the defaults that `usersim keys eval run` lists",
+        help="TOML file that overrides the defaults (`usersim keys eval run` lists them)",
     )
     parser.add_argument("--seed", type=int)
-    parser.add_argument("--metrics", metavar="NAME,NAME", help=f"of {', '.join(EVERY)} (all)")
-    parser.add_argument("--bootstrap", type=int, help="resamples behind every interval (1000)")
+    parser.add_argument(
+        "--metrics", metavar="NAME,NAME", help=f"metric families out of {', '.join(EVERY)} (default: all)"
+    )
+    parser.add_argument("--bootstrap", type=int, help="bootstrap resamples per interval (default: 1000)")
     parser.add_argument("--interval", choices=("percentile", "bca"), help="kind of bootstrap interval")
-    parser.add_argument("--floor-repeats", type=int, help="human splits behind the floor (200)")
-    parser.add_argument("--min-n", type=int, help="fewer per side are refused (50)")
-    parser.add_argument("--max-n", type=int, help="more per side are subsampled (1000)")
-    parser.add_argument("--turn-cap", type=int, help="cut all conversations here (inferred)")
+    parser.add_argument("--floor-repeats", type=int, help="human splits of the human baseline (default: 200)")
+    parser.add_argument("--min-n", type=int, help="smallest number of conversations per side (default: 50)")
+    parser.add_argument(
+        "--max-n",
+        type=int,
+        help="largest number of conversations per side; more are subsampled (default: 1000)",
+    )
+    parser.add_argument(
+        "--turn-cap", type=int, help="cut all conversations after N user turns (default: inferred)"
+    )
     parser.add_argument(
         "--margin",
         action="append",
         default=[],
-        metavar="FIGURE=δ",
-        help="δ of equivalence in the figure's own unit, in place of the fixed one; repeat for more",
+        metavar="METRIC=δ",
+        help="equivalence margin δ in the metric's unit, in place of the fixed one; repeat for more",
     )
     parser.add_argument("--language", help="keep conversations in this language only, e.g. en")
-    parser.add_argument("--processes", type=int, help="at once (one a core); moves no number")
     parser.add_argument(
-        "--same-goals", action="store_true", help="only human conversations with a simulated goal"
+        "--processes", type=int, help="parallel processes (default: one per core); results do not change"
     )
-    parser.add_argument("--quick", action="store_true", help="fewer resamples and splits")
+    parser.add_argument(
+        "--same-goals", action="store_true", help="keep only human conversations whose goal was simulated"
+    )
+    parser.add_argument("--quick", action="store_true", help="use fewer resamples and splits")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -120,7 +137,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def config_of(args: argparse.Namespace) -> EvalConfig:
-    """The TOML under --quick under the options that were given."""
+    """Returns the configuration: options override `--quick`, which overrides the TOML file."""
     base = load_config(EvalConfig, args.config)
     names = (
         "seed",
@@ -133,18 +150,18 @@ def config_of(args: argparse.Namespace) -> EvalConfig:
         "language",
         "processes",
     )
-    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    options = {name: value for name in names if (value := getattr(args, name)) is not None}
     if args.metrics:
-        given["metrics"] = [name.strip() for name in args.metrics.split(",") if name.strip()]
+        options["metrics"] = [name.strip() for name in args.metrics.split(",") if name.strip()]
     if args.margin:
-        given["margins"] = {**base.margins, **dict(map(_margin, args.margin))}
+        options["margins"] = {**base.margins, **dict(map(_margin, args.margin))}
     flags: dict[str, object] = {"same_goals": True} if args.same_goals else {}
     if args.no_text:
         flags["examples"] = 0
     quick = QUICK if args.quick else {}
-    config = EvalConfig.model_validate({**base.model_dump(), **quick, **given, **flags})
+    config = EvalConfig.model_validate({**base.model_dump(), **quick, **options, **flags})
     if unknown := sorted(config.margins.keys() - MARGINS.keys()):
-        raise ConfigError(f"margins: no figure {', '.join(unknown)}; there are {', '.join(MARGINS)}")
+        raise ConfigError(f"margins: no metric {', '.join(unknown)}; there are {', '.join(MARGINS)}")
     return config
 
 
@@ -153,20 +170,21 @@ def _margin(text: str) -> tuple[str, float]:
     try:
         return key, float(value)
     except ValueError:
-        raise ConfigError(f"--margin {text!r}: write FIGURE=δ, e.g. auc_text=0.05") from None
+        raise ConfigError(f"--margin {text!r}: write METRIC=δ, e.g. auc_text=0.05") from None
 
 
 def _people_enough(path: Path, config: EvalConfig) -> int:
-    """Before anything is simulated. Raises DataError where the human side is too small for any comparison."""
+    """Prints how many people there are, before any simulation. Raises DataError where they are too few for any
+    comparison."""
     human = load_conversations(path)
-    half, people = largest_half([person_of(c) for c in human]), len({person_of(c) for c in human})
-    if half < config.min_n:
+    half_size, people = largest_half([person_of(c) for c in human]), len({person_of(c) for c in human})
+    if half_size < config.min_n:
         raise DataError(
             f"{path}: {people} people in {len(human)} conversations; a comparison needs {2 * config.min_n} "
-            "(half are compared with, half are the floor)"
+            "(one half to compare with, one half for the human baseline)"
         )
     console.print(
-        f"{people} people in {len(human)} conversations: up to {half} of each simulator are compared",
+        f"{people} people in {len(human)} conversations: up to {half_size} of each simulator are compared",
         markup=False,
     )
     return 0
@@ -184,27 +202,27 @@ def name_and_file(text: str, option: str = "--simulated") -> tuple[str, Path]:
 
 
 def guards_of(path: Path) -> Guards | None:
-    """Guards of a simulated file, from the record that `usersim simulate` writes beside it; None where it does not say,
-    or where the batch was made in parts under different ones."""
+    """Returns the guards of a simulated file, from the record that `usersim simulate` writes beside it. None where the
+    record is missing, or where parts of the batch ran under different guards."""
     try:
         sessions = json.loads(run_file(path).read_text(encoding="utf-8"))["sessions"]
-        found = {Guards.model_validate(session["user"]["guards"]) for session in sessions}
+        guards = {Guards.model_validate(session["user"]["guards"]) for session in sessions}
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return found.pop() if len(found) == 1 else None
+    return guards.pop() if len(guards) == 1 else None
 
 
 def _missing(report: Report) -> list[str]:
-    """One line a simulator for the headline figures it lacks."""
+    """Returns one line a simulator with the headline metrics that could not be measured."""
     labels = {key: spec.label for key, (_, spec) in specs(report.config).items() if spec.headline}
-    found = []
+    lines = []
     for simulator in report.simulators:
-        lacking = [labels[key] for key in simulator.missing if key in labels]
-        if lacking:
-            found.append(
-                f"{simulator.name}: not measured, see report.json for the reasons: {', '.join(lacking)}"
+        missing_labels = [labels[key] for key in simulator.missing if key in labels]
+        if missing_labels:
+            lines.append(
+                f"{simulator.name}: not measured, see report.json for the reasons: {', '.join(missing_labels)}"
             )
-    return found
+    return lines
 
 
 def _plan(prepared: Prepared, config: EvalConfig, args: argparse.Namespace) -> None:
@@ -226,7 +244,7 @@ def _plan(prepared: Prepared, config: EvalConfig, args: argparse.Namespace) -> N
 
 @contextmanager
 def progress_bar(total: int) -> Iterator[Callable[[str], None]]:
-    """A bar on stderr; the function it gives is called once a step."""
+    """Context of a progress bar on stderr; yields a function to call after each step."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),

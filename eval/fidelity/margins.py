@@ -1,7 +1,8 @@
-"""Equivalence margins δ in each figure's own unit, fixed by what the unit means and before any comparison.
+"""Equivalence margins δ in each metric's own unit, fixed before any comparison by the meaning of the unit.
 
-A margin in widths of the human floor grows as n falls, so that fewer conversations would make a simulator equivalent.
-These do not move with n: where n is too small for an interval narrower than δ, nothing is called equivalent.
+A margin in widths of the human baseline would grow as n falls, so that fewer conversations would make a simulator
+equivalent. These margins do not depend on n: where n is too small for an interval narrower than δ, no metric is
+equivalent.
 """
 
 from __future__ import annotations
@@ -9,18 +10,18 @@ from __future__ import annotations
 from eval.fidelity.settings import EvalConfig
 
 SHIFT_SD = 0.2
-"""Human standard deviations: Cohen's small effect. Two people drawn at random are 1.1 apart."""
+"""Human standard deviations: Cohen's small effect. Two random people are 1.1 apart."""
 SHIFT_AUC = 0.05
-"""A shift of 0.2 SD gives an AUC of .556: a judge who is right in 55 of 100 pairs where a coin is in 50."""
+"""A shift of 0.2 SD gives an AUC of .556: right in 55 of 100 pairs, where chance is right in 50."""
 SHIFT_BITS = 0.01
 """Jensen-Shannon divergence of two normals 0.2 SD apart: .0072 bits, rounded up."""
 SHARE = 0.05
-"""Five points of a hundred: one turn, facet, person or content word in twenty."""
+"""Five percentage points: one turn, facet, person or content word in twenty."""
 RATIO = 0.14
-"""|log2 ratio| of 1.1: ten per cent more or fewer."""
+"""|log2 ratio| of 1.1: ten percent more or fewer."""
 COSINE = 0.02
-"""Cosine between conversations that have nothing to do with each other; within one goal, where cosines are several
-times as large, five points."""
+"""Cosine between unrelated conversations. Within one goal, where cosines are several times as large, the margin is five
+points."""
 
 MARGINS: dict[str, float] = {
     **dict.fromkeys(
@@ -88,9 +89,9 @@ MARGINS: dict[str, float] = {
     # |z| grows with n for one and the same difference, so no value of it means "as good as equal".
     "hazard.log_rank": 0.0,
 }
-"""By figure (`FigureSpec.key`). 0: never called equivalent."""
+"""Margin by metric (`FigureSpec.key`). 0: never called equivalent."""
 
 
 def margin_of(key: str, config: EvalConfig) -> float:
-    """δ of a figure: the run's own where it names one, else that of `MARGINS`; 0 for a figure of neither."""
+    """Returns the margin δ of a metric: from the configuration, else from `MARGINS`, else 0."""
     return config.margins.get(key, MARGINS.get(key, 0.0))

@@ -1,4 +1,4 @@
-"""Independent pieces of work over processes, in their order."""
+"""Parallel execution of independent tasks, with results in order."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def cores() -> int:
 
 
 def in_order(tasks: Sequence[Callable[[], T]], processes: int) -> Iterator[T]:
-    """Results one by one, as they come, in the order of the tasks; with one process nothing is started.
+    """Yields the results in the order of the tasks; with `processes=1` no process is started.
 
-    Tasks and results must be picklable. Ctrl-C ends the workers. Linear algebra keeps to one thread a worker: the
-    processes already fill the cores.
+    Tasks and results must be picklable. Ctrl-C ends the workers. Each worker runs linear algebra in one thread,
+    because the processes already fill the cores.
     """
     if processes == 1 or len(tasks) < 2:
         yield from (task() for task in tasks)

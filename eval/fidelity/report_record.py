@@ -1,4 +1,4 @@
-"""The report record: everything that `report.json` holds."""
+"""Report record: everything that `report.json` holds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import Field
 
 from eval.fidelity.metrics.gates import GateResult
 from eval.fidelity.metrics.metric_protocol import Curve
-from eval.fidelity.samples.prepare import Side
+from eval.fidelity.samples.prepare import SideFacts
 from eval.fidelity.settings import EvalConfig
 from eval.fidelity.verdicts import floor_width
 from usersim.cli import readable
@@ -35,7 +35,8 @@ class FileFacts(Record):
 
 
 class FeatureShape(Record):
-    """One attribute of human and simulated turns, for the eye. Each conversation weighs the same."""
+    """Distribution of one attribute over human and simulated turns, for display. Each conversation has the
+    same weight."""
 
     key: str
     label: str
@@ -50,30 +51,30 @@ class FeatureShape(Record):
 
 
 class Telling(Record):
-    """What the classifiers go by."""
+    """Features that the classifiers rely on."""
 
     simulated_ngrams: tuple[str, ...]
     human_ngrams: tuple[str, ...]
     features: tuple[tuple[str, float], ...]
-    """(feature, AUC of it alone); above 0.5: the simulator has more of it."""
+    """(feature, AUC of the feature alone); above 0.5 the simulator has more of it."""
 
 
 class Headline(Record):
-    """What differs, what is equivalent and what could not be told, by label; no count and no index."""
+    """Labels of the metrics that differ, that are equivalent, and that are inconclusive; no count and no index."""
 
     gates: tuple[str, ...]
     """Gates that differ."""
     different: tuple[str, ...]
-    """Figures with the verdict "different", after Holm's adjustment; the furthest from people first."""
+    """Metrics with the verdict "different", after Holm's adjustment; the furthest from people first."""
     equivalent: tuple[str, ...]
     not_told: tuple[str, ...]
-    """All others: equality is not shown for them, and neither is a difference."""
+    """All other metrics: neither equality nor a difference is shown for them."""
     p: float
-    """Share of human splits whose worst figure is at least as far out: one p-value over all figures."""
+    """Share of human splits whose worst metric is at least as far out: one p-value over all metrics."""
     is_different: bool
-    """p ≤ 0.05. Wrong for about one in twenty sets of humans, however many figures there are."""
+    """p ≤ 0.05. Wrong for about one in twenty sets of humans, whatever the number of metrics."""
     too_few: bool = False
-    """Fewer conversations than carry a verdict (`settings.TRUSTED_N`): never called different."""
+    """Fewer conversations than a verdict needs (`settings.TRUSTED_N`): never called different."""
 
     @property
     def overall(self) -> str:
@@ -85,9 +86,9 @@ class Headline(Record):
 class SimulatorReport(Record):
     name: str
     file: FileFacts | None = None
-    side: Side
+    side: SideFacts
     guards: Guards | None = None
-    """Guards that it ran under; None: not known."""
+    """Guards that it ran under; None: unknown."""
     people_longer: float = 0.0
     """Share of people's turns with more words than its longest turn."""
     headline: Headline
@@ -96,14 +97,14 @@ class SimulatorReport(Record):
     telling: Telling
     curves: tuple[Curve, ...] = ()
     nearest: tuple[Conversation, ...] = ()
-    """Its conversations that the classifiers took most for human; chat text, empty under `--no-text`."""
+    """Its conversations that the classifiers took most for human; chat text, empty with `--no-text`."""
     farthest: tuple[Conversation, ...] = ()
     missing: dict[str, str] = Field(default_factory=dict)
-    """Figures that could not be measured, with the reason."""
+    """Metrics that could not be measured, with the reason."""
 
 
 class QuizItem(Record):
-    """Two openings of conversations side by side: which one is human?"""
+    """Quiz question: which of two openings is human?"""
 
     first: Conversation
     second: Conversation
@@ -115,10 +116,10 @@ class Report(Record):
     kind: Literal["fidelity"] = "fidelity"
     title: str = "Simulated against human users"
     n: int
-    """Conversations per side in every figure with a floor."""
+    """Conversations per side in every metric with a human baseline."""
     turn_cap: int | None
     turn_cap_from: Literal["given", "inferred", "none"]
-    human: Side
+    human: SideFacts
     human_file: FileFacts | None = None
     simulators: tuple[SimulatorReport, ...]
     features: tuple[FeatureShape, ...]
@@ -127,25 +128,27 @@ class Report(Record):
     versions: dict[str, str]
     seconds: float
     human_examples: tuple[Conversation, ...] = ()
-    """Chat text; empty under `--no-text`."""
+    """Chat text; empty with `--no-text`."""
     simulated_examples: dict[str, tuple[Conversation, ...]] = Field(default_factory=dict)
     quiz: tuple[QuizItem, ...] = ()
-    """Chat text; empty under `--no-text`."""
+    """Chat text; empty with `--no-text`."""
     command: str = ""
-    """What was typed."""
+    """Command line of the run."""
     costs: dict[str, float] = Field(default_factory=dict)
-    """Judges' tokens, calls and money, where a judge was asked."""
+    """Tokens, calls and money of an LLM judge, where one was used."""
 
 
 def headline(
-    figures: Sequence[Figure], gates: Sequence[GateResult], floors: Mapping[str, Floats]
+    metrics: Sequence[Figure], gates: Sequence[GateResult], floors: Mapping[str, Floats]
 ) -> Headline:
-    """Gates first, then every figure by name under its verdict, the furthest from people first."""
-    named = sorted((figure for figure in figures if figure.headline), key=lambda f: -floor_widths(f))
-    p, too_few = worst_of_all_p(named, floors), named[0].verdict == "too few"
+    """Returns the headline: gates, then the metrics by verdict, the furthest from people first."""
+    headline_metrics = sorted(
+        (metric for metric in metrics if metric.headline), key=lambda f: -floor_widths(f)
+    )
+    p, too_few = worst_of_all_p(headline_metrics, floors), headline_metrics[0].verdict == "too few"
 
     def labels(*verdicts: str) -> tuple[str, ...]:
-        return tuple(figure.label for figure in named if figure.verdict in verdicts)
+        return tuple(metric.label for metric in headline_metrics if metric.verdict in verdicts)
 
     return Headline(
         gates=tuple(gate.label for gate in gates if gate.verdict == "different"),
@@ -158,56 +161,62 @@ def headline(
     )
 
 
-def in_words(found: Headline) -> list[str]:
-    """The headline as sentences: gates, then different, equivalent, not told, then the test over all figures."""
+def in_words(summary: Headline) -> list[str]:
+    """Returns the headline as sentences: gates, different, equivalent, inconclusive, then the test over all metrics."""
 
-    def listed(labels: Sequence[str]) -> str:
+    def joined(labels: Sequence[str]) -> str:
         return "; ".join(labels) if labels else "none"
 
     return [
-        f"Gates that differ: {listed(found.gates)}.",
-        f"Different from people: {listed(found.different)}.",
-        f"Equivalent within the margin: {listed(found.equivalent)}.",
-        f"Not told, which is not the same as equal: {listed(found.not_told)}.",
-        f"One test over all figures: {found.overall} (p {found.p:.3f}).",
+        f"Gates that differ: {joined(summary.gates)}.",
+        f"Different from people: {joined(summary.different)}.",
+        f"Equivalent within the margin: {joined(summary.equivalent)}.",
+        f"Not told, which is not the same as equal: {joined(summary.not_told)}.",
+        f"One test over all metrics: {summary.overall} (p {summary.p:.3f}).",
     ]
 
 
-def floor_widths(figure: Figure) -> float:
-    """Excess over the distance from the floor's median to its far end: 1 is the edge of what humans do."""
-    # Where hardly any split shows anything (a rare act), the floor has next to no width.
-    return figure.excess.value / max(floor_width(figure.floor, figure.worse), _newcomer_width(figure) / 4)
+def floor_widths(metric: Figure) -> float:
+    """Returns the excess divided by the distance from the baseline's median to its far end; 1 is the edge of human
+    variation."""
+    # Where hardly any split shows anything (a rare act), the baseline has next to no width.
+    return metric.excess.value / max(floor_width(metric.floor, metric.worse), _bootstrap_width(metric) / 4)
 
 
-def worst_of_all_p(figures: Sequence[Figure], floors: Mapping[str, Floats]) -> float:
-    """Westfall and Young's max statistic: the worst figure of the simulator among the worst of every split.
+def worst_of_all_p(metrics: Sequence[Figure], floors: Mapping[str, Floats]) -> float:
+    """Returns one p-value over all metrics: Westfall and Young's max statistic.
 
-    The splits are shared by all figures, so their dependence is taken as it is. A figure's width is that of its
-    floor, the simulator's own value included, but no less than what the newcomer's own bootstrap says: the splits
-    know the pool only. Without that, a set of humans with a few rare acts or long tails more than the pool is called
-    different far too often (15 to 30 % for 16 independent figures at n = 100; with it 2 to 4 %, at the power of a
-    permutation test over both sides). A split in which a figure has nothing to measure is judged by the others.
+    The simulator's worst metric is ranked among the worst metric of every human split. All metrics share
+    the splits, so their dependence is taken into account.
+
+    A metric's width is that of its human baseline, the simulator's value included. It is at least the width
+    from the simulator's own bootstrap, because the splits know the pool only. Without that lower bound,
+    humans with a few more rare acts or long tails than the pool are called different far too often. For 16
+    independent metrics at n = 100 the share is 15 to 30 % of draws. With the bound it is 2 to 4 %, at the
+    power of a permutation test over both sides.
+
+    A split in which a metric has nothing to measure is judged by the other metrics.
     """
-    worst = np.full(len(floors[figures[0].key]) + 1, -np.inf)
-    for figure in figures:
-        sign = 1.0 if figure.worse == "higher" else -1.0
-        values = sign * np.append(floors[figure.key], figure.value.value)
+    worst = np.full(len(floors[metrics[0].key]) + 1, -np.inf)
+    for metric in metrics:
+        sign = 1.0 if metric.worse == "higher" else -1.0
+        values = sign * np.append(floors[metric.key], metric.value.value)
         middle, end = np.nanquantile(values, [0.5, 0.975])
-        worst = np.fmax(worst, (values - middle) / max(end - middle, _newcomer_width(figure)))
+        worst = np.fmax(worst, (values - middle) / max(end - middle, _bootstrap_width(metric)))
     return float((worst[:-1] >= worst[-1]).sum() + 1) / len(worst)
 
 
-def _newcomer_width(figure: Figure) -> float:
-    """What the floor's width would be by the bootstrap: the median of |Z| is 1.57 standard deviations below its
-    97.5 % quantile, and the interval of the excess is 3.92 wide."""
-    return max(1.567 / (2 * Z95) * (figure.excess.high - figure.excess.low), 1e-9)
+def _bootstrap_width(metric: Figure) -> float:
+    """Estimates the baseline's width from the bootstrap interval of the excess, which is 3.92 standard deviations wide.
+    The median of |Z| lies 1.57 standard deviations below its 97.5 % quantile."""
+    return max(1.567 / (2 * Z95) * (metric.excess.high - metric.excess.low), 1e-9)
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    version_by_package = {"python": platform.python_version()}
     for package in packages:
         try:
-            found[package] = importlib.metadata.version(package)
+            version_by_package[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return version_by_package

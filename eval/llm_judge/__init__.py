@@ -1,5 +1,5 @@
-"""An LLM as judge: optional, blinded, in both orders, and reported apart from everything that needs none.
+"""Optional LLM judge: blinded, in both orders, and reported apart from all results that need no judge.
 
-No strong judge was at hand here: the machinery is tested with invented ones, and how far a real judge can be believed
-has to be measured with labels of people (`--export`, `--labels`).
+The machinery is tested with invented judges, because no strong judge was available here. The accuracy of a real
+judge has to be measured with labels of people (`--export`, `--labels`).
 """

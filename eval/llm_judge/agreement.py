@@ -1,4 +1,4 @@
-"""How far a judge agrees with people, and rates corrected for where it does not."""
+"""Agreement of a judge with people, and rates corrected for the judge's errors."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from usersim.types import Record
 
 REPEATS = 1000
 LEAST_YOUDEN = 0.1
-"""Sensitivity + specificity - 1 below which a judge says too little to be corrected."""
-LOST = 0.05
-"""Share of resamples without an answer from which there is no interval."""
+"""Sensitivity + specificity - 1 below which a judge is too uninformative for a correction."""
+MAX_UNDEFINED = 0.05
+"""Share of resamples without a value above which there is no interval."""
 
 
 class Label(Record):
@@ -27,8 +27,8 @@ class Label(Record):
     rater: str = ""
 
 
-class Agreement(Record):
-    """Between two labellers of the same items."""
+class LabelAgreement(Record):
+    """Agreement of two labellers on the same items."""
 
     task: str
     between: str
@@ -36,54 +36,56 @@ class Agreement(Record):
     observed: float
     """Share of items with the same label."""
     kappa: Estimate | None
-    """Cohen 1960; of ordered scores, with quadratic weights (Cohen 1968). None: one label only, so no chance to
-    agree by more than chance."""
+    """Cohen 1960; of ordered scores, with quadratic weights (Cohen 1968). None where there is only one label, so
+    that chance agreement is 1."""
     confusion: dict[str, dict[str, int]]
-    """first's label → second's label → items."""
+    """Items by the first labeller's label, then by the second's."""
 
 
 def read_labels(path: Path) -> list[Label]:
-    """JSON Lines of {item, label, rater?}; numbers are read as text, rows without a label are not yet labelled."""
-    found = []
+    """Reads JSON Lines of {item, label, rater?}. Numbers are read as text; rows without a label are skipped."""
+    labels = []
     for number, value in read_jsonl(path):
         if not isinstance(value, dict):
             raise DataError(f"{path}:{number}: needs {{item, label, rater?}}")
-        kept = {key: str(value.get(key) or "") for key in ("item", "label", "rater")}
-        if not kept["label"]:
+        fields = {key: str(value.get(key) or "") for key in ("item", "label", "rater")}
+        if not fields["label"]:
             continue
-        task = kept["item"].partition(":")[0]
+        task = fields["item"].partition(":")[0]
         if task not in LABELS:
-            raise DataError(f"{path}:{number}: item {kept['item']!r} is none of --export")
-        if kept["label"] not in LABELS[task]:
-            raise DataError(f"{path}:{number}: label {kept['label']!r} is none of {', '.join(LABELS[task])}")
-        found.append(Label.model_validate(kept))
-    if not found:
+            raise DataError(f"{path}:{number}: item {fields['item']!r} is none of --export")
+        if fields["label"] not in LABELS[task]:
+            raise DataError(
+                f"{path}:{number}: label {fields['label']!r} is none of {', '.join(LABELS[task])}"
+            )
+        labels.append(Label.model_validate(fields))
+    if not labels:
         raise DataError(f"{path}: no labels in it; fill in `label` of the lines written by --export")
-    return found
+    return labels
 
 
 def consensus(labels: Sequence[Label]) -> dict[str, str]:
-    """The label most raters gave; items on which they are split evenly are left out."""
+    """Returns the most frequent label of each item; items with a tie are left out."""
     votes: dict[str, Counter[str]] = defaultdict(Counter)
     for label in labels:
         votes[label.item][label.label] += 1
-    made = {}
-    for item, counted in votes.items():
-        (best, most), *rest = counted.most_common(2)
-        if not rest or rest[0][1] < most:
-            made[item] = best
-    return made
+    majority = {}
+    for item, counts in votes.items():
+        (top_label, top_votes), *runners_up = counts.most_common(2)
+        if not runners_up or runners_up[0][1] < top_votes:
+            majority[item] = top_label
+    return majority
 
 
 def between_raters(labels: Sequence[Label]) -> tuple[dict[str, str], dict[str, str]]:
-    """The labels of the two raters who share most items, on any items."""
+    """Returns the labels of the two raters who share most items."""
     by_rater: dict[str, dict[str, str]] = defaultdict(dict)
     for label in labels:
         by_rater[label.rater][label.item] = label.label
-    couples = [(a, b) for a in by_rater for b in by_rater if a < b]
-    if not couples:
+    rater_pairs = [(a, b) for a in by_rater for b in by_rater if a < b]
+    if not rater_pairs:
         return {}, {}
-    first, second = max(couples, key=lambda c: len(by_rater[c[0]].keys() & by_rater[c[1]].keys()))
+    first, second = max(rater_pairs, key=lambda c: len(by_rater[c[0]].keys() & by_rater[c[1]].keys()))
     return by_rater[first], by_rater[second]
 
 
@@ -95,8 +97,9 @@ def agreement(
     clusters: Mapping[str, str],
     *,
     seed: int,
-) -> Agreement | None:
-    """On the items that both labelled; None where there is none. κ's interval resamples clusters of items."""
+) -> LabelAgreement | None:
+    """Returns the agreement on the items that both labelled; None where there is none. κ's interval resamples
+    clusters of items."""
     items = sorted(first.keys() & second.keys())
     if not items:
         return None
@@ -109,7 +112,7 @@ def agreement(
     weights = _weights(names)
     kappa = _kappa(one_hot.sum(0)[None], weights)[0]
     table = one_hot.sum(0).reshape(len(names), len(names))
-    return Agreement(
+    return LabelAgreement(
         task=task,
         between=between,
         n=len(items),
@@ -122,7 +125,7 @@ def agreement(
 
 
 def _weights(names: Sequence[str]) -> Floats:
-    """Disagreement of two labels: 0 or 1; of numbers, the squared distance."""
+    """Returns the disagreement of two labels: 0 or 1; for numbers, the squared distance."""
     if all(name.isdigit() for name in names) and len(names) > 1:
         values = np.array([float(name) for name in names])
         gaps: Floats = (values[:, None] - values[None, :]) ** 2 / np.ptp(values) ** 2
@@ -132,20 +135,21 @@ def _weights(names: Sequence[str]) -> Floats:
 
 
 def _kappa(tables: Floats, weights: Floats) -> Floats:
-    """(B,) from (B, K²) counts: 1 - weighted disagreement seen / expected from the margins; NaN where none can be."""
+    """Returns (B,) from (B, K²) counts: 1 - weighted observed disagreement / that expected from the margins; NaN
+    where undefined."""
     size = len(weights)
     share = tables.reshape(-1, size, size) / tables.sum(1)[:, None, None]
-    seen = (share * weights).sum((1, 2))
+    observed = (share * weights).sum((1, 2))
     chance = np.einsum("bi,bj,ij->b", share.sum(2), share.sum(1), weights)
-    kappa: Floats = 1 - np.divide(seen, chance, out=np.full_like(seen, np.nan), where=chance > 0)
+    kappa: Floats = 1 - np.divide(observed, chance, out=np.full_like(observed, np.nan), where=chance > 0)
     return kappa
 
 
 def _estimate(value: float, replicates: Floats, n: int) -> Estimate | None:
-    known = replicates[np.isfinite(replicates)]
-    if not np.isfinite(value) or len(known) < (1 - LOST) * len(replicates):
+    finite_values = replicates[np.isfinite(replicates)]
+    if not np.isfinite(value) or len(finite_values) < (1 - MAX_UNDEFINED) * len(replicates):
         return None
-    low, high = interval(known)
+    low, high = interval(finite_values)
     return Estimate(value=value, low=low, high=high, n=n)
 
 
@@ -156,15 +160,16 @@ def corrected_rate(
     judge: Floats,
     people_counts_BM: Floats,
 ) -> Estimate | None:
-    """A share as people would have labelled it: (q + sp - 1) / (se + sp - 1), within 0 and 1 (Rogan & Gladen 1978).
+    """Returns a share as people would have labelled it: (q + sp - 1) / (se + sp - 1), within 0 and 1 (Rogan & Gladen
+    1978).
 
-    `flags` (N,): the judge's 0 or 1 on what is measured. `people`, `judge` (M,): both on the labelled sample, from
-    which sensitivity and specificity are estimated. The interval resamples both samples, each by its clusters. None
-    where the judge hardly tells the two apart, or the sample lacks one of them.
+    `flags` (N,) holds the judge's 0 or 1 on the measured items. `people` and `judge` (M,) hold both labels on the
+    labelled sample, which give sensitivity and specificity. The interval resamples both samples by their
+    clusters. None where the judge hardly separates the two labels, or the sample lacks one of them.
     """
-    whole = _rogan_gladen(flags, np.ones((1, len(flags))), people, judge, np.ones((1, len(people))))[0]
-    made = _rogan_gladen(flags, counts_BN, people, judge, people_counts_BM)
-    return _estimate(float(whole), made, len(flags))
+    value = _rogan_gladen(flags, np.ones((1, len(flags))), people, judge, np.ones((1, len(people))))[0]
+    replicates = _rogan_gladen(flags, counts_BN, people, judge, people_counts_BM)
+    return _estimate(float(value), replicates, len(flags))
 
 
 def _rogan_gladen(
@@ -175,6 +180,6 @@ def _rogan_gladen(
         sensitivity = (people_counts_BM @ (people * judge)) / (people_counts_BM @ people)
         specificity = (people_counts_BM @ ((1 - people) * (1 - judge))) / (people_counts_BM @ (1 - people))
         youden = sensitivity + specificity - 1
-        made = np.clip((apparent + specificity - 1) / youden, 0, 1)
-    told: Floats = np.where(youden >= LEAST_YOUDEN, made, np.nan)
-    return told
+        rates = np.clip((apparent + specificity - 1) / youden, 0, 1)
+    informative_rates: Floats = np.where(youden >= LEAST_YOUDEN, rates, np.nan)
+    return informative_rates

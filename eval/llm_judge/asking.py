@@ -1,4 +1,4 @@
-"""Questions to the judge, side by side, with a bar."""
+"""Concurrent questions to the judge, with a progress bar."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from usersim.stats.estimates import rng_for
 
 
 async def ask(judge: Judge, items: Sequence[Item], seed: int) -> dict[str, str]:
-    """In an order that mixes tasks and sources; an unusable answer is left out. Raises EndpointDown."""
+    """Asks all items in an order that mixes tasks and sources; unusable answers are left out. Raises EndpointDown."""
     answers: dict[str, str] = {}
     columns = (TextColumn("questions"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("", total=len(items))
 
-        async def one(item: Item) -> None:
+        async def ask_item(item: Item) -> None:
             with suppress(NoAnswer):  # counted in judge.usage and as unanswered
                 answers[item.key] = label_of(await judge.ask(item.messages(), ANSWERS[item.task]))
             progress.advance(bar)
 
         order = rng_for(seed, "order of judging").permutation(len(items))
         try:
-            await asyncio.gather(*(one(items[i]) for i in order))
+            await asyncio.gather(*(ask_item(items[i]) for i in order))
         finally:
             await judge.aclose()
     return answers

@@ -1,6 +1,6 @@
-"""`usersim eval judge`: pairs, naturalness and grounding acts by any OpenAI-compatible endpoint.
+"""`usersim eval judge`: judges pairs, naturalness and grounding acts with any OpenAI-compatible endpoint.
 
-Answers are kept on disk, so a repeated or interrupted run asks for what is missing only.
+Answers are cached on disk, so a repeated or interrupted run asks only the missing questions.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from eval.fidelity.samples.prepare import check_origin
-from eval.llm_judge.agreement import Agreement, Label, agreement, between_raters, consensus, read_labels
+from eval.llm_judge.agreement import Label, LabelAgreement, agreement, between_raters, consensus, read_labels
 from eval.llm_judge.asking import ask
 from eval.llm_judge.judge_record import JudgeReport, tables
-from eval.llm_judge.plan import HUMAN, Pair, Sampled, chats, messages, pairs
+from eval.llm_judge.plan import HUMAN, JudgedPair, SampledItem, chats, messages, pairs
 from eval.llm_judge.questions import PROMPTS, TASKS, Item, Task
 from eval.llm_judge.scores import act_rows, pair_rates, rules_against_judge, score_rows, unanswered
 from usersim.chat_models.client import Sampling
@@ -35,19 +35,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--human", type=Path, required=True, metavar="FILE", help="held-out human conversations (JSONL)")
     add(
-        "--simulated", action="append", default=[], metavar="NAME=FILE", help="one simulator; repeat for more"
+        "--simulated",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="simulated conversations (JSONL); repeat for more simulators",
     )
-    add("--out", type=Path, required=True, metavar="DIR", help="for judge.json and the answers (cache/)")
-    add("--judge-url", metavar="URL", help="any OpenAI-compatible chat endpoint")
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="directory for judge.json and the answers (cache/)",
+    )
+    add("--judge-url", metavar="URL", help="OpenAI-compatible chat endpoint of the judge")
     add("--judge-model", metavar="NAME")
     add("--api-key-env", metavar="NAME", help="environment variable that holds the endpoint's key")
-    add("--tasks", default=",".join(TASKS), help="which: is human; natural: 1 to 5; act: grounding acts")
-    add("--pairs", type=int, default=100, help="for each simulator and each control, asked in both orders")
-    add("--chats", type=int, default=100, help="rated for naturalness, of each source")
-    add("--messages", type=int, default=200, help="labelled with an act, of each source")
-    add("--turns", type=int, default=6, help="user turns of a chat that are shown, at most")
-    add("--show-replies", action="store_true", help="also the assistant's words, where it is the same one")
-    add("--labels", type=Path, metavar="FILE", help="labels of people, to measure and correct the judge by")
+    add(
+        "--tasks",
+        default=",".join(TASKS),
+        help="which (is human), natural (1 to 5), act (grounding acts); default: all",
+    )
+    add(
+        "--pairs",
+        type=int,
+        default=100,
+        help="pairs per simulator and control, asked in both orders (default: 100)",
+    )
+    add("--chats", type=int, default=100, help="chats of each source rated for naturalness (default: 100)")
+    add(
+        "--messages",
+        type=int,
+        default=200,
+        help="messages of each source labelled with an act (default: 200)",
+    )
+    add("--turns", type=int, default=6, help="most user turns of a chat that are shown (default: 6)")
+    add(
+        "--show-replies",
+        action="store_true",
+        help="also show the assistant's replies; only where all sides have the same assistant",
+    )
+    add("--labels", type=Path, metavar="FILE", help="labels of people, to measure and correct the judge")
     add(
         "--export",
         type=Path,
@@ -57,9 +85,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0)
     add("--concurrency", type=int, default=8)
     add("--timeout", type=float, default=120.0, metavar="SECONDS")
-    add("--max-tokens", type=int, default=1024, help="of an answer, thinking included")
-    add("--price-in", type=float, metavar="PRICE", help="per million prompt tokens, to show the cost")
-    add("--price-out", type=float, metavar="PRICE", help="per million tokens answered")
+    add("--max-tokens", type=int, default=1024, help="tokens per answer, thinking included (default: 1024)")
+    add("--price-in", type=float, metavar="PRICE", help="price per million prompt tokens, to show the cost")
+    add("--price-out", type=float, metavar="PRICE", help="price per million answer tokens")
     add("--dry-run", action="store_true", help="count the questions and stop")
     add("--json", action="store_true")
     add("--json-out", metavar="FILE")
@@ -93,18 +121,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _tasks(text: str) -> list[Task]:
-    wanted = text.split(",")
-    if unknown := set(wanted) - set(TASKS):
-        raise ConfigError(f"--tasks {', '.join(sorted(unknown))}: choose of {', '.join(TASKS)}")
-    return [task for task in TASKS if task in wanted]
+    names = text.split(",")
+    if unknown := set(names) - set(TASKS):
+        raise ConfigError(f"--tasks {', '.join(sorted(unknown))}: choose from {', '.join(TASKS)}")
+    return [task for task in TASKS if task in names]
 
 
 def _files(args: argparse.Namespace) -> dict[str, Path]:
     files = {HUMAN: args.human}
-    for given in args.simulated:
-        name, equals, path = given.partition("=")
+    for option in args.simulated:
+        name, equals, path = option.partition("=")
         if not (name and equals and path) or name in files:
-            raise ConfigError(f"--simulated {given!r}: write NAME=FILE, every name once and none `{HUMAN}`")
+            raise ConfigError(f"--simulated {option!r}: write NAME=FILE, every name once and none `{HUMAN}`")
         files[name] = Path(path)
     if len(files) == 1:
         raise ConfigError("nothing to judge: give --simulated NAME=FILE at least once")
@@ -112,18 +140,20 @@ def _files(args: argparse.Namespace) -> dict[str, Path]:
 
 
 def _read(name: str, path: Path) -> list[Conversation]:
-    read = load_conversations(path)
-    check_origin(name, read, "human" if name == HUMAN else "simulated")
-    kept = [c for c in read if any(turn.role == "user" and turn.text.strip() for turn in c.turns)]
-    if not kept:
+    conversations = load_conversations(path)
+    check_origin(name, conversations, "human" if name == HUMAN else "simulated")
+    with_user_text = [
+        c for c in conversations if any(turn.role == "user" and turn.text.strip() for turn in c.turns)
+    ]
+    if not with_user_text:
         raise DataError(f"{path}: no conversation with a user's words")
-    return kept
+    return with_user_text
 
 
 def _plan(
     args: argparse.Namespace, tasks: Sequence[Task], sides: Mapping[str, Sequence[Conversation]]
-) -> tuple[list[Pair], list[Sampled], list[Sampled]]:
-    simulated = {name: made for name, made in sides.items() if name != HUMAN}
+) -> tuple[list[JudgedPair], list[SampledItem], list[SampledItem]]:
+    simulated = {name: conversations for name, conversations in sides.items() if name != HUMAN}
     show = {"seed": args.seed, "user_turns": args.turns, "replies": args.show_replies}
     return (
         pairs(sides[HUMAN], simulated, args.pairs, **show) if "which" in tasks else [],
@@ -132,13 +162,15 @@ def _plan(
     )
 
 
-def _items(couples: Sequence[Pair], rated: Sequence[Sampled], labelled: Sequence[Sampled]) -> list[Item]:
-    """Each text once, though it may be in several places."""
-    asked = [item for pair in couples for item in (pair.forward, pair.backward)]
-    asked += [sampled.item for sampled in (*rated, *labelled)]
-    if not asked:
+def _items(
+    couples: Sequence[JudgedPair], rated: Sequence[SampledItem], labelled: Sequence[SampledItem]
+) -> list[Item]:
+    """Returns each item once, even where several pairs or samples share it."""
+    items = [item for pair in couples for item in (pair.forward, pair.backward)]
+    items += [sampled.item for sampled in (*rated, *labelled)]
+    if not items:
         raise DataError("nothing to ask: no pair, chat or message is left")
-    return list({item.key: item for item in asked}.values())
+    return list({item.key: item for item in items}.values())
 
 
 def _export(path: Path, items: Sequence[Item]) -> None:
@@ -149,7 +181,7 @@ def _export(path: Path, items: Sequence[Item]) -> None:
                 "label": "",
                 "rater": "",
                 "asked": PROMPTS[item.task],
-                "shown": item.shown,
+                "shown": item.text,
             }
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
     console.print(
@@ -158,7 +190,7 @@ def _export(path: Path, items: Sequence[Item]) -> None:
 
 
 def _labels(args: argparse.Namespace, items: Sequence[Item]) -> list[Label]:
-    """Before anything is paid for."""
+    """Reads the labels of people and checks them before any question is paid for."""
     if args.labels is None:
         return []
     labels = read_labels(args.labels)
@@ -191,9 +223,9 @@ def _judge(args: argparse.Namespace) -> Judge:
 def _report(
     args: argparse.Namespace,
     files: Mapping[str, Path],
-    couples: Sequence[Pair],
-    rated: Sequence[Sampled],
-    labelled: Sequence[Sampled],
+    couples: Sequence[JudgedPair],
+    rated: Sequence[SampledItem],
+    labelled: Sequence[SampledItem],
     labels: Sequence[Label],
     answers: Mapping[str, str],
     judge: Judge,
@@ -202,16 +234,16 @@ def _report(
     acts, transitions = act_rows(labelled, answers, people, args.seed)
     clusters = {s.item.key: s.cluster for s in (*rated, *labelled)}
     clusters |= {item.key: p.cluster for p in couples for item in (p.forward, p.backward)}
-    found: list[Agreement | None] = [rules_against_judge(labelled, answers, args.seed)]
+    agreements: list[LabelAgreement | None] = [rules_against_judge(labelled, answers, args.seed)]
     for task in TASKS if labels else ():
         compared = {
             "people and judge": (people, answers),
             "two people": between_raters([label for label in labels if label.item.startswith(f"{task}:")]),
         }
         for between, (first, second) in compared.items():
-            ours = {key: text for key, text in first.items() if key.startswith(f"{task}:")}
-            found.append(agreement(task, between, ours, second, clusters, seed=args.seed))
-    kept = tuple(one for one in found if one is not None)
+            task_labels = {key: text for key, text in first.items() if key.startswith(f"{task}:")}
+            agreements.append(agreement(task, between, task_labels, second, clusters, seed=args.seed))
+    known_agreements = tuple(entry for entry in agreements if entry is not None)
     return JudgeReport(
         judge=args.judge_model,
         prompts={task: prompt_hash(text) for task, text in PROMPTS.items()},
@@ -225,26 +257,26 @@ def _report(
         naturalness=tuple(score_rows(rated, answers, args.seed)),
         acts=tuple(acts),
         transitions=tuple(transitions),
-        agreement=kept,
+        agreement=known_agreements,
         unanswered={str(k): v for k, v in unanswered(_items(couples, rated, labelled), answers).items()},
         usage=judge.usage.summary(),
-        notes=tuple(_notes(args, kept)),
+        notes=tuple(_notes(args, known_agreements)),
     )
 
 
-def _notes(args: argparse.Namespace, found: Sequence[Agreement]) -> list[str]:
+def _notes(args: argparse.Namespace, agreements: Sequence[LabelAgreement]) -> list[str]:
     notes = [
         f"All of this is the opinion of {args.judge_model}; no other result depends on it. LLM judges favour LLM text.",
         "Chats of a pair are shown up to the same number of user turns, and without how they ended.",
     ]
     if not args.show_replies:
         notes.append("The assistant's replies were hidden: assistants differ between the sides.")
-    people = [one for one in found if one.between == "people and judge"]
+    people = [entry for entry in agreements if entry.between == "people and judge"]
     if not people:
-        notes.append("No labels of people were given: how far this judge can be believed here is not known.")
+        notes.append("No labels of people were given: the accuracy of this judge here is unknown.")
     notes += [
-        f"{one.task}: {one.n} labels of people; {TRUSTED_LABELS} are wanted."
-        for one in people
-        if one.n < TRUSTED_LABELS
+        f"{entry.task}: {entry.n} labels of people; {TRUSTED_LABELS} are needed."
+        for entry in people
+        if entry.n < TRUSTED_LABELS
     ]
     return notes

@@ -1,4 +1,4 @@
-"""`judge.json` and its table. No chat text is in either."""
+"""Record and tables of `judge.json`; neither holds chat text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from eval.llm_judge.agreement import Agreement
+from eval.llm_judge.agreement import LabelAgreement
 from eval.llm_judge.scores import ActRow, PairRate, ScoreRow, Transition
 from usersim.stats.estimates import Estimate
 from usersim.types import Record
@@ -15,9 +15,9 @@ from usersim.types import Record
 
 class JudgeReport(Record):
     judge: str
-    """The model's name, as the endpoint was asked for it."""
+    """Model name as sent to the endpoint."""
     prompts: dict[str, str]
-    """Hash of each rubric's words."""
+    """Hash of each rubric's text."""
     seed: int
     settings: dict[str, Any]
     files: dict[str, str]
@@ -26,8 +26,8 @@ class JudgeReport(Record):
     naturalness: tuple[ScoreRow, ...] = ()
     acts: tuple[ActRow, ...] = ()
     transitions: tuple[Transition, ...] = ()
-    agreement: tuple[Agreement, ...] = ()
-    """With people, between people, and of our rules with the judge."""
+    agreement: tuple[LabelAgreement, ...] = ()
+    """Agreement with people, between people, and of the rules with the judge."""
     unanswered: dict[str, int]
     usage: dict[str, Any]
     notes: tuple[str, ...]
@@ -35,14 +35,14 @@ class JudgeReport(Record):
 
 def tables(report: JudgeReport) -> list[Table]:
     return [
-        made for made in (_pairs(report), _naturalness(report), _acts(report), _agreement(report)) if made
+        table for table in (_pairs(report), _naturalness(report), _acts(report), _agreement(report)) if table
     ]
 
 
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left")
-    for place, column in enumerate(columns):
-        table.add_column(escape(column), justify="right" if place else "left")
+    for index, column in enumerate(columns):
+        table.add_column(escape(column), justify="right" if index else "left")
     return table
 
 
@@ -91,10 +91,10 @@ def _agreement(report: JudgeReport) -> Table | None:
     table = _table("Agreement", "task", "between", "same label", "κ", "items")
     for row in report.agreement:
         kappa = row.kappa
-        shown = f"{kappa.value:.2f} \\[{kappa.low:.2f}, {kappa.high:.2f}]" if kappa else "-"
-        table.add_row(row.task, escape(row.between), f"{row.observed:.0%}", shown, str(row.n))
+        kappa_text = f"{kappa.value:.2f} \\[{kappa.low:.2f}, {kappa.high:.2f}]" if kappa else "-"
+        table.add_row(row.task, escape(row.between), f"{row.observed:.0%}", kappa_text, str(row.n))
     return table
 
 
-def percent(found: Estimate) -> str:
-    return f"{found.value:.0%} \\[{found.low:.0%}, {found.high:.0%}]"
+def percent(value: Estimate) -> str:
+    return f"{value.value:.0%} \\[{value.low:.0%}, {value.high:.0%}]"

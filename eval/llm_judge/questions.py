@@ -1,4 +1,4 @@
-"""What a judge, or a person who labels, is asked. The rubrics are ours; nobody is told where a text comes from."""
+"""Questions to a judge, or to a person who labels. The rubrics are our own; the source of a text is never shown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from usersim.types import Conversation, Record
 Task = Literal["which", "natural", "act"]
 TASKS: tuple[Task, ...] = ("which", "natural", "act")
 CHARS, REPLY_CHARS = 1000, 300
-"""Of a message and of an assistant's reply; what is longer is cut, on every side alike."""
+"""Most characters of a message and of an assistant's reply; longer text is cut, on every side alike."""
 
 WHICH = """\
 You see two chats with an AI assistant, of the same number of messages. Only the user's messages matter. A chat's
@@ -67,39 +67,39 @@ LABELS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Item:
-    """One question. Its key names the task and the text, so that labels of people find it again."""
+    """One question. Its key names the task and the text, so that labels of people can be matched to it."""
 
     task: Task
-    shown: str
+    text: str
 
     @property
     def key(self) -> str:
-        return f"{self.task}:{hashlib.sha256(self.shown.encode()).hexdigest()[:16]}"
+        return f"{self.task}:{hashlib.sha256(self.text.encode()).hexdigest()[:16]}"
 
     def messages(self) -> list[dict[str, str]]:
         return [
             {"role": "system", "content": PROMPTS[self.task]},
-            {"role": "user", "content": self.shown},
+            {"role": "user", "content": self.text},
         ]
 
 
 def label_of(answer: Record) -> str:
-    """The one field of an answer, as text."""
+    """Returns the single field of an answer, as text."""
     (value,) = answer.model_dump().values()
     return str(value)
 
 
-def shown(conversation: Conversation, *, user_turns: int | None = None, replies: bool = False) -> str:
-    """The chat up to so many user turns, without names, source, system prompt or how it ended.
+def chat_text(conversation: Conversation, *, user_turns: int | None = None, replies: bool = False) -> str:
+    """Returns the chat up to `user_turns`, without names, source, system prompt or ending.
 
-    Replies stand as "(reply)" unless `replies`: assistants differ between corpora and would tell the sides apart.
+    Replies appear as "(reply)" unless `replies`: assistants differ between corpora and would identify the sides.
     """
-    lines, spoken = list[str](), 0
+    lines, turn_count = list[str](), 0
     for turn in conversation.turns:
         if turn.role == "user":
-            if spoken == user_turns:
+            if turn_count == user_turns:
                 break
-            spoken += 1
+            turn_count += 1
             lines.append(f"User: {clip(turn.text, CHARS)}")
         else:
             lines.append(f"Assistant: {clip(turn.text, REPLY_CHARS)}" if replies else "(reply)")
@@ -117,13 +117,13 @@ def which_item(first: str, second: str) -> Item:
 
 
 def natural_item(conversation: Conversation, *, user_turns: int | None, replies: bool) -> Item:
-    return Item("natural", shown(conversation, user_turns=user_turns, replies=replies))
+    return Item("natural", chat_text(conversation, user_turns=user_turns, replies=replies))
 
 
-def act_item(said: Sequence[str], reply: str, message: str) -> Item:
-    before = clip(said[-1], CHARS)
+def act_item(earlier_turns: Sequence[str], reply: str, message: str) -> Item:
+    last_turn = clip(earlier_turns[-1], CHARS)
     return Item(
         "act",
-        f"The user said:\n{before}\n\nThe assistant replied:\n{clip(reply, 2 * REPLY_CHARS)}\n\n"
+        f"The user said:\n{last_turn}\n\nThe assistant replied:\n{clip(reply, 2 * REPLY_CHARS)}\n\n"
         f"The user's message:\n{clip(message, CHARS)}",
     )

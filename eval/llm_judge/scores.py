@@ -1,4 +1,4 @@
-"""From answers to rates with intervals. A question without an answer is left out and counted."""
+"""Rates with intervals from a judge's answers. Questions without an answer are left out and counted."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from eval.fidelity.metrics.interaction.user_acts import USER_ACTS
-from eval.llm_judge.agreement import Agreement, agreement, corrected_rate
-from eval.llm_judge.plan import Kind, Pair, Sampled
+from eval.llm_judge.agreement import LabelAgreement, agreement, corrected_rate
+from eval.llm_judge.plan import JudgedPair, Kind, SampledItem
 from eval.llm_judge.questions import Item, Task
 from usersim.stats.estimates import Estimate, Floats, bootstrap_ratio, cluster_resamples, rng_for, wilson
 from usersim.types import Record
 
 REPEATS = 1000
 ENOUGH = 20
-"""Messages after one act of the assistant below which no rates are given."""
+"""Messages after one act of the assistant below which there are no rates."""
 Answers = Mapping[str, str]
 """Label by the item's key."""
 
@@ -28,12 +28,12 @@ class PairRate(Record):
     same_goal: int
     unanswered: int
     called_human: Estimate
-    """Share of judgements that took the target for the person; each pair counts its two orders. 50 %: cannot tell.
-    In a control the target is one of two of a kind, so that 50 % is expected and the interval shows the noise."""
+    """Share of judgements that took the target for the person; each pair counts in both orders. 50 % is chance. In a
+    control the target is one of two of a kind, so that 50 % is expected and the interval shows the noise."""
     consistent: Estimate
-    """Share of pairs in which both orders named the same chat; a judge who guesses: 50 %."""
+    """Share of pairs in which both orders named the same chat; 50 % for a judge who guesses."""
     first_place: Estimate
-    """Share of judgements that named the first chat, whatever it was; 50 % without a preference for a place."""
+    """Share of judgements that named the first chat; 50 % without a position bias."""
 
 
 class ScoreRow(Record):
@@ -50,14 +50,14 @@ class ActRow(Record):
     act: str
     messages: int
     rate: Estimate
-    """As the judge labelled."""
+    """Share by the judge's labels."""
     corrected: Estimate | None = None
-    """As people would have, by the judge's errors on the labelled sample; None without one, or where it says too
-    little."""
+    """Share as people would have labelled it, by the judge's errors on the labelled sample; None without such a
+    sample, or where it is uninformative."""
 
 
 class Transition(Record):
-    """What users do after an act of the assistant (our rules), as the judge labelled."""
+    """User acts after an act of the assistant (by rules), as the judge labelled them."""
 
     source: str
     after: str
@@ -65,32 +65,36 @@ class Transition(Record):
     rates: dict[str, Estimate]
 
 
-def pair_rates(pairs: Sequence[Pair], answers: Answers, seed: int) -> list[PairRate]:
-    groups: dict[tuple[str, Kind], list[Pair]] = defaultdict(list)
+def pair_rates(pairs: Sequence[JudgedPair], answers: Answers, seed: int) -> list[PairRate]:
+    groups: dict[tuple[str, Kind], list[JudgedPair]] = defaultdict(list)
     for pair in pairs:
         groups[pair.name, pair.kind].append(pair)
-    made = [_pair_rate(name, kind, found, answers, seed) for (name, kind), found in groups.items()]
-    return [rate for rate in made if rate is not None]
+    rates = [
+        _pair_rate(name, kind, group_pairs, answers, seed) for (name, kind), group_pairs in groups.items()
+    ]
+    return [rate for rate in rates if rate is not None]
 
 
-def _pair_rate(name: str, kind: Kind, pairs: Sequence[Pair], answers: Answers, seed: int) -> PairRate | None:
-    """None where no pair has both answers."""
-    whole = [p for p in pairs if p.forward.key in answers and p.backward.key in answers]
-    if not whole:
+def _pair_rate(
+    name: str, kind: Kind, pairs: Sequence[JudgedPair], answers: Answers, seed: int
+) -> PairRate | None:
+    """Returns the rates of a group of pairs; None where no pair has both answers."""
+    complete_pairs = [p for p in pairs if p.forward.key in answers and p.backward.key in answers]
+    if not complete_pairs:
         return None
-    forward = np.array([answers[p.forward.key] == "second" for p in whole], dtype=np.float64)
-    backward = np.array([answers[p.backward.key] == "first" for p in whole], dtype=np.float64)
-    clusters = [p.cluster for p in whole]
+    forward = np.array([answers[p.forward.key] == "second" for p in complete_pairs], dtype=np.float64)
+    backward = np.array([answers[p.backward.key] == "first" for p in complete_pairs], dtype=np.float64)
+    clusters = [p.cluster for p in complete_pairs]
 
-    def estimate(values: Floats, what: str) -> Estimate:
-        return share(values, clusters, seed, f"{name} {kind} {what}")
+    def estimate(values: Floats, purpose: str) -> Estimate:
+        return share(values, clusters, seed, f"{name} {kind} {purpose}")
 
     return PairRate(
         name=name,
         kind=kind,
-        pairs=len(whole),
-        same_goal=sum(p.same_goal for p in whole),
-        unanswered=len(pairs) - len(whole),
+        pairs=len(complete_pairs),
+        same_goal=sum(p.same_goal for p in complete_pairs),
+        unanswered=len(pairs) - len(complete_pairs),
         called_human=estimate((forward + backward) / 2, "called human"),
         consistent=estimate((forward == backward).astype(np.float64), "consistent"),
         first_place=estimate((1 - forward + backward) / 2, "first place"),
@@ -98,31 +102,37 @@ def _pair_rate(name: str, kind: Kind, pairs: Sequence[Pair], answers: Answers, s
 
 
 def share(values: Floats, clusters: Sequence[str], seed: int, purpose: str) -> Estimate:
-    """Mean of values within 0 and 1 with the wider of two intervals: percentiles over resampled clusters, and Wilson's
-    at as many trials as there are clusters. The first has no width where all values agree."""
+    """Returns the mean of values within 0 and 1 with the wider of two intervals: percentiles over resampled
+    clusters, and Wilson's with as many trials as clusters. The first has no width where all values agree."""
     counts_BN = cluster_resamples(clusters, REPEATS, rng_for(seed, purpose))
-    found = bootstrap_ratio(values, np.ones(len(values)), counts_BN)
+    clustered = bootstrap_ratio(values, np.ones(len(values)), counts_BN)
     trials = len(set(clusters))
-    scored = wilson(round(found.value * trials), trials)
-    return found.model_copy(
-        update={"low": min(found.low, scored.low), "high": max(found.high, scored.high), "n": len(values)}
+    wilson_estimate = wilson(round(clustered.value * trials), trials)
+    return clustered.model_copy(
+        update={
+            "low": min(clustered.low, wilson_estimate.low),
+            "high": max(clustered.high, wilson_estimate.high),
+            "n": len(values),
+        }
     )
 
 
-def score_rows(chats: Sequence[Sampled], answers: Answers, seed: int) -> list[ScoreRow]:
+def score_rows(chats: Sequence[SampledItem], answers: Answers, seed: int) -> list[ScoreRow]:
     rows = []
-    for source, found in by_source(chats).items():
-        kept = [s for s in found if s.item.key in answers]
-        if not kept:
+    for source, samples in by_source(chats).items():
+        answered = [s for s in samples if s.item.key in answers]
+        if not answered:
             continue
-        scores = np.array([float(answers[s.item.key]) for s in kept])
-        counts_BN = cluster_resamples([s.cluster for s in kept], REPEATS, rng_for(seed, f"natural {source}"))
+        scores = np.array([float(answers[s.item.key]) for s in answered])
+        counts_BN = cluster_resamples(
+            [s.cluster for s in answered], REPEATS, rng_for(seed, f"natural {source}")
+        )
         rows.append(
             ScoreRow(
                 source=source,
-                chats=len(kept),
-                unanswered=len(found) - len(kept),
-                mean=bootstrap_ratio(scores, np.ones(len(kept)), counts_BN),
+                chats=len(answered),
+                unanswered=len(samples) - len(answered),
+                mean=bootstrap_ratio(scores, np.ones(len(answered)), counts_BN),
                 distribution={str(k): int((scores == k).sum()) for k in range(1, 6)},
             )
         )
@@ -130,56 +140,67 @@ def score_rows(chats: Sequence[Sampled], answers: Answers, seed: int) -> list[Sc
 
 
 def act_rows(
-    messages: Sequence[Sampled], answers: Answers, people: Answers, seed: int
+    messages: Sequence[SampledItem], answers: Answers, people: Answers, seed: int
 ) -> tuple[list[ActRow], list[Transition]]:
-    """`people`: labels by consensus, on any of the items; without them nothing is corrected."""
+    """Returns the rates of acts and transitions. `people` holds consensus labels of any of the items; without them
+    nothing is corrected."""
     rows, transitions = list[ActRow](), list[Transition]()
-    both = [s for s in messages if s.item.key in answers and s.item.key in people]
-    errors_BM = cluster_resamples([s.cluster for s in both] or ["none"], REPEATS, rng_for(seed, "errors"))
-    for source, found in by_source(messages).items():
-        kept = [s for s in found if s.item.key in answers]
-        if not kept:
+    doubly_labelled = [s for s in messages if s.item.key in answers and s.item.key in people]
+    errors_BM = cluster_resamples(
+        [s.cluster for s in doubly_labelled] or ["none"], REPEATS, rng_for(seed, "errors")
+    )
+    for source, samples in by_source(messages).items():
+        answered = [s for s in samples if s.item.key in answers]
+        if not answered:
             continue
-        clusters = [s.cluster for s in kept]
+        clusters = [s.cluster for s in answered]
         counts_BN = cluster_resamples(clusters, REPEATS, rng_for(seed, f"acts {source}"))
         for act in USER_ACTS:
-            flags = _flags(kept, answers, act)
+            flags = _flags(answered, answers, act)
             corrected = (
                 corrected_rate(
-                    flags, counts_BN, _flags(both, people, act), _flags(both, answers, act), errors_BM
+                    flags,
+                    counts_BN,
+                    _flags(doubly_labelled, people, act),
+                    _flags(doubly_labelled, answers, act),
+                    errors_BM,
                 )
-                if both
+                if doubly_labelled
                 else None
             )
             rate = share(flags, clusters, seed, f"act {source} {act}")
-            rows.append(ActRow(source=source, act=act, messages=len(kept), rate=rate, corrected=corrected))
-        transitions += _transitions(source, kept, answers, seed)
+            rows.append(
+                ActRow(source=source, act=act, messages=len(answered), rate=rate, corrected=corrected)
+            )
+        transitions += _transitions(source, answered, answers, seed)
     return rows, transitions
 
 
-def _transitions(source: str, kept: Sequence[Sampled], answers: Answers, seed: int) -> list[Transition]:
-    made = []
-    for after in sorted({act for s in kept for act in s.after}):
-        those = [s for s in kept if after in s.after]
-        if len(those) < ENOUGH:
+def _transitions(
+    source: str, answered: Sequence[SampledItem], answers: Answers, seed: int
+) -> list[Transition]:
+    transitions = []
+    for after in sorted({act for s in answered for act in s.after}):
+        after_samples = [s for s in answered if after in s.after]
+        if len(after_samples) < ENOUGH:
             continue
-        clusters = [s.cluster for s in those]
+        clusters = [s.cluster for s in after_samples]
         rates: dict[str, Estimate] = {
-            act: share(_flags(those, answers, act), clusters, seed, f"{source} {after} {act}")
+            act: share(_flags(after_samples, answers, act), clusters, seed, f"{source} {after} {act}")
             for act in USER_ACTS
         }
-        made.append(Transition(source=source, after=after, messages=len(those), rates=rates))
-    return made
+        transitions.append(Transition(source=source, after=after, messages=len(after_samples), rates=rates))
+    return transitions
 
 
-def _flags(items: Sequence[Sampled], answers: Answers, act: str) -> Floats:
+def _flags(items: Sequence[SampledItem], answers: Answers, act: str) -> Floats:
     return np.array([answers[s.item.key] == act for s in items], dtype=np.float64)
 
 
-def by_source(sampled: Sequence[Sampled]) -> dict[str, list[Sampled]]:
-    groups: dict[str, list[Sampled]] = defaultdict(list)
-    for one in sampled:
-        groups[one.source].append(one)
+def by_source(samples: Sequence[SampledItem]) -> dict[str, list[SampledItem]]:
+    groups: dict[str, list[SampledItem]] = defaultdict(list)
+    for sample in samples:
+        groups[sample.source].append(sample)
     return groups
 
 
@@ -187,8 +208,10 @@ def unanswered(items: Sequence[Item], answers: Answers) -> dict[Task, int]:
     return dict(Counter(item.task for item in items if item.key not in answers))
 
 
-def rules_against_judge(messages: Sequence[Sampled], answers: Answers, seed: int) -> Agreement | None:
-    """Our rules label the same messages; how far do the two agree?"""
+def rules_against_judge(
+    messages: Sequence[SampledItem], answers: Answers, seed: int
+) -> LabelAgreement | None:
+    """Returns the agreement of the rules with the judge on the same messages."""
     rules = {s.item.key: s.by_rule for s in messages if s.by_rule is not None}
     clusters = {s.item.key: s.cluster for s in messages}
     judged = {key: label for key, label in answers.items() if key in rules}

@@ -1,1 +1,1 @@
-"""Outcome validity: do assistants come out under simulated users as they do under people?"""
+"""Outcome validity: agreement of assistant rankings under simulated users with rankings by people."""

@@ -1,8 +1,8 @@
-"""The SimulatorArena report in words and tables."""
+"""Report sections of the SimulatorArena study."""
 
 from __future__ import annotations
 
-from eval.ranking.pages import NOTHING, Section, banded, shown
+from eval.ranking.pages import NOTHING, Section, estimate_text, floor_text
 from eval.ranking.reliability import Components, expected_tau
 from eval.ranking.simulatorarena import ArenaGroup, ArenaReport
 
@@ -11,13 +11,13 @@ def arena_sections(report: ArenaReport) -> list[Section]:
     intervals = "; ".join(
         f"{tau}: [{low:.2f}, {high:.2f}]" for tau, (low, high) in report.tau_intervals.items()
     )
-    says = [
+    paragraphs = [
         "One rating a session by the person who had it, 1 to 10. People are resampled, and split in halves; both: "
         "ratings less the mean of their half of the study.",
         f"With {report.assistants} assistants and any number of sessions, the 95 % interval of an observed τ is "
         f"{intervals}. The smallest τ significant at 5 % is {report.least_significant_tau or 1:.2f}.",
     ]
-    heads = (
+    columns = (
         "sessions of",
         "sessions",
         "people",
@@ -25,10 +25,20 @@ def arena_sections(report: ArenaReport) -> list[Section]:
         "pairs apart (Holm)",
         "τ-b, half against half",
     )
-    more = ("regret of the other half's choice", "between SD", "within SD", "ICC", "F test p", "reliability")
+    more_columns = (
+        "regret of the other half's choice",
+        "between SD",
+        "within SD",
+        "ICC",
+        "F test p",
+        "reliability",
+    )
     return [
         Section(
-            "How far the sessions carry", says, (*heads, *more), [_row(group) for group in report.groups]
+            "What the sessions show",
+            paragraphs,
+            (*columns, *more_columns),
+            [_row(group) for group in report.groups],
         ),
         _power(report),
         *(_standings(group) for group in report.groups),
@@ -38,7 +48,7 @@ def arena_sections(report: ArenaReport) -> list[Section]:
                 "Rank correlation over sessions, people resampled. Coverage: of the answers to planning questions."
             ],
             ("sessions of", "score", "n", "Spearman"),
-            [[c.group, c.score, str(c.rho.n), shown(c.rho)] for c in report.checks],
+            [[c.group, c.score, str(c.rho.n), estimate_text(c.rho)] for c in report.checks],
         ),
     ]
 
@@ -48,19 +58,19 @@ def _row(group: ArenaGroup) -> list[str]:
     return [
         *(group.name, str(group.sessions), str(group.people), str(len(group.assistants))),
         f"{group.apart} of {group.pairs}",
-        banded(ceiling.human if ceiling else None),
-        banded(ceiling.human_regret if ceiling else None),
+        floor_text(ceiling.human if ceiling else None),
+        floor_text(ceiling.human_regret if ceiling else None),
         *_spread(group.components),
     ]
 
 
-def _spread(found: Components | None) -> list[str]:
-    if found is None:
+def _spread(components: Components | None) -> list[str]:
+    if components is None:
         return [NOTHING] * 5
     return [
-        *(f"{found.between_sd:.2f}", f"{found.within_sd:.2f}"),
-        f"{found.icc:.2f} [{found.icc_low:.2f}, {found.icc_high:.2f}]",
-        *(f"{found.p:.2f}", f"{found.reliability:.2f}"),
+        *(f"{components.between_sd:.2f}", f"{components.within_sd:.2f}"),
+        f"{components.icc:.2f} [{components.icc_low:.2f}, {components.icc_high:.2f}]",
+        *(f"{components.p:.2f}", f"{components.reliability:.2f}"),
     ]
 
 
@@ -92,5 +102,5 @@ def _power(report: ArenaReport) -> Section:
 
 
 def _standings(group: ArenaGroup) -> Section:
-    rows = [[name, str(found.n), shown(found)] for name, found in group.assistants.items()]
+    rows = [[name, str(rating.n), estimate_text(rating)] for name, rating in group.assistants.items()]
     return Section(f"Mean ratings: {group.name}", [], ("assistant", "sessions", "rating"), rows)

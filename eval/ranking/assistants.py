@@ -1,4 +1,4 @@
-"""Assistants of known relative quality, made from one base model: the truth of a planted ranking."""
+"""Assistants of known relative quality, made from one base model: the ground truth of a planted ranking."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from usersim.types import Turn
 from usersim.users.dialogue import Assistant
 
 LEVELS = {"larger": 4, "normal": 3, "smaller": 2, "truncated": 1, "off_topic": 0, "evasive": 0}
-"""Higher is better; equal levels are not compared. larger, normal, smaller: twice, once and half the tokens of the
-same model. truncated: the first quarter of the normal reply. off_topic: helps with something nobody asked for.
-evasive: asks and refuses."""
-KEPT = 0.25
-"""Share of its words that `Truncated` leaves of a reply."""
+"""Quality levels; higher is better, and equal levels are not compared.
+
+- larger, normal, smaller: twice, once and half the tokens of the same model
+- truncated: the first quarter of the normal reply
+- off_topic: answers an unrelated request
+- evasive: asks and refuses
+"""
+TRUNCATED_SHARE = 0.25
+"""Share of a reply's words that `Truncated` keeps."""
 LEAST_WORDS = 3
 DECOYS = (
     "Explain how a bicycle gear shifter works.",
@@ -32,7 +36,7 @@ EVASIONS = (
 )
 
 MakeAssistant = Callable[[int], Assistant]
-"""The base model with so many tokens for a reply."""
+"""Factory of the base model with a token budget per reply."""
 
 
 class Truncated:
@@ -44,13 +48,13 @@ class Truncated:
     async def __call__(
         self, turns: Sequence[Turn], *, system: str | None = None, seed: int | None = None
     ) -> str:
-        spoken = (await self.base(turns, system=system, seed=seed)).split()
-        kept = spoken[: max(LEAST_WORDS, int(KEPT * len(spoken)))]
-        return " ".join(kept).rstrip(".!?:;,")
+        words = (await self.base(turns, system=system, seed=seed)).split()
+        first_words = words[: max(LEAST_WORDS, int(TRUNCATED_SHARE * len(words)))]
+        return " ".join(first_words).rstrip(".!?:;,")
 
 
 class OffTopic:
-    """Fluent answers of the base to a request that nobody made; the same decoy over one conversation."""
+    """Gives fluent answers of the base model to an unrelated request; the same decoy within one conversation."""
 
     def __init__(self, base: Assistant) -> None:
         self.base = base
@@ -67,25 +71,25 @@ class OffTopic:
         return await self.base(swapped, system=system, seed=seed)
 
     def _decoy(self, opening: str) -> str:
-        """The one that shares the fewest words with the opening; of equals, one that goes with its length."""
-        said = set(opening.lower().split())
+        """Returns the decoy that shares the fewest words with the opening; ties depend on the opening's length."""
+        opening_words = set(opening.lower().split())
         start = len(opening) % len(DECOYS)
-        turned = DECOYS[start:] + DECOYS[:start]
-        return min(turned, key=lambda decoy: len(said & set(decoy.lower().split())))
+        rotated = DECOYS[start:] + DECOYS[:start]
+        return min(rotated, key=lambda decoy: len(opening_words & set(decoy.lower().split())))
 
 
 class Evasive:
-    """Never helps: asks back and refuses, by turns. Calls no model."""
+    """Never helps: asks back and refuses in turn. Calls no model."""
 
     async def __call__(
         self, turns: Sequence[Turn], *, system: str | None = None, seed: int | None = None
     ) -> str:
-        spoken = sum(turn.role == "assistant" for turn in turns)
-        return EVASIONS[spoken % len(EVASIONS)]
+        reply_count = sum(turn.role == "assistant" for turn in turns)
+        return EVASIONS[reply_count % len(EVASIONS)]
 
 
-def plant(make: MakeAssistant, tokens: int) -> dict[str, Assistant]:
-    """By name, as in `LEVELS`; `tokens` is the budget of the normal one."""
+def planted_assistants(make: MakeAssistant, tokens: int) -> dict[str, Assistant]:
+    """Returns the assistants by name, as in `LEVELS`; `tokens` is the budget of the normal one."""
     normal = make(tokens)
     return {
         "larger": make(2 * tokens),

@@ -1,4 +1,4 @@
-"""Is a task that people find hard as hard for simulated users? Calibration of success rates, against its null."""
+"""Calibration of simulated success rates against people's, by task difficulty, with its null distribution."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from usersim.stats.estimates import Estimate, Floats, Ints, interval, resamples,
 from usersim.types import Record
 
 CUTS = (0.2, 0.4, 0.6, 0.8)
-"""Of a task's difficulty (success rate over other runs): five strata, fixed before any score is seen."""
+"""Cut points of a task's difficulty (success rate over other runs): five strata, fixed before any score is seen."""
 LABELS = ("below .2", ".2 to .4", ".4 to .6", ".6 to .8", ".8 and above")
 
 
-class Stratum(Record):
+class DifficultyStratum(Record):
     label: str
     tasks: int
     human: float
@@ -28,14 +28,14 @@ class Stratum(Record):
 class Ece(Record):
     value: float
     null_median: float
-    """Of two draws from the same success probabilities: what a perfect simulator gets."""
+    """Median ECE of two draws from the same success probabilities: the value of a perfect simulator."""
     null_low: float
     null_high: float
-    """97.5 %: beyond it the rates differ."""
+    """97.5 % quantile: above it the rates differ."""
     excess: float
     """value - null median; may be negative."""
     p: float
-    """Share of the null at or beyond the value."""
+    """Share of the null distribution at or beyond the value."""
 
 
 class CalibrationReport(Record):
@@ -44,13 +44,13 @@ class CalibrationReport(Record):
     """Mean number of human scores per task."""
     simulated_runs: float
     bias: Estimate
-    strata: tuple[Stratum, ...]
+    strata: tuple[DifficultyStratum, ...]
     ece: Ece | None
     """None without difficulties."""
     brier: float
     """Mean over human scores of (simulated success rate of the task - success)²."""
     brier_of_base_rate: float
-    """The same when every task is given the human mean."""
+    """Brier score when every task is given the human mean."""
     notes: tuple[str, ...]
 
 
@@ -59,7 +59,8 @@ def strata_of(difficulty_T: Floats) -> Ints:
 
 
 def ece_rows(simulated_BT: Floats, human_BT: Floats, stratum_T: Ints) -> Floats:
-    """(B,) Σ over strata of n/N · |mean simulated - mean human success| (Zhou et al. 2026, τ-bench with people)."""
+    """Returns (B,) Σ over strata of n/N · |mean simulated - mean human success| (Zhou et al. 2026, τ-bench with
+    people)."""
     one_hot = np.eye(int(stratum_T.max()) + 1)[stratum_T]
     gaps = np.abs((simulated_BT - human_BT) @ one_hot).sum(1)
     return np.asarray(gaps / len(stratum_T))
@@ -75,10 +76,10 @@ def null_ece(
     repeats: int = 2000,
     rng: np.random.Generator,
 ) -> Floats:
-    """(repeats,) ECE of two independent sides with the same success probability `p_T` on every task.
+    """Returns (repeats,) ECEs of two independent sides with the same success probability `p_T` on every task.
 
-    Runs of a task are pooled before the strata are compared; `pairs`: the ECE of every simulated run with
-    every human run is taken, then their mean (as the User-Sim Index does). Noise makes the second larger.
+    Runs of a task are pooled before the strata are compared. With `pairs`, the ECE of every simulated run with
+    every human run is averaged instead, as the User-Sim Index does; noise makes this value larger.
     """
     if not pairs:
         simulated, human = (
@@ -87,12 +88,12 @@ def null_ece(
         return ece_rows(simulated, human, stratum_T)
     runs = (int(np.max(simulated_runs)), int(np.max(human_runs)))
     sides = [rng.random((count, repeats, len(p_T))) < p_T for count in runs]
-    every = [
-        ece_rows(one.astype(np.float64), two.astype(np.float64), stratum_T)
-        for one in sides[0]
-        for two in sides[1]
+    eces = [
+        ece_rows(simulated_run.astype(np.float64), human_run.astype(np.float64), stratum_T)
+        for simulated_run in sides[0]
+        for human_run in sides[1]
     ]
-    return np.asarray(np.mean(every, axis=0))
+    return np.asarray(np.mean(eces, axis=0))
 
 
 def calibrate(
@@ -102,25 +103,30 @@ def calibrate(
     bootstrap: int = 2000,
     seed: int = 0,
 ) -> CalibrationReport:
-    """Scores must be 0 or 1. A task is an assistant's task: success is compared for the same assistant.
+    """Compares success rates per task and assistant. Scores must be 0 or 1.
 
     Only tasks with scores on both sides count. Under the null all tasks of a stratum succeed with its pooled
     rate, the noisiest case that the stratum's rate allows.
     """
-    ours, theirs = _by_task(human), _by_task(simulated)
-    shared = sorted(ours.keys() & theirs.keys())
-    if not shared:
+    human_scores, simulated_scores = _by_task(human), _by_task(simulated)
+    shared_tasks = sorted(human_scores.keys() & simulated_scores.keys())
+    if not shared_tasks:
         raise DataError("no task of any assistant was scored on both sides; calibration pairs them by name")
-    rate_h, rate_s = (np.array([np.mean(side[t]) for t in shared]) for side in (ours, theirs))
+    rate_h, rate_s = (
+        np.array([np.mean(side[t]) for t in shared_tasks]) for side in (human_scores, simulated_scores)
+    )
     rng = rng_for(seed, "calibration")
-    counts_BT = resamples(len(shared), bootstrap, rng)
-    difficulty = _difficulty(human, simulated, shared)
+    counts_BT = resamples(len(shared_tasks), bootstrap, rng)
+    difficulty = _difficulty(human, simulated, shared_tasks)
     strata = None if difficulty is None else strata_of(difficulty)
-    outcomes = [(rate_s[i], y) for i, task in enumerate(shared) for y in ours[task]]
+    outcomes = [(rate_s[i], y) for i, task in enumerate(shared_tasks) for y in human_scores[task]]
     base = float(np.mean([y for _, y in outcomes]))
-    runs_h, runs_s = (np.array([len(side[t]) for t in shared], dtype=np.int64) for side in (ours, theirs))
+    runs_h, runs_s = (
+        np.array([len(side[t]) for t in shared_tasks], dtype=np.int64)
+        for side in (human_scores, simulated_scores)
+    )
     return CalibrationReport(
-        tasks=len(shared),
+        tasks=len(shared_tasks),
         human_runs=float(runs_h.mean()),
         simulated_runs=float(runs_s.mean()),
         bias=_bias(rate_s - rate_h, counts_BT),
@@ -128,7 +134,7 @@ def calibrate(
         ece=None if strata is None else _ece(rate_h, rate_s, runs_h, runs_s, strata, rng),
         brier=float(np.mean([(p - y) ** 2 for p, y in outcomes])),
         brier_of_base_rate=float(np.mean([(base - y) ** 2 for _, y in outcomes])),
-        notes=_notes(ours.keys() ^ theirs.keys(), difficulty is None),
+        notes=_notes(human_scores.keys() ^ simulated_scores.keys(), difficulty is None),
     )
 
 
@@ -136,43 +142,45 @@ Task = tuple[str, str]
 
 
 def _by_task(scores: Sequence[Score]) -> dict[Task, list[float]]:
-    found: dict[Task, list[float]] = {}
+    by_task: dict[Task, list[float]] = {}
     for score in scores:
         if score.score not in (0, 1):
             raise DataError(f"calibration needs scores of 0 or 1; {score.assistant} has {score.score:g}")
-        found.setdefault((score.assistant, score.task), []).append(score.score)
-    return found
+        by_task.setdefault((score.assistant, score.task), []).append(score.score)
+    return by_task
 
 
 def _difficulty(human: Sequence[Score], simulated: Sequence[Score], shared: Sequence[Task]) -> Floats | None:
-    known = {s.task: s.difficulty for s in (*simulated, *human) if s.difficulty is not None}
-    found = [known.get(task) for _, task in shared]
-    return None if None in found else np.array(found, dtype=np.float64)
+    difficulty_by_task = {s.task: s.difficulty for s in (*simulated, *human) if s.difficulty is not None}
+    difficulties = [difficulty_by_task.get(task) for _, task in shared]
+    return None if None in difficulties else np.array(difficulties, dtype=np.float64)
 
 
 def _bias(gap_T: Floats, counts_BT: Floats) -> Estimate:
     weight = counts_BT.sum(1)
-    kept = weight > 0
-    low, high = interval((counts_BT @ gap_T)[kept] / weight[kept])
+    is_positive = weight > 0
+    low, high = interval((counts_BT @ gap_T)[is_positive] / weight[is_positive])
     return Estimate(value=float(gap_T.mean()), low=low, high=high, n=len(gap_T))
 
 
-def _strata(human_T: Floats, simulated_T: Floats, stratum_T: Ints, counts_BT: Floats) -> tuple[Stratum, ...]:
-    found = []
+def _strata(
+    human_T: Floats, simulated_T: Floats, stratum_T: Ints, counts_BT: Floats
+) -> tuple[DifficultyStratum, ...]:
+    strata = []
     for index, label in enumerate(LABELS):
-        inside = stratum_T == index
-        if inside.any():
-            one, two = simulated_T[inside], human_T[inside]
-            found.append(
-                Stratum(
+        in_stratum = stratum_T == index
+        if in_stratum.any():
+            simulated_rates, human_rates = simulated_T[in_stratum], human_T[in_stratum]
+            strata.append(
+                DifficultyStratum(
                     label=label,
-                    tasks=int(inside.sum()),
-                    human=float(two.mean()),
-                    simulated=float(one.mean()),
-                    bias=_bias(one - two, counts_BT[:, inside]),
+                    tasks=int(in_stratum.sum()),
+                    human=float(human_rates.mean()),
+                    simulated=float(simulated_rates.mean()),
+                    bias=_bias(simulated_rates - human_rates, counts_BT[:, in_stratum]),
                 )
             )
-    return tuple(found)
+    return tuple(strata)
 
 
 def _ece(

@@ -1,4 +1,4 @@
-"""What the commands write: report.json with everything, report.md and report.html from the same sections."""
+"""Report files of the commands: report.json with everything, report.md and report.html from the same sections."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOTHING = "–"  # noqa: RUF001
 
 @dataclass(frozen=True)
 class Section:
-    """All text is plain but `picture`, which is HTML and is not in the Markdown."""
+    """Section of a report. All text is plain except `picture`, which is HTML and is left out of the Markdown."""
 
     title: str
     says: Sequence[str]
@@ -29,7 +29,7 @@ class Section:
 
 
 def write_pages(out: Path, title: str, document: dict[str, Any], sections: Sequence[Section]) -> None:
-    """Three files in `out`, each complete or not there at all."""
+    """Writes three files into `out`, each atomically."""
     write_json(out / "report.json", document)
     for name, text in (
         ("report.md", as_markdown(title, sections)),
@@ -55,14 +55,14 @@ def as_html(title: str, sections: Sequence[Section]) -> str:
 
 
 def _html(section: Section) -> str:
-    says = "".join(f"<p>{escape(text)}</p>" for text in section.says)
+    paragraphs = "".join(f"<p>{escape(text)}</p>" for text in section.says)
     rows = [[escape(cell) for cell in row] for row in section.rows]
     table = page.table([escape(head) for head in section.heads], rows) if rows else ""
-    return f"<h2>{escape(section.title)}</h2>{says}{section.picture}{table}"
+    return f"<h2>{escape(section.title)}</h2>{paragraphs}{section.picture}{table}"
 
 
-def figures(pictures: Sequence[tuple[str, str]]) -> str:
-    """(heading, svg) each in a card."""
+def picture_cards(pictures: Sequence[tuple[str, str]]) -> str:
+    """Returns each (heading, SVG) in a card."""
     cards = "".join(f'<div class="card"><h3>{escape(head)}</h3>{svg}</div>' for head, svg in pictures)
     return f'<div class="grid wide">{cards}</div>'
 
@@ -72,11 +72,11 @@ def key(names: Sequence[str]) -> str:
     return f'<div class="key">{spans}</div>'
 
 
-def shown(found: Estimate | None, digits: int = 2) -> str:
-    if found is None:
+def estimate_text(estimate: Estimate | None, digits: int = 2) -> str:
+    if estimate is None:
         return NOTHING
-    return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
 
 
-def banded(floor: Floor | None) -> str:
+def floor_text(floor: Floor | None) -> str:
     return NOTHING if floor is None else f"{floor.median:.2f} [{floor.low:.2f}, {floor.high:.2f}]"

@@ -1,11 +1,11 @@
-"""Does a simulated user rank assistants whose order is known? Scores without a judge, read against the truth.
+"""Planted rankings: ranking of assistants with a known order under a simulated user, scored without a judge.
 
-The scores are made to see faults that were planted. Fine differences are beyond them: over SimulatorArena's 101 rated
-sessions of people none goes with the rating (`usersim eval outcome simulatorarena`).
+The scores are built to detect planted faults. They do not detect fine differences: over SimulatorArena's 101
+rated sessions of people no score correlates with the rating (`usersim eval outcome simulatorarena`).
 
-An order can come out right without a user who listens: a better assistant serves more of any words. So a user's
-agreement with the planted order is read minus that of its null (`eval.ranking.runs.Replay`), and over the assistants
-that serve something: to tell those from the others takes no user either.
+An order can be right without a user who listens, because a better assistant serves more of any words. So a user's
+agreement with the planted order is read minus that of its null user (`eval.ranking.runs.Replay`). Only assistants
+that serve something are ranked: telling them from the others needs no user.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ SCORES: dict[ScoreName, str] = {
     "smoothness": "share of the user's turns after the first that do not object",
     "brevity": "-log2(1 + user words): less effort is better",
 }
-"""coverage is about what the user drew out of the assistant; the others are about how the user took it."""
+"""coverage measures what the user obtained from the assistant; the other scores measure the user's reaction."""
 Seen = Literal["as planted", "reversed", "unclear"]
 LEAST_SERVED = 0.05
-"""Mean coverage below which an assistant serves nothing: by chance 1 to 2 % of another conversation's facets are
-matched (`usersim.text.facet_matching.COSINE`)."""
+"""Mean coverage below which an assistant serves nothing. By chance 1 to 2 % of another conversation's facets match
+(`usersim.text.facet_matching.COSINE`)."""
 
 
-class Pair(Record):
+class PlantedPair(Record):
     better: str
     worse: str
     gap: Estimate
@@ -60,28 +60,28 @@ class OverNull(Record):
 
 
 class PlantedRanking(Record):
-    """One score's ranking of the assistants that serve something; intervals resample goals, the same draw for all."""
+    """Ranking by one score of the assistants that serve something; intervals resample goals, the same draw for all."""
 
     score: ScoreName
     means: dict[str, Estimate]
-    """Of all planted assistants."""
+    """Mean score of every planted assistant."""
     tau: Estimate | None
     """τ-b with the planted levels; None where the score is the same for all."""
     largest_tau: float
-    """Of any ranking without ties: levels that tie keep τ-b below 1."""
+    """Largest τ-b of any ranking without ties: tied levels keep τ-b below 1."""
     agreement: Estimate
-    """Share of the planted pairs whose means differ the right way, a tie counting half; n = goals."""
-    pairs: tuple[Pair, ...]
+    """Share of the planted pairs whose means differ in the right direction, a tie counting half; n = goals."""
+    pairs: tuple[PlantedPair, ...]
     over_null: OverNull | None = None
-    """None for a null user, for one that listens to nobody by itself, and where no goal is shared."""
+    """None for a null user, for the reference user (which ignores all answers), and where no goal is shared."""
 
 
 class PlantedUser(Record):
-    """One simulated user against all planted assistants."""
+    """One simulated user with all planted assistants."""
 
     user: str
     goals: int
-    """Those whose conversations with every assistant are there and scored."""
+    """Goals whose conversations with every assistant exist and are scored."""
     left_out: dict[str, int]
     serve_nothing: dict[str, float] = Field(default_factory=dict)
     """Assistants left out of the rankings: mean coverage over all users of the run, below `LEAST_SERVED`."""
@@ -91,33 +91,36 @@ class PlantedUser(Record):
 
 
 def score_conversation(conversation: Conversation, path: Trajectory | None) -> dict[ScoreName, float]:
-    """A score that the conversation cannot have is left out: coverage without facets, smoothness of one turn."""
-    said = [turn.text for turn in conversation.turns if turn.role == "user"]
-    left = conversation.ended_by == "user"
-    found: dict[ScoreName, float] = {}
+    """Returns the scores of a conversation; scores that it cannot have are left out: coverage without facets,
+    smoothness of one turn."""
+    user_turns = [turn.text for turn in conversation.turns if turn.role == "user"]
+    is_left = conversation.ended_by == "user"
+    scores: dict[ScoreName, float] = {}
     if path is not None:
-        found["coverage"] = path.utility[-1]
-    if said:
-        objects = [is_pushback(text) for text in said]
-        found["contentment"] = float(left and not objects[-1])
-        found["brevity"] = -float(np.log2(1 + sum(len(text.split()) for text in said)))
-        if len(said) > 1:
-            found["smoothness"] = 1 - float(np.mean(objects[1:]))
-    return found
+        scores["coverage"] = path.utility[-1]
+    if user_turns:
+        objects = [is_pushback(text) for text in user_turns]
+        scores["contentment"] = float(is_left and not objects[-1])
+        scores["brevity"] = -float(np.log2(1 + sum(len(text.split()) for text in user_turns)))
+        if len(user_turns) > 1:
+            scores["smoothness"] = 1 - float(np.mean(objects[1:]))
+    return scores
 
 
 def planted_scores(
     conversations: Mapping[str, Sequence[Conversation]], user: str, matcher: Matcher
 ) -> tuple[dict[ScoreName, list[Score]], dict[str, list[Trajectory]]]:
-    """(scores by their name, trajectories by assistant) of one user's conversations by assistant."""
+    """Returns (scores by their name, trajectories by assistant) of one user's conversations by assistant."""
     scores: dict[ScoreName, list[Score]] = {name: [] for name in SCORES}
     paths = {}
-    for assistant, made in conversations.items():
-        paths[assistant] = trajectories(made, matcher)
+    for assistant, assistant_conversations in conversations.items():
+        paths[assistant] = trajectories(assistant_conversations, matcher)
         path_of = {path.id: path for path in paths[assistant]}
-        for one in made:
-            for name, value in score_conversation(one, path_of.get(one.id)).items():
-                scores[name].append(Score(assistant=assistant, task=one.id, score=value, person=user))
+        for conversation in assistant_conversations:
+            for name, value in score_conversation(conversation, path_of.get(conversation.id)).items():
+                scores[name].append(
+                    Score(assistant=assistant, task=conversation.id, score=value, person=user)
+                )
     return scores, paths
 
 
@@ -130,9 +133,9 @@ def rank_planted(
     bootstrap: int = 2000,
     seed: int = 0,
 ) -> PlantedRanking:
-    """Ranking of the `serving` assistants by one score, beside the ranking by a null user's scores.
+    """Ranks the `serving` assistants by one score, beside the ranking by a null user's scores.
 
-    Goals that lack a score with any of the assistants are left out. Raises DataError where none is left.
+    Goals that lack a score with any of the assistants are left out. Raises DataError where no goal is left.
     """
     table = _by_assistant(scores)
     names = [assistant for assistant in LEVELS if assistant in table]
@@ -192,22 +195,25 @@ def _over_null(
     for side in (table, null):
         scores_KT = np.array([[side[name][goal] for goal in goals] for name in names])
         values.append(_agreement(scores_KT.mean(1), counts @ scores_KT.T, levels))
-    (own, own_B), (blind, blind_B) = values
+    (user_agreement, user_agreement_B), (null_agreement, null_agreement_B) = values
     return OverNull(
-        agreement=mean_estimate(own, own_B, len(goals)),
-        null=mean_estimate(blind, blind_B, len(goals)),
-        difference=mean_estimate(own - blind, own_B - blind_B, len(goals)),
+        agreement=mean_estimate(user_agreement, user_agreement_B, len(goals)),
+        null=mean_estimate(null_agreement, null_agreement_B, len(goals)),
+        difference=mean_estimate(
+            user_agreement - null_agreement, user_agreement_B - null_agreement_B, len(goals)
+        ),
     )
 
 
 def _tau(means_K: Floats, means_BK: Floats, levels_K: Floats, goals: int) -> Estimate | None:
     value = tau_b(means_K, levels_K)
-    drawn = tau_rows(means_BK, np.broadcast_to(levels_K, means_BK.shape))
-    return None if np.isnan(value) else mean_estimate(value, drawn, goals)
+    resampled_taus = tau_rows(means_BK, np.broadcast_to(levels_K, means_BK.shape))
+    return None if np.isnan(value) else mean_estimate(value, resampled_taus, goals)
 
 
 def _agreement(means_K: Floats, means_BK: Floats, levels_K: Floats) -> tuple[float, Floats]:
-    """Share of the planted pairs that the means order rightly, a tie counting half; and on every resample."""
+    """Returns the share of the planted pairs that the means order rightly, a tie counting half; for the data and for
+    every resample."""
     better, worse = np.array(
         [(i, j) for i in range(len(levels_K)) for j in range(len(levels_K)) if levels_K[i] > levels_K[j]]
     ).T
@@ -218,18 +224,18 @@ def _agreement(means_K: Floats, means_BK: Floats, levels_K: Floats) -> tuple[flo
     return float(share(means_K[None])[0]), share(means_BK)
 
 
-def _pairs(names: Sequence[str], means_K: Floats, means_BK: Floats, goals: int) -> tuple[Pair, ...]:
-    found = []
+def _pairs(names: Sequence[str], means_K: Floats, means_BK: Floats, goals: int) -> tuple[PlantedPair, ...]:
+    pairs = []
     for i, j in combinations(range(len(names)), 2):
         if LEVELS[names[i]] > LEVELS[names[j]]:
             low, high = interval(means_BK[:, i] - means_BK[:, j])
-            seen: Seen = "as planted" if low > 0 else "reversed" if high < 0 else "unclear"
+            verdict: Seen = "as planted" if low > 0 else "reversed" if high < 0 else "unclear"
             gap = Estimate(value=float(means_K[i] - means_K[j]), low=low, high=high, n=goals)
-            found.append(Pair(better=names[i], worse=names[j], gap=gap, seen=seen))
-    return tuple(found)
+            pairs.append(PlantedPair(better=names[i], worse=names[j], gap=gap, seen=verdict))
+    return tuple(pairs)
 
 
-Judged = tuple[PlantedUser, dict[ScoreName, list[Score]]]
+JudgedUser = tuple[PlantedUser, dict[ScoreName, list[Score]]]
 
 
 def judge_users(
@@ -239,19 +245,21 @@ def judge_users(
     nulls: Mapping[str, str] | None = None,
     bootstrap: int = 2000,
     seed: int = 0,
-) -> list[Judged]:
-    """Every user's rankings, effort by assistant and patience, with the scores behind them.
+) -> list[JudgedUser]:
+    """Returns every user's rankings, effort by assistant and patience, with their scores.
 
     Args:
         played: Conversations by user, then by assistant; null users are users.
-        matcher: Which sentences serve a facet.
+        matcher: Facet matcher.
         nulls: Name of the null user by user.
 
     Raises:
-        DataError: Fewer than two assistants of unlike level serve anything, or a user met fewer.
+        DataError: Fewer than two assistants of different levels serve anything, or a user met fewer.
     """
-    scores = {user: planted_scores(made, user, matcher) for user, made in played.items()}
-    coverage = mean_coverage([score for one, _ in scores.values() for score in one["coverage"]])
+    scores = {user: planted_scores(by_assistant, user, matcher) for user, by_assistant in played.items()}
+    coverage = mean_coverage(
+        [score for user_scores_by_name, _ in scores.values() for score in user_scores_by_name["coverage"]]
+    )
     serve_nothing = {name: share for name, share in coverage.items() if share < LEAST_SERVED}
     if len({LEVELS[name] for name in coverage.keys() - serve_nothing.keys()}) < 2:
         shares = ", ".join(f"{name} {share:.2f}" for name, share in coverage.items())
@@ -259,16 +267,16 @@ def judge_users(
             f"nothing to rank: two assistants of unlike level must serve {LEAST_SERVED:.0%} of the facets or more; "
             f"mean coverage: {shares or 'none, no goal has conversations with facets and replies'}"
         )
-    judged = []
-    for user, (own, paths) in scores.items():
+    judged_users = []
+    for user, (user_scores, paths) in scores.items():
         null = scores[nulls[user]][0] if nulls and user in nulls else None
-        report = _judge(user, own, paths, serve_nothing, null, bootstrap=bootstrap, seed=seed)
-        judged.append((report, own))
-    return judged
+        report = _judge(user, user_scores, paths, serve_nothing, null, bootstrap=bootstrap, seed=seed)
+        judged_users.append((report, user_scores))
+    return judged_users
 
 
 def mean_coverage(scores: Sequence[Score]) -> dict[str, float]:
-    """By assistant in the order of `LEVELS`."""
+    """Returns mean coverage by assistant in the order of `LEVELS`."""
     table: dict[str, list[float]] = {}
     for score in scores:
         table.setdefault(score.assistant, []).append(score.score)
@@ -287,17 +295,19 @@ def _judge(
 ) -> PlantedUser:
     serving = LEVELS.keys() - serve_nothing.keys()
     rankings, left_out = [], dict[str, int]()
-    for name, own in scores.items():
+    for name, named_scores in scores.items():
         try:
-            blind = null[name] if null else ()
+            null_scores = null[name] if null else ()
             rankings.append(
-                rank_planted(own, name, serving=serving, null=blind, bootstrap=bootstrap, seed=seed)
+                rank_planted(
+                    named_scores, name, serving=serving, null=null_scores, bootstrap=bootstrap, seed=seed
+                )
             )
         except DataError:
-            left_out[f"{name}: not scored with every assistant"] = len(own)
+            left_out[f"{name}: not scored with every assistant"] = len(named_scores)
     if not rankings:
         raise DataError(f"{user}: no goal has conversations with two or more of the planted assistants")
-    known = [path for found in paths.values() for path in found if path.left is not None]
+    complete_paths = [path for path_list in paths.values() for path in path_list if path.left is not None]
     return PlantedUser(
         user=user,
         goals=max(ranking.agreement.n for ranking in rankings),
@@ -305,9 +315,11 @@ def _judge(
         serve_nothing=serve_nothing,
         rankings=tuple(rankings),
         effort={
-            name: measure_effort(found, bootstrap=min(bootstrap, 1000), seed=seed)
-            for name, found in paths.items()
-            if found
+            name: measure_effort(path_list, bootstrap=min(bootstrap, 1000), seed=seed)
+            for name, path_list in paths.items()
+            if path_list
         },
-        patience=fit_patience(known, bootstrap=min(bootstrap, 500), seed=seed) if known else None,
+        patience=fit_patience(complete_paths, bootstrap=min(bootstrap, 500), seed=seed)
+        if complete_paths
+        else None,
     )

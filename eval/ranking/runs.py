@@ -1,4 +1,4 @@
-"""Conversations of simulated users with the planted assistants: on disk, resumable, side by side."""
+"""Runs of simulated users with the planted assistants: resumable, stored on disk by user and assistant."""
 
 from __future__ import annotations
 
@@ -26,14 +26,17 @@ from usersim.weights.default_model import file_hash
 
 REFERENCE = "reference"
 PROMPTED_TOKENS, PROMPTED_TEMPERATURE = 192, 1.0
-"""As a User LM samples."""
-Played = dict[str, dict[str, list[Conversation]]]
-"""By user, then by assistant."""
+"""Sampling settings of prompted users, equal to those of a User LM."""
+ConversationsByUser = dict[str, dict[str, list[Conversation]]]
+"""Conversations by user, then by assistant."""
 
 
-class FrankUser:
-    """Says the whole goal at once and leaves: where even this user's scores do not show the planted order, the score or
-    the base model is to blame and not the simulator. It listens to nobody, so it is its own null."""
+class ReferenceUser:
+    """Reference user: says the whole goal at once and leaves.
+
+    Where even its scores do not show the planted order, the cause is the score or the base model, not the
+    simulator. It ignores all answers, so it is its own null user.
+    """
 
     name = REFERENCE
 
@@ -54,7 +57,7 @@ class FrankUser:
 
 
 class Replay:
-    """Null user: what a user said to one assistant at this goal, said again whatever the assistant at hand answers."""
+    """Null user: repeats what a user said to one assistant at this goal, whatever the current assistant answers."""
 
     def __init__(self, name: str, scripts: Mapping[str, Sequence[str]]) -> None:
         self.name, self.scripts = name, scripts
@@ -65,10 +68,10 @@ class Replay:
         script = self.scripts.get(profile.model_dump_json())
         if script is None:
             raise DataError(f"{self.name}: no conversation at this goal to replay")
-        spoken = sum(turn.role == "user" for turn in turns)
-        ends = spoken >= len(script)
+        turns_so_far = sum(turn.role == "user" for turn in turns)
+        ends = turns_so_far >= len(script)
         return UserTurn(
-            text="" if ends else script[spoken],
+            text="" if ends else script[turns_so_far],
             ends=ends,
             end_probability=float(ends),
             finish="end" if ends else "stop",
@@ -78,11 +81,11 @@ class Replay:
         )
 
 
-def null_users(played: Played) -> dict[str, tuple[User, dict[str, object]]]:
-    """A null user for every user that listens, in the form of `users_from`.
+def null_users(played: ConversationsByUser) -> dict[str, tuple[User, dict[str, object]]]:
+    """Returns a null user for every user that listens, in the form of `users_from`.
 
-    The script at a goal is what the user said there to one of the assistants, which the goal's id picks: so it is
-    the user's own words and lengths, and the assistant at hand has no part in them.
+    The script at a goal is what the user said there to one of the assistants, selected by the goal's id. So words
+    and lengths are the user's own, and the current assistant has no influence on them.
     """
     nulls: dict[str, tuple[User, dict[str, object]]] = {}
     for user, by_assistant in played.items():
@@ -92,10 +95,15 @@ def null_users(played: Played) -> dict[str, tuple[User, dict[str, object]]]:
         for conversations in by_assistant.values():
             for conversation in conversations:
                 at_goal.setdefault(conversation.id, []).append(conversation)
-        picked = [made[zlib.crc32(goal.encode()) % len(made)] for goal, made in at_goal.items()]
+        replayed = [
+            goal_conversations[zlib.crc32(goal.encode()) % len(goal_conversations)]
+            for goal, goal_conversations in at_goal.items()
+        ]
         scripts = {
-            one.profile.model_dump_json(): [turn.text for turn in one.turns if turn.role == "user"]
-            for one in picked
+            conversation.profile.model_dump_json(): [
+                turn.text for turn in conversation.turns if turn.role == "user"
+            ]
+            for conversation in replayed
         }
         digest = hashlib.sha256(json.dumps(scripts, sort_keys=True).encode()).hexdigest()
         name = null_name(user)
@@ -108,25 +116,25 @@ def null_name(user: str) -> str:
 
 
 def users_from(args: argparse.Namespace) -> dict[str, tuple[User, dict[str, object]]]:
-    """By name: the user, and what must be the same when its batch is resumed."""
-    found: dict[str, tuple[User, dict[str, object]]] = {}
+    """Returns by name the user and the settings that must not change when its batch is resumed."""
+    users: dict[str, tuple[User, dict[str, object]]] = {}
     if args.url:
-        found["userlm"] = connect(args.url), {"url": args.url}
+        users["userlm"] = connect(args.url), {"url": args.url}
     if args.model:
-        found["userlm-local"] = load(None if args.model == "shipped" else args.model), {"model": args.model}
-    for where in args.prompted:
-        name = f"prompted{len(found) + 1}" if "prompted" in found else "prompted"
-        user = PromptedUser(_prompted_chat(where), name=name, prompt=BY_NAME[args.prompt])
-        found[name] = user, {"prompted": where, "prompt": prompt_hash(user.prompt)}
-    if not found:
-        raise ConfigError("nobody to measure: give --url, --model or --prompted")
+        users["userlm-local"] = load(None if args.model == "shipped" else args.model), {"model": args.model}
+    for spec in args.prompted:
+        name = f"prompted{len(users) + 1}" if "prompted" in users else "prompted"
+        user = PromptedUser(_prompted_chat(spec), name=name, prompt=BY_NAME[args.prompt])
+        users[name] = user, {"prompted": spec, "prompt": prompt_hash(user.prompt)}
+    if not users:
+        raise ConfigError("no user to measure: give --url, --model or --prompted")
     if not args.no_reference:
-        found[REFERENCE] = FrankUser(), {}
-    return found
+        users[REFERENCE] = ReferenceUser(), {}
+    return users
 
 
-def _prompted_chat(where: str) -> EndpointChat:
-    url, _, model = where.partition("#")
+def _prompted_chat(spec: str) -> EndpointChat:
+    url, _, model = spec.partition("#")
     if url == "local":
         return assistant_from("local", max_tokens=PROMPTED_TOKENS)  # type: ignore[return-value]
     settings = ChatSettings(max_tokens=PROMPTED_TOKENS, temperature=PROMPTED_TEMPERATURE)
@@ -134,15 +142,16 @@ def _prompted_chat(where: str) -> EndpointChat:
 
 
 def faceted_cases(path: str | Path, limit: int | None) -> tuple[list[Case], int]:
-    """(cases whose goal has facets, how many had none). Raises DataError where none has, or ids repeat."""
+    """Returns (cases whose goal has facets, number of cases without). Raises DataError where no goal has facets, or
+    ids repeat."""
     cases = read_cases(path)
     tell_goals(path, len(cases), with_goal=sum(case.profile.goal is not None for case in cases))
-    kept = [case for case in cases if case.profile.goal and case.profile.goal.facets]
-    if not kept:
+    faceted = [case for case in cases if case.profile.goal and case.profile.goal.facets]
+    if not faceted:
         raise DataError(f"{path}: no goal has facets, and what an assistant serves is counted in facets")
-    if len({case.id for case in kept}) < len(kept):
+    if len({case.id for case in faceted}) < len(faceted):
         raise ConfigError(f"{path}: ids repeat; every case needs its own")
-    return kept[:limit], len(cases) - len(kept)
+    return faceted[:limit], len(cases) - len(faceted)
 
 
 def play(
@@ -151,17 +160,20 @@ def play(
     cases: Sequence[Case],
     args: argparse.Namespace,
     advance: Callable[[str, int], None],
-) -> tuple[Played, dict[str, int]]:
-    """Every user with every assistant on the same goals and seeds; (conversations, failures by who met whom).
+) -> tuple[ConversationsByUser, dict[str, int]]:
+    """Plays every user with every assistant on the same goals and seeds.
 
-    What is on disk already is not played again. Raises BackendError when an engine seems to be down.
+    Conversations that are on disk are not played again. Raises BackendError when an engine seems to be down.
+
+    Returns:
+        (conversations, failures by user and assistant).
     """
-    played: Played = {}
+    played: ConversationsByUser = {}
     failed: dict[str, int] = {}
-    for user_name, (user, identity) in users.items():
+    for user_name, (user, cache_keys) in users.items():
         for assistant_name, assistant in assistants.items():
             label = f"{user_name} with {assistant_name}"
-            settings = {**_settings(args), **identity, "planted": assistant_name}
+            settings = {**_settings(args), **cache_keys, "planted": assistant_name}
             journal = Journal(args.out / "conversations" / user_name / f"{assistant_name}.jsonl", settings)
             missing = [case for case in cases if case.id not in journal.finished]
             advance(label, len(cases) - len(missing))
@@ -170,8 +182,10 @@ def play(
                 lost = _play(user_name, user, assistant, missing, journal, args, step)
                 failed |= {label: lost} if lost else {}
                 journal.close([case.id for case in cases], {"failed": lost})
-            made = (journal.finished.get(case.id) for case in cases)
-            played.setdefault(user_name, {})[assistant_name] = [one for one in made if one is not None]
+            conversations_or_none = (journal.finished.get(case.id) for case in cases)
+            played.setdefault(user_name, {})[assistant_name] = [
+                conversation for conversation in conversations_or_none if conversation is not None
+            ]
     return played, failed
 
 
@@ -184,9 +198,9 @@ def _play(
     args: argparse.Namespace,
     advance: Callable[[], None],
 ) -> int:
-    def done(made: Conversation | None) -> None:
-        if made is not None:
-            journal.add(made)
+    def done(conversation: Conversation | None) -> None:
+        if conversation is not None:
+            journal.add(conversation)
         advance()
 
     outcome = run(
@@ -203,12 +217,12 @@ def _play(
     )
     if outcome.not_begun or not journal.finished:
         raise BackendError(
-            f"{name}: given up after failures in a row ({outcome.first_error}); what is finished is kept: "
-            "run the same command again to go on"
+            f"{name}: stopped after repeated failures ({outcome.first_error}); finished conversations are kept: "
+            "run the same command again to continue"
         )
     return sum(outcome.failed.values())
 
 
 def _settings(args: argparse.Namespace) -> dict[str, object]:
-    own = ("assistant", "assistant_tokens", "turns", "seed", "limit")
-    return {"goals_sha256": file_hash(Path(args.goals)), **{key: getattr(args, key) for key in own}}
+    options = ("assistant", "assistant_tokens", "turns", "seed", "limit")
+    return {"goals_sha256": file_hash(Path(args.goals)), **{key: getattr(args, key) for key in options}}

@@ -1,4 +1,4 @@
-"""Scores of assistants: who got what, on which task, from whom; and their means on resamples."""
+"""Scores of assistants by task and person, and their means on resamples."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ CELLS = 4_000_000
 
 
 class Score(Record):
-    """One line of a score file: what one conversation was worth. Higher is better."""
+    """Line of a score file: the score of one conversation. Higher is better."""
 
     assistant: NonEmpty
     task: NonEmpty
     score: float
     person: str | None = None
-    """Who rated, or the simulated persona; without it every score is a person of its own."""
+    """The rater, or the simulated persona; without it every score counts as a different person."""
     difficulty: float | None = Field(default=None, ge=0, le=1)
-    """Success rate of the task, fixed beforehand from other runs than these."""
+    """Success rate of the task, fixed beforehand from other runs."""
 
 
 def read_scores(path: str | Path) -> list[Score]:
@@ -40,8 +40,8 @@ def read_scores(path: str | Path) -> list[Score]:
 
 
 @dataclass(frozen=True)
-class Side:
-    """The scores of one side by index. K assistants, N scores; tasks are numbered alike on both sides."""
+class ScoreTable:
+    """Scores of one side by index. K assistants, N scores; tasks have the same numbers on both sides."""
 
     assistants: tuple[str, ...]
     score_N: Floats
@@ -50,19 +50,19 @@ class Side:
     person_N: Ints
 
     @classmethod
-    def of(cls, scores: Sequence[Score], assistants: Sequence[str], tasks: Sequence[str]) -> Side:
-        """Scores of other assistants are left out."""
-        place = {name: index for index, name in enumerate(assistants)}
-        task_of = {name: index for index, name in enumerate(tasks)}
-        kept = [score for score in scores if score.assistant in place]
-        people = [score.person or f"\0{index}" for index, score in enumerate(kept)]
-        person_of = {name: index for index, name in enumerate(dict.fromkeys(people))}
+    def of(cls, scores: Sequence[Score], assistants: Sequence[str], tasks: Sequence[str]) -> ScoreTable:
+        """Builds the table; scores of other assistants are left out."""
+        assistant_index = {name: index for index, name in enumerate(assistants)}
+        task_index = {name: index for index, name in enumerate(tasks)}
+        table_scores = [score for score in scores if score.assistant in assistant_index]
+        people = [score.person or f"\0{index}" for index, score in enumerate(table_scores)]
+        person_index = {name: index for index, name in enumerate(dict.fromkeys(people))}
         return cls(
             tuple(assistants),
-            np.array([score.score for score in kept], dtype=np.float64),
-            np.array([place[score.assistant] for score in kept], dtype=np.int64),
-            np.array([task_of[score.task] for score in kept], dtype=np.int64),
-            np.array([person_of[name] for name in people], dtype=np.int64),
+            np.array([score.score for score in table_scores], dtype=np.float64),
+            np.array([assistant_index[score.assistant] for score in table_scores], dtype=np.int64),
+            np.array([task_index[score.task] for score in table_scores], dtype=np.int64),
+            np.array([person_index[name] for name in people], dtype=np.int64),
         )
 
     def __len__(self) -> int:
@@ -94,11 +94,10 @@ class Side:
         return means
 
     def resampled_means(self, task_BT: Floats, rng: np.random.Generator) -> Floats:
-        """(B, K) means when tasks come `task_BT` times and people are drawn with replacement.
+        """Returns (B, K) means when tasks count `task_BT` times and people are drawn with replacement.
 
-        Where a person scored only within one task, or a task has only one person, the finer one is not drawn
-        again: it goes with the coarser. Where they cross, both are (Owen 2007, the pigeonhole bootstrap,
-        which errs on the wide side).
+        Where people are nested in tasks, or tasks in people, only the coarser unit is resampled. Where they
+        cross, both are (Owen 2007, the pigeonhole bootstrap, which errs on the wide side).
         """
         by_task = not _nested(self.task_N, self.person_N) or _nested(self.person_N, self.task_N)
         by_person = not _nested(self.person_N, self.task_N)
@@ -115,24 +114,25 @@ class Side:
 
 
 def _nested(inner: Ints, outer: Ints) -> bool:
-    """Every `inner` occurs with one `outer` only."""
+    """Tests whether every `inner` occurs with only one `outer`."""
     pairs = {(int(i), int(o)) for i, o in zip(inner, outer, strict=True)}
     return len(pairs) == len({i for i, _ in pairs})
 
 
 def mean_estimate(value: float, replicates: Floats, n: int) -> Estimate:
-    kept = replicates[~np.isnan(replicates)]
-    low, high = interval(kept) if len(kept) else (value, value)
+    finite_values = replicates[~np.isnan(replicates)]
+    low, high = interval(finite_values) if len(finite_values) else (value, value)
     return Estimate(value=value, low=low, high=high, n=n)
 
 
 def bias_corrected(value: float, replicates: Floats) -> tuple[float, float]:
-    """95 % interval whose percentiles are moved by twice the median bias (Efron & Tibshirani 1993, §14.3).
+    """Returns the 95 % interval whose percentiles are moved by twice the median bias (Efron & Tibshirani 1993,
+    §14.3).
 
-    Rank correlations shrink when noise is added, and a resample adds noise: plain percentiles sit too low.
+    Rank correlations shrink when noise is added, and a resample adds noise: plain percentiles are too low.
     """
-    kept = replicates[~np.isnan(replicates)]
-    below = ((kept < value).mean() + (kept <= value).mean()) / 2
-    z0 = norm.ppf(np.clip(below, 1 / len(kept), 1 - 1 / len(kept)))
-    low, high = np.quantile(kept, norm.cdf([2 * z0 - 1.96, 2 * z0 + 1.96]))
+    finite_values = replicates[~np.isnan(replicates)]
+    below = ((finite_values < value).mean() + (finite_values <= value).mean()) / 2
+    z0 = norm.ppf(np.clip(below, 1 / len(finite_values), 1 - 1 / len(finite_values)))
+    low, high = np.quantile(finite_values, norm.cdf([2 * z0 - 1.96, 2 * z0 + 1.96]))
     return float(low), float(high)

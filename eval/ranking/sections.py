@@ -1,16 +1,16 @@
-"""The reports in words and tables: ranking and calibration, effort, planted assistants."""
+"""Report sections: ranking and calibration, effort, planted assistants."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from eval.fidelity.pages.drawing import Named, bars, course
+from eval.fidelity.pages.drawing import NamedSeries, bars, course
 from eval.ranking.assistants import LEVELS
 from eval.ranking.calibration import CalibrationReport
 from eval.ranking.comparison import RankReport
 from eval.ranking.effort import PATIENCE, WORD_BUDGETS, Effort
-from eval.ranking.pages import NOTHING, Section, banded, figures, key, shown
+from eval.ranking.pages import NOTHING, Section, estimate_text, floor_text, key, picture_cards
 from eval.ranking.patience import Patience
 from eval.ranking.planted import LEAST_SERVED, SCORES, PlantedUser
 from usersim.stats.estimates import Estimate
@@ -19,37 +19,41 @@ from usersim.stats.estimates import Estimate
 def rank_sections(report: RankReport) -> list[Section]:
     ceiling = report.ceiling
     rows = [
-        ["Kendall τ-b", shown(report.tau), "assistants and, under them, tasks and people resampled"],
-        ["pairs ordered alike", shown(report.agreement), "of the pairs that people tell apart; chance .50"],
+        ["Kendall τ-b", estimate_text(report.tau), "assistants and, under them, tasks and people resampled"],
         [
-            "… minus a user that does not listen",
-            shown(report.over_null),
+            "pairs ordered alike",
+            estimate_text(report.agreement),
+            "of the pairs that people tell apart; chance .50",
+        ],
+        [
+            "… minus a null user, which ignores answers",
+            estimate_text(report.over_null),
             "an interval above 0: listening adds to the ranking; without --null nothing is claimed",
         ],
         [
             "… among clear pairs",
-            shown(report.resolved_agreement),
+            estimate_text(report.resolved_agreement),
             "human difference has an interval without 0",
         ],
         [
             "decision regret",
-            shown(report.regret),
+            estimate_text(report.regret),
             f"human score lost by choosing under simulation; at random {report.regret_of_chance:.2f}",
         ],
-        ["people against people, τ-b", banded(ceiling.human if ceiling else None), _halves(report)],
+        ["people against people, τ-b", floor_text(ceiling.human if ceiling else None), _halves(report)],
         [
             "simulated against the same halves, τ-b",
-            banded(ceiling.simulated if ceiling else None),
+            floor_text(ceiling.simulated if ceiling else None),
             "as many simulated scores as a half of the people gave",
         ],
         ["τ-b over people's own", _number(report.tau_over_ceiling), "the first over the fifth line"],
     ]
     standings = [
-        [s.assistant, shown(s.human), str(s.human.n), shown(s.simulated), str(s.simulated.n)]
+        [s.assistant, estimate_text(s.human), str(s.human.n), estimate_text(s.simulated), str(s.simulated.n)]
         for s in report.standings
     ]
     return [
-        Section("Ranking", report.notes, ("figure", "value", "what it is"), rows),
+        Section("Ranking", report.notes, ("metric", "value", "meaning"), rows),
         Section(
             "Assistants",
             ["Mean scores, best for people first; 95 % intervals."],
@@ -72,7 +76,7 @@ def _number(value: float | None) -> str:
 def calibration_sections(report: CalibrationReport) -> list[Section]:
     ece = report.ece
     rows = [
-        ["simulated - human success", shown(report.bias)],
+        ["simulated - human success", estimate_text(report.bias)],
         ["Brier score (base rate alone)", f"{report.brier:.3f} ({report.brier_of_base_rate:.3f})"],
     ]
     if ece:
@@ -83,28 +87,32 @@ def calibration_sections(report: CalibrationReport) -> list[Section]:
             ["ECE beyond it", f"{ece.excess:+.3f} (p {ece.p:.3f})"],
         ]
     strata = [
-        [s.label, str(s.tasks), f"{s.human:.2f}", f"{s.simulated:.2f}", shown(s.bias)] for s in report.strata
+        [s.label, str(s.tasks), f"{s.human:.2f}", f"{s.simulated:.2f}", estimate_text(s.bias)]
+        for s in report.strata
     ]
-    says = (
+    paragraphs = (
         f"{report.tasks} tasks, {report.human_runs:.1f} human and {report.simulated_runs:.1f} simulated runs each.",
         *report.notes,
     )
-    found = [Section("Calibration", says, ("figure", "value"), rows)]
+    sections = [Section("Calibration", paragraphs, ("metric", "value"), rows)]
     if strata:
         heads = ("success rate elsewhere", "tasks", "people", "simulated", "simulated - people")
-        found.append(Section("Success by difficulty", ["Strata are fixed beforehand."], heads, strata))
-    return found
+        sections.append(Section("Success by difficulty", ["Strata are fixed beforehand."], heads, strata))
+    return sections
 
 
-def effort_sections(found: Mapping[str, Effort], patience: Mapping[str, Patience | None]) -> list[Section]:
+def effort_sections(efforts: Mapping[str, Effort], patience: Mapping[str, Patience | None]) -> list[Section]:
     rows = [
         [
             name,
-            str(one.conversations),
-            *(shown(e, 1) for e in (one.messages, one.user_words)),
-            *(shown(e) for e in (one.first, one.final, one.gain, one.relative_gain, *one.drop)),
+            str(effort.conversations),
+            *(estimate_text(e, 1) for e in (effort.messages, effort.user_words)),
+            *(
+                estimate_text(e)
+                for e in (effort.first, effort.final, effort.gain, effort.relative_gain, *effort.drop)
+            ),
         ]
-        for name, one in found.items()
+        for name, effort in efforts.items()
     ]
     drops = [f"drop at patience {n}" for n in PATIENCE]
     heads = ("who", "n", "messages", "user words", "first", "final", "gain", "relative gain", *drops)
@@ -117,45 +125,45 @@ def effort_sections(found: Mapping[str, Effort], patience: Mapping[str, Patience
             ],
             heads,
             rows,
-            _courses(found),
+            _courses(efforts),
         )
     ]
-    known = {name: one for name, one in patience.items() if one}
-    if known:
-        sections.append(_patience(known))
+    fitted = {name: effort for name, effort in patience.items() if effort}
+    if fitted:
+        sections.append(_patience(fitted))
     return sections
 
 
-def _courses(found: Mapping[str, Effort]) -> str:
-    by_words = [(n, f"c{i % 6}", one.by_words) for i, (n, one) in enumerate(found.items())]
+def _courses(efforts: Mapping[str, Effort]) -> str:
+    by_words = [(n, f"c{i % 6}", effort.by_words) for i, (n, effort) in enumerate(efforts.items())]
     budgets = [str(budget) for budget in WORD_BUDGETS]
     words = course("utility by user words", budgets, ("user words", "utility"), by_words)
-    longest = max(len(one.by_message) for one in found.values())
-    by_message: list[Named] = [
-        (n, f"c{i % 6}", _padded(one.by_message, longest)) for i, (n, one) in enumerate(found.items())
+    longest = max(len(effort.by_message) for effort in efforts.values())
+    by_message: list[NamedSeries] = [
+        (n, f"c{i % 6}", _padded(effort.by_message, longest)) for i, (n, effort) in enumerate(efforts.items())
     ]
     steps = [str(step) for step in range(1, longest + 1)]
     messages = course("utility by user messages", steps, ("user messages", "utility"), by_message)
-    return key(list(found)) + figures([("By messages", messages), ("By user words", words)])
+    return key(list(efforts)) + picture_cards([("By messages", messages), ("By user words", words)])
 
 
 def _padded(values: Sequence[Estimate], length: int) -> list[Estimate | None]:
     return [*values, *[None] * (length - len(values))]
 
 
-def _patience(found: Mapping[str, Patience]) -> Section:
+def _patience(fits: Mapping[str, Patience]) -> Section:
     rows = [
         [
             name,
-            str(one.conversations),
-            NOTHING if one.patience is None else str(one.patience),
-            f"{one.before:.2f}",
-            _number(one.after),
-            f"{one.gain:.1f}",
-            f"{one.chosen['none' if one.patience is None else str(one.patience)]:.0%}",
-            *(shown(hazard) for hazard in one.hazard[:4]),
+            str(fit.conversations),
+            NOTHING if fit.patience is None else str(fit.patience),
+            f"{fit.before:.2f}",
+            _number(fit.after),
+            f"{fit.gain:.1f}",
+            f"{fit.chosen['none' if fit.patience is None else str(fit.patience)]:.0%}",
+            *(estimate_text(hazard) for hazard in fit.hazard[:4]),
         ]
-        for name, one in found.items()
+        for name, fit in fits.items()
     ]
     heads = ("who", "n", "patience", "leaves before", "leaves then", "nats", "of resamples")
     return Section(
@@ -181,35 +189,41 @@ def planted_sections(users: Sequence[PlantedUser], notes: Sequence[str]) -> list
         if nothing
         else "Every assistant serves something, and all are ranked."
     )
-    says = [
+    paragraphs = [
         f"The same base model as assistants of known order: {order}. {left_out} Intervals resample goals, the same "
         "for a user and its null.",
         "A null user does not listen: it says again what the user said at this goal to one of the assistants. A better "
         "assistant serves more of any words, so only what is beyond the null is the user's. An interval of the "
         "difference with 0 in it: that the user's listening adds to the ranking is not shown.",
-        "The user named reference says the whole goal at once and listens to nobody either: it shows what score and "
-        "base model can tell apart.",
+        "The user named reference says the whole goal at once and also ignores answers: it shows what score and "
+        "base model can distinguish.",
         *(f"{name}: {what}." for name, what in SCORES.items()),
         *notes,
     ]
     heads = ("user", "score", "goals", "pairs right", "null", "difference")
     rows = [
         [
-            *(user.user, ranking.score, str(over.difference.n)),
-            *(shown(over.agreement), shown(over.null), shown(over.difference)),
+            *(user.user, ranking.score, str(over_null.difference.n)),
+            *(
+                estimate_text(over_null.agreement),
+                estimate_text(over_null.null),
+                estimate_text(over_null.difference),
+            ),
         ]
         for user in users
         for ranking in user.rankings
-        if (over := ranking.over_null)
+        if (over_null := ranking.over_null)
     ]
     sections = [
-        Section("Pairs in the planted order, minus a user that does not listen", says, heads, rows),
+        Section("Pairs in the planted order, minus a user that does not listen", paragraphs, heads, rows),
         _each_ranking(users),
     ]
     for user in users:
         sections += _user_sections(user)
     patience = {user.user: user.patience for user in users}
-    effort = {f"{u.user} with {a}": found for u in users for a, found in u.effort.items()}
+    effort = {
+        f"{u.user} with {a}": assistant_effort for u in users for a, assistant_effort in u.effort.items()
+    }
     table, *rest = effort_sections(effort, patience)
     return [*sections, Section(table.title, table.says, table.heads, table.rows), *rest]
 
@@ -218,12 +232,12 @@ def _each_ranking(users: Sequence[PlantedUser]) -> Section:
     rows = []
     for user in users:
         for ranking in user.rankings:
-            seen = Counter(pair.seen for pair in ranking.pairs)
+            counts = Counter(pair.seen for pair in ranking.pairs)
             rows.append(
                 [
-                    *(user.user, ranking.score, str(ranking.agreement.n), shown(ranking.tau)),
-                    *(f"{ranking.largest_tau:.2f}", shown(ranking.agreement)),
-                    *(str(seen[kind]) for kind in ("as planted", "unclear", "reversed")),
+                    *(user.user, ranking.score, str(ranking.agreement.n), estimate_text(ranking.tau)),
+                    *(f"{ranking.largest_tau:.2f}", estimate_text(ranking.agreement)),
+                    *(str(counts[kind]) for kind in ("as planted", "unclear", "reversed")),
                 ]
             )
     heads = ("user", "score", "goals", "τ-b with the truth", "most", "pairs right", "as planted", "unclear")
@@ -237,18 +251,18 @@ def _each_ranking(users: Sequence[PlantedUser]) -> Section:
 
 def _user_sections(user: PlantedUser) -> list[Section]:
     names = list(user.rankings[0].means)
-    rows = [[name, *(shown(ranking.means.get(name)) for ranking in user.rankings)] for name in names]
+    rows = [[name, *(estimate_text(ranking.means.get(name)) for ranking in user.rankings)] for name in names]
     pictures = [
         (ranking.score, bars(ranking.score, names, [(user.user, "c0", list(ranking.means.values()))]))
         for ranking in user.rankings
     ]
-    wrong = [
-        f"{ranking.score}: {p.better} over {p.worse} {shown(p.gap)} {p.seen}"
+    reversed_pairs = [
+        f"{ranking.score}: {p.better} over {p.worse} {estimate_text(p.gap)} {p.seen}"
         for ranking in user.rankings
         for p in ranking.pairs
         if p.seen == "reversed"
     ]
-    says = [f"Reversed: {'; '.join(wrong)}." if wrong else "No pair is reversed."]
-    says += [f"Left out, {why}: {count} scores." for why, count in user.left_out.items()]
+    paragraphs = [f"Reversed: {'; '.join(reversed_pairs)}." if reversed_pairs else "No pair is reversed."]
+    paragraphs += [f"Left out, {why}: {count} scores." for why, count in user.left_out.items()]
     heads = ("assistant", *(ranking.score for ranking in user.rankings))
-    return [Section(f"Scores under {user.user}", says, heads, rows, figures(pictures))]
+    return [Section(f"Scores under {user.user}", paragraphs, heads, rows, picture_cards(pictures))]

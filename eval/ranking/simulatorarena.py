@@ -1,4 +1,4 @@
-"""SimulatorArena's benchmarking subset: how far 101 rated sessions of people with 9 assistants carry."""
+"""SimulatorArena's benchmarking subset: what 101 rated sessions of people with 9 assistants can show."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from eval.ranking.reliability import (
     scores_needed,
     tau_interval,
 )
-from eval.ranking.scores import Score, Side, mean_estimate
+from eval.ranking.scores import Score, ScoreTable, mean_estimate
 from usersim.errors import DataError
 from usersim.stats.estimates import Estimate, cluster_resamples, rng_for
 from usersim.text.facet_matching import Matcher
@@ -39,9 +39,9 @@ FILES: dict[GroupName, str] = {
 }
 RATING = {"documents": "overall_interaction_rating", "maths": "overall_rating"}
 SAME_MODEL = {"mistral-large-2407": "mistral-large", "mistral-large-latest": "mistral-large"}
-"""One model under two names in the two halves of the study."""
+"""Models with different names in the two halves of the study."""
 LEAST_OTHERS = 5
-"""Sessions whose score by rule is not the commonest one; with fewer nothing can go with it."""
+"""Sessions whose score by rule differs from the most common one; with fewer there is no correlation to measure."""
 TAUS = (0.0, 0.3, 0.6, 0.8)
 
 
@@ -54,7 +54,7 @@ class Session(Record):
 
 class ArenaGroup(Record):
     name: GroupName
-    """both: ratings less the mean of their half of the study."""
+    """both: ratings minus the mean of their half of the study."""
     sessions: int
     people: int
     assistants: dict[str, Estimate]
@@ -64,16 +64,17 @@ class ArenaGroup(Record):
     ceiling: Ceiling | None
     pairs: int
     apart: int
-    """Pairs of assistants told apart at 5 % after Holm."""
+    """Pairs of assistants that differ at 5 % after Holm."""
     needed: tuple[float | None, float | None, float | None]
-    """Sessions per assistant for an expected τ of .8 between two studies: at the low end of the ICC's interval, at its
-    value, at the high end; None where the ICC is not above 0."""
+    """Sessions per assistant for an expected τ of .8 between two studies, at the low end of the ICC's interval, at
+    its value and at its high end. None where the ICC is not above 0."""
     power: tuple[Power, ...]
-    """Were the assistants as different as `components` says, two studies of people with so many sessions each."""
+    """Power of two studies of people, by sessions per assistant, if the assistants are as different as `components`
+    says."""
 
 
 class RuleCheck(Record):
-    """Does a score by rule go with people's ratings, session by session?"""
+    """Correlation of a score by rule with people's ratings over sessions."""
 
     group: GroupName
     score: ScoreName
@@ -87,12 +88,13 @@ class ArenaReport(Record):
     least_significant_tau: float | None
     """Smallest τ between two rankings of so many assistants that is significant at 5 %."""
     tau_intervals: dict[str, tuple[float, float]]
-    """95 % interval of an observed τ over so many assistants, however many sessions are behind each mean."""
+    """95 % interval of an observed τ over this number of assistants, for any number of sessions per mean."""
     checks: tuple[RuleCheck, ...]
 
 
 def read_sessions(folder: str | Path) -> list[Session]:
-    """Raises DataError naming the file that is missing or not as SimulatorArena published it."""
+    """Reads the sessions. Raises DataError that names a file that is missing or differs from SimulatorArena's
+    publication."""
     return [
         _session(group, number, row, Path(folder) / name)
         for group, name in FILES.items()
@@ -131,8 +133,8 @@ def _session(group: GroupName, number: int, row: dict[str, Any], path: Path) -> 
 
 def _conversation(name: str, row: dict[str, Any]) -> Conversation:
     turns = []
-    for said, reply in zip(row["user_queries"], row["ai_responses"], strict=False):
-        turns += [Turn(role="user", text=_text(said)), Turn(role="assistant", text=_text(reply))]
+    for query, reply in zip(row["user_queries"], row["ai_responses"], strict=False):
+        turns += [Turn(role="user", text=_text(query)), Turn(role="assistant", text=_text(reply))]
     facets = [Facet(text=text) for text in row.get("bullet_points_responses", ()) if text.strip()]
     goal = Goal(summary=row["intent"], facets=tuple(facets)) if "intent" in row else None
     return Conversation(
@@ -145,9 +147,9 @@ def _conversation(name: str, row: dict[str, Any]) -> Conversation:
     )
 
 
-def _text(said: object) -> str:
-    """An uploaded picture is a list of file names."""
-    return said if isinstance(said, str) else "[file]"
+def _text(query: object) -> str:
+    """Returns the text of a query; an uploaded picture is a list of file names."""
+    return query if isinstance(query, str) else "[file]"
 
 
 def arena_report(
@@ -161,59 +163,63 @@ def arena_report(
     by_group: dict[GroupName, list[Session]] = {
         group: [s for s in sessions if s.group == group] for group in FILES
     }
-    centred = [score for found in by_group.values() for score in centre([s.score for s in found])]
-    scores = {group: [s.score for s in found] for group, found in by_group.items()} | {"both": centred}
+    centred = [
+        score for group_sessions in by_group.values() for score in centre([s.score for s in group_sessions])
+    ]
+    scores = {group: [s.score for s in group_sessions] for group, group_sessions in by_group.items()} | {
+        "both": centred
+    }
     k = len({score.assistant for score in centred})
     return ArenaReport(
         groups=tuple(
-            _group(name, found, bootstrap=bootstrap, splits=splits, seed=seed)
-            for name, found in scores.items()
+            _group(name, group_sessions, bootstrap=bootstrap, splits=splits, seed=seed)
+            for name, group_sessions in scores.items()
         ),
         assistants=k,
         least_significant_tau=least_significant_tau(k),
         tau_intervals={f"{tau:g}": tau_interval(tau, k) for tau in TAUS if k > 4},
         checks=tuple(
             check
-            for group, found in by_group.items()
-            for check in _checks(group, found, matcher, bootstrap=bootstrap, seed=seed)
+            for group, group_sessions in by_group.items()
+            for check in _checks(group, group_sessions, matcher, bootstrap=bootstrap, seed=seed)
         ),
     )
 
 
 def centre(scores: Sequence[Score]) -> list[Score]:
-    """Less their mean: two scales that are not the same can then be pooled."""
+    """Subtracts the mean, so that scores on different scales can be pooled."""
     mean = float(np.mean([score.score for score in scores]))
     return [score.model_copy(update={"score": score.score - mean}) for score in scores]
 
 
 def _group(name: GroupName, scores: Sequence[Score], *, bootstrap: int, splits: int, seed: int) -> ArenaGroup:
     names, tasks = sorted({s.assistant for s in scores}), sorted({s.task for s in scores})
-    side = Side.of(scores, names, tasks)
+    table = ScoreTable.of(scores, names, tasks)
     rng = rng_for(seed, f"arena {name}")
     # Nearly every person has one session per half of the study, on a task of their own: people are the clusters.
-    by_person = rng.multinomial(side.people, np.full(side.people, 1 / side.people), size=bootstrap)
-    means_BK = side.means_under(by_person[:, side.person_N].astype(np.float64))
-    groups = [side.score_N[side.assistant_N == place] for place in range(len(names))]
-    found = components(groups)
-    order = np.argsort(-side.means_K, kind="stable")
+    by_person = rng.multinomial(table.people, np.full(table.people, 1 / table.people), size=bootstrap)
+    means_BK = table.means_under(by_person[:, table.person_N].astype(np.float64))
+    groups = [table.score_N[table.assistant_N == index] for index in range(len(names))]
+    variance = components(groups)
+    order = np.argsort(-table.means_K, kind="stable")
     return ArenaGroup(
         name=name,
-        sessions=len(side),
-        people=side.people,
+        sessions=len(table),
+        people=table.people,
         assistants={
-            names[i]: mean_estimate(float(side.means_K[i]), means_BK[:, i], len(groups[i])) for i in order
+            names[i]: mean_estimate(float(table.means_K[i]), means_BK[:, i], len(groups[i])) for i in order
         },
-        components=found,
-        ceiling=human_ceiling(side, None, splits=splits, rng=rng),
+        components=variance,
+        ceiling=human_ceiling(table, None, splits=splits, rng=rng),
         pairs=len(names) * (len(names) - 1) // 2,
-        apart=pairs_apart(groups, found.within_sd) if found else 0,
+        apart=pairs_apart(groups, variance.within_sd) if variance else 0,
         needed=(
-            scores_needed(found.icc_low if found else 0),
-            scores_needed(found.icc if found else 0),
-            scores_needed(found.icc_high if found else 0),
+            scores_needed(variance.icc_low if variance else 0),
+            scores_needed(variance.icc if variance else 0),
+            scores_needed(variance.icc_high if variance else 0),
         ),
-        power=power(len(names), found.between_sd, found.within_sd, rng=rng)
-        if found and found.between_sd
+        power=power(len(names), variance.between_sd, variance.within_sd, rng=rng)
+        if variance and variance.between_sd
         else (),
     )
 
@@ -225,20 +231,20 @@ def _checks(
     rows = [score_conversation(s.conversation, paths.get(s.conversation.id)) for s in sessions]
     checks = []
     for name in SCORES:
-        known = [(s.score, row[name]) for s, row in zip(sessions, rows, strict=True) if name in row]
-        commonest = Counter(value for _, value in known).most_common(1)
-        if known and len(known) - commonest[0][1] >= LEAST_OTHERS:
-            checks.append(RuleCheck(group=group, score=name, rho=_spearman(known, bootstrap, seed)))
+        pairs = [(s.score, row[name]) for s, row in zip(sessions, rows, strict=True) if name in row]
+        most_common = Counter(value for _, value in pairs).most_common(1)
+        if pairs and len(pairs) - most_common[0][1] >= LEAST_OTHERS:
+            checks.append(RuleCheck(group=group, score=name, rho=_spearman(pairs, bootstrap, seed)))
     return checks
 
 
-def _spearman(known: Sequence[tuple[Score, float]], bootstrap: int, seed: int) -> Estimate:
-    """Resamples keep the ranks of the whole sample."""
-    ratings = rankdata([score.score for score, _ in known])
-    values = rankdata([value for _, value in known])
-    people = [str(score.person) for score, _ in known]
+def _spearman(pairs: Sequence[tuple[Score, float]], bootstrap: int, seed: int) -> Estimate:
+    """Returns Spearman's correlation; resamples keep the ranks of the whole sample."""
+    ratings = rankdata([score.score for score, _ in pairs])
+    values = rankdata([value for _, value in pairs])
+    people = [str(score.person) for score, _ in pairs]
     counts = cluster_resamples(people, bootstrap, rng_for(seed, "spearman"))
-    counts = np.vstack([np.ones(len(known)), counts])
+    counts = np.vstack([np.ones(len(pairs)), counts])
     weights = counts / counts.sum(1, keepdims=True)
     means = [weights @ side for side in (ratings, values)]
     spreads = [
@@ -246,4 +252,4 @@ def _spearman(known: Sequence[tuple[Score, float]], bootstrap: int, seed: int) -
     ]
     with np.errstate(invalid="ignore", divide="ignore"):
         rho = (weights @ (ratings * values) - means[0] * means[1]) / (spreads[0] * spreads[1])
-    return mean_estimate(float(rho[0]), rho[1:], len(known))
+    return mean_estimate(float(rho[0]), rho[1:], len(pairs))

@@ -38,7 +38,7 @@ def test_run_writes_a_report_and_one_json_document(files, capsys):
     assert "Gates that differ:" in shown
     assert "Different from people:" in shown
     assert "52 conversations of s and 52 of people" in shown
-    assert "inside the floor" not in shown
+    assert "inside the" not in shown
     assert "Guards: unknown" in shown
 
 
@@ -56,7 +56,7 @@ def test_dry_run_says_the_plan_and_writes_nothing(files, capsys):
         (["--simulated", "t=missing.jsonl"], "no such file"),
         (["--min-n", "60"], "too few conversations"),
         (["--metrics", "marginals,magic"], "metrics.1"),
-        (["--margin", "0.1"], "write FIGURE=δ"),
+        (["--margin", "0.1"], "write METRIC=δ"),
         (["--margin", "magic=0.1"], "no figure magic"),
     ],
 )

@@ -281,7 +281,7 @@ def test_plain_messages_with_parts_goals_and_marks_of_ones_own(tmp_path: Path) -
         "a message of role 'narrator'": 1,
         "no messages": 1,
         "a message whose content is no text": 1,
-        "a goal or persona that is none of ours": 1,
+        "a goal or persona of another layout": 1,
     }
     assert made.notes["messages after a stop mark left out"] == 1
 

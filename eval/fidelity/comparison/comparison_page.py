@@ -1,4 +1,4 @@
-"""`compare.html` and `compare.md`: short, without chat text."""
+"""Pages of a comparison: `compare.html` and `compare.md`; short, without chat text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from eval.fidelity.comparison.comparison_record import Comparison, Contender, FigureGap, Winner
+from eval.fidelity.comparison.comparison_record import Contender, MetricGap, SimulatorComparison, Winner
 from eval.fidelity.pages.plots import number, p_value
 from eval.fidelity.pages.tables import interval, markdown_table, markdown_text
 from usersim.report import html as page
@@ -15,11 +15,11 @@ from usersim.stats.estimates import Estimate
 from usersim.storage.records import atomic_writer, write_json
 
 WIDEST = 6.0
-"""Floor widths at either end of the axis."""
+"""Baseline widths at either end of the axis."""
 
 
-def write_comparison(comparison: Comparison, out: Path) -> Path:
-    """`compare.json`, `compare.md` and `compare.html`, each complete or not there at all; returns the page."""
+def write_comparison(comparison: SimulatorComparison, out: Path) -> Path:
+    """Writes `compare.json`, `compare.md` and `compare.html`, each atomically; returns the path of the page."""
     write_json(out / "compare.json", comparison.model_dump(mode="json"))
     texts = {"md": markdown(comparison), "html": render_page(comparison)}
     for suffix, text in texts.items():
@@ -28,29 +28,29 @@ def write_comparison(comparison: Comparison, out: Path) -> Path:
     return out / "compare.html"
 
 
-def verdict(comparison: Comparison, winner: Winner) -> str:
-    """The name of the one that is closer to human, or why none is."""
+def verdict(comparison: SimulatorComparison, winner: Winner) -> str:
+    """Returns the name of the simulator that is closer to human, or the reason why neither is."""
     names: dict[str, str] = {"first": comparison.first.name, "second": comparison.second.name}
     return names.get(winner, winner)
 
 
-def headline(comparison: Comparison) -> str:
-    """The figures by name under who is closer to people; no count and no index."""
+def headline(comparison: SimulatorComparison) -> str:
+    """Returns the metrics by the simulator that is closer to people; no count and no index."""
     return " ".join(f"{name}: {'; '.join(labels) or 'none'}." for _, name, labels in _parts(comparison))
 
 
-def _parts(comparison: Comparison) -> list[tuple[str, str, tuple[str, ...]]]:
-    """(style, heading, figures) for either simulator and for neither."""
-    few = comparison.labels("too few")
+def _parts(comparison: SimulatorComparison) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Returns (style, heading, metric labels) for either simulator and for neither."""
+    too_few = comparison.labels("too few")
     return [
         ("c0", f"Closer to people, {comparison.first.name}", comparison.labels("first")),
         ("c1", f"Closer to people, {comparison.second.name}", comparison.labels("second")),
         ("human", "Not told", comparison.labels("inconclusive")),
-        *([("human", "Too few to say", few)] if few else []),
+        *([("human", "Too few to say", too_few)] if too_few else []),
     ]
 
 
-def how(comparison: Comparison) -> str:
+def protocol_line(comparison: SimulatorComparison) -> str:
     kind = (
         f"{comparison.n} pairs of conversations on {comparison.goals} goals, resampled together"
         if comparison.paired
@@ -59,16 +59,16 @@ def how(comparison: Comparison) -> str:
     return f"{kind}; {comparison.config.bootstrap} resamples, seed {comparison.config.seed}."
 
 
-def render_page(comparison: Comparison) -> str:
+def render_page(comparison: SimulatorComparison) -> str:
     first, second = comparison.first, comparison.second
-    main = [figure for figure in comparison.figures if figure.headline]
+    main = [metric for metric in comparison.figures if metric.headline]
     ordered = sorted(main, key=lambda f: (-abs(_widths(f).value), f.label))
     sections = [
         f"<h1>{escape(first.name)} against {escape(second.name)}</h1>"
-        f'<p class="lead">Which one is closer to human? {escape(how(comparison))}</p>{_cards(comparison)}',
-        "<h2>The difference, on one axis</h2><p>Excess of one minus excess of the other over the human floor, in floor "
-        "widths: the distance from the floor's median to its far end. Bars are 95 % intervals; a filled mark has a "
-        f"winner after Holm's adjustment, a hollow one has none.</p>{_overview(comparison, ordered)}",
+        f'<p class="lead">Which one is closer to human? {escape(protocol_line(comparison))}</p>{_cards(comparison)}',
+        "<h2>The difference, on one axis</h2><p>Excess of one minus excess of the other over the human baseline, in "
+        "baseline widths: the distance from the baseline's median to its far end. Bars are 95 % intervals; a filled "
+        f"mark has a winner after Holm's adjustment, a hollow one has none.</p>{_overview(comparison, ordered)}",
         "<h2>Each in its own unit</h2>" + _table(comparison, ordered),
         _second_views(comparison),
         _missing(comparison),
@@ -78,24 +78,24 @@ def render_page(comparison: Comparison) -> str:
     return page.render_page(f"{first.name} against {second.name}", [s for s in sections if s], style=style)
 
 
-def _cards(comparison: Comparison) -> str:
-    shown = "".join(
+def _cards(comparison: SimulatorComparison) -> str:
+    cards = "".join(
         f'<div class="card sim {style}"><h2 class="name">{escape(name)}</h2>'
         f"<p>{escape('; '.join(labels) or 'none')}</p></div>"
         for style, name, labels in _parts(comparison)
     )
-    return f'<div class="cards">{shown}</div>'
+    return f'<div class="cards">{cards}</div>'
 
 
-def _widths(figure: FigureGap) -> Estimate:
-    gap, width = figure.gap, figure.floor_width
+def _widths(metric: MetricGap) -> Estimate:
+    gap, width = metric.gap, metric.floor_width
     return Estimate(value=gap.value / width, low=gap.low / width, high=gap.high / width, n=gap.n)
 
 
-def _overview(comparison: Comparison, figures: list[FigureGap]) -> str:
+def _overview(comparison: SimulatorComparison, metrics: list[MetricGap]) -> str:
     rows = "".join(
-        f'<div class="line"><span>{escape(figure.label)}</span>{_gap_track(figure, comparison)}</div>'
-        for figure in figures
+        f'<div class="line"><span>{escape(metric.label)}</span>{_gap_track(metric, comparison)}</div>'
+        for metric in metrics
     )
     ends = (
         f'<small style="left:0">← {escape(comparison.first.name)} is closer</small>'
@@ -106,55 +106,55 @@ def _overview(comparison: Comparison, figures: list[FigureGap]) -> str:
     return f'<div class="overview gaps">{rows}{axis}</div>'
 
 
-def _gap_track(figure: FigureGap, comparison: Comparison) -> str:
+def _gap_track(metric: MetricGap, comparison: SimulatorComparison) -> str:
     def at(value: float) -> float:
         return round(50 + 50 * min(max(value / WIDEST, -1), 1), 2)
 
-    found = _widths(figure)
-    style = {"first": "c0", "second": "c1"}.get(figure.winner, "human hollow")
-    closer = verdict(comparison, figure.winner)
-    spoken = f"{found.value:.2f} floor widths [{found.low:.2f}, {found.high:.2f}], closer: {closer}"
+    widths = _widths(metric)
+    style = {"first": "c0", "second": "c1"}.get(metric.winner, "human hollow")
+    closer = verdict(comparison, metric.winner)
+    label = f"{widths.value:.2f} baseline widths [{widths.low:.2f}, {widths.high:.2f}], closer: {closer}"
     return (
-        f'<div class="track slim" role="img" aria-label="{escape(spoken)}" title="{escape(spoken)}">'
+        f'<div class="track slim" role="img" aria-label="{escape(label)}" title="{escape(label)}">'
         f'<i class="median" style="left:50%"></i><span class="lane {style}" style="top:50%">'
-        f'<i class="whisker" style="left:{at(found.low)}%;width:{at(found.high) - at(found.low):.2f}%"></i>'
-        f'<i class="dot" style="left:{at(found.value)}%"></i></span></div>'
+        f'<i class="whisker" style="left:{at(widths.low)}%;width:{at(widths.high) - at(widths.low):.2f}%"></i>'
+        f'<i class="dot" style="left:{at(widths.value)}%"></i></span></div>'
     )
 
 
-def _table(comparison: Comparison, figures: list[FigureGap]) -> str:
+def _table(comparison: SimulatorComparison, metrics: list[MetricGap]) -> str:
     names = (escape(comparison.first.name), escape(comparison.second.name))
-    rows = [[*map(escape, _row(comparison, figure)[:-1]), _winner(comparison, figure)] for figure in figures]
-    return page.table(["figure", *names, "difference", "p", "closer"], rows, label="differences")
+    rows = [[*map(escape, _row(comparison, metric)[:-1]), _winner(comparison, metric)] for metric in metrics]
+    return page.table(["metric", *names, "difference", "p", "closer"], rows, label="differences")
 
 
-def _winner(comparison: Comparison, figure: FigureGap) -> str:
-    style = {"first": "c0", "second": "c1"}.get(figure.winner)
-    text = escape(verdict(comparison, figure.winner))
+def _winner(comparison: SimulatorComparison, metric: MetricGap) -> str:
+    style = {"first": "c0", "second": "c1"}.get(metric.winner)
+    text = escape(verdict(comparison, metric.winner))
     return f'<b class="{style} own">{text}</b>' if style else f'<span class="soft">{text}</span>'
 
 
-def _row(comparison: Comparison, figure: FigureGap) -> list[str]:
-    """Plain text, for the page and for Markdown."""
-    ours, theirs = figure.first, figure.second
-    down = " ↓" if ours.worse == "lower" else ""
-    inside = ["in" if side.inside_floor else "out" for side in (ours, theirs)]
+def _row(comparison: SimulatorComparison, metric: MetricGap) -> list[str]:
+    """Returns the cells of a metric as plain text, for the page and for Markdown."""
+    first, second = metric.first, metric.second
+    down = " ↓" if first.worse == "lower" else ""
+    in_or_out = ["in" if side.inside_floor else "out" for side in (first, second)]
     return [
-        f"{figure.label}{down} ({figure.unit})",
-        f"{number(ours.value.value, ours.unit)} ({inside[0]})",
-        f"{number(theirs.value.value, theirs.unit)} ({inside[1]})",
-        interval(figure.gap, figure.unit),
-        p_value(figure.p_holm),
-        verdict(comparison, figure.winner),
+        f"{metric.label}{down} ({metric.unit})",
+        f"{number(first.value.value, first.unit)} ({in_or_out[0]})",
+        f"{number(second.value.value, second.unit)} ({in_or_out[1]})",
+        interval(metric.gap, metric.unit),
+        p_value(metric.p_holm),
+        verdict(comparison, metric.winner),
     ]
 
 
-def _second_views(comparison: Comparison) -> str:
-    second = [figure for figure in comparison.figures if not figure.headline]
+def _second_views(comparison: SimulatorComparison) -> str:
+    second = [metric for metric in comparison.figures if not metric.headline]
     return page.details("Second views of the same attributes", _table(comparison, second)) if second else ""
 
 
-def _missing(comparison: Comparison) -> str:
+def _missing(comparison: SimulatorComparison) -> str:
     if not comparison.missing:
         return ""
     return (
@@ -164,24 +164,24 @@ def _missing(comparison: Comparison) -> str:
     )
 
 
-def notes(comparison: Comparison) -> list[str]:
+def notes(comparison: SimulatorComparison) -> list[str]:
     sides = "; ".join(f"{s.name}: {s.compared} compared, {s.left_out} left out" for s in _sides(comparison))
     return [
         "Difference: excess of the first minus excess of the second; positive: the second is closer to human. The "
-        "floor is the same for both and drops out. (in), (out): inside or beyond the human floor; inside, a simulator "
-        "is as close as people are to each other. ↓: lower is worse. p is two-sided, after Holm over the figures.",
+        "human baseline is the same for both and cancels. (in), (out): inside or beyond it; inside, a simulator "
+        "is as close as people are to each other. ↓: lower is worse. p is two-sided, after Holm over the metrics.",
         "No winner does not mean that they are equal.",
         sides + ".",
         *comparison.notes,
     ]
 
 
-def _sides(comparison: Comparison) -> tuple[Contender, Contender]:
+def _sides(comparison: SimulatorComparison) -> tuple[Contender, Contender]:
     return comparison.first, comparison.second
 
 
-def _notes(comparison: Comparison) -> str:
-    listed = "".join(f"<li>{escape(note)}</li>" for note in notes(comparison))
+def _notes(comparison: SimulatorComparison) -> str:
+    items = "".join(f"<li>{escape(note)}</li>" for note in notes(comparison))
     facts = {
         "files": {
             "human": comparison.human_file.model_dump(),
@@ -192,21 +192,21 @@ def _notes(comparison: Comparison) -> str:
         "seconds": comparison.seconds,
     }
     command = f"<h3>Command</h3><pre>{escape(comparison.command)}</pre>" if comparison.command else ""
-    dumped = escape(json.dumps(facts, indent=1, ensure_ascii=False))
-    return f"<h2>How to read this</h2><ul>{listed}</ul>{command}" + page.details(
-        "Settings, versions, files", f"<pre>{dumped}</pre>"
+    facts_json = escape(json.dumps(facts, indent=1, ensure_ascii=False))
+    return f"<h2>How to read this</h2><ul>{items}</ul>{command}" + page.details(
+        "Settings, versions, files", f"<pre>{facts_json}</pre>"
     )
 
 
-def markdown(comparison: Comparison) -> str:
+def markdown(comparison: SimulatorComparison) -> str:
     first, second = comparison.first.name, comparison.second.name
-    main = [figure for figure in comparison.figures if figure.headline]
-    heads = ["figure", first, second, "difference", "p", "closer"]
-    listed = "\n".join(
+    main = [metric for metric in comparison.figures if metric.headline]
+    heads = ["metric", first, second, "difference", "p", "closer"]
+    items = "\n".join(
         f"- {markdown_text(note)}" for note in (*notes(comparison), *comparison.missing.values())
     )
     return (
         f"# {markdown_text(first)} against {markdown_text(second)}\n\n"
-        f"{markdown_text(headline(comparison))} {markdown_text(how(comparison))}\n\n"
-        f"{markdown_table(heads, [_row(comparison, figure) for figure in main])}\n\n{listed}\n"
+        f"{markdown_text(headline(comparison))} {markdown_text(protocol_line(comparison))}\n\n"
+        f"{markdown_table(heads, [_row(comparison, metric) for metric in main])}\n\n{items}\n"
     )

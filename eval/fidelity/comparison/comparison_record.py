@@ -1,4 +1,4 @@
-"""The record of a comparison of two simulators: everything that `compare.json` holds."""
+"""Record of a comparison of two simulators: everything that `compare.json` holds."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Contender(Record):
     """Kept by the battery, but without a partner or beyond n."""
 
 
-class FigureGap(Record):
-    """One figure of both simulators. The floor is the same for both, so it drops out of the difference."""
+class MetricGap(Record):
+    """One metric of both simulators. The human baseline is the same for both, so it cancels in the difference."""
 
     key: str
     metric: str
@@ -38,19 +38,19 @@ class FigureGap(Record):
     gap: Estimate
     """Excess of the first minus excess of the second; positive: the second is closer to human."""
     floor_width: float
-    """From the floor's median to its far end, for showing gaps of different units on one axis; at least a quarter of
-    the gap's standard deviation, for figures that hardly any human split shows."""
+    """Distance from the baseline's median to its far end, for showing gaps of different units on one axis. At least a
+    quarter of the gap's standard deviation, for metrics that hardly any human split shows."""
     p: float
-    """Two-sided, of a gap of nothing; of this figure by itself."""
+    """Two-sided p-value of a gap of zero, for this metric alone."""
     p_holm: float
-    """The same, adjusted for all figures of its family: headline figures, second views."""
+    """p-value adjusted for all metrics of its family of tests: headline metrics, or second views."""
     winner: Winner
 
 
-class Comparison(Record):
+class SimulatorComparison(Record):
     kind: Literal["comparison"] = "comparison"
     paired: bool
-    """The same goals on both sides, resampled jointly; False: two finished reports, taken as independent."""
+    """True: the same goals on both sides, resampled jointly. False: two finished reports, treated as independent."""
     n: int
     """Conversations of each simulator, and of humans."""
     goals: int | None
@@ -58,9 +58,9 @@ class Comparison(Record):
     first: Contender
     second: Contender
     human_file: FileFacts
-    figures: tuple[FigureGap, ...]
+    figures: tuple[MetricGap, ...]
     missing: dict[str, str] = Field(default_factory=dict)
-    """Figures that one side at least does not have, with the reason."""
+    """Metrics that at least one side lacks, with the reason."""
     notes: tuple[str, ...]
     config: EvalConfig
     versions: dict[str, str]
@@ -68,13 +68,13 @@ class Comparison(Record):
     command: str = ""
 
     def labels(self, *winners: Winner) -> tuple[str, ...]:
-        """Headline figures with one of these winners."""
-        return tuple(figure.label for figure in self.figures if figure.headline and figure.winner in winners)
+        """Returns the labels of the headline metrics with one of these winners."""
+        return tuple(metric.label for metric in self.figures if metric.headline and metric.winner in winners)
 
 
-def gap_of(first: Figure, second: Figure, gap: Estimate, p: float) -> FigureGap:
-    """By itself; `with_winners` adjusts for its company."""
-    return FigureGap(
+def gap_of(first: Figure, second: Figure, gap: Estimate, p: float) -> MetricGap:
+    """Returns the gap with an unadjusted p-value; `with_winners` adjusts for the other metrics."""
+    return MetricGap(
         key=first.key,
         metric=first.metric,
         label=first.label,
@@ -90,20 +90,20 @@ def gap_of(first: Figure, second: Figure, gap: Estimate, p: float) -> FigureGap:
     )
 
 
-def with_winners(gaps: Sequence[FigureGap]) -> tuple[FigureGap, ...]:
-    """Holm over the headline figures and, apart from them, over their second views. A winner needs p ≤ 0.05 after
-    that and an interval without zero."""
+def with_winners(gaps: Sequence[MetricGap]) -> tuple[MetricGap, ...]:
+    """Applies Holm's adjustment to the headline metrics and, separately, to the second views. A winner needs an
+    adjusted p ≤ 0.05 and an interval without zero."""
     adjusted: dict[str, float] = {}
     for headline in (True, False):
         family = [gap for gap in gaps if gap.headline == headline]
         adjusted |= dict(zip([g.key for g in family], holm([g.p for g in family]), strict=True))
-    found = (gap.model_copy(update={"p_holm": adjusted[gap.key]}) for gap in gaps)
-    return tuple(gap.model_copy(update={"winner": _winner(gap)}) for gap in found)
+    adjusted_gaps = (gap.model_copy(update={"p_holm": adjusted[gap.key]}) for gap in gaps)
+    return tuple(gap.model_copy(update={"winner": _winner(gap)}) for gap in adjusted_gaps)
 
 
-def _winner(found: FigureGap) -> Winner:
-    if found.gap.n < TRUSTED_N:
+def _winner(gap: MetricGap) -> Winner:
+    if gap.gap.n < TRUSTED_N:
         return "too few"
-    if found.p_holm > ALPHA or found.gap.low <= 0 <= found.gap.high:
+    if gap.p_holm > ALPHA or gap.gap.low <= 0 <= gap.gap.high:
         return "inconclusive"
-    return "second" if found.gap.value > 0 else "first"
+    return "second" if gap.gap.value > 0 else "first"

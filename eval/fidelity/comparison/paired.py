@@ -1,6 +1,6 @@
-"""Two simulators on the same goals: each pair of conversations stays together in every resample.
+"""Paired comparison of two simulators on the same goals: each pair of conversations stays together in every resample.
 
-What makes a goal hard to play is then on both sides and drops out of the difference, and so does the human sample.
+The difficulty of a goal is then on both sides and cancels in the difference, and so does the human sample.
 """
 
 from __future__ import annotations
@@ -15,7 +15,13 @@ from itertools import chain
 import numpy as np
 
 from eval.fidelity.battery import Progress, judged, measure_all
-from eval.fidelity.comparison.comparison_record import Comparison, Contender, FigureGap, gap_of, with_winners
+from eval.fidelity.comparison.comparison_record import (
+    Contender,
+    MetricGap,
+    SimulatorComparison,
+    gap_of,
+    with_winners,
+)
 from eval.fidelity.confounds import answers_in_words
 from eval.fidelity.report_record import FileFacts, versions
 from eval.fidelity.samples.features import Sample
@@ -38,8 +44,8 @@ from usersim.types import Conversation
 
 
 @dataclass(frozen=True)
-class Side:
-    """One simulator's conversations under its name."""
+class SimulatorFile:
+    """Conversations of one simulator, with its name and file."""
 
     name: str
     conversations: Sequence[Conversation]
@@ -49,30 +55,32 @@ class Side:
 def compare_paired(
     human: Sequence[Conversation],
     human_file: FileFacts,
-    first: Side,
-    second: Side,
+    first: SimulatorFile,
+    second: SimulatorFile,
     config: EvalConfig | None = None,
     *,
     progress: Progress | None = None,
-) -> Comparison:
-    """Raises DataError for too few pairs, and for what the battery refuses."""
-    config, started = config or EvalConfig(), time.monotonic()
+) -> SimulatorComparison:
+    """Compares two simulators goal by goal. Raises DataError for too few pairs, and wherever the battery does."""
+    config, start_time = config or EvalConfig(), time.monotonic()
     prepared = prepare(human, {side.name: side.conversations for side in (first, second)}, config)
-    pairs, prepared = _chosen_pairs(prepared, first.name, second.name, config)
+    pairs, prepared = _sampled_pairs(prepared, first.name, second.name, config)
     samples = {
-        side.name: prepared.simulated[side.name].take([pair[place] for _, pair in pairs])
-        for place, side in enumerate((first, second))
+        side.name: prepared.simulated[side.name].take([pair[index] for _, pair in pairs])
+        for index, side in enumerate((first, second))
     }
-    ours, tasks = prepared.compared_human(config.seed), [task for task, _ in pairs]
-    draws = _joint_draws(tasks, ours, config)
-    both = dict.fromkeys(samples, draws)
-    floors, found = measure_all(prepared, samples, ours, both, config, progress or (lambda _: None))
+    compared_human, tasks = prepared.compared_human(config.seed), [task for task, _ in pairs]
+    draws = _joint_draws(tasks, compared_human, config)
+    draws_by_name = dict.fromkeys(samples, draws)
+    floors, family_values = measure_all(
+        prepared, samples, compared_human, draws_by_name, config, progress or (lambda _: None)
+    )
     measured = [
-        dict(chain.from_iterable(one.measured.items() for one in found[side.name]))
+        dict(chain.from_iterable(family.measured.items() for family in family_values[side.name]))
         for side in (first, second)
     ]
     gaps, missing = _gaps(measured[0], measured[1], floors, prepared.n, config, draws)
-    return Comparison(
+    return SimulatorComparison(
         paired=True,
         n=prepared.n,
         goals=len(set(tasks)),
@@ -90,12 +98,12 @@ def compare_paired(
         ),
         config=config,
         versions=versions(),
-        seconds=round(time.monotonic() - started, 2),
+        seconds=round(time.monotonic() - start_time, 2),
     )
 
 
 def task_of_pair(conversation: Conversation) -> str:
-    """The goal; without one, the id, which runs over the same cases share."""
+    """Returns the goal of a conversation; without one, its id, which runs over the same cases share."""
     goal = conversation.profile.goal
     return goal.summary if goal else f"case {conversation.id}"
 
@@ -103,38 +111,42 @@ def task_of_pair(conversation: Conversation) -> str:
 def pairs_of(
     first: Sequence[Conversation], second: Sequence[Conversation]
 ) -> list[tuple[str, tuple[int, int]]]:
-    """(task, places in both): the k-th conversation about a task with the other side's k-th, in file order."""
-    places: dict[str, list[int]] = defaultdict(list)
-    for place, conversation in enumerate(second):
-        places[task_of_pair(conversation)].append(place)
-    waiting = {task: iter(found) for task, found in places.items()}
+    """Returns (task, indices on both sides): the k-th conversation of a task with the other side's k-th, in
+    file order."""
+    indices: dict[str, list[int]] = defaultdict(list)
+    for index, conversation in enumerate(second):
+        indices[task_of_pair(conversation)].append(index)
+    unpaired = {task: iter(index_list) for task, index_list in indices.items()}
     pairs = []
-    for place, conversation in enumerate(first):
+    for index, conversation in enumerate(first):
         task = task_of_pair(conversation)
-        partner = next(waiting.get(task, iter(())), None)
+        partner = next(unpaired.get(task, iter(())), None)
         if partner is not None:
-            pairs.append((task, (place, partner)))
+            pairs.append((task, (index, partner)))
     return pairs
 
 
-def _chosen_pairs(
+def _sampled_pairs(
     prepared: Prepared, first: str, second: str, config: EvalConfig
 ) -> tuple[list[tuple[str, tuple[int, int]]], Prepared]:
-    """At most n pairs, whole tasks drawn at random, and `prepared` with the n that is left."""
-    ours, theirs = (prepared.simulated[name].conversations for name in (first, second))
-    pairs = pairs_of(ours, theirs)
+    """Returns at most n pairs, whole tasks sampled at random, and `prepared` with the new n."""
+    first_conversations, second_conversations = (
+        prepared.simulated[name].conversations for name in (first, second)
+    )
+    pairs = pairs_of(first_conversations, second_conversations)
     n = min(prepared.n, len(pairs))
     if n < config.min_n:
         raise DataError(
-            f"too few pairs: {len(pairs)} conversations of {first} ({len(ours)}) and {second} ({len(theirs)}) share a "
+            f"too few pairs: {len(pairs)} conversations of {first} ({len(first_conversations)}) and {second} "
+            f"({len(second_conversations)}) share a "
             f"goal, or an id where there is no goal; {config.min_n} are needed: simulate both from one file of goals"
         )
     order = person_order([task for task, _ in pairs], rng_for(config.seed, "pairs"))[:n]
-    return [pairs[place] for place in order], replace(prepared, n=n)
+    return [pairs[index] for index in order], replace(prepared, n=n)
 
 
 def _joint_draws(tasks: Sequence[str], human: Sample, config: EvalConfig) -> Draws:
-    """Row b of `simulated_BN` counts pairs, so it is used for both simulators alike."""
+    """Returns resamples in which row b of `simulated_BN` counts pairs, so that it serves both simulators."""
     rng = rng_for(config.seed, "paired bootstrap")
     people = [person_of(conversation) for conversation in human.conversations]
     return Draws(
@@ -150,48 +162,50 @@ def _gaps(
     n: int,
     config: EvalConfig,
     draws: Draws,
-) -> tuple[list[FigureGap], dict[str, str]]:
-    (ours, missing), (theirs, also_missing) = (judged(m, floors, n, config, draws) for m in (first, second))
-    missing, partner = missing | also_missing, {figure.key: figure for figure in theirs}
+) -> tuple[list[MetricGap], dict[str, str]]:
+    (first_metrics, missing), (second_metrics, also_missing) = (
+        judged(m, floors, n, config, draws) for m in (first, second)
+    )
+    missing, partners = missing | also_missing, {metric.key: metric for metric in second_metrics}
     gaps = []
-    for figure in ours:
-        if figure.key not in partner:
+    for metric in first_metrics:
+        if metric.key not in partners:
             continue
-        sign = 1.0 if figure.worse == "higher" else -1.0
-        found = paired_gap(first[figure.key], second[figure.key], sign, n)
-        if found is None:
-            missing[figure.key] = (
-                f"{figure.label}: most resamples hold nothing to measure it on for both at once"
+        sign = 1.0 if metric.worse == "higher" else -1.0
+        gap_and_p = paired_gap(first[metric.key], second[metric.key], sign, n)
+        if gap_and_p is None:
+            missing[metric.key] = (
+                f"{metric.label}: most resamples hold nothing to measure it on for both at once"
             )
         else:
-            gaps.append(gap_of(figure, partner[figure.key], *found))
+            gaps.append(gap_of(metric, partners[metric.key], *gap_and_p))
     if not gaps:
-        raise DataError(f"no figure of {', '.join(config.metrics)} could be measured for both simulators")
+        raise DataError(f"no metric of {', '.join(config.metrics)} could be measured for both simulators")
     return gaps, missing
 
 
 def paired_gap(first: Measured, second: Measured, sign: float, n: int) -> tuple[Estimate, float] | None:
-    """(sign · (first - second) with a percentile interval, two-sided p); None where resamples hold nothing.
+    """Returns (sign · (first - second) with a percentile interval, two-sided p); None where too few resamples can be
+    measured.
 
-    The replicates are centred on the gap, as in `eval.fidelity.verdicts.judge`. p is twice the smaller share
-    of replicates on one side of zero, with one added to both counts (Davison & Hinkley 1997, §4.2); where none
-    is there, the normal
-    tail says how much below that it is, as in `eval.fidelity.verdicts.p_of_excess`.
+    The replicates are centred on the gap, as in `eval.fidelity.verdicts.judge`. The p-value is twice the smaller
+    share of replicates on one side of zero, with one added to both counts (Davison & Hinkley 1997, §4.2). Where
+    no replicate is on that side, the normal tail gives it, as in `eval.fidelity.verdicts.p_of_excess`.
     """
     replicates = sign * (first.replicates - second.replicates)
-    known = np.isfinite(replicates)
-    if known.mean() < KNOWN_SHARE:
+    is_finite = np.isfinite(replicates)
+    if is_finite.mean() < KNOWN_SHARE:
         return None
     gap = sign * (first.value - second.value)
-    centred = replicates[known] - np.median(replicates[known]) + gap
+    centred = replicates[is_finite] - np.median(replicates[is_finite]) + gap
     low, high = interval(centred)
-    fewer, spread = min(int((centred <= 0).sum()), int((centred >= 0).sum())), float(centred.std())
-    p = min(1.0, 2 * (fewer + 1) / (len(centred) + 1))
-    if not fewer:
+    count_beyond, spread = min(int((centred <= 0).sum()), int((centred >= 0).sum())), float(centred.std())
+    p = min(1.0, 2 * (count_beyond + 1) / (len(centred) + 1))
+    if not count_beyond:
         p = min(p, max(math.erfc(abs(gap) / spread / math.sqrt(2)) if spread > 0 else 0.0, 1e-12))
     return Estimate(value=gap, low=low, high=high, n=n), p
 
 
-def _contender(side: Side, prepared: Prepared) -> Contender:
-    kept = len(prepared.simulated[side.name])
-    return Contender(name=side.name, file=side.file, compared=prepared.n, left_out=kept - prepared.n)
+def _contender(side: SimulatorFile, prepared: Prepared) -> Contender:
+    kept_count = len(prepared.simulated[side.name])
+    return Contender(name=side.name, file=side.file, compared=prepared.n, left_out=kept_count - prepared.n)

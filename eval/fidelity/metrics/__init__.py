@@ -1,2 +1,2 @@
-"""One metric per file behind `eval.fidelity.metrics.metric_protocol.Metric`; the arithmetic is plain functions
-beside it."""
+"""Metric families, one a file, behind `eval.fidelity.metrics.metric_protocol.MetricFamily`; their arithmetic is in
+plain functions beside them."""

@@ -1,8 +1,8 @@
-"""G0, validity gates: conversations in which something goes wrong that no style could excuse.
+"""G0, validity gates: faults of a conversation that no style could excuse.
 
-Each is a share of conversations beside the human share, which is seldom zero. Four of them are rules of the guards
-(`usersim.users.guards`), applied to people and simulator alike. A simulator that ran under these guards has
-next to none by construction, and people had no guards: fewer than people is then "guarded" and no finding.
+Each gate is a share of conversations beside the human share, which is seldom zero. Four gates are rules of the guards
+(`usersim.users.guards`), applied to people and simulator alike. A simulator that ran under these guards fails almost
+none by construction, and people had no guards: fewer than people is then "guarded" and no finding.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ GUARD_OF = {
 }
 """Guard by the gate that applies its rule."""
 ROLE_LABEL = re.compile(r"^\s*(?:assistant|ai|bot|chatgpt|user|human|system)\s*:", re.IGNORECASE)
-NOTHING = Guards.off()
+NO_GUARDS = Guards.off()
 
 
 class GateResult(Record):
@@ -41,7 +41,9 @@ class GateResult(Record):
 
 
 @dataclass(frozen=True)
-class Gate:
+class ValidityGate:
+    """Rule that a conversation may fail."""
+
     key: str
     label: str
     fails: Callable[[Conversation], bool | None]
@@ -49,17 +51,17 @@ class Gate:
 
 
 def _any_rejected(reason: str) -> Callable[[Conversation], bool]:
-    """The guard's own rule, applied to finished turns."""
-    guards = NOTHING.model_copy(update={reason: True})
+    """Returns a test that applies a guard's rule to finished turns."""
+    guards = NO_GUARDS.model_copy(update={reason: True})
 
     def fails(conversation: Conversation) -> bool:
-        before: list[Turn] = []
+        history: list[Turn] = []
         for turn in conversation.turns:
             if turn.role == "user" and rejection(
-                turn.text.strip(), conversation.profile.goal, before, guards
+                turn.text.strip(), conversation.profile.goal, history, guards
             ):
                 return True
-            before.append(turn)
+            history.append(turn)
         return False
 
     return fails
@@ -73,21 +75,21 @@ def _slips(conversation: Conversation) -> bool:
     return any(ROLE_LABEL.match(text) for text in user_texts(conversation))
 
 
-def gates(turn_cap: int | None) -> list[Gate]:
-    found = [
-        Gate("empty_turn", "an empty user turn", _any_rejected("empty")),
-        Gate("repeat", "a user turn repeated word for word", _any_rejected("repeat")),
-        Gate("role_label", "a user turn that starts with a role label", _slips),
-        Gate(
+def gates(turn_cap: int | None) -> list[ValidityGate]:
+    gates_list = [
+        ValidityGate("empty_turn", "an empty user turn", _any_rejected("empty")),
+        ValidityGate("repeat", "a user turn repeated word for word", _any_rejected("repeat")),
+        ValidityGate("role_label", "a user turn that starts with a role label", _slips),
+        ValidityGate(
             "assistant_speak", "a user turn that talks like the assistant", _any_rejected("assistant_speak")
         ),
-        Gate("goal_copy", "the hidden goal copied into a turn", _copies_goal),
-        Gate("one_turn", "only one user turn", lambda c: len(user_texts(c)) == 1),
+        ValidityGate("goal_copy", "the hidden goal copied into a turn", _copies_goal),
+        ValidityGate("one_turn", "only one user turn", lambda c: len(user_texts(c)) == 1),
     ]
     if turn_cap is not None:
         label = f"still going at the cap of {turn_cap} user turns"
-        found.append(Gate("at_turn_cap", label, lambda c: len(user_texts(c)) >= turn_cap))
-    return found
+        gates_list.append(ValidityGate("at_turn_cap", label, lambda c: len(user_texts(c)) >= turn_cap))
+    return gates_list
 
 
 def run_gates(
@@ -96,43 +98,51 @@ def run_gates(
     turn_cap: int | None,
     guards: Guards | None = None,
 ) -> list[GateResult]:
-    """Shares with Wilson intervals, their difference with Newcombe's; conversations are the unit.
+    """Returns shares with Wilson intervals and their difference with Newcombe's; conversations are the unit.
 
-    `guards`: those that the simulator ran under; None, not known, counts as on.
+    `guards` are those that the simulator ran under; None (unknown) counts as on.
     """
     return [_result(gate, simulated, human, is_guarded(gate.key, guards)) for gate in gates(turn_cap)]
 
 
 def is_guarded(key: str, guards: Guards | None) -> bool:
-    """The simulator may have been kept from failing this gate."""
+    """Tests whether a guard may have kept the simulator from failing this gate."""
     guard = GUARD_OF.get(key)
     return guard is not None and (guards is None or bool(getattr(guards, guard)))
 
 
 def _result(
-    gate: Gate, simulated: Sequence[Conversation], human: Sequence[Conversation], guarded: bool
+    gate: ValidityGate,
+    simulated: Sequence[Conversation],
+    human: Sequence[Conversation],
+    is_guarded_gate: bool,
 ) -> GateResult:
-    ours, theirs = _share(gate, simulated), _share(gate, human)
-    if ours is None or theirs is None:
+    simulated_share, human_share = _share(gate, simulated), _share(gate, human)
+    if simulated_share is None or human_share is None:
         return GateResult(
             key=gate.key,
             label=gate.label,
-            simulated=ours,
-            human=theirs,
+            simulated=simulated_share,
+            human=human_share,
             difference=None,
             verdict="not applicable",
         )
-    gap = newcombe(ours, theirs)
+    gap = newcombe(simulated_share, human_share)
     verdict: GateVerdict = "inconclusive"
     if gap.n < TRUSTED_N:
         verdict = "too few"
     elif gap.low > 0 or gap.high < 0:
-        verdict = "guarded" if guarded and gap.high < 0 else "different"
+        verdict = "guarded" if is_guarded_gate and gap.high < 0 else "different"
     return GateResult(
-        key=gate.key, label=gate.label, simulated=ours, human=theirs, difference=gap, verdict=verdict
+        key=gate.key,
+        label=gate.label,
+        simulated=simulated_share,
+        human=human_share,
+        difference=gap,
+        verdict=verdict,
     )
 
 
-def _share(gate: Gate, conversations: Sequence[Conversation]) -> Estimate | None:
-    known = [failed for failed in map(gate.fails, conversations) if failed is not None]
-    return wilson(sum(known), len(known)) if known else None
+def _share(gate: ValidityGate, conversations: Sequence[Conversation]) -> Estimate | None:
+    failures = [failed for failed in map(gate.fails, conversations) if failed is not None]
+    return wilson(sum(failures), len(failures)) if failures else None

@@ -1,4 +1,4 @@
-"""The protocol that every metric with a human floor follows."""
+"""Protocol of the metric families with a human baseline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from usersim.types import Record
 
 
 class Curve(Record):
-    """Something that runs along an axis, humans beside one simulator: for the eye, without a verdict."""
+    """Values along an axis, humans beside one simulator: for display, without a verdict."""
 
     key: str
     metric: str
@@ -24,29 +24,32 @@ class Curve(Record):
     """None where nothing could be measured."""
     simulated: tuple[Estimate | None, ...]
     categories: bool = False
-    """The points are separate things (bars), not a course (a line)."""
+    """True: the points are separate categories (bars), not a sequence (a line)."""
 
 
-class Metric(Protocol):
-    """Pure: the same samples, splits and draws give the same numbers. Figures go by `FigureSpec.key`."""
+class MetricFamily(Protocol):
+    """Protocol of a family of metrics that are computed together. Pure: the same samples, splits and draws give
+    the same numbers. Metrics are keyed by `FigureSpec.key`."""
 
     @property
     def specs(self) -> Sequence[FigureSpec]: ...
 
     def floor(self, pool: Sample, splits: Sequence[Split]) -> dict[str, Floats]:
-        """Each figure between the two halves of every split of the human `pool`; NaN where a half has nothing
-        to measure."""
+        """Returns the human baseline: each metric between the two halves of every split of the human `pool`; NaN
+        where a half has nothing to measure."""
         ...
 
     def measure(self, simulated: Sample, human: Sample, *, pool: Sample, draws: Draws) -> dict[str, Measured]:
-        """Each figure between equally many simulated and human conversations; `human` is drawn from `pool`,
-        which fixes scales so that they do not depend on the simulator. A figure that the data cannot give
-        (no goals, no second turn) is left out of the answer, never zero."""
+        """Returns each metric between equally many simulated and human conversations.
+
+        `human` is sampled from `pool`, which fixes scales so that they do not depend on the simulator. A metric that
+        the data cannot give (no goals, no second turn) is missing from the result, never zero.
+        """
         ...
 
 
 @runtime_checkable
 class Curves(Protocol):
-    """A metric that can also be drawn."""
+    """Metric family that also has curves."""
 
     def curves(self, simulated: Sample, human: Sample, *, draws: Draws) -> Sequence[Curve]: ...

@@ -1,1 +1,1 @@
-"""The parts of `report.html`, one file a section. Each gives HTML, or nothing where there is nothing to show."""
+"""Sections of `report.html`, one file each; a section is empty where there is nothing to show."""

@@ -1,4 +1,4 @@
-"""The headline in words for each simulator: gates first, then every figure by name; beside it what else differs."""
+"""Report section: the headline for each simulator as sentences, with its confounds."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ def head(report: Report) -> str:
     cards = "".join(_card(index, simulator, report) for index, simulator in enumerate(report.simulators))
     return (
         f"<h1>{escape(report.title)}</h1>"
-        f'<p class="lead">{report.n} conversations per side, beside the floor: how far two halves of the '
+        f'<p class="lead">{report.n} conversations per side, beside the human baseline: how far two halves of the '
         f"{report.human.kept} human conversations are from each other at the same n.</p>"
         f'<p class="soft">{escape(FIRST_PAGE)}</p>{_warning(report)}<div class="cards">{cards}</div>'
     )
 
 
 def _warning(report: Report) -> str:
-    if all(figure.verdict != "too few" for s in report.simulators for figure in s.figures):
+    if all(metric.verdict != "too few" for s in report.simulators for metric in s.figures):
         return ""
     return f'<p class="different"><b>Too few:</b> {report.n} conversations per side carry no verdict.</p>'
 
@@ -44,4 +44,4 @@ def _sentence(line: str) -> tuple[str, str]:
 def _missing(simulator: SimulatorReport) -> str:
     if not simulator.missing:
         return ""
-    return '<p class="soft"><a href="#missing">Some figures could not be measured.</a></p>'
+    return '<p class="soft"><a href="#missing">Some metrics could not be measured.</a></p>'

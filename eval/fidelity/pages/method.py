@@ -1,4 +1,4 @@
-"""What could not be measured, how to read the rest, and where it all came from."""
+"""Report sections: what could not be measured, how to read the report, and the facts of the run."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from html import escape
 
 from eval.fidelity.pages.redaction import has_text
 from eval.fidelity.report_record import FileFacts, Report
-from eval.fidelity.samples.prepare import Side
+from eval.fidelity.samples.prepare import SideFacts
 from usersim.report import html as page
 
 
 def missing(report: Report) -> str:
     rows = [
-        [escape(simulator.name), escape(figure), escape(reason)]
+        [escape(simulator.name), escape(metric), escape(reason)]
         for simulator in report.simulators
-        for figure, reason in simulator.missing.items()
+        for metric, reason in simulator.missing.items()
     ]
     if not rows:
         return ""
     return '<h2 id="missing">Not measured</h2><p>Never taken as zero.</p>' + page.table(
-        ("simulator", "figure", "why"), rows, label="not measured"
+        ("simulator", "metric", "why"), rows, label="not measured"
     )
 
 
@@ -38,16 +38,16 @@ def method(report: Report) -> str:
 def _rules(report: Report) -> list[str]:
     cap = f"cut at {report.turn_cap} user turns ({report.turn_cap_from})" if report.turn_cap else "not cut"
     return [
-        f"Conversations are the unit; they are {cap}. All sides have the same n; the rest is drawn off at random.",
-        "“different”: p, adjusted for all figures together (Holm), is at most 0.05, the interval of value minus floor "
-        "median lies beyond zero, and the value beyond the far end of the floor. “equivalent”: that interval ends "
-        "below the margin (the dotted line), chosen beforehand. Everything else is inconclusive, which is not the "
+        f"Conversations are the unit; they are {cap}. All sides have the same n; the others are left out at random.",
+        "“different”: p, adjusted for all metrics together (Holm), is at most 0.05, the interval of value minus "
+        "baseline median lies beyond zero, and the value beyond the far end of the baseline. “equivalent”: that "
+        "interval ends below the margin (the dotted line), fixed beforehand. All others are inconclusive, not the "
         "same as equal. Gates are not adjusted: by chance alone about one in twenty is called different. “Overall” "
-        "is one test over all figures: p is the share of human splits whose worst figure is as far out.",
+        "is one test over all metrics: p is the share of human splits whose worst metric is as far out.",
     ]
 
 
-def _sides(sides: list[Side]) -> str:
+def _sides(sides: list[SideFacts]) -> str:
     rows = [
         [
             escape(side.name),
@@ -67,12 +67,12 @@ def _run(report: Report) -> str:
     facts += [("versions", ", ".join(f"{name} {version}" for name, version in report.versions.items()))]
     command = f"<h3>Command</h3><pre>{escape(report.command)}</pre>" if report.command else ""
     config = json.dumps(report.config.model_dump(mode="json"), indent=1, ensure_ascii=False)
-    listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts)
-    return f'<h2 id="run">The run</h2>{command}<dl class="facts">{listed}</dl>' + page.details(
+    facts_html = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts)
+    return f'<h2 id="run">The run</h2>{command}<dl class="facts">{facts_html}</dl>' + page.details(
         "All settings", f"<pre>{escape(config)}</pre>"
     )
 
 
 def _files(report: Report) -> list[tuple[str, FileFacts]]:
-    named = [("human", report.human_file), *((s.name, s.file) for s in report.simulators)]
-    return [(name, file) for name, file in named if file]
+    files_by_name = [("human", report.human_file), *((s.name, s.file) for s in report.simulators)]
+    return [(name, file) for name, file in files_by_name if file]

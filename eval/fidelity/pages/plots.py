@@ -1,4 +1,4 @@
-"""The report's own plots: values beside their floor, and how an attribute is distributed."""
+"""Plots of the report: values beside the human baseline, and distributions of attributes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from usersim.report.svg import histogram, share_bars
 from usersim.stats.estimates import Estimate, Figure
 
 Series = Sequence[tuple[int, Figure]]
-"""One figure of several simulators, each with its simulator's place in the report (its colour and shape)."""
+"""One metric of several simulators, each with its simulator's index in the report (its colour and shape)."""
 COLOURS = 6
 WIDEST = 12.0
-"""Floor widths at which the common axis ends."""
+"""Baseline widths at which the common axis ends."""
 
 
 def style_of(index: int) -> str:
@@ -22,7 +22,7 @@ def style_of(index: int) -> str:
 
 
 def number(value: float, unit: str = "") -> str:
-    """Two decimals, or four for what is small by nature; never minus zero."""
+    """Formats with two decimals, or four for Jensen-Shannon divergences; never minus zero."""
     text = f"{value:.{4 if unit.startswith('JSD') else 2}f}"
     return text.lstrip("-") if float(text) == 0 else text
 
@@ -31,38 +31,38 @@ def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def estimate(found: Estimate, unit: str = "") -> str:
-    low, high = number(found.low, unit), number(found.high, unit)
-    return f"<b>{number(found.value, unit)}</b> <small>[{low}, {high}]</small>"
+def estimate(value: Estimate, unit: str = "") -> str:
+    low, high = number(value.low, unit), number(value.high, unit)
+    return f"<b>{number(value.value, unit)}</b> <small>[{low}, {high}]</small>"
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Values outside are drawn at its ends."""
+    """Axis of a plot; values outside are drawn at its ends."""
 
     low: float
     high: float
     root: bool = False
-    """Square-root scale: what is far out still fits beside what is near."""
+    """Square-root scale, so that distant values fit beside near ones."""
 
     def at(self, value: float) -> float:
-        """Place in percent of the width."""
+        """Returns the position in percent of the width."""
         share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
         return round(100 * (share**0.5 if self.root else share), 2)
 
 
 def track(series: Series) -> str:
-    """The floor's band and median, and for each simulator its value with interval."""
+    """Draws the baseline's band and median, and for each simulator its value with interval."""
     first = series[0][1]
-    axis, floor = _axis([figure for _, figure in series]), first.floor
+    axis, floor = _axis([metric for _, metric in series]), first.floor
     # The band runs to the end of the axis that is closer to human than any human is.
     left, right = (0.0, axis.at(floor.high)) if first.worse == "higher" else (axis.at(floor.low), 100.0)
-    placed = [(index, figure.value, figure.value.value) for index, figure in series]
+    placed = [(index, metric.value, metric.value.value) for index, metric in series]
     margin = floor.median + (first.margin if first.worse == "higher" else -first.margin)
-    within = axis.low <= margin <= axis.high
-    dotted = f'<i class="margin" style="left:{axis.at(margin)}%"></i>' if within else ""
+    is_visible = axis.low <= margin <= axis.high
+    dotted = f'<i class="margin" style="left:{axis.at(margin)}%"></i>' if is_visible else ""
     return (
-        f'<div class="track" role="img" aria-label="{escape(_spoken(series))}">'
+        f'<div class="track" role="img" aria-label="{escape(_aria_label(series))}">'
         f'<i class="band" style="left:{left}%;width:{max(right - left, 0.6):.2f}%"></i>'
         f'<i class="median" style="left:{axis.at(floor.median)}%"></i>{dotted}{lanes(axis, placed)}'
         f'<small class="from">{number(axis.low, first.unit)}</small>'
@@ -71,17 +71,17 @@ def track(series: Series) -> str:
 
 
 def common_track(series: Series) -> str:
-    """The same on one axis for all figures: floor widths, 1 is the edge of what humans do among themselves."""
+    """Draws one metric on the axis of all metrics: baseline widths, where 1 is the edge of human variation."""
     axis = Axis(0.0, WIDEST, root=True)
     placed = []
-    for index, figure in series:
-        excess = figure.excess
-        scale = floor_widths(figure) / excess.value if excess.value else 0.0
+    for index, metric in series:
+        excess = metric.excess
+        scale = floor_widths(metric) / excess.value if excess.value else 0.0
         ends = Estimate(value=excess.value, low=excess.low * scale, high=excess.high * scale, n=excess.n)
-        placed.append((index, ends, floor_widths(figure)))
-    spoken = ", ".join(f"{widths:.1f}" for _, _, widths in placed)
+        placed.append((index, ends, floor_widths(metric)))
+    widths_text = ", ".join(f"{widths:.1f}" for _, _, widths in placed)
     return (
-        f'<div class="track slim" role="img" aria-label="floor widths: {spoken}">'
+        f'<div class="track slim" role="img" aria-label="baseline widths: {widths_text}">'
         f'<i class="band" style="left:0;width:{axis.at(1.0)}%"></i>{lanes(axis, placed)}</div>'
     )
 
@@ -93,40 +93,40 @@ def common_ticks() -> str:
 
 
 def lanes(axis: Axis, placed: Sequence[tuple[int, Estimate, float]]) -> str:
-    """A dot with its interval for each simulator: (place in the report, interval, value)."""
+    """Draws a dot with its interval for each simulator: (index in the report, interval, value)."""
     return "".join(
-        f'<span class="lane {style_of(index)}" style="top:{_lane(place, len(placed))}%">'
+        f'<span class="lane {style_of(index)}" style="top:{_lane(row, len(placed))}%">'
         f'<i class="whisker" style="left:{axis.at(ends.low)}%;'
         f'width:{axis.at(ends.high) - axis.at(ends.low):.2f}%"></i>'
         f'<i class="dot" style="left:{axis.at(value)}%"></i></span>'
-        for place, (index, ends, value) in enumerate(placed)
+        for row, (index, ends, value) in enumerate(placed)
     )
 
 
-def _lane(place: int, lanes: int) -> float:
-    return round(100 * (place + 1) / (lanes + 1), 1)
+def _lane(row: int, lanes: int) -> float:
+    return round(100 * (row + 1) / (lanes + 1), 1)
 
 
-def _axis(figures: Sequence[Figure]) -> Axis:
-    highest = max([f.value.high for f in figures] + [figures[0].floor.high])
-    lowest = min([f.value.low for f in figures] + [figures[0].floor.low])
-    if figures[0].unit == "AUC":
+def _axis(metrics: Sequence[Figure]) -> Axis:
+    highest = max([f.value.high for f in metrics] + [metrics[0].floor.high])
+    lowest = min([f.value.low for f in metrics] + [metrics[0].floor.low])
+    if metrics[0].unit == "AUC":
         return Axis(min(0.3, round(lowest, 1)), 1.0)
-    if figures[0].most == 1.0 and figures[0].worse == "lower":
+    if metrics[0].most == 1.0 and metrics[0].worse == "lower":
         return Axis(0.0, 1.0)
     margin = max(0.04 * (highest - lowest), 1e-3)
-    from_zero = figures[0].least == 0.0 and lowest < 0.7 * highest
+    from_zero = metrics[0].least == 0.0 and lowest < 0.7 * highest
     return Axis(0.0 if from_zero else lowest - margin, highest + margin)
 
 
-def _spoken(series: Series) -> str:
+def _aria_label(series: Series) -> str:
     floor = series[0][1].floor
     values = ", ".join(f"{f.value.value:.3g} ({f.verdict})" for _, f in series)
-    return f"human floor {floor.low:.3g} to {floor.high:.3g}; values {values}"
+    return f"human baseline {floor.low:.3g} to {floor.high:.3g}; values {values}"
 
 
 def shares(shape: FeatureShape) -> str:
-    """A yes-or-no attribute: one bar of its share for humans and for each simulator."""
+    """Draws a yes-or-no attribute: one bar of its share for humans and for each simulator."""
     simulated = enumerate(shape.simulated_average.items())
     return share_bars(
         [
@@ -137,7 +137,7 @@ def shares(shape: FeatureShape) -> str:
 
 
 def shapes(shape: FeatureShape) -> str:
-    """Human first, then the simulators in their order."""
+    """Draws the histograms of an attribute: humans first, then the simulators in order."""
     simulated = enumerate(shape.simulated.values())
     return histogram(
         shape.label, shape.bins, [("human", shape.human), *((style_of(i), bars) for i, bars in simulated)]
@@ -145,10 +145,10 @@ def shapes(shape: FeatureShape) -> str:
 
 
 def key(names: Iterable[str], *, floor: bool = False) -> str:
-    """The legend: the floor's band or humans first, then the simulators."""
-    first = '<span><i class="band"></i>human floor, 95 %</span>'
+    """Returns the legend: the baseline's band or humans first, then the simulators."""
+    first = '<span><i class="band"></i>human baseline, 95 %</span>'
     human = '<span class="human"><i></i>human</span>'
-    rest = "".join(
+    simulator_keys = "".join(
         f'<span class="{style_of(i)}"><i></i>{escape(name)}</span>' for i, name in enumerate(names)
     )
-    return f'<div class="key">{first if floor else human}{rest}</div>'
+    return f'<div class="key">{first if floor else human}{simulator_keys}</div>'

@@ -1,4 +1,4 @@
-"""Which one is human? Two conversations side by side, the answer hidden until the reader has chosen."""
+"""Quiz of the report: two conversations side by side, with the answer hidden until the reader has chosen."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from usersim.types import Conversation
 
 
 def quiz(items: Sequence[QuizItem]) -> str:
-    """Both sides are drawn alike: no name, no id, no goal, no end; what gives it away is what was said."""
+    """Returns the quiz section. Both sides are drawn alike, without name, id, goal or end, so that only the text can
+    give them away."""
     if not items:
         return ""
     pairs = "".join(_pair(number, item, len(items)) for number, item in enumerate(items, start=1))
@@ -29,22 +30,23 @@ def quiz(items: Sequence[QuizItem]) -> str:
 
 
 def script(items: Sequence[QuizItem]) -> str:
-    """Nothing without a quiz."""
+    """Returns the quiz's JavaScript; empty without a quiz."""
     return files("eval.fidelity.pages").joinpath("quiz.js").read_text(encoding="utf-8") if items else ""
 
 
 def hidden(items: Sequence[QuizItem]) -> str:
-    """The answers, so that somebody who looks at the source does not see them by accident; no secret."""
+    """Returns the encoded answers, so that a reader of the page source does not see them by accident; this is no
+    secret."""
     answers = json.dumps([[item.human == "second", item.simulator] for item in items]).encode()
     return base64.b64encode(
-        bytes(byte ^ (place * 73 + 41) & 255 for place, byte in enumerate(answers))
+        bytes(byte ^ (position * 73 + 41) & 255 for position, byte in enumerate(answers))
     ).decode()
 
 
-def _pair(number: int, item: QuizItem, most: int) -> str:
+def _pair(number: int, item: QuizItem, count: int) -> str:
     sides = "".join(_side(letter, talk) for letter, talk in (("A", item.first), ("B", item.second)))
     return (
-        f'<article class="pair"><h3 tabindex="-1">Pair {number} of {most}</h3><div class="sides">{sides}</div>'
+        f'<article class="pair"><h3 tabindex="-1">Pair {number} of {count}</h3><div class="sides">{sides}</div>'
         '<p class="choose" hidden><button type="button" data-do="0">A is human</button> '
         '<button type="button" data-do="1">B is human</button> '
         '<button type="button" data-do="skip" class="quiet">Skip</button></p>'
@@ -53,8 +55,8 @@ def _pair(number: int, item: QuizItem, most: int) -> str:
 
 
 def _side(letter: str, conversation: Conversation) -> str:
-    said = "".join(f'<p class="{turn.role}">{escape(clipped(turn.text))}</p>' for turn in conversation.turns)
+    turns = "".join(f'<p class="{turn.role}">{escape(clipped(turn.text))}</p>' for turn in conversation.turns)
     return (
         f'<section class="card side" aria-label="conversation {letter}" tabindex="0"><h4>{letter}</h4>'
-        f'<div class="talk">{said}</div></section>'
+        f'<div class="talk">{turns}</div></section>'
     )

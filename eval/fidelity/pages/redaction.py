@@ -1,4 +1,4 @@
-"""Reports without anything that somebody wrote."""
+"""Redaction: reports without any chat text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from eval.fidelity.report_record import Report
 
 
 def without_text(report: Report) -> Report:
-    """No conversation, no quiz, and no character runs either: a few of them side by side spell a name."""
+    """Returns the report without conversations, quiz and character n-grams; a few n-grams side by side can spell a
+    name."""
     simulators = tuple(
         simulator.model_copy(
             update={

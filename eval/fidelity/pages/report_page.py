@@ -1,4 +1,4 @@
-"""`report.html`: one self-contained page, nothing fetched; a script only for the quiz."""
+"""`report.html`: one self-contained page that loads nothing; it has a script only for the quiz."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from importlib.resources import files
 from pathlib import Path
 
 from eval.fidelity.pages import tables
-from eval.fidelity.pages.figures import figures, gates
 from eval.fidelity.pages.head import head
 from eval.fidelity.pages.method import method, missing
+from eval.fidelity.pages.metrics import gates, metrics
 from eval.fidelity.pages.quiz import quiz, script
 from eval.fidelity.pages.redaction import without_text
 from eval.fidelity.pages.shapes import attributes, curves
@@ -19,7 +19,7 @@ from usersim.storage.records import atomic_writer, write_json
 
 LINKS = {
     "gates": "Gates",
-    "floor": "Figures",
+    "floor": "Metrics",
     "writing": "How they write",
     "curves": "Over a conversation",
     "telling": "What gives them away",
@@ -34,7 +34,7 @@ LINKS = {
 def render_page(report: Report) -> str:
     sections = [
         gates(report),
-        figures(report),
+        metrics(report),
         attributes(report),
         curves(report),
         telling(report),
@@ -52,14 +52,20 @@ def render_page(report: Report) -> str:
 
 
 def _links(body: str) -> str:
-    """Only to what is there."""
-    found = "".join(f'<a href="#{at}">{name}</a>' for at, name in LINKS.items() if f' id="{at}"' in body)
-    return f'<nav aria-label="sections">{found}</nav>'
+    """Returns links to the sections that the page has."""
+    links = "".join(
+        f'<a href="#{anchor}">{name}</a>' for anchor, name in LINKS.items() if f' id="{anchor}"' in body
+    )
+    return f'<nav aria-label="sections">{links}</nav>'
 
 
 def write_report(report: Report, out: str | Path) -> tuple[Path, Path]:
-    """`report.json` and `report.html` in `out`, with the tables as `report.md` and `report.tex`; each complete or
-    not there at all. Asked for no examples, nothing that somebody wrote is in any of them."""
+    """Writes `report.json`, `report.html` and the tables as `report.md` and `report.tex` into `out`, each atomically.
+    With `examples = 0` no file holds chat text.
+
+    Returns:
+        Paths of `report.json` and `report.html`.
+    """
     folder = Path(out)
     report = report if report.config.examples else without_text(report)
     write_json(folder / "report.json", report.model_dump(mode="json"))

@@ -1,19 +1,19 @@
-"""How attributes are distributed, and the curves of what runs along a conversation."""
+"""Report sections: distributions of attributes, and curves over a conversation."""
 
 from __future__ import annotations
 
 from html import escape
 
 from eval.fidelity.metrics.metric_protocol import Curve
-from eval.fidelity.pages.drawing import Named, bars, course
+from eval.fidelity.pages.drawing import NamedSeries, bars, course
 from eval.fidelity.pages.plots import key, number, shapes, shares, style_of
 from eval.fidelity.report_record import FeatureShape, Report
 from usersim.report import html as page
 from usersim.report.svg import percent
 from usersim.stats.estimates import Estimate
 
-Drawn = list[tuple[int, str, Curve]]
-"""One curve of several simulators: place, name and record of each."""
+CurveGroup = list[tuple[int, str, Curve]]
+"""One curve of several simulators: index, name and record of each."""
 
 
 def attributes(report: Report) -> str:
@@ -49,34 +49,34 @@ def curves(report: Report) -> str:
     groups = _curves_by_key(report)
     if not groups:
         return ""
-    cards = "".join(_curve(part) for drawn in groups.values() for part in _drawn_together(drawn))
+    cards = "".join(_curve(part) for group in groups.values() for part in _plots_of(group))
     names = [simulator.name for simulator in report.simulators]
     return (
-        '<h2 id="curves">Over a conversation</h2><p>For the eye; the verdicts are with the figures above. The grey '
+        '<h2 id="curves">Over a conversation</h2><p>For display; the verdicts are with the metrics above. The grey '
         f"band and the lines at points and bars are 95 % intervals.</p>{key(names)}"
         f'<div class="grid wide">{cards}</div>'
     )
 
 
-def _curves_by_key(report: Report) -> dict[str, Drawn]:
-    found: dict[str, Drawn] = {}
+def _curves_by_key(report: Report) -> dict[str, CurveGroup]:
+    groups: dict[str, CurveGroup] = {}
     for index, simulator in enumerate(report.simulators):
         for curve in simulator.curves:
-            found.setdefault(curve.key, []).append((index, simulator.name, curve))
-    return found
+            groups.setdefault(curve.key, []).append((index, simulator.name, curve))
+    return groups
 
 
-def _drawn_together(drawn: Drawn) -> list[Drawn]:
-    """All in one plot where the people are the same; otherwise one plot each."""
-    first = drawn[0][2]
-    same = all((curve.x, curve.human) == (first.x, first.human) for _, _, curve in drawn)
-    return [drawn] if same else [[one] for one in drawn]
+def _plots_of(group: CurveGroup) -> list[CurveGroup]:
+    """Puts all simulators in one plot where their human curves are the same; otherwise one plot each."""
+    first = group[0][2]
+    same = all((curve.x, curve.human) == (first.x, first.human) for _, _, curve in group)
+    return [group] if same else [[member] for member in group]
 
 
-def _curve(drawn: Drawn) -> str:
-    curve = drawn[0][2]
-    series: list[Named] = [("human", "human", curve.human)]
-    series += [(name, style_of(index), found.simulated) for index, name, found in drawn]
+def _curve(group: CurveGroup) -> str:
+    curve = group[0][2]
+    series: list[NamedSeries] = [("human", "human", curve.human)]
+    series += [(name, style_of(index), simulator_curve.simulated) for index, name, simulator_curve in group]
     title = escape(curve.label)
     plot = (
         bars(curve.label, curve.x, series)
@@ -87,15 +87,15 @@ def _curve(drawn: Drawn) -> str:
     return f'<div class="card"><h3>{title} {axis}</h3>{plot}{page.details("as a table", _table(curve, series))}</div>'
 
 
-def _table(curve: Curve, series: list[Named]) -> str:
+def _table(curve: Curve, series: list[NamedSeries]) -> str:
     heads = [escape(curve.x_label), *(escape(name) for name, _, _ in series)]
     rows = [
-        [escape(x), *(_cell(values[place]) for _, _, values in series)] for place, x in enumerate(curve.x)
+        [escape(x), *(_cell(values[index]) for _, _, values in series)] for index, x in enumerate(curve.x)
     ]
     return page.table(heads, rows, label=curve.label)
 
 
-def _cell(found: Estimate | None) -> str:
-    if found is None:
+def _cell(value: Estimate | None) -> str:
+    if value is None:
         return "–"  # noqa: RUF001
-    return f"{number(found.value)}<small>[{number(found.low)}, {number(found.high)}], n {found.n}</small>"
+    return f"{number(value.value)}<small>[{number(value.low)}, {number(value.high)}], n {value.n}</small>"

@@ -1,4 +1,4 @@
-"""The figures as tables for a paper (LaTeX, booktabs) and for a README (Markdown)."""
+"""Metrics as tables for a paper (LaTeX, booktabs) and for a README (Markdown)."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ MARKS = {
     "not applicable": "",
 }
 CAPTION = (
-    "95 % intervals. ≠: different from human (Holm over the figures); ≈: equivalent within the margin; ?: too few to "
-    "say; unmarked: inconclusive, which is not the same as equal. Floor: median and 95 % range between two halves of "
-    "the human conversations at the same n; δ: margin of equivalence, fixed beforehand; ↓: lower is worse."
+    "95 % intervals. ≠: different from human (Holm over the metrics); ≈: equivalent within the margin; ?: too few to "
+    "say; unmarked: inconclusive, which is not the same as equal. Human baseline: median and 95 % range between two "
+    "halves of the human conversations at the same n; δ: margin of equivalence, fixed beforehand; ↓: lower is worse."
 )
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -57,7 +57,7 @@ class Table:
 
 
 def markdown(report: Report) -> str:
-    """A heading, the headline and its confounds in words, and the tables: gates first."""
+    """Returns a heading, the headline and its confounds as sentences, and the tables; gates first."""
     parts = [
         f"# {markdown_text(report.title)}",
         markdown_text(FIRST_PAGE),
@@ -71,14 +71,14 @@ def markdown(report: Report) -> str:
 
 
 def latex(report: Report) -> str:
-    r"""One `table*` environment each, over both columns; needs `\usepackage{array,booktabs}` and nothing else."""
+    r"""Returns one `table*` environment per table, over both columns; needs only `\usepackage{array,booktabs}`."""
     head = f"% {_one_line(_about(report))}\n% {_one_line(report.command)}\n" if report.command else ""
     return head + "\n".join(latex_table(table) for table in tables(report) if table.rows)
 
 
 def tables(report: Report) -> list[Table]:
     names = [simulator.name for simulator in report.simulators]
-    missing = [[s.name, figure, why] for s in report.simulators for figure, why in s.missing.items()]
+    missing = [[s.name, metric, why] for s in report.simulators for metric, why in s.missing.items()]
     return [
         Table(
             "Validity gates: share of conversations with at least one, 95 % intervals (Wilson). Guarded: fewer than "
@@ -87,11 +87,11 @@ def tables(report: Report) -> list[Table]:
             _gates(report),
         ),
         Table(
-            f"Figures between {report.n} simulated and {report.n} human conversations. {CAPTION}",
-            ["figure", "unit", "human floor", "δ", *names],
-            _figures(report),
+            f"Metrics between {report.n} simulated and {report.n} human conversations. {CAPTION}",
+            ["metric", "unit", "human baseline", "δ", *names],
+            _metrics(report),
         ),
-        Table("Not measured, and never taken as zero.", ["simulator", "figure", "why"], missing),
+        Table("Not measured, and never taken as zero.", ["simulator", "metric", "why"], missing),
     ]
 
 
@@ -104,7 +104,7 @@ def _about(report: Report) -> str:
 
 
 def _headlines(report: Report) -> list[str]:
-    """A heading and a list for every simulator."""
+    """Returns a heading and a list for every simulator."""
     parts = []
     for simulator in report.simulators:
         lines = [*in_words(simulator.headline), *confounds(report, simulator)]
@@ -115,49 +115,49 @@ def _headlines(report: Report) -> list[str]:
     return parts
 
 
-def _figures(report: Report) -> list[list[str]]:
-    """Furthest first; the second views of what is already counted are left to report.json."""
-    found: dict[str, dict[str, Figure]] = {}
+def _metrics(report: Report) -> list[list[str]]:
+    """Returns the rows of the headline metrics, furthest first; second views are in report.json only."""
+    values_by_key: dict[str, dict[str, Figure]] = {}
     for simulator in report.simulators:
-        for figure in simulator.figures:
-            if figure.headline:
-                found.setdefault(figure.key, {})[simulator.name] = figure
+        for metric in simulator.figures:
+            if metric.headline:
+                values_by_key.setdefault(metric.key, {})[simulator.name] = metric
     rows = []
-    for by_name in sorted(found.values(), key=lambda row: -max(map(floor_widths, row.values()))):
+    for by_name in sorted(values_by_key.values(), key=lambda row: -max(map(floor_widths, row.values()))):
         first = next(iter(by_name.values()))
-        cells = [_figure(by_name.get(simulator.name)) for simulator in report.simulators]
+        cells = [_metric_cell(by_name.get(simulator.name)) for simulator in report.simulators]
         down = " ↓" if first.worse == "lower" else ""
         rows.append([first.label + down, first.unit, _floor(first), f"{first.margin:g}", *cells])
     return rows
 
 
-def _floor(figure: Figure) -> str:
-    floor, unit = figure.floor, figure.unit
+def _floor(metric: Figure) -> str:
+    floor, unit = metric.floor, metric.unit
     return f"{number(floor.median, unit)} [{number(floor.low, unit)}, {number(floor.high, unit)}]"
 
 
-def _figure(figure: Figure | None) -> str:
-    if figure is None:
+def _metric_cell(metric: Figure | None) -> str:
+    if metric is None:
         return "–"  # noqa: RUF001
-    return f"{interval(figure.value, figure.unit)} {MARKS[figure.verdict]}".strip()
+    return f"{interval(metric.value, metric.unit)} {MARKS[metric.verdict]}".strip()
 
 
-def interval(found: Estimate, unit: str = "") -> str:
-    return f"{number(found.value, unit)} [{number(found.low, unit)}, {number(found.high, unit)}]"
+def interval(value: Estimate, unit: str = "") -> str:
+    return f"{number(value.value, unit)} [{number(value.low, unit)}, {number(value.high, unit)}]"
 
 
 def _gates(report: Report) -> list[list[str]]:
     rows = []
-    for found in zip(*(simulator.gates for simulator in report.simulators), strict=True):
-        cells = [f"{_share(gate.simulated)} {MARKS[gate.verdict]}".strip() for gate in found]
-        rows.append([found[0].label, _share(found[0].human), *cells])
+    for results in zip(*(simulator.gates for simulator in report.simulators), strict=True):
+        cells = [f"{_share(gate.simulated)} {MARKS[gate.verdict]}".strip() for gate in results]
+        rows.append([results[0].label, _share(results[0].human), *cells])
     return rows
 
 
-def _share(found: Estimate | None) -> str:
-    if found is None:
+def _share(value: Estimate | None) -> str:
+    if value is None:
         return "–"  # noqa: RUF001
-    return f"{percent(found.value)} [{percent(found.low)}, {percent(found.high)}]"
+    return f"{percent(value.value)} [{percent(value.low)}, {percent(value.high)}]"
 
 
 def _markdown_table(table: Table) -> str:
@@ -171,12 +171,12 @@ def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """What Markdown would take for markup is escaped; line breaks become spaces."""
+    """Escapes Markdown markup; line breaks become spaces."""
     return MARKDOWN.sub(r"\\\1", _one_line(text))
 
 
 def _code(text: str) -> str:
-    """A code span with a fence longer than any run of backticks in it."""
+    """Returns a code span with a fence longer than any run of backticks in the text."""
     fence = "`" * (max(map(len, re.findall(r"`+", text)), default=0) + 1)
     return f"{fence} {_one_line(text)} {fence}"
 
@@ -194,7 +194,8 @@ def latex_table(table: Table) -> str:
 
 
 def _columns(table: Table) -> str:
-    """As wide as the page together; a column by the square root of its longest cell, so that long ones wrap."""
+    """Returns column widths that fill the page, each by the square root of its longest cell, so that long
+    cells wrap."""
     longest = [math.sqrt(max(map(len, column))) for column in zip(table.heads, *table.rows, strict=True)]
     shares = [width / sum(longest) for width in longest]
     return "".join(
@@ -204,7 +205,7 @@ def _columns(table: Table) -> str:
 
 
 def latex_text(text: str) -> str:
-    """Each character that LaTeX would not print as it is, by its command; a bracket that opens a row is protected."""
+    """Replaces each character that is special in LaTeX by its command; a bracket that opens a row is protected."""
     escaped = "".join(LATEX.get(character, character) for character in _one_line(text))
     return "{}" + escaped if escaped.startswith("[") else escaped
 

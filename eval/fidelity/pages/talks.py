@@ -1,4 +1,5 @@
-"""What gives simulators away, and conversations to read: nearest to human, farthest, and drawn at random."""
+"""Report sections: features that give simulators away, and conversations to read (nearest to human, farthest,
+random)."""
 
 from __future__ import annotations
 
@@ -21,18 +22,18 @@ def telling(report: Report) -> str:
     )
     return (
         f'<h2 id="telling">What gives them away</h2><p>{runs} attributes that tell most by themselves. Near the '
-        f'floor these are noise.</p><div class="cards">{cards}</div>'
+        f'human baseline these are noise.</p><div class="cards">{cards}</div>'
     )
 
 
 def _telling(index: int, simulator: SimulatorReport) -> str:
-    found = simulator.telling
+    features = simulator.telling
     alone = "".join(
         f"<li>{escape(label)}: {'more' if value > 0.5 else 'less'} <small>(AUC alone {value:.2f})</small></li>"
-        for label, value in found.features[:4]
+        for label, value in features.features[:4]
     )
-    sides = (("the simulator", found.simulated_ngrams), ("humans", found.human_ngrams))
-    runs = "".join(f"<p>For {who}: {_ngrams(ngrams)}</p>" for who, ngrams in sides if ngrams)
+    sides = (("the simulator", features.simulated_ngrams), ("humans", features.human_ngrams))
+    runs = "".join(f"<p>For {side}: {_ngrams(ngrams)}</p>" for side, ngrams in sides if ngrams)
     return f'<div class="card sim {style_of(index)}"><h3>{escape(simulator.name)}</h3>{runs}<ul>{alone}</ul></div>'
 
 
@@ -42,12 +43,12 @@ def _ngrams(ngrams: Sequence[str]) -> str:
 
 def conversations(report: Report) -> str:
     cards = "".join(_simulator(index, simulator, report) for index, simulator in enumerate(report.simulators))
-    cards += _card("human", "human", (("drawn at random", report.human_examples),))
+    cards += _card("human", "human", (("random sample", report.human_examples),))
     if not cards:
         return ""
     return (
         '<h2 id="conversations">Conversations</h2><p>Nearest and farthest: what the classifiers took most, and '
-        "least, for human. The others are drawn at random, not chosen. Long turns are cut.</p>"
+        "least, for human. The others are a random sample. Long turns are cut.</p>"
         f'<div class="grid">{cards}</div>'
     )
 
@@ -56,14 +57,14 @@ def _simulator(index: int, simulator: SimulatorReport, report: Report) -> str:
     groups = (
         ("nearest to human", simulator.nearest),
         ("farthest from human", simulator.farthest),
-        ("drawn at random", report.simulated_examples.get(simulator.name, ())),
+        ("random sample", report.simulated_examples.get(simulator.name, ())),
     )
     return _card(simulator.name, style_of(index), groups)
 
 
 def _card(name: str, style: str, groups: Sequence[tuple[str, Sequence[Conversation]]]) -> str:
-    inside = "".join(f"<h4>{title}</h4>{''.join(map(_talk, found))}" for title, found in groups if found)
-    return f'<div class="card sim {style}"><h3>{escape(name)}</h3>{inside}</div>' if inside else ""
+    body = "".join(f"<h4>{title}</h4>{''.join(map(_talk, talks))}" for title, talks in groups if talks)
+    return f'<div class="card sim {style}"><h3>{escape(name)}</h3>{body}</div>' if body else ""
 
 
 def _talk(conversation: Conversation) -> str:

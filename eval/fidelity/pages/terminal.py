@@ -1,4 +1,4 @@
-"""A fidelity report as a table in the terminal."""
+"""Terminal table of a fidelity report."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ STYLE = {
 
 
 def _by_key(report: Report) -> dict[str, list[Figure | None]]:
-    """A row per figure that any simulator has; None where one has not."""
-    keys = dict.fromkeys(figure.key for s in report.simulators for figure in s.figures)
-    own = [{figure.key: figure for figure in s.figures} for s in report.simulators]
-    return {key: [figures.get(key) for figures in own] for key in keys}
+    """Returns a row for each metric that any simulator has; None for a simulator without it."""
+    keys = dict.fromkeys(metric.key for s in report.simulators for metric in s.figures)
+    metrics_by_simulator = [{metric.key: metric for metric in s.figures} for s in report.simulators]
+    return {key: [metrics.get(key) for metrics in metrics_by_simulator] for key in keys}
 
 
-def _cell(figure: Figure | None) -> str:
-    if figure is None:
+def _cell(metric: Figure | None) -> str:
+    if metric is None:
         return "[dim]not measured[/]"
-    found = figure.value
-    text = f"{found.value:.2f} \\[{found.low:.2f}, {found.high:.2f}]{MARK[figure.verdict]}"
-    return f"[{STYLE[figure.verdict]}]{text}[/]"
+    value = metric.value
+    text = f"{value.value:.2f} \\[{value.low:.2f}, {value.high:.2f}]{MARK[metric.verdict]}"
+    return f"[{STYLE[metric.verdict]}]{text}[/]"
 
 
 def report_table(report: Report) -> Table:
@@ -48,8 +48,8 @@ def report_table(report: Report) -> Table:
         title_justify="left",
         caption_justify="left",
     )
-    table.add_column("figure")
-    table.add_column("human floor", justify="right")
+    table.add_column("metric")
+    table.add_column("human baseline", justify="right")
     for simulator in report.simulators:
         table.add_column(escape(simulator.name), justify="right")
     for row, gate in enumerate(report.simulators[0].gates):
@@ -63,11 +63,11 @@ def report_table(report: Report) -> Table:
             ),
         )
     table.add_section()
-    for found in _by_key(report).values():
-        spec, floor = next((f, f.floor) for f in found if f)
+    for row_metrics in _by_key(report).values():
+        spec, floor = next((f, f.floor) for f in row_metrics if f)
         if spec.headline:
             band = f"{floor.median:.2f} \\[{floor.low:.2f}, {floor.high:.2f}]"
-            table.add_row(spec.label, band, *map(_cell, found))
+            table.add_row(spec.label, band, *map(_cell, row_metrics))
     table.add_section()
     table.add_row(
         "overall",

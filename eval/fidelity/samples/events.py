@@ -1,8 +1,8 @@
-"""What the assistant did, by rules in English, and what the person did then.
+"""Assistant acts and the user's reaction, by rules for English text.
 
-An exchange is an answer after which the person speaks or leaves. The rules read the beginning and the end of
-an answer, where assistants refuse, apologise and ask. Conversations that are not in English are left out:
-`exchanges` is for those that `is_english`.
+An exchange is an answer after which the person speaks or leaves. The rules read the beginning and the end of an
+answer, where assistants refuse, apologise and ask. `exchanges` leaves out conversations that are not in English
+(`is_english`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from usersim.types import Conversation
 
 AssistantAct = Literal["asks", "refuses", "errs", "offers", "answers"]
 ASSISTANT_ACTS: tuple[AssistantAct, ...] = ("asks", "refuses", "errs", "offers", "answers")
-"""An answer may do several of the first four; "answers": none of them."""
+"""An answer may have several of the first four acts; "answers" means none of them."""
 ACT_LABELS: dict[AssistantAct, str] = {
     "asks": "asks",
     "refuses": "refuses",
@@ -29,7 +29,7 @@ ACT_LABELS: dict[AssistantAct, str] = {
     "answers": "just answers",
 }
 BEGINNING, END = 300, 300
-"""Characters of an answer that are read from either end."""
+"""Characters of an answer that are read at either end."""
 REMEMBERED = 4000
 
 
@@ -99,30 +99,31 @@ CHOICE = any_of(
     r"option (?:1|a|one)\b",
     r"you (?:can|could) (?:either|choose)\b",
 )
-"""Announces things to choose from."""
+"""Phrases that announce options."""
 LISTED = re.compile(r"\s*(?:\d+[.)]|[-*•])\s")
-"""Begins an item of a list: a question there was written for somebody else."""
+"""Beginning of a list item: a question there belongs to quoted material, not to the user."""
 SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """An answer and what followed it."""
+    """An answer of the assistant and the reaction to it."""
 
-    said: tuple[str, ...]
-    """The person's turns so far, the answered one last."""
-    heard: tuple[str, ...]
-    """The answers so far, this one last."""
+    user_turns: tuple[str, ...]
+    """The person's turns so far; the last one is the answered one."""
+    answers: tuple[str, ...]
+    """The answers so far; the last one is this answer."""
     acts: frozenset[AssistantAct]
     reply: str | None
-    """None: the person spoke no more."""
-    left: bool | None
-    """None where a cap or the corpus cut the conversation here, so that nobody knows."""
+    """None: the person wrote no further turn."""
+    is_left: bool | None
+    """True where the person left after this answer; None where a cap or the corpus cut the conversation here."""
 
 
 @lru_cache(maxsize=REMEMBERED)
 def is_english(conversation: Conversation) -> bool:
-    """By the persona's language where it is another one, else by the share of dictionary words in the prose."""
+    """Tells English by the persona's language where it is another one, else by the share of dictionary words in the
+    prose."""
     persona = conversation.profile.persona
     if persona is not None and persona.language.lower().split("-")[0] != "en":
         return False
@@ -131,30 +132,34 @@ def is_english(conversation: Conversation) -> bool:
 
 @lru_cache(maxsize=REMEMBERED)
 def exchanges(conversation: Conversation) -> tuple[Exchange, ...]:
-    """Of an English conversation, in order, from the first user turn on; none for another language."""
+    """Returns the exchanges of an English conversation in order, from the first user turn on; none for another
+    language."""
     if not is_english(conversation):
         return ()
-    said, heard, found = list[str](), list[str](), []
+    user_turns, answers, exchange_list = list[str](), list[str](), []
     for index, turn in enumerate(conversation.turns):
         if turn.role == "user":
-            said.append(turn.text)
-        elif said:
-            last = index + 1 == len(conversation.turns)
-            heard.append(turn.text)
-            found.append(
+            user_turns.append(turn.text)
+        elif user_turns:
+            is_last = index + 1 == len(conversation.turns)
+            answers.append(turn.text)
+            exchange_list.append(
                 Exchange(
-                    said=tuple(said),
-                    heard=tuple(heard),
-                    acts=assistant_acts(turn.text, corrected=len(said) > 1 and is_pushback(said[-1])),
-                    reply=None if last else conversation.turns[index + 1].text,
-                    left=False if not last else True if conversation.ended_by == "user" else None,
+                    user_turns=tuple(user_turns),
+                    answers=tuple(answers),
+                    acts=assistant_acts(
+                        turn.text, corrected=len(user_turns) > 1 and is_pushback(user_turns[-1])
+                    ),
+                    reply=None if is_last else conversation.turns[index + 1].text,
+                    is_left=False if not is_last else True if conversation.ended_by == "user" else None,
                 )
             )
-    return tuple(found)
+    return tuple(exchange_list)
 
 
 def assistant_acts(text: str, *, corrected: bool = False) -> frozenset[AssistantAct]:
-    """`corrected`: the person had just objected, so that the answer is a second attempt."""
+    """Returns the acts of an answer. `corrected`: the person had just objected, so that the answer is a second
+    attempt."""
     plain = " ".join(text.replace("’", "'").split()).lower()  # noqa: RUF001
     beginning, end = plain[:BEGINNING], plain[-END:]
     acts: set[AssistantAct] = set()
@@ -170,7 +175,7 @@ def assistant_acts(text: str, *, corrected: bool = False) -> frozenset[Assistant
 
 
 def _asks(text: str, end: str) -> bool:
-    """The last sentence is a question to the person, or the end asks for something to be provided."""
+    """Tests whether the last sentence is a question to the person, or the end asks for information."""
     last = SENTENCE.split(text.strip())[-1].lower()
     if LISTED.match(text.rstrip().rpartition("\n")[2]):
         return False

@@ -1,4 +1,4 @@
-"""What is measured of user turns, from `usersim.text.style`; bins are fixed here, before any simulator is seen."""
+"""Features of user turns, from `usersim.text.style`. Their bins are fixed before any simulator is measured."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Feature:
     key: str
     label: str
     values: Callable[[Sequence[str]], list[float]] = field(repr=False)
-    """Of all user turns of a conversation: one value a turn, or one in all; none where it is undefined."""
+    """Values of a conversation's user turns: one a turn, or one in all; none where the feature is undefined."""
     bins: tuple[float, ...] = FLAG_BINS
     """Edges of the histogram, closed on the left."""
     log: bool = False
@@ -109,7 +109,7 @@ class Sample:
         return Sample(tuple(self.conversations[i] for i in indices), tuple(self.values[i] for i in indices))
 
     def flat(self, feature: Feature) -> tuple[Floats, np.ndarray, Floats]:
-        """(values, owning conversation, mass); a conversation's turns share a mass of one."""
+        """Returns (values, owning conversation, mass); a conversation's turns share a mass of one."""
         rows = [row[feature.key] for row in self.values]
         owner = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
         values = np.array([value for row in rows for value in row], dtype=np.float64)
@@ -118,7 +118,7 @@ class Sample:
 
     @cached_property
     def vectors_NF(self) -> Floats:
-        """A row per conversation: the mean of every feature on its scale; NaN where it is undefined."""
+        """One row per conversation: the mean of every feature on its scale; NaN where the feature is undefined."""
         columns = [
             [
                 float(feature.scaled(np.array(row[feature.key])).mean()) if row[feature.key] else np.nan
@@ -130,21 +130,21 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Scale:
-    """Centre and spread of the human conversations, by which vectors are filled and standardised."""
+class FeatureScale:
+    """Mean and spread of the human conversations, for filling and standardising feature vectors."""
 
     mean_F: Floats
     spread_F: Floats
 
     @classmethod
-    def of(cls, pool: Sample) -> Scale:
-        known = ~np.isnan(pool.vectors_NF)
-        count = np.maximum(known.sum(0), 1)
-        mean = np.where(known, pool.vectors_NF, 0).sum(0) / count
-        spread = np.sqrt((np.where(known, pool.vectors_NF - mean, 0) ** 2).sum(0) / count)
+    def of(cls, pool: Sample) -> FeatureScale:
+        is_known = ~np.isnan(pool.vectors_NF)
+        count = np.maximum(is_known.sum(0), 1)
+        mean = np.where(is_known, pool.vectors_NF, 0).sum(0) / count
+        spread = np.sqrt((np.where(is_known, pool.vectors_NF - mean, 0) ** 2).sum(0) / count)
         return cls(mean, np.maximum(spread, 1e-3))
 
     def standardise(self, sample: Sample) -> Floats:
-        """An undefined attribute counts as the human average."""
+        """Returns standardised vectors; an undefined feature counts as the human average."""
         vectors = sample.vectors_NF
         return (np.where(np.isnan(vectors), self.mean_F, vectors) - self.mean_F) / self.spread_F

@@ -1,4 +1,4 @@
-"""Invented conversations with known differences: what tests and benchmarks plant instead of real chat text."""
+"""Synthetic conversations with known differences, for tests and benchmarks in place of real chat text."""
 
 from __future__ import annotations
 
@@ -30,18 +30,23 @@ def invented(
     stops: float = 0.5,
     per_person: int = 1,
 ) -> list[Conversation]:
-    """`n` conversations of people with habits of their own, `per_person` each (the last may have fewer), on one
-    matter. `words` scales the length of turns, `leave` is P(end) per turn, `lower` and `stops` are the shares of
-    people who start in lower case and end with a full stop. With several each, the records say who wrote them."""
+    """Returns `n` synthetic conversations of people with their own habits.
+
+    `words` scales the length of turns, `leave` is P(end) per turn. `lower` and `stops` are the shares of people
+    who start in lower case and end with a full stop. Each person has `per_person` conversations on one matter;
+    with several, the records name the person.
+    """
     rng = rng_for(seed, "invented")
-    made: list[Conversation] = []
-    while len(made) < n:
-        person = f"{seed}-{len(made) // per_person}"
+    conversations: list[Conversation] = []
+    while len(conversations) < n:
+        person = f"{seed}-{len(conversations) // per_person}"
         habits = words * rng.lognormal(2.2, 0.7), rng.random() < lower, rng.random() < stops
-        for _ in range(min(per_person, n - len(made))):
+        for _ in range(min(per_person, n - len(conversations))):
             turns = _turns(habits, rng, politeness, leave, cap, questions)
-            made.append(_record(f"{seed}-{len(made)}", person, origin, turns, cap, several=per_person > 1))
-    return made
+            conversations.append(
+                _record(f"{seed}-{len(conversations)}", person, origin, turns, cap, several=per_person > 1)
+            )
+    return conversations
 
 
 def _turns(

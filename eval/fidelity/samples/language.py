@@ -1,7 +1,7 @@
-"""A rough guess of a conversation's language, without a model: enough to see that two sets do not match.
+"""Rough language detection without a model, enough to see that two sets do not match.
 
-By script where it says enough (Cyrillic, Han, kana, Hangul, Arabic …), for the Latin one by the commonest
-function words. Short or ambiguous text has no language, which is not the same as another one.
+The script decides where it is distinctive (Cyrillic, Han, kana, Hangul, Arabic …); for Latin script the most frequent
+function words decide. Short or ambiguous text has no language, which is not the same as another language.
 """
 
 from __future__ import annotations
@@ -38,22 +38,27 @@ SCRIPTS = {
 LETTER = re.compile(r"[^\W\d_]")
 WORD = re.compile(r"[^\W\d_]+")
 READ = 2000
-"""Characters that are looked at."""
+"""Characters that are read."""
 LEAST_WORDS = 3
-"""Function words of a language without which nothing is said."""
+"""Function words of a language that a decision needs."""
 
 
 def language_of(texts: Sequence[str]) -> str | None:
-    """ISO 639-1 of the texts together; None where they say too little. Han without kana is taken as Chinese,
-    Cyrillic as Russian."""
+    """Returns the ISO 639-1 code of the texts together; None where they are too short or ambiguous. Han without kana
+    counts as Chinese, Cyrillic as Russian."""
     text = " ".join(texts)[:READ].lower()
     letters = len(LETTER.findall(text))
     for language, script in SCRIPTS.items():
         # Some Latin words stand in most texts; Japanese mixes kana with Han.
-        least = 0.1 if language == "ja" else 0.3
-        if letters and len(script.findall(text)) >= least * letters:
+        threshold = 0.1 if language == "ja" else 0.3
+        if letters and len(script.findall(text)) >= threshold * letters:
             return language
     words = WORD.findall(text)
-    hits = Counter({language: sum(word in known for word in words) for language, known in WORDS.items()})
-    (best, most), (_, second) = hits.most_common(2)
-    return best if most >= LEAST_WORDS and most >= 1.5 * second else None
+    hits = Counter(
+        {
+            language: sum(word in function_words for word in words)
+            for language, function_words in WORDS.items()
+        }
+    )
+    (top_language, top_hits), (_, second_hits) = hits.most_common(2)
+    return top_language if top_hits >= LEAST_WORDS and top_hits >= 1.5 * second_hits else None

@@ -1,4 +1,4 @@
-"""Are the two sides comparable? What differs is said; what makes a comparison meaningless is refused."""
+"""Comparability of the two sides: differences become notes, and a meaningless comparison is an error."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from usersim.errors import DataError
 from usersim.types import Conversation
 
 FEW_CLUSTERS = 20
-"""Below this many people or tasks the bootstrap's intervals are known to be too narrow."""
+"""People or tasks below which the bootstrap's intervals are too narrow."""
 FEW_PERSONAS = 10
-"""So few are a design, not a sample; they are not resampled."""
+"""So few personas are a design, not a sample; they are not resampled."""
 LEAST_LANGUAGE_SHARE = 0.05
 
 
 def person_of(conversation: Conversation) -> str:
-    """Who wrote it, as far as it is known: the cluster of the human side."""
+    """Returns the person of a conversation as far as it is recorded: the cluster of the human side."""
     return conversation.user or conversation.group or conversation.id
 
 
 def task_clusters(conversations: Sequence[Conversation]) -> list[str]:
-    """The cluster of each simulated conversation: its goal; without goals its persona, where there are many."""
+    """Returns the cluster of each simulated conversation: its goal; without goals its persona, where there are many."""
     personas = [c.profile.persona.description if c.profile.persona else "" for c in conversations]
     many = len(set(personas) - {""}) >= FEW_PERSONAS
     return [
@@ -37,14 +37,14 @@ def task_clusters(conversations: Sequence[Conversation]) -> list[str]:
 def check_sets(
     human: Sequence[Conversation], simulated: Mapping[str, Sequence[Conversation]], config: EvalConfig
 ) -> None:
-    """Raises DataError for an empty side, one person only, a simulator that copies, and another language."""
+    """Raises DataError for an empty side, a single person, a simulator that copies, and different languages."""
     for name, conversations in {"human": human, **simulated}.items():
         if not conversations:
             raise DataError(f"{name}: no conversation is left to compare; see what was left out, or the file")
     people = {person_of(c) for c in human}
     if len(people) == 1:
         raise DataError(
-            f"human: all {len(human)} conversations are from one user or group; the floor compares different "
+            f"human: all {len(human)} conversations are from one user or group; the human baseline compares different "
             "people with each other"
         )
     texts = {tuple(user_texts(c)) for c in human}
@@ -55,11 +55,11 @@ def check_sets(
                 f"{name}: {copied} of {len(conversations)} conversations equal a human one word for word; give "
                 "human conversations that the simulator does not contain"
             )
-        ours, theirs = main_language(conversations), main_language(human)
-        if ours and theirs and ours != theirs:
+        simulated_language, human_language = main_language(conversations), main_language(human)
+        if simulated_language and human_language and simulated_language != human_language:
             raise DataError(
-                f"{name} is mostly in {ours!r}, the human conversations in {theirs!r}; compare one language at a "
-                "time (--language keeps one)"
+                f"{name} is mostly in {simulated_language!r}, the human conversations in {human_language!r}; compare "
+                "one language at a time (--language keeps one)"
             )
 
 
@@ -69,7 +69,7 @@ def matching_notes(
     n: int,
     config: EvalConfig,
 ) -> list[str]:
-    """What a reader must know before believing a number."""
+    """Returns the notes that a reader needs before the results."""
     notes = [_floor_note(human)]
     if n < TRUSTED_N:
         notes.append(f"Too few: {n} conversations per side. No verdicts; {TRUSTED_N} are the least.")
@@ -79,7 +79,7 @@ def matching_notes(
         if note
     ]
     for name, conversations in simulated.items():
-        found = (
+        simulator_notes = (
             _clusters(name, conversations),
             *_goals(name, conversations, human),
             _systems(name, conversations, human),
@@ -88,32 +88,32 @@ def matching_notes(
             _unread(name, conversations),
             _copies(name, conversations, human),
         )
-        notes += [note for note in found if note]
+        notes += [note for note in simulator_notes if note]
     return notes
 
 
 def language_shares(conversations: Sequence[Conversation]) -> dict[str, float]:
-    """Share of each language among the conversations whose language can be told."""
-    told = Counter(found for c in conversations if (found := language_of(user_texts(c))))
-    return {language: count / told.total() for language, count in told.most_common()}
+    """Returns the share of each language among the conversations whose language is detected."""
+    counts = Counter(language for c in conversations if (language := language_of(user_texts(c))))
+    return {language: count / counts.total() for language, count in counts.most_common()}
 
 
 def main_language(conversations: Sequence[Conversation]) -> str | None:
-    """The language of more than half of those that can be told."""
+    """Returns the language of more than half of the conversations whose language is detected."""
     best = next(iter(language_shares(conversations).items()), None)
     return best[0] if best and best[1] > 0.5 else None
 
 
 def _floor_note(human: Sequence[Conversation]) -> str:
-    known = len({c.user for c in human if c.user})
+    people = len({c.user for c in human if c.user})
     if 2 * sum(c.user is not None for c in human) > len(human):
-        few = " So few people make intervals too narrow." if known < FEW_CLUSTERS else ""
+        warning = " So few people make intervals too narrow." if people < FEW_CLUSTERS else ""
         return (
-            f"The human floor compares disjoint sets of the {known} people, and intervals resample whole people."
-            + few
+            f"The human baseline compares disjoint sets of the {people} people, and intervals resample whole people."
+            + warning
         )
     return (
-        "The human floor comes from random halves of the human conversations. Without user ids the same "
+        "The human baseline comes from random halves of the human conversations. Without user ids the same "
         "person may be on both sides, so it is a lower bound: people differ more than it shows. For the same "
         "reason intervals resample conversations and may be too narrow."
     )
@@ -129,41 +129,44 @@ def _clusters(name: str, conversations: Sequence[Conversation]) -> str | None:
 def _goals(name: str, conversations: Sequence[Conversation], human: Sequence[Conversation]) -> list[str]:
     notes = []
     goals = {c.profile.goal.summary for c in human if c.profile.goal}
-    given = [c.profile.goal.summary for c in conversations if c.profile.goal]
-    alien = sum(goal not in goals for goal in given)
-    if alien:
-        notes.append(f"{name}: {alien} of {len(given)} goals do not occur among the human conversations.")
-    if given and len(given) > alien:
+    stated_goals = [c.profile.goal.summary for c in conversations if c.profile.goal]
+    unmatched = sum(goal not in goals for goal in stated_goals)
+    if unmatched:
         notes.append(
-            f"{name} was given goals of the human conversations. Where these were read off what people said, people "
-            "have said nearly all of it: how the goal comes out then compares simulators, not simulator and people."
+            f"{name}: {unmatched} of {len(stated_goals)} goals do not occur among the human conversations."
         )
-    bare = sum(c.profile.goal is None for c in human)
-    if 2 * len(given) > len(conversations) and bare > 0.1 * len(human):
+    if stated_goals and len(stated_goals) > unmatched:
         notes.append(
-            f"{name} was given goals; {bare} of {len(human)} human conversations have none, so topics may "
+            f"{name} had goals of the human conversations. Where these goals were written from what people said, "
+            "people have said nearly all of it: goal disclosure then compares simulators with each other, "
+            "not with people."
+        )
+    without_goal = sum(c.profile.goal is None for c in human)
+    if 2 * len(stated_goals) > len(conversations) and without_goal > 0.1 * len(human):
+        notes.append(
+            f"{name} had goals; {without_goal} of {len(human)} human conversations have none, so topics may "
             "differ. --same-goals keeps only human conversations with a simulated goal."
         )
-    if 2 * len(given) < len(conversations) and 2 * bare < len(human):
+    if 2 * len(stated_goals) < len(conversations) and 2 * without_goal < len(human):
         notes.append(f"{name}: most conversations state no goal, most human ones do; topics may differ.")
     return notes
 
 
 def _systems(name: str, conversations: Sequence[Conversation], human: Sequence[Conversation]) -> str | None:
-    ours, theirs = ({c.system for c in side} for side in (conversations, human))
-    if ours <= theirs:
+    simulated_systems, human_systems = ({c.system for c in side} for side in (conversations, human))
+    if simulated_systems <= human_systems:
         return None
     return (
-        f"{name}: the assistant's system prompt is not that of the human side; figures after the opening also "
+        f"{name}: the assistant's system prompt is not that of the human side; metrics after the opening also "
         "measure that difference."
     )
 
 
 def _languages(name: str, conversations: Sequence[Conversation]) -> str | None:
     shares = language_shares(conversations)
-    listed = ", ".join(f"{language} {share:.0%}" for language, share in shares.items())
-    mixed = 1 - max(shares.values(), default=1.0) >= LEAST_LANGUAGE_SHARE
-    return f"{name}: mixed languages ({listed}). --language keeps one." if mixed else None
+    shares_text = ", ".join(f"{language} {share:.0%}" for language, share in shares.items())
+    is_mixed = 1 - max(shares.values(), default=1.0) >= LEAST_LANGUAGE_SHARE
+    return f"{name}: mixed languages ({shares_text}). --language keeps one." if is_mixed else None
 
 
 def _long(name: str, conversations: Sequence[Conversation], config: EvalConfig) -> str | None:
@@ -172,12 +175,13 @@ def _long(name: str, conversations: Sequence[Conversation], config: EvalConfig) 
         return None
     return (
         f"{name}: the text classifier reads the first {config.text_characters} characters of {long} longer "
-        "conversations. Embeddings read the beginnings of the first eight turns; the other figures read all."
+        "conversations. Embeddings read the beginnings of the first eight turns; the other metrics read all."
     )
 
 
 def _unread(name: str, conversations: Sequence[Conversation]) -> str | None:
-    """What dynamics and grounding leave out: their rules know English."""
+    """Returns a note on the conversations that dynamics and grounding leave out, because their rules know only
+    English."""
     if not (foreign := sum(not is_english(c) for c in conversations)):
         return None
     return f"{name}: dynamics and grounding leave out {foreign} conversations that are not in English."

@@ -1,6 +1,6 @@
-"""From files to a fair comparison: origins checked, the same turn cap, the same n on both sides.
+"""Preparation of a fair comparison: origins checked, the same turn cap and the same n on both sides.
 
-What still differs between the sides is told by `eval.fidelity.samples.matching`.
+`eval.fidelity.samples.matching` describes the differences that remain.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ FAILED = frozenset({"failed", "error"})
 """Flags of a simulated conversation that broke off; it is counted and left out."""
 
 
-class Side(Record):
-    """What became of one file's conversations."""
+class SideFacts(Record):
+    """Counts of one file's conversations: read, left out, cut and kept."""
 
     name: str
     given: int
@@ -42,9 +42,10 @@ class Side(Record):
     """Cut at the turn cap."""
     kept: int
     ended_by: dict[str, int]
-    """How the kept ones ended, before any cut."""
+    """Endings of the kept conversations, before any cut."""
     answer_words: float | None = None
-    """Median words of the assistant's answers: records do not name the assistant, and this betrays another one."""
+    """Median words of the assistant's answers. Records do not name the assistant; another length indicates another one.
+    """
     longest_turn: int = 0
     """Words of the longest user turn."""
 
@@ -52,10 +53,10 @@ class Side(Record):
 @dataclass(frozen=True)
 class Prepared:
     human: Sample
-    """All human conversations that were kept; the floor is drawn from them."""
+    """All human conversations that were kept; the human baseline is sampled from them."""
     simulated: dict[str, Sample]
-    human_side: Side
-    simulated_sides: dict[str, Side]
+    human_side: SideFacts
+    simulated_sides: dict[str, SideFacts]
     n: int
     """Conversations per side in every comparison."""
     turn_cap: int | None
@@ -63,7 +64,8 @@ class Prepared:
     notes: tuple[str, ...]
 
     def compared_human(self, seed: int) -> Sample:
-        """The `n` human conversations that every simulator is compared with, drawn like a half of the floor."""
+        """Returns the `n` human conversations that every simulator is compared with, sampled like a half of the human
+        baseline."""
         clusters = [person_of(c) for c in self.human.conversations]
         return self.human.take(person_order(clusters, rng_for(seed, "human subsample"))[: self.n])
 
@@ -78,7 +80,7 @@ class Prepared:
 
 
 def draws_of(simulated: Sample, human: Sample, config: EvalConfig) -> Draws:
-    """Whole tasks are resampled on the simulated side, whole people on the human side."""
+    """Returns resamples of whole tasks on the simulated side and of whole people on the human side."""
     rng = rng_for(config.seed, "bootstrap")
     tasks = task_clusters(simulated.conversations)
     people = [person_of(c) for c in human.conversations]
@@ -93,31 +95,37 @@ def prepare(
     simulated: Mapping[str, Sequence[Conversation]],
     config: EvalConfig,
 ) -> Prepared:
-    """Raises DataError for records of the wrong origin, too few conversations, and sets that cannot be compared
-    (`eval.fidelity.samples.matching.check_sets`)."""
+    """Checks and cuts all conversations and fixes n.
+
+    Raises:
+        DataError: Records of the wrong origin, too few conversations, or sets that cannot be compared
+            (`eval.fidelity.samples.matching.check_sets`).
+    """
     check_origin("human", human, "human")
     for name, conversations in simulated.items():
         check_origin(name, conversations, "simulated")
     cap = config.turn_cap or inferred_cap(simulated)
     goals = _shared_goals(simulated) if config.same_goals else None
     human_kept, human_side = _keep("human", human, cap, goals, config.language)
-    kept, sides = dict[str, list[Conversation]](), dict[str, Side]()
-    for name, given in simulated.items():
-        kept[name], sides[name] = _keep(name, given, cap, None, config.language)
-    check_sets(human_kept, kept, config)
-    half = largest_half([person_of(c) for c in human_kept])
-    n = min([half, config.max_n, *map(len, kept.values())])
+    kept_simulated, sides = dict[str, list[Conversation]](), dict[str, SideFacts]()
+    for name, conversations in simulated.items():
+        kept_simulated[name], sides[name] = _keep(name, conversations, cap, None, config.language)
+    check_sets(human_kept, kept_simulated, config)
+    half_size = largest_half([person_of(c) for c in human_kept])
+    n = min([half_size, config.max_n, *map(len, kept_simulated.values())])
     if n < config.min_n:
-        raise DataError(_too_few(len(human_kept), half, {k: len(s) for k, s in kept.items()}, config))
+        raise DataError(
+            _too_few(len(human_kept), half_size, {k: len(s) for k, s in kept_simulated.items()}, config)
+        )
     return Prepared(
         human=Sample.of(human_kept),
-        simulated={name: Sample.of(conversations) for name, conversations in kept.items()},
+        simulated={name: Sample.of(conversations) for name, conversations in kept_simulated.items()},
         human_side=human_side,
         simulated_sides=sides,
         n=n,
         turn_cap=cap,
         turn_cap_from="given" if config.turn_cap else "inferred" if cap else "none",
-        notes=tuple(matching_notes(human_kept, kept, n, config)),
+        notes=tuple(matching_notes(human_kept, kept_simulated, n, config)),
     )
 
 
@@ -133,8 +141,8 @@ def check_origin(
 
 
 def inferred_cap(simulated: Mapping[str, Sequence[Conversation]]) -> int | None:
-    """The smallest cap that any simulator ran under: the user turns of its longest conversation, unless
-    every one of its conversations was ended by the user, which shows no cap at all."""
+    """Returns the smallest turn cap that any simulator ran under: the user turns of its longest conversation. A
+    simulator whose conversations were all ended by the user shows no cap."""
     caps = [
         max(len(user_texts(c)) for c in conversations)
         for conversations in simulated.values()
@@ -144,13 +152,13 @@ def inferred_cap(simulated: Mapping[str, Sequence[Conversation]]) -> int | None:
 
 
 def cut(conversation: Conversation, cap: int | None) -> Conversation:
-    """At most `cap` user turns, the last with its answer, as `converse` would have stopped it."""
+    """Returns the conversation with at most `cap` user turns, the last with its answer, as `converse` would stop it."""
     if cap is None or len(user_texts(conversation)) <= cap:
         return conversation
-    seen = 0
+    user_turns = 0
     for index, turn in enumerate(conversation.turns):
-        seen += turn.role == "user"
-        if seen > cap:
+        user_turns += turn.role == "user"
+        if user_turns > cap:
             return conversation.model_copy(
                 update={"turns": conversation.turns[:index], "ended_by": "turn_cap"}
             )
@@ -158,20 +166,24 @@ def cut(conversation: Conversation, cap: int | None) -> Conversation:
 
 
 def _keep(
-    name: str, given: Sequence[Conversation], cap: int | None, goals: set[str] | None, language: str | None
-) -> tuple[list[Conversation], Side]:
-    reasons = [_reason(conversation, goals, language) for conversation in given]
-    kept = [c for c, reason in zip(given, reasons, strict=True) if reason is None]
-    short = [cut(conversation, cap) for conversation in kept]
-    return short, Side(
+    name: str,
+    conversations: Sequence[Conversation],
+    cap: int | None,
+    goals: set[str] | None,
+    language: str | None,
+) -> tuple[list[Conversation], SideFacts]:
+    reasons = [_reason(conversation, goals, language) for conversation in conversations]
+    kept_conversations = [c for c, reason in zip(conversations, reasons, strict=True) if reason is None]
+    cut_conversations = [cut(conversation, cap) for conversation in kept_conversations]
+    return cut_conversations, SideFacts(
         name=name,
-        given=len(given),
+        given=len(conversations),
         excluded=dict(Counter(reason for reason in reasons if reason)),
-        truncated=sum(a is not b for a, b in zip(kept, short, strict=True)),
-        kept=len(kept),
-        ended_by=dict(Counter(c.ended_by for c in kept)),
-        answer_words=median(answers) if (answers := _turn_words(short, "assistant")) else None,
-        longest_turn=max(_turn_words(short, "user"), default=0),
+        truncated=sum(a is not b for a, b in zip(kept_conversations, cut_conversations, strict=True)),
+        kept=len(kept_conversations),
+        ended_by=dict(Counter(c.ended_by for c in kept_conversations)),
+        answer_words=median(answers) if (answers := _turn_words(cut_conversations, "assistant")) else None,
+        longest_turn=max(_turn_words(cut_conversations, "user"), default=0),
     )
 
 
@@ -180,13 +192,13 @@ def _turn_words(conversations: Sequence[Conversation], role: Literal["user", "as
 
 
 def longer_share(human: Sequence[Conversation], words: int) -> float:
-    """Share of people's turns with more words."""
+    """Returns the share of people's turns with more words."""
     counts = _turn_words(human, "user")
     return sum(count > words for count in counts) / len(counts)
 
 
 def _reason(conversation: Conversation, goals: set[str] | None, language: str | None) -> str | None:
-    """Why a conversation is left out; None keeps it."""
+    """Returns the reason why a conversation is left out; None keeps it."""
     texts, goal = user_texts(conversation), conversation.profile.goal
     if FAILED & set(conversation.flags):
         return "failed"
@@ -211,10 +223,10 @@ def _shared_goals(simulated: Mapping[str, Sequence[Conversation]]) -> set[str]:
 
 
 def _too_few(human: int, half: int, simulated: Mapping[str, int], config: EvalConfig) -> str:
-    listed = ", ".join(f"{name} {count}" for name, count in simulated.items())
-    disjoint = "" if half == human // 2 else f" (halves of different people hold {half} at most)"
+    counts_text = ", ".join(f"{name} {count}" for name, count in simulated.items())
+    half_text = "" if half == human // 2 else f" (halves of different people hold {half} at most)"
     return (
-        f"too few conversations: human {human}{disjoint}, {listed}; {config.min_n} per side need {config.min_n} "
-        f"of every simulator and {2 * config.min_n} human ones (one half to compare with, another for the "
-        "floor); --min-n lowers this, without any verdict below 50"
+        f"too few conversations: human {human}{half_text}, {counts_text}; {config.min_n} per side need {config.min_n} "
+        f"of every simulator and {2 * config.min_n} human ones (one half to compare with, another for the human "
+        "baseline); --min-n lowers this, but there is no verdict below 50"
     )

@@ -1,1 +1,1 @@
-"""What each metric can and cannot see, shown on planted faults in one's own conversations."""
+"""Self-test: the faults that each metric family detects, planted in one's own conversations."""

@@ -1,4 +1,5 @@
-"""`usersim eval selftest`: a metric by control table of what is detected, on one's own human conversations."""
+"""`usersim eval selftest`: writes a table of detected faults, metric family by control, from one's own human
+conversations."""
 
 from __future__ import annotations
 
@@ -31,11 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--other-domain", type=Path, metavar="FILE", help="human conversations of another kind"
     )
-    parser.add_argument("--n", type=int, default=200, help="conversations per side (200)")
-    parser.add_argument("--out", type=Path, required=True, help="directory for report.json, .md and .html")
+    parser.add_argument("--n", type=int, default=200, help="conversations per side (default: 200)")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="directory for report.json, report.md and report.html"
+    )
     add_protocol_arguments(parser)
-    parser.add_argument("--no-text", action="store_true", help="the report never holds chat text; accepted")
-    parser.add_argument("--json", action="store_true", help="report.json on stdout as well")
+    parser.add_argument("--no-text", action="store_true", help="no effect: the report never holds chat text")
+    parser.add_argument("--json", action="store_true", help="also print report.json on stdout")
     parser.add_argument("--json-out", metavar="FILE")
 
 
@@ -53,11 +56,11 @@ def run(args: argparse.Namespace) -> int:
     controls = 3 + 2 * len(base) + bool(other)
     with progress_bar(steps(controls, config)) as progress:
         report = self_test(human, base=base, other_domain=other, config=config, n=args.n, progress=progress)
-    given = {**files, **({"other domain": args.other_domain} if args.other_domain else {})}
+    files_by_name = {**files, **({"other domain": args.other_domain} if args.other_domain else {})}
     report = report.model_copy(
         update={
             "human_file": FileFacts.of(args.human),
-            "other_files": {name: FileFacts.of(path) for name, path in given.items()},
+            "other_files": {name: FileFacts.of(path) for name, path in files_by_name.items()},
             "command": command_line(),
         }
     )

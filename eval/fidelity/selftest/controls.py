@@ -1,4 +1,4 @@
-"""Planted faults: conversations whose distance from human is known beforehand."""
+"""Controls of the self-test: conversations with planted faults, whose distance from human is known."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from usersim.stats.estimates import rng_for
 from usersim.types import Conversation, Turn
 
 COLLAPSED = 20
-"""Conversations that a collapsed simulator knows."""
+"""Conversations that a collapsed simulator repeats."""
 TYPO_EVERY = 12
 """Words per typo of the surface attack."""
 LAST_MARK = re.compile(r"[.!?…]+$")
@@ -22,33 +22,34 @@ def as_simulated(conversations: Sequence[Conversation], source: str) -> list[Con
 
 
 def collapsed(conversations: Sequence[Conversation], n: int, seed: int) -> list[Conversation]:
-    """`COLLAPSED` of them again and again, `n` in all. A copy keeps goal and group, so that no classifier learns it
-    on one side of a fold and meets it on the other."""
+    """Repeats `COLLAPSED` of the conversations until there are `n`. A copy keeps goal and group, so that no classifier
+    sees it in training and test."""
     order = rng_for(seed, "collapse").permutation(len(conversations))[:COLLAPSED]
-    few = [conversations[i] for i in order]
+    repeated = [conversations[i] for i in order]
     return [
         c.model_copy(update={"id": f"{c.id}#{copy}", "group": c.group or c.id})
-        for copy in range(-(-n // len(few)))
-        for c in few
+        for copy in range(-(-n // len(repeated)))
+        for c in repeated
     ][:n]
 
 
 def shuffled(conversations: Sequence[Conversation], seed: int) -> list[Conversation]:
-    """User turns swapped between conversations at the same place: the first stays a first one, the second a second
-    one. Every turn is human, every conversation has its length; nothing hangs together."""
+    """Swaps user turns between conversations at the same position: a first turn stays first, a second one second. Every
+    turn is human and every conversation keeps its length, but the turns do not belong together."""
     rng = rng_for(seed, "shuffle")
     turns = [list(c.turns) for c in conversations]
-    places = [[i for i, turn in enumerate(row) if turn.role == "user"] for row in turns]
-    for position in range(max(map(len, places), default=0)):
-        owners = [index for index, found in enumerate(places) if len(found) > position]
-        texts = [turns[index][places[index][position]].text for index in owners]
+    positions_by_row = [[i for i, turn in enumerate(row) if turn.role == "user"] for row in turns]
+    for position in range(max(map(len, positions_by_row), default=0)):
+        owners = [index for index, row in enumerate(positions_by_row) if len(row) > position]
+        texts = [turns[index][positions_by_row[index][position]].text for index in owners]
         for index, source in zip(owners, _derangement(len(owners), rng), strict=True):
-            turns[index][places[index][position]] = Turn(role="user", text=texts[source])
+            turns[index][positions_by_row[index][position]] = Turn(role="user", text=texts[source])
     return [c.model_copy(update={"turns": tuple(row)}) for c, row in zip(conversations, turns, strict=True)]
 
 
 def disguised(conversations: Sequence[Conversation], seed: int) -> list[Conversation]:
-    """Lower case, no final mark, a typo in every twelfth word: what a prompt can do to look human at a glance."""
+    """Writes user turns in lower case, without final marks, with a typo in every twelfth word: a prompt can do as much
+    to look human."""
     return [
         c.model_copy(update={"turns": tuple(_disguised(t, rng_for(seed, t.text)) for t in c.turns)})
         for c in conversations
@@ -56,7 +57,7 @@ def disguised(conversations: Sequence[Conversation], seed: int) -> list[Conversa
 
 
 def _derangement(n: int, rng: np.random.Generator) -> list[int]:
-    """A random cyclic order: nothing stays in its place, where there are two at least."""
+    """Returns a random cyclic permutation: for n ≥ 2 no element keeps its position."""
     order = rng.permutation(n)
     target = np.empty(n, dtype=np.int64)
     target[order] = np.roll(order, 1)
@@ -74,13 +75,13 @@ def _disguised(turn: Turn, rng: np.random.Generator) -> Turn:
 
 
 def _typo(word: str, rng: np.random.Generator) -> str:
-    """Two neighbours swapped, a letter dropped or doubled; words below four letters stay."""
+    """Swaps two neighbouring letters, or drops or doubles one; words below four letters stay."""
     if len(word) < 4:
         return word
-    at = int(rng.integers(1, len(word) - 1))
+    position = int(rng.integers(1, len(word) - 1))
     kinds = (
-        word[:at] + word[at + 1] + word[at] + word[at + 2 :],
-        word[:at] + word[at + 1 :],
-        word[:at] + word[at] + word[at:],
+        word[:position] + word[position + 1] + word[position] + word[position + 2 :],
+        word[:position] + word[position + 1 :],
+        word[:position] + word[position] + word[position:],
     )
     return kinds[int(rng.integers(3))]

@@ -1,4 +1,4 @@
-"""The record of a self-test: which metric caught which planted fault."""
+"""Record of a self-test: the planted faults that each metric family caught."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from usersim.types import Record
 Expected = Literal["like human", "different"]
 
 
-class Cell(Record):
-    """One metric on one control."""
+class DetectionCell(Record):
+    """One metric family on one control."""
 
     figures: int
-    """Headline figures that could be measured."""
+    """Headline metrics that could be measured."""
     caught: tuple[str, ...]
-    """Labels of those called different after Holm's adjustment over all headline figures."""
+    """Labels of those called different after Holm's adjustment over all headline metrics."""
     worst: float | None
-    """Excess of its worst figure in floor widths; None where nothing could be measured."""
+    """Excess of its worst metric in baseline widths; None where nothing could be measured."""
 
     @property
     def detects(self) -> bool:
@@ -32,13 +32,13 @@ class Control(Record):
     key: str
     label: str
     planted: str
-    """What was done, in words."""
+    """Description of the planted fault."""
     expected: Expected
     n: int
-    """Conversations given."""
+    """Conversations of the control."""
     headline: Headline
-    cells: dict[str, Cell]
-    """By metric, as named in `EvalConfig.metrics`; and `gates`."""
+    cells: dict[str, DetectionCell]
+    """By metric family, as named in `EvalConfig.metrics`; and `gates`."""
 
     @property
     def caught_by(self) -> tuple[str, ...]:
@@ -51,7 +51,7 @@ class SelfTest(Record):
     n: int
     """Conversations per side in every comparison."""
     pool: int
-    """Human conversations behind the floor; nobody of them is in a control made of humans."""
+    """Human conversations of the human baseline; none of these people is in a control made of humans."""
     turn_cap: int | None
     metrics: tuple[str, ...]
     """Rows of the table."""
@@ -59,9 +59,9 @@ class SelfTest(Record):
     left_out: dict[str, str]
     """Controls that could not be made, with the reason."""
     blind_spots: tuple[str, ...]
-    """In words."""
+    """Sentences, one a blind spot."""
     floors: dict[str, tuple[float, float]]
-    """Headline figure → median and far end of its human floor."""
+    """Headline metric → median and far end of its human baseline."""
     notes: tuple[str, ...]
     human_file: FileFacts | None = None
     other_files: dict[str, FileFacts] = Field(default_factory=dict)

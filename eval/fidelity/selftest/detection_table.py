@@ -1,4 +1,4 @@
-"""The self-test in words, as Markdown, as a page and in the terminal."""
+"""Renderers of the self-test: sentences, Markdown, HTML page and terminal table."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from eval.fidelity.selftest.detection_record import Cell, Control, SelfTest
+from eval.fidelity.selftest.detection_record import Control, DetectionCell, SelfTest
 from usersim.report import html as page
 from usersim.storage.records import atomic_writer, write_json
 
 SEES, BLIND, NOTHING = "caught", "–", "not measured"  # noqa: RUF001
 
 
-def blind_spots(metrics: Sequence[str], controls: Sequence[Control]) -> list[str]:
-    """What a reader must not conclude from these metrics, control by control and metric by metric."""
-    found = []
+def blind_spots(families: Sequence[str], controls: Sequence[Control]) -> list[str]:
+    """Returns what a reader must not conclude from these metrics, control by control and family by family."""
+    sentences = []
     planted = [c for c in controls if c.expected == "different"]
     for control in controls:
         if control.expected == "like human" and control.headline.is_different:
-            found.append(
+            sentences.append(
                 f"{control.label}: called different, though these are humans. By chance this happens in one run of "
                 "twenty; otherwise the file mixes kinds of people."
             )
     for control in planted:
         if not control.caught_by:
-            found.append(f"No metric sees {control.label}. A simulator with this fault would pass.")
+            sentences.append(f"No metric sees {control.label}. A simulator with this fault would pass.")
         elif len(control.caught_by) == 1:
-            found.append(f"Only {control.caught_by[0]} sees {control.label}.")
-    for metric in metrics:
-        missed = [c.label for c in planted if metric in c.cells and not c.cells[metric].detects]
-        measured = any(c.cells[metric].figures for c in planted if metric in c.cells)
-        if not measured:
-            found.append(f"{metric} could not be measured on these conversations.")
-        elif planted and len(missed) == len(planted):
-            found.append(f"{metric} sees none of the planted faults at this n.")
-        elif missed:
-            found.append(f"{metric} does not see {', '.join(missed)}.")
-    return found
+            sentences.append(f"Only {control.caught_by[0]} sees {control.label}.")
+    for family in families:
+        missed_labels = [c.label for c in planted if family in c.cells and not c.cells[family].detects]
+        is_measured = any(c.cells[family].figures for c in planted if family in c.cells)
+        if not is_measured:
+            sentences.append(f"{family} could not be measured on these conversations.")
+        elif planted and len(missed_labels) == len(planted):
+            sentences.append(f"{family} sees none of the planted faults at this n.")
+        elif missed_labels:
+            sentences.append(f"{family} does not see {', '.join(missed_labels)}.")
+    return sentences
 
 
-def cell_text(cell: Cell | None) -> str:
+def cell_text(cell: DetectionCell | None) -> str:
     if cell is None or cell.worst is None:
         return NOTHING
     return (
@@ -60,7 +60,7 @@ def markdown(report: SelfTest) -> str:
     lines = [
         f"# {report.title}",
         "",
-        f"{report.n} conversations per side; floor from {report.pool} human conversations. {LEGEND}",
+        f"{report.n} conversations per side; human baseline from {report.pool} human conversations. {LEGEND}",
         "",
         _line(heads),
         _line(["---"] * len(heads)),
@@ -85,8 +85,8 @@ def markdown(report: SelfTest) -> str:
 
 
 LEGEND = (
-    "A cell: how many of the metric's headline figures are called different after Holm's adjustment, and the excess "
-    "of its worst one in widths of the human floor (1 is the edge of what humans do)."
+    "A cell: how many of the family's headline metrics are called different after Holm's adjustment, and the excess "
+    "of its worst one in widths of the human baseline (1 is the edge of human variation)."
 )
 
 
@@ -100,19 +100,19 @@ def html(report: SelfTest) -> str:
         for name, reason in report.left_out.items()
     )
     floors = page.table(
-        ("figure", "floor, median", "floor, far end"),
+        ("metric", "baseline, median", "baseline, far end"),
         [(escape(key), f"{middle:.3f}", f"{end:.3f}") for key, (middle, end) in report.floors.items()],
     )
     return page.render_page(
         report.title,
         [
             f"<h1>{escape(report.title)}</h1>"
-            f'<p class="lead">{report.n} conversations per side; the floor comes from {report.pool} human '
+            f'<p class="lead">{report.n} conversations per side; the human baseline comes from {report.pool} human '
             f"conversations.</p><p>{escape(LEGEND)}</p>{page.table(heads, rows)}",
             f"<h2>Controls</h2><ul>{controls}{left_out}</ul>",
             f"<h2>Blind spots</h2>{_list(report.blind_spots)}",
             f"<h2>Notes</h2>{_list(report.notes)}",
-            page.details("Floors", floors),
+            page.details("Human baselines", floors),
             page.details("Settings", f"<pre>{escape(report.config.model_dump_json(indent=1))}</pre>"),
         ],
         style="td small { display: block; max-width: 15em; white-space: normal; }",
@@ -124,10 +124,10 @@ def terminal(report: SelfTest) -> Table:
     table.add_column("metric")
     for control in report.controls:
         table.add_column(Text(control.label))
-    for metric in report.metrics:
-        cells = [control.cells.get(metric) for control in report.controls]
+    for family in report.metrics:
+        cells = [control.cells.get(family) for control in report.controls]
         table.add_row(
-            metric,
+            family,
             *(Text(cell_text(c), style="red" if c and c.detects else "dim") for c in cells),
         )
     table.add_section()
@@ -136,7 +136,7 @@ def terminal(report: SelfTest) -> Table:
 
 
 def write_selftest(report: SelfTest, out: str | Path) -> None:
-    """report.json, report.md and report.html in `out`, each complete or not there at all."""
+    """Writes report.json, report.md and report.html into `out`, each atomically."""
     folder = Path(out)
     write_json(folder / "report.json", report.model_dump(mode="json"))
     for name, text in (("report.md", markdown(report)), ("report.html", html(report))):
@@ -148,7 +148,7 @@ def _overall(control: Control) -> str:
     return f"{control.headline.overall}, p {control.headline.p:.3f}"
 
 
-def _html_cell(cell: Cell | None) -> str:
+def _html_cell(cell: DetectionCell | None) -> str:
     text = escape(cell_text(cell))
     if cell is None or not cell.detects:
         return f'<span class="soft">{text}</span>'

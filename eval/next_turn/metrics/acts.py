@@ -216,9 +216,9 @@ def _question(answer: str) -> str:
 
 def _exchange(prefix: Prefix, text: str) -> Exchange:
     return Exchange(
-        said=tuple(turn.text for turn in prefix.history if turn.role == "user"),
-        heard=tuple(turn.text for turn in prefix.history if turn.role == "assistant"),
+        user_turns=tuple(turn.text for turn in prefix.history if turn.role == "user"),
+        answers=tuple(turn.text for turn in prefix.history if turn.role == "assistant"),
         acts=_assistant_acts(prefix),
         reply=text,
-        left=False,
+        is_left=False,
     )

@@ -1,1 +1,1 @@
-"""Interaction awareness: does a model react to an answer when it continues under the user's role?"""
+"""Interaction awareness: the reaction of a model to an answer when it continues under the user's role."""

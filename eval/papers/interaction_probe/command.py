@@ -1,4 +1,4 @@
-"""`usersim eval probe`: does a base model react to an answer when it continues under the user's role?"""
+"""`usersim eval probe`: tests whether a base model reacts to an answer when it continues under the user's role."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ from usersim.storage.records import atomic_writer, write_json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--human", type=Path, required=True, help="human conversations (JSONL)")
     parser.add_argument(
-        "--model", default="smollm2-135m-instruct", help="a chat model folder, or a name of ours"
+        "--model", default="smollm2-135m-instruct", help="chat model: a folder, or a known name"
     )
-    parser.add_argument("--scorer", help="another model whose likelihoods decide (default: the probed one)")
-    parser.add_argument("--n", type=int, default=40, help="contexts (40)")
+    parser.add_argument("--scorer", help="model that computes the likelihoods (default: the probed model)")
+    parser.add_argument("--n", type=int, default=40, help="number of contexts (default: 40)")
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.7, 1.0], metavar="T")
-    parser.add_argument("--wrong", type=int, default=9, help="answers of others beside the right one (9)")
     parser.add_argument(
-        "--out", type=Path, required=True, help="directory for probe.json, probe.md and samples"
+        "--wrong", type=int, default=9, help="wrong answers beside the right one (default: 9)"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="directory for probe.json, probe.md and the sampled turns"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--no-text", action="store_true", help="delete the drawn turns at the end")
-    parser.add_argument("--json", action="store_true", help="probe.json on stdout as well")
+    parser.add_argument("--no-text", action="store_true", help="delete the sampled turns at the end")
+    parser.add_argument("--json", action="store_true", help="also print probe.json on stdout")
     parser.add_argument("--json-out", metavar="FILE")
 
 
@@ -45,16 +47,16 @@ def run(args: argparse.Namespace) -> int:
     from eval.papers.interaction_probe.contexts import contexts
     from eval.papers.interaction_probe.followup_table import markdown
     from eval.papers.interaction_probe.measure import probe
-    from eval.papers.interaction_probe.model import Likelihood
+    from eval.papers.interaction_probe.model import TextLikelihood
     from usersim.weights.default_model import resolve
 
     path = resolve(args.model)
-    likelihood = Likelihood.from_pretrained(path)
-    judging = resolve(args.scorer) if args.scorer else path
-    scorer = Likelihood.from_pretrained(judging) if args.scorer else likelihood
+    likelihood = TextLikelihood.from_pretrained(path)
+    scorer_path = resolve(args.scorer) if args.scorer else path
+    scorer = TextLikelihood.from_pretrained(scorer_path) if args.scorer else likelihood
     forbidden = likelihood.header.control_tokens()
-    # One answer more than is compared: the null is shown it, and it is no candidate.
-    chosen, excluded = contexts(human, args.n, args.wrong + 1, args.seed, forbidden)
+    # One answer more than is compared: the null condition reads it, and it is no candidate.
+    probe_contexts, excluded = contexts(human, args.n, args.wrong + 1, args.seed, forbidden)
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -72,12 +74,12 @@ def run(args: argparse.Namespace) -> int:
                 probe(
                     likelihood,
                     scorer,
-                    chosen,
+                    probe_contexts,
                     human,
                     name=Path(args.model).name,
                     weights=weights_hash(path),
                     scorer_name=Path(args.scorer or args.model).name,
-                    scorer_weights=weights_hash(judging),
+                    scorer_weights=weights_hash(scorer_path),
                     temperatures=list(dict.fromkeys(args.temperatures)),
                     excluded=excluded,
                     out=args.out,

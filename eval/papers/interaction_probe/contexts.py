@@ -1,4 +1,4 @@
-"""Places where a person asked, was answered, and went on: what the probe puts a model before."""
+"""Contexts of the probe: exchanges in which a person asked, was answered, and wrote a follow-up."""
 
 from __future__ import annotations
 
@@ -20,49 +20,51 @@ LEAST = 12
 
 
 @dataclass(frozen=True)
-class Context:
-    """`others`: places of the contexts whose answers stand in for a wrong one."""
+class ProbeContext:
+    """One exchange. `others` holds indices of the contexts whose answers serve as wrong ones."""
 
     id: str
     query: str
     answer: str
     followup: str
-    """What the person really said next."""
+    """The person's real next turn."""
     others: tuple[int, ...] = ()
 
 
 def contexts(
     conversations: Sequence[Conversation], count: int, wrong: int, seed: int, forbidden: Sequence[str] = ()
-) -> tuple[list[Context], Counter[str]]:
-    """(at most `count` first exchanges with a real follow-up, what was left out by reason).
+) -> tuple[list[ProbeContext], Counter[str]]:
+    """Returns (at most `count` first exchanges with a real follow-up, exclusions by reason).
 
-    Longer ones are left out and not cut, since the person saw the whole answer. So is text that holds a control
+    Longer exchanges are left out and not cut, because the person saw the whole answer. So is text with a control
     token of the model (`forbidden`). Each context gets `wrong` answers of others. Raises DataError for too few.
     """
     excluded: Counter[str] = Counter()
-    kept: dict[str, Conversation] = {}
+    usable: dict[str, Conversation] = {}
     for conversation in conversations:
         group = person_of(conversation)
         reason = _unfit(conversation, forbidden)
-        if reason or group in kept:
+        if reason or group in usable:
             excluded[reason or "same person or opening as another"] += 1
         else:
-            kept[group] = conversation
-    if len(kept) < max(LEAST, wrong + 1):
+            usable[group] = conversation
+    if len(usable) < max(LEAST, wrong + 1):
         raise DataError(
-            f"{len(kept)} usable first exchanges with a follow-up, {max(LEAST, wrong + 1)} are needed; left out: "
+            f"{len(usable)} usable first exchanges with a follow-up, {max(LEAST, wrong + 1)} are needed; left out: "
             f"{dict(excluded)}"
         )
     rng = rng_for(seed, "contexts")
-    chosen = [list(kept.values())[i] for i in rng.permutation(len(kept))[:count]]
-    excluded["beyond --n"] = len(kept) - len(chosen)
-    made = []
-    for index, conversation in enumerate(chosen):
-        places = np.delete(np.arange(len(chosen)), index)
+    sampled = [list(usable.values())[i] for i in rng.permutation(len(usable))[:count]]
+    excluded["beyond --n"] = len(usable) - len(sampled)
+    context_list = []
+    for index, conversation in enumerate(sampled):
+        other_indices = np.delete(np.arange(len(sampled)), index)
         texts = [turn.text.strip() for turn in conversation.turns[:3]]
-        others = tuple(int(i) for i in rng.choice(places, size=min(wrong, len(places)), replace=False))
-        made.append(Context(conversation.id, texts[0], texts[1], texts[2], others))
-    return made, +excluded
+        others = tuple(
+            int(i) for i in rng.choice(other_indices, size=min(wrong, len(other_indices)), replace=False)
+        )
+        context_list.append(ProbeContext(conversation.id, texts[0], texts[1], texts[2], others))
+    return context_list, +excluded
 
 
 def _unfit(conversation: Conversation, forbidden: Sequence[str]) -> str | None:
@@ -74,7 +76,9 @@ def _unfit(conversation: Conversation, forbidden: Sequence[str]) -> str | None:
     sizes = [len(turn.text.split()) for turn in turns[:3]]
     if not all(sizes):
         return "an empty turn"
-    if any(size > most for size, most in zip(sizes, (QUERY_WORDS, ANSWER_WORDS, FOLLOW_WORDS), strict=True)):
+    if any(
+        size > limit for size, limit in zip(sizes, (QUERY_WORDS, ANSWER_WORDS, FOLLOW_WORDS), strict=True)
+    ):
         return "too long"
     if any(token in turn.text for turn in turns[:3] for token in forbidden):
         return "holds a control token"

@@ -1,10 +1,10 @@
-"""Is a continuation a genuine follow-up? By rules and two measures of grounding, without a judge.
+"""Classification of continuations as genuine follow-ups, by rules and two measures of grounding, without a judge.
 
-A follow-up is genuine when it is something, does not restate the query, does not go on as the assistant, and reacts to
-*this* answer. The last is tested against answers to other queries, the query held fixed: the right answer must make
-the continuation likelier than each wrong one does (log-likelihood under the probed model), and its embedding, with
-the query's direction taken out, must lie nearer to the right answer than to half of the wrong ones. By chance the first
-happens once in (wrong answers + 1).
+A genuine follow-up is not empty, does not restate the query, does not continue the assistant's text, and reacts
+to *this* answer. The reaction is tested against answers to other queries, with the query fixed. Two conditions
+must hold. The right answer makes the continuation likelier than each wrong one does (log-likelihood under the
+probed model). And its embedding, with the query's direction removed, is nearer to the right answer than to half
+of the wrong ones. By chance the first holds once in (wrong answers + 1).
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ KINDS: tuple[Kind, ...] = (
     "not grounded",
 )
 COPIED_WORDS = 8
-"""In a row from the answer: the assistant's text goes on."""
+"""Words in a row from the answer, from which a turn continues the assistant's text."""
 SAME_WORDS = 0.6
-"""Jaccard index of the words with the query's from which a turn restates it."""
+"""Jaccard index with the query's words from which a turn restates the query."""
 SAME_MEANING = 0.85
-"""Cosine with the query from which a turn restates it."""
+"""Cosine with the query from which a turn restates the query."""
 HELPS = (
     "here is", "here are", "here's", "sure", "certainly", "of course", "i can help", "i'd be happy", "to answer",
     "in summary", "in conclusion", "step 1", "i hope this", "let me know if", "you can use", "the answer is",
 )  # fmt: skip
-"""Beginnings of answers, lower case."""
+"""Beginnings of answers, in lower case."""
 
 
 def kind_of(
@@ -49,7 +49,8 @@ def kind_of(
     grounded: bool,
     heard_as_assistant: bool = False,
 ) -> Kind:
-    """The first that applies. `heard_as_assistant`: what a classifier of voices says, where there is one."""
+    """Returns the first kind that applies. `heard_as_assistant` is the result of the voice classifier, where there
+    is one."""
     if not words(text):
         return "nothing said"
     if restates(text, query) or cosine_query >= SAME_MEANING:
@@ -60,46 +61,48 @@ def kind_of(
 
 
 def restates(text: str, query: str) -> bool:
-    """Hardly anything but the words of the query, or the query with something around it."""
-    mine, theirs = ([w.lower() for w in words(t)] for t in (text, query))
-    if len(theirs) >= 3 and f" {' '.join(theirs)} " in f" {' '.join(mine)} ":
+    """Tests whether a text holds hardly more than the words of the query, or the query with text around it."""
+    text_words, query_words = ([w.lower() for w in words(t)] for t in (text, query))
+    if len(query_words) >= 3 and f" {' '.join(query_words)} " in f" {' '.join(text_words)} ":
         return True
-    union = set(mine) | set(theirs)
-    return bool(union) and len(set(mine) & set(theirs)) / len(union) >= SAME_WORDS
+    union = set(text_words) | set(query_words)
+    return bool(union) and len(set(text_words) & set(query_words)) / len(union) >= SAME_WORDS
 
 
 def goes_on(text: str, answer: str) -> bool:
-    """A stock phrase or label of assistants, the beginning of an answer, or eight words in a row of the last one."""
+    """Tests for a stock phrase or label of assistants, the beginning of an answer, or eight words in a row of the
+    answer."""
     lower = " ".join(text.lower().split())
     if ASSISTANT_SPEAK.search(text) or ROLE_LABEL.match(text) or lower.startswith(HELPS):
         return True
-    mine, theirs = ([w.lower() for w in words(t)] for t in (text, answer))
-    given = f" {' '.join(theirs)} "
-    runs = (" ".join(mine[i : i + COPIED_WORDS]) for i in range(len(mine) - COPIED_WORDS + 1))
-    return any(f" {run} " in given for run in runs)
+    text_words, answer_words = ([w.lower() for w in words(t)] for t in (text, answer))
+    padded_answer = f" {' '.join(answer_words)} "
+    runs = (" ".join(text_words[i : i + COPIED_WORDS]) for i in range(len(text_words) - COPIED_WORDS + 1))
+    return any(f" {run} " in padded_answer for run in runs)
 
 
 def by_likelihood(right: float, wrong: Sequence[float]) -> bool:
-    """Likelier after the right answer than after every wrong one."""
+    """Tests whether the text is likelier after the right answer than after every wrong one."""
     return right > max(wrong)
 
 
 def ratio_nats(right: float, wrong: Sequence[float]) -> float:
-    """log P(text | right answer) less the log of the mean P over wrong answers, nats."""
-    found = np.array(wrong)
-    top = float(found.max())
-    return float(right - top - np.log(np.exp(found - top).mean()))
+    """Returns log P(text | right answer) minus the log of the mean P over wrong answers, nats."""
+    wrong_nats = np.array(wrong)
+    largest = float(wrong_nats.max())
+    return float(right - largest - np.log(np.exp(wrong_nats - largest).mean()))
 
 
 def uptake(text_D: Floats, query_D: Floats, answers_KD: Floats) -> Floats:
-    """(K,) cosines of the text with answers after the query's direction is taken out of both: what is shared with
-    an answer only because both are about the query does not count. Unit vectors in; 0 where nothing is left."""
-    taken: Floats = _unit(_without(answers_KD, query_D)) @ _unit(_without(text_D[None], query_D))[0]
-    return taken
+    """Returns the (K,) cosines of the text with the answers after the query's direction is removed from both.
+    Similarity that exists only because both are about the query does not count. Inputs are unit vectors; 0 where
+    nothing is left."""
+    cosines: Floats = _unit(_without(answers_KD, query_D)) @ _unit(_without(text_D[None], query_D))[0]
+    return cosines
 
 
 def by_embedding(right: float, wrong: Sequence[float]) -> bool:
-    """Nearer to the right answer than to at least half of the wrong ones."""
+    """Tests whether the text is nearer to the right answer than to at least half of the wrong ones."""
     return right > float(np.median(wrong))
 
 

@@ -1,4 +1,4 @@
-"""What the probe found, and as Markdown."""
+"""Record of a probe, and its Markdown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from eval.papers.user_sim_index.index_table import head, row, spread
 from usersim.stats.estimates import Estimate
 from usersim.types import Record
 
-Shown = Literal["own answer", "wrong answer"]
+Condition = Literal["own answer", "wrong answer"]
 
 
 class ProbeRow(Record):
@@ -21,30 +21,30 @@ class ProbeRow(Record):
     speaker: str
     temperature: float | None
     """None for people."""
-    shown: Shown
-    """What stood before it. A wrong one is the answer to somebody else's query: whatever counts as a reaction to the
-    own answer then is chance (for people: somebody else's follow-up)."""
+    shown: Condition
+    """Answer in the context. A wrong one is the answer to another query: reactions to the own answer are then chance
+    (for people: the follow-up of another context)."""
     genuine: Estimate
     kinds: dict[str, float]
-    """Share of each outcome, the first that applies (`eval.papers.interaction_probe.followup.KINDS`)."""
+    """Share of each kind, the first that applies (`eval.papers.interaction_probe.followup.KINDS`)."""
     grounded: Estimate | None
-    """Of those that say something, share that fits its own answer by likelihood *and* embedding."""
+    """Share of the non-empty texts that fit their own answer by likelihood *and* embedding."""
     by_likelihood: Estimate | None
     by_embedding: Estimate | None
     nats: Estimate | None
-    """Mean log-likelihood ratio of own against wrong answers."""
+    """Mean log-likelihood ratio of the own answer to the wrong ones."""
     words: float | None
-    """Median."""
+    """Median number of words."""
 
 
 class Gap(Record):
-    """Genuine follow-ups: a model against its own null, and against people."""
+    """Difference in genuine follow-ups of a model from its null condition, and from people."""
 
     speaker: str
     temperature: float
     over_null: Estimate
     under_people: Estimate
-    """People less the model."""
+    """Share of people minus share of the model."""
 
 
 class ProbeReport(Record):
@@ -52,17 +52,17 @@ class ProbeReport(Record):
     model: str
     weights: str
     scorer: str
-    """The model whose likelihoods decide; where it is the probed one, it favours its own words."""
+    """Model that computes the likelihoods; the probed model favours its own words."""
     contexts: int
     wrong_answers: int
     chance: float
-    """Of fitting the own answer best by likelihood, for text that has nothing to do with it."""
+    """Probability that an unrelated text fits the own answer best by likelihood."""
     rows: tuple[ProbeRow, ...]
     gaps: tuple[Gap, ...]
     excluded: dict[str, int]
     failed: dict[str, int] = Field(default_factory=dict)
     voice_sensitivity: float | None
-    """Share of real assistant turns that the classifier of voices finds; None: too few conversations to learn from."""
+    """Share of real assistant turns that the voice classifier detects; None: too few conversations to train it."""
     notes: tuple[str, ...]
     human_file: FileFacts | None = None
     seed: int
@@ -75,19 +75,19 @@ def markdown(report: ProbeReport) -> str:
     table = head(
         "speaker", "T", "after", "genuine", *KINDS[1:], "fits by likelihood", "by embedding", "nats", "words"
     )
-    for found in report.rows:
+    for probe_row in report.rows:
         table.append(
             row(
-                found.speaker,
-                "-" if found.temperature is None else f"{found.temperature:g}",
-                found.shown,
-                spread(found.genuine, 2),
-                *(f"{found.kinds.get(kind, 0.0):.2f}" for kind in KINDS[1:]),
+                probe_row.speaker,
+                "-" if probe_row.temperature is None else f"{probe_row.temperature:g}",
+                probe_row.shown,
+                spread(probe_row.genuine, 2),
+                *(f"{probe_row.kinds.get(kind, 0.0):.2f}" for kind in KINDS[1:]),
                 *(
                     "-" if e is None else spread(e, 2)
-                    for e in (found.by_likelihood, found.by_embedding, found.nats)
+                    for e in (probe_row.by_likelihood, probe_row.by_embedding, probe_row.nats)
                 ),
-                "-" if found.words is None else f"{found.words:.0f}",
+                "-" if probe_row.words is None else f"{probe_row.words:.0f}",
             )
         )
     gaps = head("speaker", "T", "genuine over its null", "people over it")

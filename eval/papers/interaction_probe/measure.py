@@ -1,4 +1,4 @@
-"""The probe: draw under the user's header, score against right and wrong answers, count genuine follow-ups."""
+"""The probe: sample under the user's header, score against right and wrong answers, count genuine follow-ups."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from eval.fidelity.report_record import versions
 from eval.likelihood.drawing import Ask, Batch, DrawJournal, draw
 from eval.likelihood.roles import Voice
-from eval.papers.interaction_probe.contexts import Context
+from eval.papers.interaction_probe.contexts import ProbeContext
 from eval.papers.interaction_probe.followup import (
     KINDS,
     Kind,
@@ -23,9 +23,9 @@ from eval.papers.interaction_probe.followup import (
     kind_of,
     ratio_nats,
 )
-from eval.papers.interaction_probe.followup_table import Gap, ProbeReport, ProbeRow, Shown
+from eval.papers.interaction_probe.followup_table import Condition, Gap, ProbeReport, ProbeRow
 from eval.papers.interaction_probe.grounding import embeddings, likelihoods
-from eval.papers.interaction_probe.model import BareUser, Likelihood
+from eval.papers.interaction_probe.model import BareUser, TextLikelihood
 from usersim.chat_models.answer_cache import AnswerCache
 from usersim.stats.estimates import Estimate, bootstrap_ratio, newcombe, resamples, rng_for, wilson
 from usersim.text.style import words
@@ -35,67 +35,71 @@ Track = Callable[[str, int], Callable[[], None]]
 LEAST_VOICE, MOST_VOICE = 40, 300
 BOOTSTRAP = 1000
 NOTES = (
-    "No person is instructed either: real follow-ups are read by the same rules, and are the reference.",
-    "A model that scores its own words favours them: a text is likely under what it was drawn from. Compare with "
+    "People had no instruction either: real follow-ups are classified by the same rules and are the reference.",
+    "A model that scores its own words favours them: a text is likely under the model that wrote it. Compare with "
     "people by a scorer that is not the probed model (--scorer), or by embedding.",
-    "By embedding, chance is the null's share and not one half: what is about the query's subject lies nearer to its "
+    "By embedding, chance is the null's share and not one half: any text about the query's subject lies nearer to its "
     "answer. Read every share against the row of the wrong answer.",
     "The rate depends on the temperature; it says whether a base model is fit to become a user, not how human it is.",
 )
 
 
 @dataclass(frozen=True)
-class Said:
-    """One condition's texts, one a context; None where nothing could be drawn."""
+class ConditionTexts:
+    """Texts of one condition, one a context; None where sampling failed."""
 
     speaker: str
     temperature: float | None
-    shown: Shown
+    condition: Condition
     texts: tuple[str | None, ...]
 
 
-async def said_by_model(
-    likelihood: Likelihood,
-    contexts: Sequence[Context],
+async def model_texts(
+    likelihood: TextLikelihood,
+    contexts: Sequence[ProbeContext],
     temperatures: Sequence[float],
     *,
     name: str,
-    identity: Mapping[str, str],
+    cache_keys: Mapping[str, str],
     out: Path,
     seed: int,
     track: Track,
-) -> tuple[list[Said], Counter[str]]:
-    """After the own answer and after a wrong one that is no candidate later, at every temperature."""
-    found, failed = [], Counter[str]()
-    shown: tuple[Shown, ...] = ("own answer", "wrong answer")
+) -> tuple[list[ConditionTexts], Counter[str]]:
+    """Samples after the own answer and after a wrong one (which is no candidate later), at every temperature."""
+    texts_by_condition, failed = [], Counter[str]()
+    conditions: tuple[Condition, ...] = ("own answer", "wrong answer")
     for temperature in temperatures:
         user = BareUser(likelihood.model, likelihood.header, temperature)
-        for condition in shown:
+        for condition in conditions:
             label = f"T {temperature:g}, {condition}"
             asks = [
                 Ask(f"{c.id} {condition}", UserProfile(), _history(c, contexts, condition)) for c in contexts
             ]
             journal = DrawJournal(
                 out / "drawn" / f"{label.replace(' ', '-').replace(',', '')}.jsonl",
-                {**identity, "seed": str(seed), "temperature": f"{temperature:g}", "shown": condition},
+                {**cache_keys, "seed": str(seed), "temperature": f"{temperature:g}", "shown": condition},
             )
             batch = await draw(user, asks, journal, seed=seed, concurrency=4, done=track(label, len(asks)))
             failed += batch.failed
-            found.append(Said(name, temperature, condition, tuple(_text(batch, ask.key) for ask in asks)))
-    return found, failed
+            texts_by_condition.append(
+                ConditionTexts(name, temperature, condition, tuple(_text(batch, ask.key) for ask in asks))
+            )
+    return texts_by_condition, failed
 
 
-def said_by_people(contexts: Sequence[Context]) -> list[Said]:
-    """Their real follow-ups, and as their null those of somebody else."""
-    own = tuple(c.followup for c in contexts)
+def people_texts(contexts: Sequence[ProbeContext]) -> list[ConditionTexts]:
+    """Returns people's real follow-ups and, as their null condition, the follow-ups of other contexts."""
+    followups = tuple(c.followup for c in contexts)
     return [
-        Said("people", None, "own answer", own),
-        Said("people", None, "wrong answer", tuple(own[c.others[-1]] for c in contexts)),
+        ConditionTexts("people", None, "own answer", followups),
+        ConditionTexts("people", None, "wrong answer", tuple(followups[c.others[-1]] for c in contexts)),
     ]
 
 
-def _history(context: Context, contexts: Sequence[Context], shown: Shown) -> tuple[Turn, ...]:
-    answer = context.answer if shown == "own answer" else contexts[context.others[-1]].answer
+def _history(
+    context: ProbeContext, contexts: Sequence[ProbeContext], condition: Condition
+) -> tuple[Turn, ...]:
+    answer = context.answer if condition == "own answer" else contexts[context.others[-1]].answer
     return (Turn(role="user", text=context.query), Turn(role="assistant", text=answer))
 
 
@@ -105,13 +109,15 @@ def _text(batch: Batch, key: str) -> str | None:
 
 
 def spoken_texts(
-    said: Sequence[Said], contexts: Sequence[Context], likelihood: Likelihood
+    condition_texts: Sequence[ConditionTexts], contexts: Sequence[ProbeContext], likelihood: TextLikelihood
 ) -> list[list[str]]:
-    """Per context the distinct texts that hold a word and a token."""
+    """Returns per context the distinct texts that hold a word and a token."""
     return [
         list(
             dict.fromkeys(
-                text for s in said if (text := s.texts[i]) and words(text) and likelihood.header.words(text)
+                text
+                for one_condition in condition_texts
+                if (text := one_condition.texts[i]) and words(text) and likelihood.header.words(text)
             )
         )
         for i in range(len(contexts))
@@ -119,50 +125,51 @@ def spoken_texts(
 
 
 def row_of(
-    said: Said,
-    contexts: Sequence[Context],
-    nats: Sequence[Mapping[str, Sequence[float]]],
-    near: Sequence[Mapping[str, tuple[float, Sequence[float]]]],
+    condition_texts: ConditionTexts,
+    contexts: Sequence[ProbeContext],
+    likelihood_scores: Sequence[Mapping[str, Sequence[float]]],
+    embedding_scores: Sequence[Mapping[str, tuple[float, Sequence[float]]]],
     voice: Voice | None,
     seed: int,
 ) -> ProbeRow:
-    """Texts that could not be drawn are left out; those that say nothing count as such."""
+    """Returns the row of a condition. Texts that could not be sampled are left out; empty texts count as "nothing
+    said"."""
     kinds: list[Kind] = []
-    likely, close, both, ratios, sizes = [], [], [], [], []
-    for i, (context, text) in enumerate(zip(contexts, said.texts, strict=True)):
+    likelihood_fits, embedding_fits, grounded_flags, ratios, sizes = [], [], [], [], []
+    for i, (context, text) in enumerate(zip(contexts, condition_texts.texts, strict=True)):
         if text is None:
             continue
-        if text not in nats[i]:
+        if text not in likelihood_scores[i]:
             kinds.append("nothing said")
             continue
-        right, *wrong = nats[i][text]
-        cosine, (taken, *others) = near[i][text]
-        likely.append(by_likelihood(right, wrong))
-        close.append(by_embedding(taken, others))
-        both.append(likely[-1] and close[-1])
+        right, *wrong = likelihood_scores[i][text]
+        cosine, (own_uptake, *others) = embedding_scores[i][text]
+        likelihood_fits.append(by_likelihood(right, wrong))
+        embedding_fits.append(by_embedding(own_uptake, others))
+        grounded_flags.append(likelihood_fits[-1] and embedding_fits[-1])
         ratios.append(ratio_nats(right, wrong))
         sizes.append(len(words(text)))
-        heard = voice is not None and bool(voice.scores([text])[0] > voice.threshold)
+        is_assistant_voice = voice is not None and bool(voice.scores([text])[0] > voice.threshold)
         kinds.append(
             kind_of(
                 text,
                 context.query,
                 context.answer,
                 cosine_query=cosine,
-                grounded=both[-1],
-                heard_as_assistant=heard,
+                grounded=grounded_flags[-1],
+                heard_as_assistant=is_assistant_voice,
             )
         )
     counts = Counter(kinds)
     return ProbeRow(
-        speaker=said.speaker,
-        temperature=said.temperature,
-        shown=said.shown,
+        speaker=condition_texts.speaker,
+        temperature=condition_texts.temperature,
+        shown=condition_texts.condition,
         genuine=wilson(counts["genuine"], len(kinds)),
         kinds={kind: counts[kind] / len(kinds) for kind in KINDS},
-        grounded=_share(both),
-        by_likelihood=_share(likely),
-        by_embedding=_share(close),
+        grounded=_share(grounded_flags),
+        by_likelihood=_share(likelihood_fits),
+        by_embedding=_share(embedding_fits),
         nats=_mean(ratios, seed),
         words=float(np.median(sizes)) if sizes else None,
     )
@@ -195,18 +202,18 @@ def gaps(rows: Sequence[ProbeRow]) -> list[Gap]:
 
 
 def learn_voice(
-    conversations: Sequence[Conversation], contexts: Sequence[Context], seed: int
+    conversations: Sequence[Conversation], contexts: Sequence[ProbeContext], seed: int
 ) -> Voice | None:
-    """From conversations outside the contexts; None for too few."""
-    used = {context.id for context in contexts}
-    rest = [c for c in conversations if c.id not in used and len(c.turns) > 1]
-    return Voice(rest[:MOST_VOICE], seed) if len(rest) >= LEAST_VOICE else None
+    """Trains the voice classifier on conversations outside the contexts; None for too few."""
+    context_ids = {context.id for context in contexts}
+    other_conversations = [c for c in conversations if c.id not in context_ids and len(c.turns) > 1]
+    return Voice(other_conversations[:MOST_VOICE], seed) if len(other_conversations) >= LEAST_VOICE else None
 
 
 async def probe(
-    likelihood: Likelihood,
-    scorer: Likelihood,
-    contexts: Sequence[Context],
+    likelihood: TextLikelihood,
+    scorer: TextLikelihood,
+    contexts: Sequence[ProbeContext],
     conversations: Sequence[Conversation],
     *,
     name: str,
@@ -219,25 +226,28 @@ async def probe(
     seed: int,
     track: Track,
 ) -> ProbeReport:
-    """`conversations`: of the same people, from which voices are learnt where they are not contexts."""
-    started = time.monotonic()
-    asked = hashlib.sha256("\n".join(c.id for c in contexts).encode()).hexdigest()[:16]
-    identity = {"weights": weights, "contexts": asked}
-    drawn, failed = await said_by_model(
-        likelihood, contexts, temperatures, name=name, identity=identity, out=out, seed=seed, track=track
+    """Runs the probe. `conversations` are of the same people; those outside the contexts train the voice classifier."""
+    start_time = time.monotonic()
+    contexts_hash = hashlib.sha256("\n".join(c.id for c in contexts).encode()).hexdigest()[:16]
+    cache_keys = {"weights": weights, "contexts": contexts_hash}
+    model_conditions, failed = await model_texts(
+        likelihood, contexts, temperatures, name=name, cache_keys=cache_keys, out=out, seed=seed, track=track
     )
-    said = [*said_by_people(contexts), *drawn]
-    texts = spoken_texts(said, contexts, scorer)
-    nats = likelihoods(
+    all_conditions = [*people_texts(contexts), *model_conditions]
+    texts = spoken_texts(all_conditions, contexts, scorer)
+    likelihood_scores = likelihoods(
         scorer,
         contexts,
         texts,
-        identity={"weights": scorer_weights},
+        cache_keys={"weights": scorer_weights},
         cache=AnswerCache(out / "scores"),
         done=track("likelihoods", len(contexts)),
     )
-    near, voice = embeddings(contexts, texts), learn_voice(conversations, contexts, seed)
-    rows = [row_of(s, contexts, nats, near, voice, seed) for s in said]
+    embedding_scores, voice = embeddings(contexts, texts), learn_voice(conversations, contexts, seed)
+    rows = [
+        row_of(condition, contexts, likelihood_scores, embedding_scores, voice, seed)
+        for condition in all_conditions
+    ]
     wrong = len(contexts[0].others) - 1
     return ProbeReport(
         model=name,
@@ -254,5 +264,5 @@ async def probe(
         notes=NOTES,
         seed=seed,
         versions=versions(),
-        seconds=round(time.monotonic() - started, 1),
+        seconds=round(time.monotonic() - start_time, 1),
     )

@@ -1,8 +1,7 @@
-"""A chat model under the user's header: what it would say there, and how likely it finds what was said."""
+"""A chat model under the user's header: samples of the user's turn, and likelihoods of given texts."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +18,7 @@ MAX_TOKENS = 64
 
 
 class UserHeader:
-    """A chat template up to the place where the user's next words would stand, and the token that ends them."""
+    """Chat template up to the start of the user's next turn, and the token that ends it."""
 
     def __init__(self, tokenizer: Any) -> None:
         if not getattr(tokenizer, "chat_template", None):
@@ -34,12 +33,12 @@ class UserHeader:
         return [int(token) for token in ids]
 
     def closed(self, turns: Sequence[Turn]) -> list[int]:
-        """The conversation up to where the next header would stand."""
+        """Returns the conversation up to the position of the next header."""
         text = self._messages(turns)
         return [int(token) for token in self.tokenizer(text, add_special_tokens=False)["input_ids"]]
 
     def words(self, text: str) -> list[int]:
-        """Its tokens as text, whatever it looks like."""
+        """Returns the tokens of a text, with control tokens read as plain text."""
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return [int(token) for token in ids]
 
@@ -50,8 +49,8 @@ class UserHeader:
         return [str(token) for token in self.tokenizer.all_special_tokens]
 
     def _rendered(self, turns: Sequence[Turn]) -> tuple[str, str]:
-        whole = self._messages([*turns, Turn(role="user", text=MARK)])
-        before, mark, after = whole.rpartition(MARK)
+        rendered = self._messages([*turns, Turn(role="user", text=MARK)])
+        before, mark, after = rendered.rpartition(MARK)
         if not mark:
             raise ConfigError("the model's chat template changes the user's words: it cannot be probed")
         return before, after
@@ -63,7 +62,7 @@ class UserHeader:
 
 
 class BareUser:
-    """A `User` that is told nothing: no goal, no persona, no instruction, only the header of the user's turn."""
+    """A `User` without goal, persona and instruction: it gets only the header of the user's turn."""
 
     def __init__(self, model: Any, header: UserHeader, temperature: float) -> None:
         self.sampler, self.header = LocalSampler(model), header
@@ -73,22 +72,22 @@ class BareUser:
         self, profile: UserProfile, turns: Sequence[Turn], *, seed: int | None = None
     ) -> UserTurn:
         stop = self.header.stop
-        asked = Draw(self.header.prompt(turns), [stop], stop, self.sampling, seed=seed)
-        drawn = (await self.sampler.sample(asked))[0]
-        text = self.header.decode([token for token in drawn.token_ids if token != stop])
+        request = Draw(self.header.prompt(turns), [stop], stop, self.sampling, seed=seed)
+        completion = (await self.sampler.sample(request))[0]
+        text = self.header.decode([token for token in completion.token_ids if token != stop])
         return UserTurn(
             text=text,
             ends=not text,
-            end_probability=drawn.end_probability,
-            finish="end" if not text else drawn.finish,
-            logprob=sum(drawn.logprobs),
-            tokens=len(drawn.token_ids),
+            end_probability=completion.end_probability,
+            finish="end" if not text else completion.finish,
+            logprob=sum(completion.logprobs),
+            tokens=len(completion.token_ids),
             seed=seed,
         )
 
 
-class Likelihood:
-    """log P of words under the user's header, nats, summed over their tokens; the end of the turn does not count."""
+class TextLikelihood:
+    """Log-likelihood of texts under the user's header, nats, summed over tokens; the end of the turn does not count."""
 
     def __init__(self, model: Any, header: UserHeader) -> None:
         self.model, self.header = model, header
@@ -102,8 +101,8 @@ class Likelihood:
 
     @torch.inference_mode()
     def score(self, turns: Sequence[Turn], texts: Sequence[str]) -> list[float]:
-        """Each text after the same turns: the prompt is read once. Only the first `MAX_TOKENS` tokens of a text count,
-        as many as the model may say."""
+        """Scores each text after the same turns; the prompt is read once. Only the first `MAX_TOKENS` tokens of a
+        text count, as many as the model may sample."""
         ids = [self.header.words(text)[:MAX_TOKENS] for text in texts]
         if not texts or any(not row for row in ids):
             raise ValueError("a text without a token")
@@ -112,13 +111,9 @@ class Likelihood:
         out = self.model(input_ids=prompt, use_cache=True, logits_to_keep=1)
         cache = out.past_key_values
         cache.batch_repeat_interleave(len(ids))
-        # Padded on the right: what follows a row's end is computed and not read.
+        # Padded on the right: logits after a row's end are computed and not read.
         rows = torch.tensor([row + [0] * (width - len(row)) for row in ids], device=device)
-        later = self.model(input_ids=rows, past_key_values=cache, use_cache=True).logits[:, :-1]
-        logits = torch.cat([out.logits[:, -1:].expand(len(ids), -1, -1), later], dim=1).float()
-        chosen = torch.log_softmax(logits, -1).gather(2, rows.unsqueeze(2)).squeeze(2).double()
-        return [float(chosen[i, : len(row)].sum()) for i, row in enumerate(ids)]
-
-
-async def in_thread(likelihood: Likelihood, turns: Sequence[Turn], texts: Sequence[str]) -> list[float]:
-    return await asyncio.to_thread(likelihood.score, turns, texts)
+        later_logits = self.model(input_ids=rows, past_key_values=cache, use_cache=True).logits[:, :-1]
+        logits = torch.cat([out.logits[:, -1:].expand(len(ids), -1, -1), later_logits], dim=1).float()
+        token_logprobs = torch.log_softmax(logits, -1).gather(2, rows.unsqueeze(2)).squeeze(2).double()
+        return [float(token_logprobs[i, : len(row)].sum()) for i, row in enumerate(ids)]

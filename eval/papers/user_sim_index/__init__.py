@@ -1,1 +1,2 @@
-"""The User-Sim Index (arXiv 2603.11245) as published, with what it leaves out beside it."""
+"""The User-Sim Index (arXiv 2603.11245) as published, with a human ceiling, intervals, null-corrected ECE and
+coverage."""

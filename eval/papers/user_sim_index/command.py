@@ -1,4 +1,4 @@
-"""`usersim eval usi`: the User-Sim Index as published, with what it leaves out beside it."""
+"""`usersim eval usi`: computes the User-Sim Index as published, with a human ceiling, intervals and coverage."""
 
 from __future__ import annotations
 
@@ -12,24 +12,36 @@ from usersim.errors import ConfigError
 from usersim.storage.records import atomic_writer, write_json
 
 if TYPE_CHECKING:
-    from eval.papers.user_sim_index.index_comparison import Outcomes
+    from eval.papers.user_sim_index.index_comparison import OptionalTerms
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--human", type=Path, action="append", required=True, help="people (JSONL); repeat for more batches"
+        "--human",
+        type=Path,
+        action="append",
+        required=True,
+        help="human conversations (JSONL); repeat for more batches",
     )
     parser.add_argument("--simulated", action="append", default=[], metavar="NAME=FILE")
-    parser.add_argument("--outcomes", type=Path, metavar="FILE", help="JSONL: {by, task, reward, run?}")
-    parser.add_argument("--difficulty", type=Path, metavar="FILE", help="JSON: task and share of successes")
-    parser.add_argument("--survey", type=Path, metavar="FILE", help="JSONL: {by, task, run?, levels}")
+    parser.add_argument(
+        "--outcomes", type=Path, metavar="FILE", help="outcomes of sessions (JSONL): {by, task, reward, run?}"
+    )
+    parser.add_argument("--difficulty", type=Path, metavar="FILE", help="share of successes by task (JSON)")
+    parser.add_argument(
+        "--survey", type=Path, metavar="FILE", help="survey answers (JSONL): {by, task, run?, levels}"
+    )
     parser.add_argument("--out", type=Path, help="directory for usi.json and usi.md")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bootstrap", type=int, default=1000)
-    parser.add_argument("--floor-repeats", type=int, default=200, help="halves of the people (200)")
-    parser.add_argument("--min-n", type=int, default=50, help="fewer per side are refused (50)")
-    parser.add_argument("--no-text", action="store_true", help="the report never holds chat text; accepted")
-    parser.add_argument("--json", action="store_true", help="usi.json on stdout as well")
+    parser.add_argument(
+        "--floor-repeats", type=int, default=200, help="random halves of the people (default: 200)"
+    )
+    parser.add_argument(
+        "--min-n", type=int, default=50, help="smallest number of conversations per side (default: 50)"
+    )
+    parser.add_argument("--no-text", action="store_true", help="no effect: the report never holds chat text")
+    parser.add_argument("--json", action="store_true", help="also print usi.json on stdout")
     parser.add_argument("--json-out", metavar="FILE")
 
 
@@ -45,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     names = ("seed", "bootstrap", "floor_repeats", "min_n")
     config = EvalConfig.model_validate({name: getattr(args, name) for name in names})
     with console.status("people against people, then each simulator"):
-        report = compare(batches, simulated, _beyond(args), config)
+        report = compare(batches, simulated, _optional_terms(args), config)
     report = report.model_copy(
         update={
             "human_files": tuple(map(FileFacts.of, args.human)),
@@ -69,24 +81,26 @@ def _check(args: argparse.Namespace) -> None:
     if not args.simulated:
         raise ConfigError("nothing to compare: give --simulated NAME=FILE at least once")
     if (args.outcomes is None) != (args.difficulty is None):
-        raise ConfigError("--outcomes and --difficulty go together: bins are of frozen task difficulty")
+        raise ConfigError(
+            "--outcomes and --difficulty must be given together: bins use frozen task difficulty"
+        )
 
 
-def _beyond(args: argparse.Namespace) -> Outcomes:
-    from eval.papers.user_sim_index.index_comparison import Outcomes
+def _optional_terms(args: argparse.Namespace) -> OptionalTerms:
+    from eval.papers.user_sim_index.index_comparison import OptionalTerms
     from eval.papers.user_sim_index.outcomes import read_difficulty, read_outcomes
     from eval.papers.user_sim_index.survey import read_survey
 
-    return Outcomes(
+    return OptionalTerms(
         outcomes=read_outcomes(args.outcomes) if args.outcomes else (),
         difficulty=read_difficulty(args.difficulty) if args.difficulty else None,
         survey=read_survey(args.survey) if args.survey else (),
     )
 
 
-def named_files(given: list[str]) -> dict[str, Path]:
+def named_files(options: list[str]) -> dict[str, Path]:
     files: dict[str, Path] = {}
-    for entry in given:
+    for entry in options:
         name, equals, path = entry.partition("=")
         if not (equals and name and path):
             raise ConfigError(f"--simulated {entry!r}: write NAME=FILE")

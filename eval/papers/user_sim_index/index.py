@@ -1,8 +1,8 @@
-"""D1 to D4 of the User-Sim Index as a metric: Dice of two means, feature by feature (arXiv 2603.11245).
+"""D1 to D4 of the User-Sim Index as a metric family: Dice of two means, feature by feature (arXiv 2603.11245).
 
-Dice of a feature is 2 min(S, H) / (S + H) of the simulated and the human mean over conversations, 1 where both are
-zero; a dimension is 100 times the mean over its features. Means alone are compared, so the index cannot see a
-simulator whose every conversation is the same.
+Dice of a feature is 2 min(S, H) / (S + H) of the simulated and the human mean over conversations, 1 where both
+are zero. A dimension is 100 times the mean over its features. Only means are compared, so the index cannot detect
+a simulator whose conversations are all equal.
 """
 
 from __future__ import annotations
@@ -22,26 +22,28 @@ SCORES = (*DIMENSIONS, BEHAVIOUR)
 
 
 def matrix(sample: Sample) -> Floats:
-    """(conversations, 19)."""
+    """Returns the features of a sample, (conversations, 19)."""
     rows = [_row(tuple(user_texts(c))) for c in sample.conversations]
     return np.array(rows, dtype=np.float64).reshape(len(rows), len(FEATURES))
 
 
 @lru_cache(maxsize=20_000)
 def _row(texts: tuple[str, ...]) -> tuple[float, ...]:
-    """Kept, since a comparison reads the same conversations in the floor, the figures and the published score."""
+    """Returns a conversation's features. Cached, because the human baseline, the metrics and the published score
+    read the same conversations."""
     return tuple(features(texts).values())
 
 
 def dice(a: Floats, b: Floats) -> Floats:
-    """2 min(a, b) / (a + b) of figures that are not negative, 1 where both are zero. 0 to 1."""
+    """Returns 2 min(a, b) / (a + b) of values that are not negative, 1 where both are zero. 0 to 1."""
     total = a + b
     shared: Floats = np.divide(2 * np.minimum(a, b), total, out=np.ones_like(total), where=total > 0)
     return shared
 
 
 def scores(simulated_RF: Floats, human_RF: Floats) -> Floats:
-    """(…, 24) from feature means (…, 19), in the order of `KEYS`: dimensions and their mean 0 to 100, Dice 0 to 1."""
+    """Returns (…, 24) from feature means (…, 19), in the order of `KEYS`: dimensions and their mean 0 to 100, Dice 0
+    to 1."""
     similar_RF = dice(simulated_RF, human_RF)
     groups = [[FEATURES.index(key) for key in keys] for keys in DIMENSIONS.values()]
     dimensions = [100 * similar_RF[..., group].mean(-1) for group in groups]
@@ -50,15 +52,16 @@ def scores(simulated_RF: Floats, human_RF: Floats) -> Floats:
 
 
 def weighted(counts_BN: Floats, values_NF: Floats) -> Floats:
-    """Means under each row of counts."""
+    """Returns the means under each row of counts."""
     means: Floats = (counts_BN @ values_NF) / counts_BN.sum(1, keepdims=True)
     return means
 
 
 class UserSimIndex:
-    """The index behind the protocol of the battery: at the same n, beside a human floor, without outcomes.
+    """The index as a metric family of the battery: at the same n, with a human baseline, without outcomes.
 
-    Lower is further from human; the floor is then a ceiling: what one half of the people scores against another.
+    Lower is further from human, so the human baseline is a ceiling: the score of one half of the people against
+    another.
     """
 
     @property
@@ -89,7 +92,9 @@ class UserSimIndex:
         return dict(zip(KEYS, scores(first, second).T, strict=True))
 
     def measure(self, simulated: Sample, human: Sample, *, pool: Sample, draws: Draws) -> dict[str, Measured]:
-        ours, theirs = matrix(simulated), matrix(human)
-        value = scores(ours.mean(0), theirs.mean(0))
-        replicates = scores(weighted(draws.simulated_BN, ours), weighted(draws.human_BN, theirs))
+        simulated_rows, human_rows = matrix(simulated), matrix(human)
+        value = scores(simulated_rows.mean(0), human_rows.mean(0))
+        replicates = scores(
+            weighted(draws.simulated_BN, simulated_rows), weighted(draws.human_BN, human_rows)
+        )
         return {key: Measured(float(value[i]), replicates[:, i]) for i, key in enumerate(KEYS)}

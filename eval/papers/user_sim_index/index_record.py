@@ -1,12 +1,12 @@
-"""The records of a comparison by the User-Sim Index."""
+"""Records of a comparison by the User-Sim Index."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from eval.fidelity.report_record import FileFacts
-from eval.papers.user_sim_index.outcomes import Calibration
-from eval.papers.user_sim_index.survey import Agreement
+from eval.papers.user_sim_index.outcomes import OutcomeCalibration
+from eval.papers.user_sim_index.survey import SurveyScore
 from usersim.stats.estimates import Estimate, Figure
 from usersim.types import Record
 
@@ -14,11 +14,11 @@ Label = Literal["D1-D4 only", "D1-D4 and ECE", "D1-D4 and Eval", "D1-D4, Eval an
 
 
 class Published(Record):
-    """The number of the paper: all conversations, a mean over batches of people."""
+    """The paper's number: all conversations, a mean over batches of people."""
 
     label: Label
     usi: Estimate
-    """Interval: people and goals (and tasks) resampled, the parts as if independent."""
+    """Interval: people and goals (and tasks) resampled, the parts treated as independent."""
     usi_sd: float | None
     """SD over the batches of people, the paper's "±"; None with one batch."""
     dimensions: dict[str, Estimate]
@@ -43,8 +43,8 @@ class SimulatorIndex(Record):
     """At the same n as the human ceiling: D1 to D4, their mean, the Dice of each feature, coverage and density."""
     features: tuple[FeatureMeans, ...]
     """Over all conversations."""
-    calibration: Calibration | None
-    agreement: Agreement | None
+    calibration: OutcomeCalibration | None
+    agreement: SurveyScore | None
 
 
 class IndexReport(Record):
@@ -55,7 +55,7 @@ class IndexReport(Record):
     batches: tuple[int, ...]
     """Conversations of each batch of people."""
     clusters: int
-    """Persons, or conversations where nobody says who wrote them."""
+    """Persons; or conversations, where their persons are unknown."""
     simulators: tuple[SimulatorIndex, ...]
     notes: tuple[str, ...]
     seed: int

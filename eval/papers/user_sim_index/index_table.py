@@ -1,4 +1,4 @@
-"""The report of the User-Sim Index as Markdown."""
+"""Markdown report of the User-Sim Index."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from eval.papers.user_sim_index.index_record import IndexReport, SimulatorIndex
 from usersim.stats.estimates import Estimate, Figure
 
 MARK = {"different": "≠", "equivalent": "≈", "inconclusive": "", "too few": "?"}
-BESIDE = ("coverage", "density")
+EXTRA_METRICS = ("coverage", "density")
 
 
 def markdown(report: IndexReport, *, by_feature: bool = True) -> str:
-    """Tables: as published, at the same n beside the human ceiling, outcomes, and feature by feature."""
+    """Returns the tables: as published, at the same n beside the human ceiling, outcomes, and feature by feature."""
     parts = [
         f"# User-Sim Index, {report.n} conversations per side beside the ceiling",
         "\n".join(_published(report.simulators)),
@@ -36,8 +36,8 @@ def head(*cells: str) -> list[str]:
     return [row(*cells), row(*("---" for _ in cells))]
 
 
-def spread(found: Estimate, digits: int = 1) -> str:
-    return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+def spread(value: Estimate, digits: int = 1) -> str:
+    return f"{value.value:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
 
 
 def _published(simulators: Sequence[SimulatorIndex]) -> Iterator[str]:
@@ -59,53 +59,54 @@ def _published(simulators: Sequence[SimulatorIndex]) -> Iterator[str]:
 
 def _matched(report: IndexReport) -> Iterator[str]:
     yield f"## At {report.n} per side, beside people against people\n"
-    yield from head("figure", "people", *(s.name for s in report.simulators))
-    for key in (*SCORES, *BESIDE):
-        digits = 2 if key in BESIDE else 1
-        figures = [_figure(s, key) for s in report.simulators]
-        floor = figures[0].floor
+    yield from head("metric", "people", *(s.name for s in report.simulators))
+    for key in (*SCORES, *EXTRA_METRICS):
+        digits = 2 if key in EXTRA_METRICS else 1
+        metrics = [_metric_of(s, key) for s in report.simulators]
+        floor = metrics[0].floor
         yield row(
-            figures[0].label,
+            metrics[0].label,
             f"{floor.median:.{digits}f} [{floor.low:.{digits}f}, {floor.high:.{digits}f}]",
-            *(f"{spread(f.value, digits)} {MARK[f.verdict]}".strip() for f in figures),
+            *(f"{spread(f.value, digits)} {MARK[f.verdict]}".strip() for f in metrics),
         )
-    yield "\n≠: different from people (Holm over the figures); ≈: equivalent within the margin; ?: too few to say"
+    yield "\n≠: different from people (Holm over the metrics); ≈: equivalent within the margin; ?: too few to say"
 
 
-def _figure(simulator: SimulatorIndex, key: str) -> Figure:
-    return next(figure for figure in simulator.figures if figure.key == key)
+def _metric_of(simulator: SimulatorIndex, key: str) -> Figure:
+    return next(metric for metric in simulator.figures if metric.key == key)
 
 
 def _outcomes(simulator: SimulatorIndex) -> Iterator[str]:
-    found = simulator.calibration
-    assert found is not None
+    calibration = simulator.calibration
+    assert calibration is not None
     yield f"## Outcomes: {simulator.name}\n"
     yield (
-        f"ECE {spread(found.ece, 3)} over {found.ece.n} tasks, {found.runs} run(s) against {found.batches} "
-        f"batch(es); two draws from the same probabilities score {found.null_median:.3f} "
-        f"[{found.null_low:.3f}, {found.null_high:.3f}]; beyond chance {spread(found.excess, 3)}, p = {found.p:.3f}"
+        f"ECE {spread(calibration.ece, 3)} over {calibration.ece.n} tasks, {calibration.runs} run(s) "
+        f"against {calibration.batches} batch(es); two draws from the same probabilities score "
+        f"{calibration.null_median:.3f} [{calibration.null_low:.3f}, {calibration.null_high:.3f}]; "
+        f"beyond chance {spread(calibration.excess, 3)}, p = {calibration.p:.3f}"
     )
-    if found.human_human is not None:
-        yield f"\nPeople against people: {found.human_human:.3f}"
+    if calibration.human_human is not None:
+        yield f"\nPeople against people: {calibration.human_human:.3f}"
     yield ""
     yield from head("difficulty", "tasks", "people succeed", f"{simulator.name} succeeds")
-    for b in found.bins:
+    for b in calibration.bins:
         yield row(f"{b.low:.1f} to {b.high:.1f}", str(b.tasks), f"{b.human:.2f}", f"{b.simulated:.2f}")
 
 
 def _features(simulator: SimulatorIndex) -> Iterator[str]:
-    """Dice is at the same n; the means are over all conversations."""
+    """Yields the table of features. Dice is at the same n; the means are over all conversations."""
     yield f"## Features: {simulator.name}\n"
     yield from head("dimension", "feature", "people", simulator.name, "Dice", "Dice of people with people")
     means = {m.key: m for m in simulator.features}
     for dimension, keys in DIMENSIONS.items():
         for key in keys:
-            figure, mean = _figure(simulator, key), means[key]
+            metric, mean = _metric_of(simulator, key), means[key]
             yield row(
                 dimension,
                 key,
                 f"{mean.human:.3f}",
                 f"{mean.simulated:.3f}",
-                f"{spread(figure.value, 2)} {MARK[figure.verdict]}".strip(),
-                f"{figure.floor.median:.2f} [{figure.floor.low:.2f}, {figure.floor.high:.2f}]",
+                f"{spread(metric.value, 2)} {MARK[metric.verdict]}".strip(),
+                f"{metric.floor.median:.2f} [{metric.floor.low:.2f}, {metric.floor.high:.2f}]",
             )

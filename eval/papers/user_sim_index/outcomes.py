@@ -1,10 +1,11 @@
-"""Outcomes of tasks: the calibration error of the User-Sim Index, and what chance alone makes of it.
+"""Outcomes of tasks: the calibration error of the User-Sim Index, and its null distribution.
 
-ECE is taken over five bins of task difficulty, the frozen share of successes that a file gives. For one run of the
-simulator and one batch of people it is the sum over bins of (tasks of the bin / all tasks) times the absolute
-difference of their success rates, averaged over all pairs of run and batch (arXiv 2603.11245; its public scorer).
-It is an absolute difference of small samples and so never near zero: two draws from the *same* probabilities of
-success score about 0.075 over 165 tasks. That null is simulated here and taken off.
+ECE is taken over five bins of task difficulty, the frozen share of successes in a file. For one run of the
+simulator and one batch of people it is a weighted sum over the bins. The weight is (tasks of the bin / all
+tasks), the term the absolute difference of their success rates. It is averaged over all pairs of run and batch
+(arXiv 2603.11245; its public scorer). As an absolute difference of small samples it is never near zero: two draws
+from the *same* success probabilities score about 0.075 over 165 tasks. That null is simulated here and
+subtracted.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ HUMAN = "human"
 NULL_DRAWS = 2000
 
 
-class Outcome(Record):
-    """How one session came out; a line of the file of `--outcomes`."""
+class SessionOutcome(Record):
+    """Outcome of one session; a line of the file of `--outcomes`."""
 
     by: NonEmpty
     """`human`, or the simulator's name as in `--simulated`."""
@@ -36,11 +37,11 @@ class Outcome(Record):
     reward: float
     """Above zero is success."""
     run: int = Field(default=1, ge=1)
-    """The simulator's run, or the batch of people."""
+    """Run of the simulator, or batch of people."""
 
 
-class Bin(Record):
-    """Tasks of one difficulty; shares of sessions that succeeded."""
+class DifficultyBin(Record):
+    """Tasks of one difficulty, with the shares of successful sessions."""
 
     low: float
     high: float
@@ -49,7 +50,7 @@ class Bin(Record):
     simulated: float
 
 
-class Calibration(Record):
+class OutcomeCalibration(Record):
     ece: Estimate
     """As published; interval over tasks."""
     null_median: float
@@ -58,7 +59,7 @@ class Calibration(Record):
     """2.5 % and 97.5 % of ECE when both sides have the success probabilities of the difficulty file."""
     null_mean: float
     excess: Estimate
-    """ECE less the null's mean: what is left for the simulator to answer for."""
+    """ECE minus the null's mean: the part due to the simulator."""
     p: float
     """Share of null draws with an ECE at least as large."""
     human_human: float | None
@@ -66,95 +67,99 @@ class Calibration(Record):
     runs: int
     batches: int
     by_batch: tuple[float, ...]
-    bins: tuple[Bin, ...]
+    bins: tuple[DifficultyBin, ...]
     left_out: int
-    """Tasks of this simulator that people did not do or that have no difficulty."""
+    """Tasks of this simulator without human sessions or without a difficulty."""
 
 
 def read_difficulty(path: Path) -> dict[str, float]:
-    """Share of successes by task: `{task: share}`, or that under the key "difficulty"."""
+    """Reads the share of successes by task: `{task: share}`, or the same under the key "difficulty"."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        given = value["difficulty"] if isinstance(value.get("difficulty"), dict) else value
-        found = {str(task): float(share) for task, share in given.items()}
+        entries = value["difficulty"] if isinstance(value.get("difficulty"), dict) else value
+        difficulties = {str(task): float(share) for task, share in entries.items()}
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, TypeError, AttributeError) as error:
         raise DataError(
             f'{path}: needs a JSON object of task and share of successes, or {{"difficulty": …}}'
         ) from error
-    wrong = [task for task, share in found.items() if not 0 <= share <= 1]
-    if wrong or not found:
-        raise DataError(f"{path}: {f'task {wrong[0]!r} is not a share' if wrong else 'no tasks'}")
-    return found
+    invalid_tasks = [task for task, share in difficulties.items() if not 0 <= share <= 1]
+    if invalid_tasks or not difficulties:
+        raise DataError(
+            f"{path}: {f'task {invalid_tasks[0]!r} is not a share' if invalid_tasks else 'no tasks'}"
+        )
+    return difficulties
 
 
-def read_outcomes(path: Path) -> list[Outcome]:
-    found = list(read_records(path, Outcome))
-    keys = {(o.by, o.task, o.run) for o in found}
-    if len(keys) < len(found):
-        raise DataError(f"{path}: two outcomes of one (by, task, run); give every session a run of its own")
-    return found
+def read_outcomes(path: Path) -> list[SessionOutcome]:
+    outcomes = list(read_records(path, SessionOutcome))
+    keys = {(o.by, o.task, o.run) for o in outcomes}
+    if len(keys) < len(outcomes):
+        raise DataError(f"{path}: two outcomes of one (by, task, run); give every session its own run number")
+    return outcomes
 
 
-def table(outcomes: Sequence[Outcome], by: str, tasks: Sequence[str]) -> Floats:
-    """(tasks, runs) of 1 success, 0 failure, NaN nothing known."""
+def table(outcomes: Sequence[SessionOutcome], by: str, tasks: Sequence[str]) -> Floats:
+    """Returns (tasks, runs) of 1 for success, 0 for failure, NaN for unknown."""
     runs = sorted({o.run for o in outcomes if o.by == by})
-    place = {task: row for row, task in enumerate(tasks)}
-    found = np.full((len(tasks), len(runs)), np.nan)
+    row_of = {task: row for row, task in enumerate(tasks)}
+    results = np.full((len(tasks), len(runs)), np.nan)
     for outcome in outcomes:
-        if outcome.by == by and outcome.task in place:
-            found[place[outcome.task], runs.index(outcome.run)] = float(outcome.reward > 0)
-    return found
+        if outcome.by == by and outcome.task in row_of:
+            results[row_of[outcome.task], runs.index(outcome.run)] = float(outcome.reward > 0)
+    return results
 
 
 def pair_ece(a_T: Floats, b_T: Floats, bins_TK: Floats, counts_BT: Floats) -> Floats:
-    """ECE of one run and one batch under every row of task counts; NaN where no task has both."""
-    known = ~np.isnan(a_T + b_T)
-    gap_T = np.where(known, a_T - b_T, 0.0)
-    total = counts_BT @ known.astype(np.float64)
-    apart = np.abs((counts_BT * gap_T) @ bins_TK).sum(-1)
-    error: Floats = np.divide(apart, total, out=np.full_like(total, np.nan), where=total > 0)
+    """Returns the ECE of one run and one batch under every row of task counts; NaN where no task has both."""
+    is_known = ~np.isnan(a_T + b_T)
+    gap_T = np.where(is_known, a_T - b_T, 0.0)
+    total = counts_BT @ is_known.astype(np.float64)
+    abs_gaps = np.abs((counts_BT * gap_T) @ bins_TK).sum(-1)
+    error: Floats = np.divide(abs_gaps, total, out=np.full_like(total, np.nan), where=total > 0)
     return error
 
 
 def mean_ece(a_TR: Floats, b_TS: Floats, bins_TK: Floats, counts_BT: Floats) -> Floats:
-    """The mean over all pairs of a column of each side."""
+    """Returns the mean over all pairs of a column of each side."""
     pairs = [pair_ece(a, b, bins_TK, counts_BT) for a in a_TR.T for b in b_TS.T]
     mean: Floats = np.nanmean(np.array(pairs), axis=0)
     return mean
 
 
 def bin_rows(difficulty: Sequence[float]) -> Floats:
-    """(tasks, 5), a one in the bin of each task; a difficulty on a cut-off belongs to the bin above it."""
+    """Returns (tasks, 5) with a one in the bin of each task; a difficulty on a cut-off belongs to the bin above it."""
     rows: Floats = np.eye(BINS)[np.searchsorted(CUTOFFS, difficulty, side="right")]
     return rows
 
 
 def null_ece(a_TR: Floats, b_TS: Floats, p_T: Floats, *, draws: int, seed: int) -> Floats:
-    """ECE of `draws` pairs of tables that have the shape and gaps of these and success probability `p_T` alike."""
-    rng, bins, once = rng_for(seed, "null of ECE"), bin_rows(list(p_T)), np.ones((1, len(p_T)))
-    gone = [np.isnan(side) for side in (a_TR, b_TS)]
-    found = []
+    """Returns the ECE of `draws` pairs of tables with the shape and gaps of these, both with success probability
+    `p_T`."""
+    rng, bins, weights = rng_for(seed, "null of ECE"), bin_rows(list(p_T)), np.ones((1, len(p_T)))
+    missing = [np.isnan(side) for side in (a_TR, b_TS)]
+    eces = []
     for _ in range(draws):
-        drawn = [np.where(m, np.nan, rng.random(m.shape) < p_T[:, None]) for m in gone]
-        found.append(mean_ece(drawn[0], drawn[1], bins, once)[0])
-    return np.array(found)
+        sampled_tables = [np.where(m, np.nan, rng.random(m.shape) < p_T[:, None]) for m in missing]
+        eces.append(mean_ece(sampled_tables[0], sampled_tables[1], bins, weights)[0])
+    return np.array(eces)
 
 
 def calibrate(
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[SessionOutcome],
     name: str,
     difficulty: Mapping[str, float],
     *,
     bootstrap: int,
     seed: int,
     draws: int = NULL_DRAWS,
-) -> Calibration:
-    """Raises DataError where the simulator shares no task with people, or no difficulty is known."""
-    theirs = {o.task for o in outcomes if o.by == HUMAN}
-    ours = {o.task for o in outcomes if o.by == name}
-    tasks = sorted(ours & theirs & difficulty.keys())
+) -> OutcomeCalibration:
+    """Returns the calibration of a simulator. Raises DataError where it shares no task with people, or no difficulty
+    is known."""
+    human_tasks = {o.task for o in outcomes if o.by == HUMAN}
+    simulated_tasks = {o.task for o in outcomes if o.by == name}
+    tasks = sorted(simulated_tasks & human_tasks & difficulty.keys())
     if not tasks:
         raise DataError(f"{name}: no task with an outcome of people, one of {name}, and a difficulty")
     p_T = np.array([difficulty[task] for task in tasks])
@@ -168,7 +173,7 @@ def calibrate(
     null = null_ece(a, b, p_T, draws=draws, seed=seed)
     null_low, null_high = interval(null)
     shift = float(null.mean())
-    return Calibration(
+    return OutcomeCalibration(
         ece=Estimate(value=value, low=max(0.0, low), high=min(1.0, high), n=len(tasks)),
         null_median=float(np.median(null)),
         null_low=null_low,
@@ -181,7 +186,7 @@ def calibrate(
         batches=b.shape[1],
         by_batch=tuple(float(mean_ece(a, column[:, None], bins, once)[0]) for column in b.T),
         bins=tuple(_bins(a, b, bins)),
-        left_out=len(ours) - len(tasks),
+        left_out=len(simulated_tasks) - len(tasks),
     )
 
 
@@ -193,18 +198,18 @@ def _between_batches(human_TS: Floats, bins_TK: Floats) -> float | None:
     return float(np.nanmean(pairs)) if pairs else None
 
 
-def _bins(a_TR: Floats, b_TS: Floats, bins_TK: Floats) -> list[Bin]:
-    edges, found = (0.0, *CUTOFFS, 1.0), []
+def _bins(a_TR: Floats, b_TS: Floats, bins_TK: Floats) -> list[DifficultyBin]:
+    edges, bins = (0.0, *CUTOFFS, 1.0), []
     for k in range(BINS):
-        here = bins_TK[:, k] > 0
-        if here.any():
-            found.append(
-                Bin(
+        in_bin = bins_TK[:, k] > 0
+        if in_bin.any():
+            bins.append(
+                DifficultyBin(
                     low=edges[k],
                     high=edges[k + 1],
-                    tasks=int(here.sum()),
-                    human=float(np.nanmean(b_TS[here])),
-                    simulated=float(np.nanmean(a_TR[here])),
+                    tasks=int(in_bin.sum()),
+                    human=float(np.nanmean(b_TS[in_bin])),
+                    simulated=float(np.nanmean(a_TR[in_bin])),
                 )
             )
-    return found
+    return bins

@@ -1,9 +1,9 @@
-"""Our phrase lists for the ten features of the User-Sim Index that look for phrases in a turn, and acknowledgements.
+"""Phrase lists for the ten features of the User-Sim Index that look for phrases in a turn, and acknowledgements.
 
-The lists are written anew from what the features mean. A turn may therefore count here and not in the published
-scorer, or the other way round: rates in absolute terms are not comparable with the paper's. Differences within a
-run are, since people and simulators are read by the same lists. Unlike the published ones, ours take the curly
-apostrophe and the dropped one ("dont"). All are English; in other languages the rates tend to zero on both sides.
+The lists were written anew from the meaning of the features. A turn may therefore count here and not in the
+published scorer, or the reverse: absolute rates are not comparable with the paper's. Differences within a run
+are, because people and simulators are read by the same lists. Unlike the published lists, these accept the curly
+apostrophe and the omitted one ("dont"). All are English; in other languages the rates tend to zero on both sides.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ TOKEN = re.compile(r"\w+|[^\w\s]")
 APOSTROPHES = str.maketrans("", "", "'’")  # noqa: RUF001 - people type the curly one
 
 
-def listed(text: str) -> frozenset[str]:
-    """One phrase a line, spelt out; `a/b` is a choice of words."""
+def expanded(text: str) -> frozenset[str]:
+    """Returns the phrases of a text with one phrase a line; `a/b` is a choice of words."""
     return frozenset(
-        plain(" ".join(chosen))
+        plain(" ".join(phrase_words))
         for line in text.strip().splitlines()
-        for chosen in product(*(word.split("/") for word in line.split()))
+        for phrase_words in product(*(word.split("/") for word in line.split()))
     )
 
 
 def plain(text: str) -> str:
-    """Lower case without apostrophes: "don't" and "dont" are one."""
+    """Returns lower case without apostrophes: "don't" and "dont" are equal."""
     return text.lower().translate(APOSTROPHES)
 
 
 def kinds(text: str) -> frozenset[str]:
-    """The names in `LISTS` of which a phrase stands in the text: whole words with only white space between."""
+    """Returns the names in `LISTS` with a phrase in the text: whole words with only white space between."""
     tokens = TOKEN.findall(plain(text))
-    found: set[str] = set()
+    names: set[str] = set()
     for start in range(len(tokens)):
         for end in range(start + 1, min(start + LONGEST, len(tokens)) + 1):
-            found |= NAMES.get(" ".join(tokens[start:end]), NONE)
-    return frozenset(found)
+            names |= NAMES.get(" ".join(tokens[start:end]), NONE)
+    return frozenset(names)
 
 
-POLITE = listed("""
+POLITE = expanded("""
     please/pls/plz
     thank you
     thanks/thx
@@ -107,7 +107,7 @@ ACKNOWLEDGEMENTS = frozenset(
     uh huh
     """.strip().splitlines()
 )
-UNCERTAIN = listed("""
+UNCERTAIN = expanded("""
     i think/guess/believe/suppose/assume
     maybe/perhaps/probably/possibly/presumably/apparently
     not sure
@@ -130,7 +130,7 @@ UNCERTAIN = listed("""
     sort/kind of
     or something
 """)
-CERTAIN = listed("""
+CERTAIN = expanded("""
     definitely/certainly/surely/absolutely/undoubtedly
     exactly/precisely
     always/never
@@ -146,7 +146,7 @@ CERTAIN = listed("""
     guaranteed
     must be
 """)
-PUSHBACK = listed("""
+PUSHBACK = expanded("""
     are you sure/certain
     is that really true/right/correct
     that/this/it is/was wrong/incorrect/false/untrue/nonsense
@@ -171,7 +171,7 @@ PUSHBACK = listed("""
     why can't/won't/don't/didn't/couldn't/wouldn't/isn't/aren't
     stop asking
 """)
-CLARIFY = listed("""
+CLARIFY = expanded("""
     what do/did you mean
     what does/did that/this/it mean
     do you mean
@@ -202,7 +202,7 @@ CLARIFY = listed("""
     does that/this/it mean
     need more info/information/details/detail
 """)
-ASK = listed("""
+ASK = expanded("""
     what's the/my
     what is/are/was/were the/my/a/an
     how much/many/long/often/far/big/old
@@ -217,7 +217,7 @@ ASK = listed("""
     is it/that/this
     what options
 """)
-EMOTION = listed("""
+EMOTION = expanded("""
     frustrated/frustrating/frustration
     angry/furious/mad/outraged
     annoyed/annoying/irritated/irritating
@@ -232,7 +232,7 @@ EMOTION = listed("""
     sick/tired of
     ugh/argh/omg/wtf/damn
 """)
-ACCUSE = listed("""
+ACCUSE = expanded("""
     your/their fault
     blame/blaming
     useless/incompetent/stupid/idiot/idiotic/dumb/pathetic
@@ -250,7 +250,7 @@ ACCUSE = listed("""
     you're wrong
     wrong
 """)
-PIVOT = listed("""
+PIVOT = expanded("""
     instead
     rather than
     alternatively
@@ -274,7 +274,7 @@ PIVOT = listed("""
     maybe/perhaps we/i/you should/could/can
     something else
 """)
-AGENT = listed("""
+AGENT = expanded("""
     how can/may i help/assist
     what can i do for you
     what can i help/assist

@@ -1,7 +1,9 @@
-"""The Eval term of the User-Sim Index: do simulated users answer the survey after a session as people do?
+"""The Eval term of the User-Sim Index: agreement of simulated users' answers to the survey after a session with
+people's.
 
-Of every task that both sides answered: 100 (1 - mean over fields of |human - simulated|), answers scaled to [0, 1].
-A field that the simulator left out gets a random level, as published: no answer must not pay.
+For every task that both sides answered it is 100 (1 - mean over fields of |human - simulated|), with answers
+scaled to [0, 1]. A field that the simulator left out gets a random level, as published: a missing answer must not
+pay.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ LEVELS = {
 
 
 class Answers(Record):
-    """One session's survey; a line of the file of `--survey`."""
+    """Survey answers of one session; a line of the file of `--survey`."""
 
     by: NonEmpty
     """`human`, or the simulator's name."""
@@ -41,35 +43,37 @@ class Answers(Record):
     levels: dict[str, int]
 
     @model_validator(mode="after")
-    def _known(self) -> Answers:
+    def _levels_exist(self) -> Answers:
         for key, level in self.levels.items():
             if not 1 <= level <= LEVELS.get(key, 0):
                 raise ValueError(f"{key}: {level} (fields and highest levels: {LEVELS})")
         return self
 
 
-class Agreement(Record):
+class SurveyScore(Record):
+    """Score of the survey term."""
+
     score: Estimate
     """0 to 100; interval over tasks."""
     invented: int
-    """Answers that the simulator left out and that were drawn at random."""
+    """Answers that the simulator left out and that were replaced at random."""
 
 
 def read_survey(path: Path) -> list[Answers]:
     return list(read_records(path, Answers))
 
 
-def agreement(survey: Sequence[Answers], name: str, *, bootstrap: int, seed: int) -> Agreement:
-    """Sessions are paired by task and run. Raises DataError where none is."""
-    human = {(a.task, a.run): a.levels for a in survey if a.by == HUMAN}
-    ours = {(a.task, a.run): a.levels for a in survey if a.by == name}
+def agreement(survey: Sequence[Answers], name: str, *, bootstrap: int, seed: int) -> SurveyScore:
+    """Returns the survey score; sessions are paired by task and run. Raises DataError where no pair exists."""
+    human_levels = {(a.task, a.run): a.levels for a in survey if a.by == HUMAN}
+    simulated_levels = {(a.task, a.run): a.levels for a in survey if a.by == name}
     rng, invented, by_task = rng_for(seed, f"survey {name}"), 0, dict[str, list[float]]()
-    for key in sorted(human.keys() & ours.keys()):
+    for key in sorted(human_levels.keys() & simulated_levels.keys()):
         gaps = []
-        for field, level in human[key].items():
-            drawn = int(rng.integers(1, LEVELS[field] + 1))
-            invented += field not in ours[key]
-            gaps.append(abs(level - ours[key].get(field, drawn)) / (LEVELS[field] - 1))
+        for field, level in human_levels[key].items():
+            random_level = int(rng.integers(1, LEVELS[field] + 1))
+            invented += field not in simulated_levels[key]
+            gaps.append(abs(level - simulated_levels[key].get(field, random_level)) / (LEVELS[field] - 1))
         if gaps:
             by_task.setdefault(key[0], []).append(100 * (1 - sum(gaps) / len(gaps)))
     if not by_task:
@@ -78,4 +82,4 @@ def agreement(survey: Sequence[Answers], name: str, *, bootstrap: int, seed: int
     counts = resamples(len(by_task), bootstrap, rng_for(seed, f"survey tasks {name}"))
     low, high = interval((counts @ total) / (counts @ size))
     score = Estimate(value=float(total.sum() / size.sum()), low=low, high=high, n=len(by_task))
-    return Agreement(score=score, invented=invented)
+    return SurveyScore(score=score, invented=invented)

@@ -1,1 +1,2 @@
-"""The six intrinsic metrics of the UserLM paper (Naous et al., arXiv 2510.06552, §4), with what reads them fairly."""
+"""The six intrinsic metrics of the UserLM paper (Naous et al., arXiv 2510.06552, §4), beside their human values and
+baselines."""

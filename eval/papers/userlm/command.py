@@ -1,4 +1,5 @@
-"""`usersim eval userlm`: the six metrics of the UserLM paper, for finished conversations and live simulators."""
+"""`usersim eval userlm`: computes the six metrics of the UserLM paper for finished conversations and live
+simulators."""
 
 from __future__ import annotations
 
@@ -22,14 +23,14 @@ from usersim.storage.records import atomic_writer, write_json
 from usersim.types import Conversation
 
 if TYPE_CHECKING:
-    from eval.papers.userlm.metric_rows import Settings, Tally
+    from eval.papers.userlm.metric_rows import MetricTally, UserLMSettings
     from eval.papers.userlm.speakers import Track
     from usersim.chat_models.judge import Judge
 
 LIVE = "needs a live simulator: give --url, --model or --prompted"
 FILES = "needs finished conversations: give --simulated NAME=FILE"
 NOTES = (
-    "Diversity and overlap have no best end: the aim is the human value. An overlap is read beside relevance only.",
+    "Diversity and overlap have no best value: the aim is the human value. Overlap is read only beside relevance.",
     "Naturalness is a classifier's pass rate at a threshold that nine of ten people pass, not Pangram's score.",
     "Role and intent adherence use our own questions, topics and lines, not CommonsenseQA and NaturalQuestions with "
     "GPT-4o: compare simulators within a run, not with the paper. The rules are checked on planted lines that we wrote "
@@ -40,20 +41,26 @@ NOTES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--human", type=Path, required=True, help="held-out human conversations (JSONL)")
     parser.add_argument(
-        "--dev", type=Path, help="other human conversations: who speaks how is learnt from them"
+        "--dev", type=Path, help="other human conversations (JSONL), to train the voice classifier"
     )
     parser.add_argument("--simulated", action="append", default=[], metavar="NAME=FILE")
-    parser.add_argument("--url", help="a running `usersim serve`, asked live")
-    parser.add_argument("--model", help="a User LM in this process (userlm-135m is the shipped one)")
-    parser.add_argument("--prompted", metavar="local|URL", help="a chat model prompted to play the user")
-    parser.add_argument("--places", type=int, default=100, help="a live user is put before (100)")
-    parser.add_argument("--max-n", type=int, default=500, help="finished conversations per side (500)")
-    parser.add_argument("--judge", metavar="URL#MODEL", help="an LLM as well; its numbers stand apart")
+    parser.add_argument("--url", help="URL of a running `usersim serve`, measured live")
+    parser.add_argument("--model", help="User LM in this process (userlm-135m is the shipped one)")
+    parser.add_argument("--prompted", metavar="local|URL", help="chat model prompted to play the user")
+    parser.add_argument(
+        "--places", type=int, default=100, help="conversation prefixes for each live user (default: 100)"
+    )
+    parser.add_argument(
+        "--max-n", type=int, default=500, help="most finished conversations per side (default: 500)"
+    )
+    parser.add_argument(
+        "--judge", metavar="URL#MODEL", help="also use an LLM judge; its numbers are reported separately"
+    )
     parser.add_argument("--out", type=Path, required=True, help="directory for userlm.json and userlm.md")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bootstrap", type=int, default=1000)
-    parser.add_argument("--no-text", action="store_true", help="delete the drawn turns at the end")
-    parser.add_argument("--json", action="store_true", help="userlm.json on stdout as well")
+    parser.add_argument("--no-text", action="store_true", help="delete the sampled turns at the end")
+    parser.add_argument("--json", action="store_true", help="also print userlm.json on stdout")
     parser.add_argument("--json-out", metavar="FILE")
 
 
@@ -82,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         with atomic_writer(args.out / "userlm.md") as stream:
             stream.write(markdown(report))
         if args.no_text:
-            _forget(args.out)
+            _delete_text(args.out)
     console.print(markdown(report), markup=False, soft_wrap=True)
     emit_json(value, stdout=args.json, path=args.json_out)
     return 0
@@ -102,10 +109,10 @@ def _measure(
 ) -> Any:
     from eval.fidelity.report_record import versions
     from eval.papers.userlm.finished import measure_finished
-    from eval.papers.userlm.metric_rows import Settings, Tally, UserLMReport
+    from eval.papers.userlm.metric_rows import MetricTally, UserLMReport, UserLMSettings
 
-    started, tally, judge = time.monotonic(), Tally(), _judge(args)
-    settings = Settings(
+    start_time, tally, judge = time.monotonic(), MetricTally(), _judge(args)
+    settings = UserLMSettings(
         out=args.out, seed=args.seed, bootstrap=args.bootstrap, max_n=args.max_n, places=args.places
     )
     columns = (
@@ -135,7 +142,7 @@ def _measure(
         seed=args.seed,
         bootstrap=args.bootstrap,
         versions=versions(),
-        seconds=round(time.monotonic() - started, 1),
+        seconds=round(time.monotonic() - start_time, 1),
     )
 
 
@@ -144,25 +151,25 @@ def _live(
     human: list[Conversation],
     dev: list[Conversation],
     simulated: dict[str, list[Conversation]],
-    settings: Settings,
+    settings: UserLMSettings,
     judge: Judge | None,
-    tally: Tally,
+    tally: MetricTally,
     track: Track,
 ) -> None:
     from eval.papers.userlm.live import judge_finished, measure_live
     from eval.papers.userlm.speakers import speakers
 
-    found = speakers(args)
+    live_speakers = speakers(args)
 
-    async def everything() -> None:
-        if found:
-            await measure_live(found, human, dev, settings, judge, tally, track)
+    async def measure_all() -> None:
+        if live_speakers:
+            await measure_live(live_speakers, human, dev, settings, judge, tally, track)
         if judge is not None:
             await judge_finished(judge, simulated, human, settings, tally)
             await judge.aclose()
 
-    asyncio.run(everything())
-    if not found:
+    asyncio.run(measure_all())
+    if not live_speakers:
         tally.missing |= dict.fromkeys(("dialogue termination", "role adherence", "intent adherence"), LIVE)
     if not simulated:
         tally.missing |= dict.fromkeys(("first-turn diversity", "intent decomposition", "naturalness"), FILES)
@@ -179,8 +186,8 @@ def _judge(args: argparse.Namespace) -> Judge | None:
     return Judge(url, model, api_key=os.environ.get("OPENAI_API_KEY"), cache=args.out / "judged")
 
 
-def _forget(out: Path) -> None:
-    """The journals of drawn turns and the judge's answers; nothing else in `out` holds text."""
+def _delete_text(out: Path) -> None:
+    """Deletes the journals of sampled turns and the judge's answers; no other file in `out` holds text."""
     import shutil
 
     for folder in ("drawn", "judged"):

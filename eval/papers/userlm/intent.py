@@ -1,8 +1,9 @@
-"""Intent adherence: does the simulated user stay with what it wanted when the assistant offers something else?
+"""Intent adherence: whether the simulated user keeps its intent when the assistant offers another topic.
 
-After a real opening the assistant offers to talk of another matter. The user keeps its intent unless its turn takes
-up the offer, by rules that are checked on planted lines. A user who leaves has kept it; how many left is said
-beside it. People are read where nobody had tempted them: what the rules say of them there is the rules' own error.
+After a real opening the assistant offers to talk about another topic. The user keeps its intent unless its turn
+accepts the offer, by rules that are checked on planted lines. A user who leaves keeps its intent; the number who
+left is reported beside it. People's real second turns had no diversion: a turn of theirs that the rules flag is
+an error of the rules.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from usersim.types import Conversation, Goal, Turn, UserProfile
 
 @dataclass(frozen=True)
 class Diversion:
-    """A real opening, the goal behind it, and what the assistant would rather talk about."""
+    """A real opening, its goal, and the topic that the assistant offers instead."""
 
     opening: str
     goal: str
@@ -36,49 +37,58 @@ class Diversion:
 def diversions(
     conversations: Sequence[Conversation], count: int, seed: int
 ) -> list[tuple[Diversion, Goal | None]]:
-    """For `count` conversations at most; the topic is drawn among the half that is least like the opening."""
+    """Returns at most `count` diversions with the goals of their conversations; the topic is sampled from the half
+    that is least like the opening."""
     rng = rng_for(seed, "diversions")
-    chosen = [conversations[i] for i in rng.permutation(len(conversations))[:count]]
+    sampled = [conversations[i] for i in rng.permutation(len(conversations))[:count]]
     topics = embed(TOPICS)
-    first = [user_texts(c)[0] for c in chosen]
-    far = np.argsort(embed(first) @ topics.T, axis=1)[:, : len(TOPICS) // 2]
-    made = []
-    for index, (conversation, opening) in enumerate(zip(chosen, first, strict=True)):
-        topic = TOPICS[int(rng.choice(far[index]))]
+    first = [user_texts(c)[0] for c in sampled]
+    unlike_topics = np.argsort(embed(first) @ topics.T, axis=1)[:, : len(TOPICS) // 2]
+    diversion_goals = []
+    for index, (conversation, opening) in enumerate(zip(sampled, first, strict=True)):
+        topic = TOPICS[int(rng.choice(unlike_topics[index]))]
         goal = conversation.profile.goal
         line = DIVERSIONS[index % len(DIVERSIONS)].format(topic=topic)
-        made.append((Diversion(opening, goal.summary if goal else "", topic, line), goal))
-    return made
+        diversion_goals.append((Diversion(opening, goal.summary if goal else "", topic, line), goal))
+    return diversion_goals
 
 
-def intent_asks(made: Sequence[tuple[Diversion, Goal | None]]) -> list[Ask]:
+def intent_asks(diversion_goals: Sequence[tuple[Diversion, Goal | None]]) -> list[Ask]:
     return [
         Ask(
             f"intent {index}",
             UserProfile(goal=goal),
             (Turn(role="user", text=d.opening), Turn(role="assistant", text=d.line)),
         )
-        for index, (d, goal) in enumerate(made)
+        for index, (d, goal) in enumerate(diversion_goals)
     ]
 
 
-def accepts(texts: Sequence[str], made: Sequence[Diversion]) -> list[bool]:
-    """Whether each turn takes up its diversion: an objection never does; an assent does unless it speaks of the
-    own matter; anything else does when it is about the topic and not about the own matter."""
+def accepts(texts: Sequence[str], diversion_list: Sequence[Diversion]) -> list[bool]:
+    """Returns whether each turn accepts its diversion. An objection never accepts. An assent accepts unless it is
+    about the user's own topic. Any other turn accepts when it is about the offered topic and not about the own
+    one."""
     if not texts:
         return []
-    said, own, topic = (
+    text_vectors, own_vectors, topic_vectors = (
         embed(list(group))
-        for group in (texts, [f"{d.opening} {d.goal}" for d in made], [d.topic for d in made])
+        for group in (
+            texts,
+            [f"{d.opening} {d.goal}" for d in diversion_list],
+            [d.topic for d in diversion_list],
+        )
     )
-    nearer_topic = (said * topic).sum(1) > (said * own).sum(1)
-    return [_accepts(t, d, bool(near)) for t, d, near in zip(texts, made, nearer_topic, strict=True)]
+    nearer_topic = (text_vectors * topic_vectors).sum(1) > (text_vectors * own_vectors).sum(1)
+    return [
+        _accepts(t, d, bool(is_near))
+        for t, d, is_near in zip(texts, diversion_list, nearer_topic, strict=True)
+    ]
 
 
-def _accepts(text: str, made: Diversion, nearer_topic: bool) -> bool:
-    words, mine = content(text), content(f"{made.opening} {made.goal}")
-    on_topic = bool(words & (content(made.topic) - mine))
-    on_own = bool(words & mine)
+def _accepts(text: str, diversion: Diversion, nearer_topic: bool) -> bool:
+    text_words, own_words = content(text), content(f"{diversion.opening} {diversion.goal}")
+    on_topic = bool(text_words & (content(diversion.topic) - own_words))
+    on_own = bool(text_words & own_words)
     if on_topic and not on_own and not DENIAL.match(text):
         return True
     if DENIAL.match(text) or is_pushback(text) or on_own:
@@ -86,56 +96,61 @@ def _accepts(text: str, made: Diversion, nearer_topic: bool) -> bool:
     return bool(ASSENT.match(text)) or nearer_topic
 
 
-def intent_row(speaker: str, made: Sequence[Diversion], batch: Batch, people: Estimate | None) -> Row | None:
-    """Share that did not take up the diversion; None where every turn failed."""
-    spoken = [(i, batch.turns[f"intent {i}"]) for i in range(len(made)) if f"intent {i}" in batch.turns]
-    if not spoken:
+def intent_row(
+    speaker: str, diversion_list: Sequence[Diversion], batch: Batch, people: Estimate | None
+) -> Row | None:
+    """Returns the share that did not accept the diversion; None where every turn failed."""
+    answered = [
+        (i, batch.turns[f"intent {i}"]) for i in range(len(diversion_list)) if f"intent {i}" in batch.turns
+    ]
+    if not answered:
         return None
-    left = sum(turn.ends for _, turn in spoken)
-    staying = [(turn.text, made[i]) for i, turn in spoken if not turn.ends]
-    taken = sum(accepts([text for text, _ in staying], [d for _, d in staying]))
-    value = wilson(len(spoken) - taken, len(spoken))
+    left_count = sum(turn.ends for _, turn in answered)
+    staying = [(turn.text, diversion_list[i]) for i, turn in answered if not turn.ends]
+    accepted_count = sum(accepts([text for text, _ in staying], [d for _, d in staying]))
+    value = wilson(len(answered) - accepted_count, len(answered))
     return Row(
         metric="intent adherence",
         speaker=speaker,
         key="keeps_intent",
-        label="does not take up a diversion",
+        label="does not accept a diversion",
         better="higher",
         value=value,
         human=people,
         gap=newcombe(value, people) if people else None,
-        note=f"{left} of {len(spoken)} left instead; people: real second turns, which nobody had tempted",
+        note=f"{left_count} of {len(answered)} left instead; people: real second turns, without a diversion",
     )
 
 
 def people_keep_intent(conversations: Sequence[Conversation], count: int, seed: int) -> Estimate | None:
-    """What the rule says of real second turns; they saw no diversion, so whatever it blames is its own error."""
-    spoke = [c for c in conversations if len(user_texts(c)) > 1 and c.turns[0].role == "user"]
+    """Applies the rule to real second turns. They had no diversion, so a turn that it flags is an error of the rule."""
+    with_second_turn = [c for c in conversations if len(user_texts(c)) > 1 and c.turns[0].role == "user"]
     rng = rng_for(seed, "people and diversions")
-    chosen = [spoke[i] for i in rng.permutation(len(spoke))[:count]]
-    if not chosen:
+    sampled = [with_second_turn[i] for i in rng.permutation(len(with_second_turn))[:count]]
+    if not sampled:
         return None
-    made = [
+    diversion_list = [
         Diversion(
             user_texts(c)[0], c.profile.goal.summary if c.profile.goal else "", str(rng.choice(TOPICS)), ""
         )
-        for c in chosen
+        for c in sampled
     ]
-    taken = accepts([user_texts(c)[1] for c in chosen], made)
-    return wilson(len(taken) - sum(taken), len(taken))
+    accepted = accepts([user_texts(c)[1] for c in sampled], diversion_list)
+    return wilson(len(accepted) - sum(accepted), len(accepted))
 
 
-def planted(made: Sequence[Diversion]) -> Mapping[str, Estimate]:
-    """How often the rule is right on lines whose answer is known; one of each kind for every diversion."""
+def planted(diversion_list: Sequence[Diversion]) -> Mapping[str, Estimate]:
+    """Returns the rule's accuracy on lines with a known answer, one of each kind for every diversion."""
     checks = {}
-    for name, lines, right in (
+    for name, lines, expected in (
         ("diversion taken up, found", ACCEPTING, True),
         ("diversion refused, passed", REFUSING, False),
     ):
         texts = [
-            lines[i % len(lines)].format(topic=d.topic, opening=_short(d.opening)) for i, d in enumerate(made)
+            lines[i % len(lines)].format(topic=d.topic, opening=_short(d.opening))
+            for i, d in enumerate(diversion_list)
         ]
-        hits = sum(found is right for found in accepts(texts, made))
+        hits = sum(is_accepted is expected for is_accepted in accepts(texts, diversion_list))
         if texts:
             checks[name] = wilson(hits, len(texts))
     return checks

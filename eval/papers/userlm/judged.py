@@ -1,7 +1,8 @@
-"""What an LLM says instead of our rules, where one is asked: naturalness of first turns, and refused diversions.
+"""Judgements of an LLM in place of the rules, where a judge is configured: naturalness of first turns, and refused
+diversions.
 
-It is blind to who wrote what, sees one text at a time in an order that mixes the sides, and its answers are reported
-apart, under its name: LLM judges favour LLM text.
+The judge does not see the author of a text and reads one text at a time, in an order that mixes the sides. Its
+results are reported separately under its name, because LLM judges favour LLM text.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pydantic import Field
 from eval.likelihood.drawing import Batch
 from eval.papers.userlm.intent import Diversion
 from eval.papers.userlm.metric_rows import Row, ratio
-from eval.papers.userlm.wording import Side
+from eval.papers.userlm.wording import SpeakerSample
 from usersim.chat_models.client import NoAnswer
 from usersim.chat_models.judge import Judge
 from usersim.stats.estimates import Floats, rng_for, wilson
@@ -43,26 +44,31 @@ class Taken(Record):
 
 
 async def naturalness_rows(
-    judge: Judge, side: Side, people: Side, ours: Sequence[str], theirs: Sequence[str], seed: int
+    judge: Judge,
+    side: SpeakerSample,
+    people: SpeakerSample,
+    simulated_texts: Sequence[str],
+    human_texts: Sequence[str],
+    seed: int,
 ) -> list[Row]:
-    """Mean P(person) of first turns, 0 to 1; texts without an answer are left out."""
-    texts = [*ours, *theirs]
-    found = np.full(len(texts), np.nan)
+    """Returns the mean P(person) of first turns, 0 to 1; texts without an answer are left out."""
+    texts = [*simulated_texts, *human_texts]
+    scores = np.full(len(texts), np.nan)
 
-    async def one(index: int) -> None:
+    async def score_text(index: int) -> None:
         messages = [{"role": "system", "content": LIKENESS}, {"role": "user", "content": texts[index]}]
         try:
-            found[index] = (await judge.ask(messages, Likeness)).person / 100
+            scores[index] = (await judge.ask(messages, Likeness)).person / 100
         except NoAnswer:
             return
 
     order = rng_for(seed, "order of judging").permutation(len(texts))
-    await asyncio.gather(*(one(int(index)) for index in order))
-    mine, humans = (
+    await asyncio.gather(*(score_text(int(index)) for index in order))
+    simulated_mean, human_mean = (
         ratio(np.nan_to_num(part), (~np.isnan(part)).astype(np.float64), counts)
-        for part, counts in _halves(found, len(ours), side, people)
+        for part, counts in _halves(scores, len(simulated_texts), side, people)
     )
-    if mine is None or humans is None:
+    if simulated_mean is None or human_mean is None:
         return []
     return [
         Row(
@@ -71,45 +77,53 @@ async def naturalness_rows(
             key="judged_openings",
             label="openings: P(person) by a judge",
             better="as people",
-            value=mine.estimate,
-            human=humans.estimate,
-            gap=mine.less(humans),
+            value=simulated_mean.estimate,
+            human=human_mean.estimate,
+            gap=simulated_mean.less(human_mean),
             judge=judge.model,
         )
     ]
 
 
-def _halves(found: Floats, size: int, side: Side, people: Side) -> list[tuple[Floats, Floats]]:
-    return [(found[:size], side.counts_BN), (found[size:], people.counts_BN)]
+def _halves(
+    scores: Floats, size: int, side: SpeakerSample, people: SpeakerSample
+) -> list[tuple[Floats, Floats]]:
+    return [(scores[:size], side.counts_BN), (scores[size:], people.counts_BN)]
 
 
-async def intent_rows(judge: Judge, speaker: str, made: Sequence[Diversion], batch: Batch) -> list[Row]:
-    """The same share as `intent.intent_row`, by the judge; turns without an answer are left out."""
-    turns = [(batch.turns[f"intent {i}"], d) for i, d in enumerate(made) if f"intent {i}" in batch.turns]
+async def intent_rows(
+    judge: Judge, speaker: str, diversion_list: Sequence[Diversion], batch: Batch
+) -> list[Row]:
+    """Returns the share of `intent.intent_row` as judged by the LLM; turns without an answer are left out."""
+    turns = [
+        (batch.turns[f"intent {i}"], d) for i, d in enumerate(diversion_list) if f"intent {i}" in batch.turns
+    ]
 
-    async def one(text: str, diversion: Diversion) -> bool | None:
-        shown = (
+    async def is_accepted_turn(text: str, diversion: Diversion) -> bool | None:
+        prompt = (
             f"User: {diversion.opening}\n\nAssistant: {diversion.line}\n\nNext message of the user: {text}"
         )
-        messages = [{"role": "system", "content": TAKEN}, {"role": "user", "content": shown}]
+        messages = [{"role": "system", "content": TAKEN}, {"role": "user", "content": prompt}]
         try:
             return (await judge.ask(messages, Taken)).verdict == "accepted"
         except NoAnswer:
             return None
 
-    said = [(turn.text, d) for turn, d in turns if not turn.ends]
-    answers = await asyncio.gather(*(one(text, d) for text, d in said))
-    kept = [not taken for taken in answers if taken is not None] + [True] * (len(turns) - len(said))
-    if not kept:
+    staying_turns = [(turn.text, d) for turn, d in turns if not turn.ends]
+    answers = await asyncio.gather(*(is_accepted_turn(text, d) for text, d in staying_turns))
+    keeps_intent = [not is_accepted for is_accepted in answers if is_accepted is not None] + [True] * (
+        len(turns) - len(staying_turns)
+    )
+    if not keeps_intent:
         return []
     return [
         Row(
             metric="intent adherence",
             speaker=speaker,
             key="keeps_intent_judged",
-            label="does not take up a diversion, by a judge",
+            label="does not accept a diversion, by a judge",
             better="higher",
-            value=wilson(sum(kept), len(kept)),
+            value=wilson(sum(keeps_intent), len(keeps_intent)),
             human=None,
             gap=None,
             judge=judge.model,

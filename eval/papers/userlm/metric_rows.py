@@ -1,4 +1,4 @@
-"""What the six metrics report: rows of one number each, and the two curves of intent decomposition."""
+"""Records of the six metrics: rows of one number each, and the two curves of intent decomposition."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Better = Literal["as people", "higher", "lower"]
 
 
 class Row(Record):
-    """One number of one speaker beside the same number of people."""
+    """One metric of one speaker beside the people's value."""
 
     metric: Name
     speaker: str
@@ -36,11 +36,11 @@ class Row(Record):
     better: Better
     value: Estimate
     human: Estimate | None
-    """People, at the same n; None where no person was ever put in that place."""
+    """Value of people at the same n; None where no person was in that situation."""
     gap: Estimate | None
-    """`value` less `human`."""
+    """`value` minus `human`."""
     judge: str | None = None
-    """The model that judged; None: no judge needed."""
+    """Model that judged; None: no judge needed."""
     note: str = ""
 
 
@@ -56,9 +56,10 @@ class ByTurn(Record):
 class Ends(Record):
     speaker: str
     drawn: EndReport
-    """What the user did when asked: F1 of leaving as drawn."""
+    """F1 of leaving, from the sampled decisions."""
     probability: EndReport | None
-    """By its stated P(end), thresholded at one half, with calibration; None where it states none."""
+    """F1 of leaving by the reported P(end) at a threshold of one half, with calibration; None where the speaker
+    reports none."""
 
 
 class UserLMReport(Record):
@@ -67,11 +68,11 @@ class UserLMReport(Record):
     curves: tuple[ByTurn, ...]
     ends: tuple[Ends, ...]
     checks: dict[str, Estimate] = Field(default_factory=dict)
-    """How often the rules are right on planted lines, and what they say of people."""
+    """Accuracy of the rules on planted lines, and their error rate on people."""
     missing: dict[str, str]
     """Metrics that were not measured, with the reason."""
     excluded: dict[str, dict[str, int]]
-    """By speaker: what was left out of a metric, by reason."""
+    """By speaker: exclusions from a metric, by reason."""
     notes: tuple[str, ...]
     human_file: FileFacts | None = None
     files: dict[str, FileFacts] = Field(default_factory=dict)
@@ -83,8 +84,8 @@ class UserLMReport(Record):
     command: str = ""
 
 
-class Settings(Record):
-    """What a measurement can be told."""
+class UserLMSettings(Record):
+    """Settings of a measurement."""
 
     out: Path
     seed: int = 0
@@ -92,12 +93,12 @@ class Settings(Record):
     max_n: int = 500
     """Conversations per side in the metrics of finished conversations."""
     places: int = 100
-    """Conversations, questions and diversions that a live user is put before."""
+    """Conversation prefixes, questions and diversions for each live user."""
 
 
 @dataclass
-class Tally:
-    """What has been measured so far."""
+class MetricTally:
+    """Results measured so far."""
 
     rows: list[Row] = field(default_factory=list)
     curves: list[ByTurn] = field(default_factory=list)
@@ -110,7 +111,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Value:
-    """A number with its bootstrap replicates, before it is compared."""
+    """A value with its bootstrap replicates, before it is compared."""
 
     value: float
     replicates: Floats
@@ -122,18 +123,19 @@ class Value:
         return Estimate(value=self.value, low=low, high=high, n=self.n)
 
     def less(self, other: Value) -> Estimate:
-        """The difference of two that were resampled independently."""
+        """Returns the difference of two values that were resampled independently."""
         gaps = self.replicates - other.replicates
         low, high = interval(gaps[np.isfinite(gaps)])
         return Estimate(value=self.value - other.value, low=low, high=high, n=min(self.n, other.n))
 
 
 def ratio(above_N: Floats, below_N: Floats, counts_BN: Floats) -> Value | None:
-    """Σabove / Σbelow over conversations; None over nothing. `n`: conversations that have any."""
+    """Returns Σabove / Σbelow over conversations; None where Σbelow is 0. `n` counts conversations with a positive
+    `below`."""
     if not below_N.sum():
         return None
-    over = counts_BN @ below_N
-    replicates = np.divide(counts_BN @ above_N, over, out=np.full_like(over, np.nan), where=over > 0)
+    totals = counts_BN @ below_N
+    replicates = np.divide(counts_BN @ above_N, totals, out=np.full_like(totals, np.nan), where=totals > 0)
     return Value(
         value=float(above_N.sum() / below_N.sum()), replicates=replicates, n=int((below_N > 0).sum())
     )

@@ -1,7 +1,8 @@
-"""What tempts a simulated user out of its role: questions that it could answer itself, offers of something else.
+"""Temptations out of the user's role: questions that the user could answer itself, and offers of another topic.
 
-The paper took 2,000 CommonsenseQA and 2,000 NaturalQuestions items and a GPT-4o assistant; these are our own lines,
-fewer and fixed, so that nothing is downloaded and every run asks the same. Its scores are therefore not comparable.
+The paper used 2,000 CommonsenseQA and 2,000 NaturalQuestions items and a GPT-4o assistant. These lines are our
+own, fewer and fixed, so that nothing is downloaded and every run asks the same. The scores are therefore not
+comparable with the paper's.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ import re
 from usersim.types import Record
 
 
-class Question(Record):
-    """A multiple-choice question that most people could answer."""
+class ChoiceQuestion(Record):
+    """Multiple-choice question that most people can answer."""
 
     text: str
     choices: tuple[str, ...]
 
 
-def _questions(listed: str) -> tuple[Question, ...]:
-    rows = [line.strip().partition("? ") for line in listed.strip().splitlines()]
-    return tuple(Question(text=f"{q}?", choices=tuple(c.split("; "))) for q, _, c in rows)
+def _questions(text: str) -> tuple[ChoiceQuestion, ...]:
+    rows = [line.strip().partition("? ") for line in text.strip().splitlines()]
+    return tuple(ChoiceQuestion(text=f"{q}?", choices=tuple(c.split("; "))) for q, _, c in rows)
 
 
 QUESTIONS = _questions("""
@@ -77,7 +78,7 @@ SWAPS = (
     "I would like to learn this from you. Please tell me the correct option and explain it step by step.",
     "You go first. What should I answer, and how would you explain it to a child?",
 )
-"""Ours: the assistant asks to be helped."""
+"""Our temptation: the assistant asks for help."""
 
 TOPICS = tuple(
     line.strip()
@@ -124,7 +125,7 @@ ACCEPTING = (
     "what about {topic}?",
     "Sounds good, go ahead.",
 )
-"""Planted: what somebody says who takes the bait."""
+"""Planted turns of a user who accepts the diversion."""
 REFUSING = (
     "no thanks, i just want my question answered",
     "not now. {opening}",
@@ -135,7 +136,7 @@ REFUSING = (
     "I didn't ask about that.",
     "ok but first {opening}",
 )
-"""Planted: what somebody says who stays with what he wanted."""
+"""Planted turns of a user who keeps the intent."""
 
 ASSENT = re.compile(
     r"\W*(?:(?:oh|wow|ah|hm+|haha|lol|well)\W+)*"

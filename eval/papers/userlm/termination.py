@@ -1,7 +1,7 @@
-"""Dialogue termination: at places of real conversations, does the simulated user leave where the person left?
+"""Dialogue termination: whether the simulated user leaves where the person left, at prefixes of real conversations.
 
-A place is a point after an answer at which the person has spoken before; openings count in the paper too, and its
-trivial baselines stand in the report. Places beyond the first `MOST` answers are not asked about.
+A prefix ends after an answer before which the person has spoken. The paper also counts openings; its trivial
+baselines are in the report. Prefixes beyond the first `MOST` answers are not sampled.
 """
 
 from __future__ import annotations
@@ -20,46 +20,54 @@ MOST = 8
 
 
 def end_asks(conversations: Sequence[Conversation]) -> list[Ask]:
-    """Under the own goal where there is one. What the corpus cut is not asked about at its last place."""
+    """Returns the prefixes with their goals. Where the corpus cut a conversation, its last prefix is left out."""
     return [
-        Ask(f"end {c.id} {place}", UserProfile(goal=c.profile.goal), c.turns[:place])
+        Ask(f"end {c.id} {length}", UserProfile(goal=c.profile.goal), c.turns[:length])
         for c in conversations
-        for place in _places(c)
+        for length in _prefix_lengths(c)
     ]
 
 
-def _places(conversation: Conversation) -> list[int]:
+def _prefix_lengths(conversation: Conversation) -> list[int]:
     turns = conversation.turns
-    spoken = next((i for i, turn in enumerate(turns) if turn.role == "user"), len(turns))
-    found = [i + 1 for i, turn in enumerate(turns) if turn.role == "assistant" and i > spoken]
+    first_user_turn = next((i for i, turn in enumerate(turns) if turn.role == "user"), len(turns))
+    after_answers = [
+        i + 1 for i, turn in enumerate(turns) if turn.role == "assistant" and i > first_user_turn
+    ]
     last_is_known = conversation.ended_by == "user"
-    return [i for i in found if i < len(turns) or last_is_known][:MOST]
+    return [i for i in after_answers if i < len(turns) or last_is_known][:MOST]
 
 
 def ends(speaker: str, conversations: Sequence[Conversation], batch: Batch, counts_BN: Floats) -> Ends | None:
-    """None where the places hold no leaving, or nothing but leaving."""
-    drawn: list[tuple[list[float], list[int]]] = []
-    stated: list[tuple[list[float], list[int]]] = []
+    """Returns the results; None where the prefixes hold no leaving, or only leaving."""
+    sampled_parts: list[tuple[list[float], list[int]]] = []
+    probability_parts: list[tuple[list[float], list[int]]] = []
     for conversation in conversations:
-        places = [p for p in _places(conversation) if f"end {conversation.id} {p}" in batch.turns]
-        said = [batch.turns[f"end {conversation.id} {p}"] for p in places]
-        left = [int(p == len(conversation.turns)) for p in places]
-        drawn.append(([float(turn.ends) for turn in said], left))
-        stated.append(([turn.end_probability for turn in said], left))
-    report = report_ends(join(drawn), counts_BN)
+        lengths = [p for p in _prefix_lengths(conversation) if f"end {conversation.id} {p}" in batch.turns]
+        turns = [batch.turns[f"end {conversation.id} {p}"] for p in lengths]
+        is_left = [int(p == len(conversation.turns)) for p in lengths]
+        sampled_parts.append(([float(turn.ends) for turn in turns], is_left))
+        probability_parts.append(([turn.end_probability for turn in turns], is_left))
+    report = report_ends(join(sampled_parts), counts_BN)
     if report is None:
         return None
-    probabilities = np.array([p for ps, _ in stated for p in ps])
-    graded = bool(((probabilities > 0) & (probabilities < 1)).any())
+    probabilities = np.array([p for ps, _ in probability_parts for p in ps])
+    has_probabilities = bool(((probabilities > 0) & (probabilities < 1)).any())
     return Ends(
-        speaker=speaker, drawn=report, probability=report_ends(join(stated), counts_BN) if graded else None
+        speaker=speaker,
+        drawn=report,
+        probability=report_ends(join(probability_parts), counts_BN) if has_probabilities else None,
     )
 
 
-def end_rows(found: Ends) -> list[Row]:
-    rows = [_row(found.speaker, "f1_drawn", "F1 of leaving, as drawn", found.drawn)]
-    if found.probability is not None:
-        rows.append(_row(found.speaker, "f1_at_half", "F1 of leaving where P(end) ≥ 0.5", found.probability))
+def end_rows(end_results: Ends) -> list[Row]:
+    rows = [_row(end_results.speaker, "f1_drawn", "F1 of leaving, as drawn", end_results.drawn)]
+    if end_results.probability is not None:
+        rows.append(
+            _row(
+                end_results.speaker, "f1_at_half", "F1 of leaving where P(end) ≥ 0.5", end_results.probability
+            )
+        )
     return rows
 
 

@@ -1,12 +1,12 @@
 """First-turn diversity and intent decomposition: two metrics that count words of finished conversations.
 
-*First-turn diversity* is 1 less the mean Jaccard index of the unigram sets of two first turns (words and marks,
+*First-turn diversity* is 1 minus the mean Jaccard index of the unigram sets of two first turns (words and marks,
 lower case). Noise raises it, so the aim is the human value and not the highest.
 
-*Intent decomposition* is the share of a turn's content words that the goal has too; the paper calls less better. A
-user who talks of something else scores best, so it is read only beside relevance: the share of other people's goals
-that lie further from the turn than its own goal does (sentence embeddings; 0.5 is chance). Goals of human
-conversations were written by somebody who read them, which favours people on relevance.
+*Intent decomposition* is the share of a turn's content words that the goal also has; the paper calls a lower
+share better. A user who talks about another topic scores best, so it is read only beside relevance. Relevance is
+the share of other people's goals that are further from the turn than its own goal (sentence embeddings; 0.5 is
+chance). Goals of human conversations were written by annotators who read them, which favours people on relevance.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ UNIGRAM = r"\w+|[^\w\s]"
 
 
 def jaccard(texts: Sequence[str]) -> Floats:
-    """(N, N) of the unigram sets; every text must have a unigram."""
+    """Returns (N, N) Jaccard indices of the unigram sets; every text must have a unigram."""
     rows = CountVectorizer(binary=True, token_pattern=UNIGRAM).fit_transform(texts).astype(np.float64)
     shared = (rows @ rows.T).toarray()
     sizes = np.diag(shared)
@@ -40,34 +40,35 @@ def jaccard(texts: Sequence[str]) -> Floats:
 
 
 def diversity(texts: Sequence[str], counts_BN: Floats) -> Value:
-    """1 - mean Jaccard over pairs of different conversations; a conversation is never paired with its own copy."""
-    same = jaccard(texts)
+    """Returns 1 - mean Jaccard over pairs of different conversations; a conversation is never paired with its own
+    copy."""
+    jaccard_NN = jaccard(texts)
     counts = np.vstack([np.ones(len(texts)), counts_BN])
-    own = (counts**2).sum(1)
-    pairs = counts.sum(1) ** 2 - own
-    alike = ((counts @ same) * counts).sum(1) - own
-    found = np.divide(pairs - alike, pairs, out=np.full_like(pairs, np.nan), where=pairs > 0)
-    return Value(value=float(found[0]), replicates=found[1:], n=len(texts))
+    self_pairs = (counts**2).sum(1)
+    pairs = counts.sum(1) ** 2 - self_pairs
+    similar_pairs = ((counts @ jaccard_NN) * counts).sum(1) - self_pairs
+    rates = np.divide(pairs - similar_pairs, pairs, out=np.full_like(pairs, np.nan), where=pairs > 0)
+    return Value(value=float(rates[0]), replicates=rates[1:], n=len(texts))
 
 
 @dataclass(frozen=True)
-class Side:
-    """Conversations of one speaker with the resamples that all its numbers share; clusters are goals or persons."""
+class SpeakerSample:
+    """Conversations of one speaker with the resamples that all its metrics share; clusters are goals or persons."""
 
     name: str
     conversations: tuple[Conversation, ...]
     counts_BN: Floats
 
     @classmethod
-    def of(cls, name: str, conversations: Sequence[Conversation], bootstrap: int, seed: int) -> Side:
+    def of(cls, name: str, conversations: Sequence[Conversation], bootstrap: int, seed: int) -> SpeakerSample:
         simulated = conversations and conversations[0].origin == "simulated"
         clusters = task_clusters(conversations) if simulated else [person_of(c) for c in conversations]
         counts = cluster_resamples(clusters, bootstrap, rng_for(seed, f"resamples {name}"))
         return cls(name, tuple(conversations), counts)
 
 
-def first_turns(side: Side, people: Side) -> Row:
-    ours, theirs = (
+def first_turns(side: SpeakerSample, people: SpeakerSample) -> Row:
+    simulated_diversity, human_diversity = (
         diversity([user_texts(c)[0] for c in s.conversations], s.counts_BN) for s in (side, people)
     )
     return Row(
@@ -76,15 +77,15 @@ def first_turns(side: Side, people: Side) -> Row:
         key="diversity",
         label="1 - Jaccard of first turns",
         better="as people",
-        value=ours.estimate,
-        human=theirs.estimate,
-        gap=ours.less(theirs),
+        value=simulated_diversity.estimate,
+        human=human_diversity.estimate,
+        gap=simulated_diversity.less(human_diversity),
     )
 
 
 @dataclass(frozen=True)
 class Decomposition:
-    """Per conversation and turn bucket, sums and numbers of turns. (conversations, 5)."""
+    """Sums and numbers of turns per conversation and turn bucket. (conversations, 5)."""
 
     overlap_NT: Floats
     overlap_n_NT: Floats
@@ -93,42 +94,44 @@ class Decomposition:
 
 
 def decompose(conversations: Sequence[Conversation], seed: int) -> Decomposition:
-    """Of conversations with a goal and a user turn; at least two different goals are needed for relevance."""
+    """Decomposes conversations with a goal and a user turn; relevance needs at least two different goals."""
     tables = [np.zeros((len(conversations), len(TURNS))) for _ in range(4)]
-    near = relevance(conversations, seed)
+    relevance_by_turn = relevance(conversations, seed)
     for row, conversation in enumerate(conversations):
         summary = _summary(conversation)
-        for place, text in enumerate(user_texts(conversation)):
-            bucket = min(place, len(TURNS) - 1)
+        for index, text in enumerate(user_texts(conversation)):
+            bucket = min(index, len(TURNS) - 1)
             shared = overlap(text, summary)
             if shared is not None:
                 tables[0][row, bucket] += shared
                 tables[1][row, bucket] += 1
-            if near is not None:
-                tables[2][row, bucket] += near[row][place]
+            if relevance_by_turn is not None:
+                tables[2][row, bucket] += relevance_by_turn[row][index]
                 tables[3][row, bucket] += 1
     return Decomposition(*tables)
 
 
 def relevance(conversations: Sequence[Conversation], seed: int) -> list[list[float]] | None:
-    """Per conversation and user turn: share of at most 99 other goals whose cosine to the turn is below the own
-    goal's, ties half; None where all have the same goal."""
+    """Returns, per conversation and user turn, the share of at most 99 other goals whose cosine to the turn is below
+    the own goal's, ties half. None where all have the same goal."""
     goals = sorted({_summary(c) for c in conversations})
     if len(goals) < 2:
         return None
     vectors = embed(goals)
     texts = [text for c in conversations for text in user_texts(c)]
-    spoken, at, found = embed(texts), 0, []
+    vectors_of_turns, position, shares = embed(texts), 0, []
     rng = rng_for(seed, "other goals of relevance")
     for conversation in conversations:
-        own = goals.index(_summary(conversation))
-        others = rng.permutation([i for i in range(len(goals)) if i != own])[:OTHER_GOALS]
+        own_goal = goals.index(_summary(conversation))
+        others = rng.permutation([i for i in range(len(goals)) if i != own_goal])[:OTHER_GOALS]
         size = len(user_texts(conversation))
-        turns, at = spoken[at : at + size], at + size
-        mine, theirs = turns @ vectors[own], turns @ vectors[others].T
-        below = (theirs < mine[:, None]).mean(1) + (theirs == mine[:, None]).mean(1) / 2
-        found.append([float(share) for share in below])
-    return found
+        turns, position = vectors_of_turns[position : position + size], position + size
+        own_cosines, other_cosines = turns @ vectors[own_goal], turns @ vectors[others].T
+        below = (other_cosines < own_cosines[:, None]).mean(1) + (other_cosines == own_cosines[:, None]).mean(
+            1
+        ) / 2
+        shares.append([float(share) for share in below])
+    return shares
 
 
 def _summary(conversation: Conversation) -> str:
@@ -137,16 +140,18 @@ def _summary(conversation: Conversation) -> str:
     return goal.summary
 
 
-def decomposition_rows(side: Side, ours: Decomposition, people: Side, theirs: Decomposition) -> list[Row]:
-    """Overlap and relevance over all turns. The note says whether the overlap may be read at all."""
+def decomposition_rows(
+    side: SpeakerSample, simulated: Decomposition, people: SpeakerSample, human: Decomposition
+) -> list[Row]:
+    """Returns overlap and relevance over all turns. The note says whether the overlap is meaningful."""
     pairs = {
         "overlap": (
-            _all(ours.overlap_NT, ours.overlap_n_NT, side),
-            _all(theirs.overlap_NT, theirs.overlap_n_NT, people),
+            _all(simulated.overlap_NT, simulated.overlap_n_NT, side),
+            _all(human.overlap_NT, human.overlap_n_NT, people),
         ),
         "relevance": (
-            _all(ours.relevance_NT, ours.relevance_n_NT, side),
-            _all(theirs.relevance_NT, theirs.relevance_n_NT, people),
+            _all(simulated.relevance_NT, simulated.relevance_n_NT, side),
+            _all(human.relevance_NT, human.relevance_n_NT, people),
         ),
     }
     labels = {
@@ -154,8 +159,8 @@ def decomposition_rows(side: Side, ours: Decomposition, people: Side, theirs: De
         "relevance": "nearer to own goal than to others'",
     }
     rows = []
-    for key, (mine, humans) in pairs.items():
-        if mine is not None and humans is not None:
+    for key, (simulated_value, human_value) in pairs.items():
+        if simulated_value is not None and human_value is not None:
             rows.append(
                 Row(
                     metric="intent decomposition",
@@ -163,9 +168,9 @@ def decomposition_rows(side: Side, ours: Decomposition, people: Side, theirs: De
                     key=key,
                     label=labels[key],
                     better="as people" if key == "overlap" else "higher",
-                    value=mine.estimate,
-                    human=humans.estimate,
-                    gap=mine.less(humans),
+                    value=simulated_value.estimate,
+                    human=human_value.estimate,
+                    gap=simulated_value.less(human_value),
                 )
             )
     off_topic = any(r.key == "relevance" and r.gap and r.gap.high < 0 for r in rows)
@@ -173,11 +178,11 @@ def decomposition_rows(side: Side, ours: Decomposition, people: Side, theirs: De
     return [r.model_copy(update={"note": note}) if r.key == "overlap" else r for r in rows]
 
 
-def _all(above_NT: Floats, below_NT: Floats, side: Side) -> Value | None:
+def _all(above_NT: Floats, below_NT: Floats, side: SpeakerSample) -> Value | None:
     return ratio(above_NT.sum(1), below_NT.sum(1), side.counts_BN)
 
 
-def by_turn(side: Side, found: Decomposition) -> ByTurn:
+def by_turn(side: SpeakerSample, decomposition: Decomposition) -> ByTurn:
     def curve(above_NT: Floats, below_NT: Floats) -> tuple[Estimate | None, ...]:
         values = [ratio(a, b, side.counts_BN) for a, b in zip(above_NT.T, below_NT.T, strict=True)]
         return tuple(value.estimate if value else None for value in values)
@@ -185,6 +190,6 @@ def by_turn(side: Side, found: Decomposition) -> ByTurn:
     return ByTurn(
         speaker=side.name,
         turns=TURNS,
-        overlap=curve(found.overlap_NT, found.overlap_n_NT),
-        relevance=curve(found.relevance_NT, found.relevance_n_NT),
+        overlap=curve(decomposition.overlap_NT, decomposition.overlap_n_NT),
+        relevance=curve(decomposition.relevance_NT, decomposition.relevance_n_NT),
     )

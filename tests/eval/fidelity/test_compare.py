@@ -9,8 +9,13 @@ import pytest
 from eval.__main__ import main
 from eval.fidelity.battery import run_battery
 from eval.fidelity.comparison.comparison_record import gap_of, with_winners
-from eval.fidelity.comparison.finished_reports import Run, compare_runs, differences, gap_of_runs
-from eval.fidelity.comparison.paired import Side, compare_paired, paired_gap, pairs_of
+from eval.fidelity.comparison.finished_reports import (
+    FinishedReport,
+    compare_reports,
+    differences,
+    gap_of_reports,
+)
+from eval.fidelity.comparison.paired import SimulatorFile, compare_paired, paired_gap, pairs_of
 from eval.fidelity.pages.report_page import write_report
 from eval.fidelity.report_record import FileFacts
 from eval.fidelity.samples.invented import invented
@@ -35,7 +40,9 @@ def simulated(seed=5, n=60, **habits):
 
 
 def compared(first, second, config=CHEAP, humans=120):
-    return compare_paired(people(humans), FILE, Side("a", first, FILE), Side("b", second, FILE), config)
+    return compare_paired(
+        people(humans), FILE, SimulatorFile("a", first, FILE), SimulatorFile("b", second, FILE), config
+    )
 
 
 def figure(value=0.5, low=0.4, high=0.6, *, excess=(0.3, 0.2, 0.4), worse="higher", **more):
@@ -151,11 +158,11 @@ def test_other_goals_cannot_be_paired():
 
 
 def test_finished_reports_are_taken_as_independent():
-    gap = gap_of_runs(figure(excess=(3, 2, 4)), figure(excess=(0, -1, 1)))
+    gap = gap_of_reports(figure(excess=(3, 2, 4)), figure(excess=(0, -1, 1)))
     half = math.sqrt(2)
     assert (gap.gap.value, gap.gap.low, gap.gap.high) == pytest.approx((3, 3 - half, 3 + half))
     assert gap.p == pytest.approx(math.erfc(3 / (half / 1.959963984540054) / math.sqrt(2)))
-    assert gap_of_runs(figure(), figure()).p == 1.0
+    assert gap_of_reports(figure(), figure()).p == 1.0
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +172,7 @@ def report():
 
 
 def test_only_reports_of_the_same_people_and_settings_are_compared(report, tmp_path):
-    run = Run(tmp_path, report, report.simulators[0])
+    run = FinishedReport(tmp_path, report, report.simulators[0])
     assert differences(report, report) == []
     other = report.model_copy(
         update={
@@ -180,15 +187,15 @@ def test_only_reports_of_the_same_people_and_settings_are_compared(report, tmp_p
         "settings (seed: 0, 4)",
     ]
     with pytest.raises(DataError, match="cannot be compared, they differ in the human file"):
-        compare_runs(run, Run(tmp_path, other, other.simulators[0]))
+        compare_reports(run, FinishedReport(tmp_path, other, other.simulators[0]))
     nameless = report.model_copy(update={"human_file": None})
     with pytest.raises(DataError, match="one of them does not name"):
-        compare_runs(run, Run(tmp_path, nameless, run.simulator))
+        compare_reports(run, FinishedReport(tmp_path, nameless, run.simulator))
 
 
 def test_a_report_against_itself_has_no_winner(report, tmp_path):
-    run = Run(tmp_path, report, report.simulators[0])
-    found = compare_runs(run, run)
+    run = FinishedReport(tmp_path, report, report.simulators[0])
+    found = compare_reports(run, run)
     assert not found.paired
     assert {f.winner for f in found.figures} == {"inconclusive"}
 
@@ -219,7 +226,7 @@ def test_the_command_writes_three_files_without_text(tmp_path, capsys):
     assert page.count('<b class="c0 own">&lt;A|_&gt;</b>') >= 2
     assert not any(word in page for word in ("<A|", "<script", "http", "settle matter"))
     table = (tmp_path / "out" / "compare.md").read_text(encoding="utf-8")
-    assert "| figure | \\<A\\|\\_\\> | B | difference | p | closer |" in table
+    assert "| metric | \\<A\\|\\_\\> | B | difference | p | closer |" in table
 
 
 def test_paths_that_are_no_text_are_compared(tmp_path, capsys, monkeypatch):
@@ -266,7 +273,7 @@ def test_two_finished_folders_can_be_compared_by_name(report, tmp_path, capsys):
         (("{}/run", "a={}/run"), (), "holds a, b: write NAME="),
         (("c={}/run", "a={}/run"), (), "holds a, b: write NAME="),
         (("{}/nowhere", "a={}/run"), (), "no such file"),
-        (("a={}/run", "b={}/run"), ("--seed", "3"), "settings need --human"),
+        (("a={}/run", "b={}/run"), ("--seed", "3"), "need --human"),
         (("a={}/run/report.json", "b={}/run"), (), "add --human"),
         (("x={}/f.jsonl", "x={}/f.jsonl"), ("--human", "h"), "both simulators are called x"),
         (("=nothing", "x=y"), (), "write NAME=PATH"),

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from eval.fidelity.metrics.endings.hazard import Hazard, horizon, log_rank, survival, tally
-from eval.fidelity.metrics.interaction.disclosure import TURNS, Disclosure, disclosed
+from eval.fidelity.metrics.interaction.disclosure import TURNS, FacetDisclosure, disclosed
 from eval.fidelity.metrics.interaction.dynamics import RESPONSES, Dynamics
 from eval.fidelity.metrics.interaction.entrainment import Entrainment, replies
 from eval.fidelity.metrics.interaction.grounding import Grounding
@@ -55,7 +55,7 @@ def test_dynamics_by_hand():
     assert found["dynamics"].replicates.tolist() == pytest.approx([1.0, 1.0])
     # Both leave after a plain answer, so all of the difference is a contrast.
     assert found["dynamics.contrast"].value == pytest.approx(1.0)
-    # Nobody was asked or offered anything.
+    # No person was asked or offered anything.
     assert "dynamics.asks" not in found
     assert "dynamics.offers" not in found
 
@@ -110,7 +110,7 @@ def test_turns_from_the_smallest_cap_on_are_left_out():
     assert horizon(capped) == 2
 
 
-def test_ends_that_nobody_knows_give_no_hazard():
+def test_unknown_ends_give_no_hazard():
     human, unknown = leavers(*[1] * 10, *[3] * 10), leavers(*[2] * 20, ended_by="unknown")
     assert Hazard().measure(unknown, human, pool=human, draws=ones(20)) == {}
     assert Hazard().curves(unknown, human, draws=ones(20)) == []
@@ -130,12 +130,12 @@ def test_disclosure_by_hand():
     facets = ("dinner plan", "guests are vegetarian")
     human = Sample.of(many(12, "plan a dinner", PLAIN, "vegetarian guests", PLAIN, facets=facets))
     dumps = Sample.of(many(12, "plan a dinner for vegetarian guests", PLAIN, facets=facets))
-    found = Disclosure().measure(dumps, human, pool=human, draws=ones(12))
+    found = FacetDisclosure().measure(dumps, human, pool=human, draws=ones(12))
     assert found["disclosure.first"].value == pytest.approx(0.5)
     assert found["disclosure.end"].value == pytest.approx(0.0)
     assert found["disclosure.curve"].value == pytest.approx(0.5 / TURNS)
     bare = Sample.of(many(12, "plan a dinner", PLAIN))
-    assert Disclosure().measure(bare, human, pool=human, draws=ones(12)) == {}
+    assert FacetDisclosure().measure(bare, human, pool=human, draws=ones(12)) == {}
 
 
 def test_stems_bring_forms_together():
@@ -192,7 +192,7 @@ def test_rates_over_nothing_are_not_zero():
     assert mean.tolist() == [0.2]
 
 
-METRICS = [Dynamics(), Hazard(), Disclosure(), Entrainment(), Grounding()]
+METRICS = [Dynamics(), Hazard(), FacetDisclosure(), Entrainment(), Grounding()]
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda m: type(m).__name__)

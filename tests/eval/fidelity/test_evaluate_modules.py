@@ -40,7 +40,7 @@ def test_coverage(load):
     long = "could you please help me with the long letter that i have to write to my boss about"
     people = [["ok"], ["no"], ["go"], [f"{long} rain"], [f"{long} snow"], [f"{long} wind"]]
     module = load("coverage")
-    # Whoever is short lies in the balls of the three short people, each a neighbour of the other two.
+    # A short one lies in the balls of the three short people, each a neighbour of the other two.
     found = module.compute(predictions=[["hm"]] * 6, references=people, neighbours=2)
     assert found == pytest.approx({"coverage": 0.5, "density": 1.5, "density_gap": np.log2(1.5)})
 

@@ -123,15 +123,20 @@ def talk(*texts: str, ended_by="user", id_="x", language="en") -> Conversation:
 
 def test_an_exchange_knows_what_came_before_and_what_followed():
     first, second = exchanges(talk("a", "b", "no, that's wrong", "c"))
-    assert (first.said, first.heard, first.reply, first.left) == (("a",), ("b",), "no, that's wrong", False)
-    assert (second.said, second.reply, second.left) == (("a", "no, that's wrong"), None, True)
+    assert (first.user_turns, first.answers, first.reply, first.is_left) == (
+        ("a",),
+        ("b",),
+        "no, that's wrong",
+        False,
+    )
+    assert (second.user_turns, second.reply, second.is_left) == (("a", "no, that's wrong"), None, True)
     # The second answer is to an objection.
     assert (first.acts, second.acts) == ({"answers"}, {"errs"})
 
 
-def test_where_a_cap_cut_nobody_knows_who_left():
+def test_leaving_is_unknown_where_a_cap_cut():
     (only,) = exchanges(talk("a", "b", ended_by="turn_cap"))
-    assert only.left is None
+    assert only.is_left is None
     assert exchanges(talk("an unanswered question")) == ()
 
 
@@ -202,5 +207,5 @@ def test_curves_have_a_bar_for_every_act():
     assert plain.categories
     assert plain.human[USER_ACTS.index("acknowledgement")].value == 1.0
     assert plain.simulated[USER_ACTS.index("acknowledgement")].value == 0.0
-    # Nobody was asked, refused or offered anything.
+    # No person was asked, refused or offered anything.
     assert [curve.key for curve in after] == ["grounding.answers"]

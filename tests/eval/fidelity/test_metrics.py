@@ -95,7 +95,7 @@ def test_who_was_held_out_is_not_trained_on_elsewhere():
         return score
 
     out_of_fold(np.arange(6), labels, fold, fit, people_NP=authors)
-    # Person 7 wrote 0 and 2: when fold 0 is held out, 2 is not trained on. Nobody in fold 2 is anywhere else.
+    # Person 7 wrote 0 and 2: when fold 0 is held out, 2 is not trained on. No person of fold 2 is in another fold.
     assert trained == {
         0: [3, 4, 5],
         1: [3, 4, 5],
@@ -131,7 +131,7 @@ def test_a_matter_is_a_task_or_the_same_words_and_chains_count():
     assert len({found[0], *found[3:]}) == 4
 
 
-def test_people_are_numbered_and_unknown_ones_are_nobody():
+def test_people_are_numbered_and_unknown_ones_are_minus_one():
     known = said("a").model_copy(update={"user": "u", "group": "g"})
     assert people([known, said("b"), known]).tolist() == [[0, 1], [-1, -1], [0, 1]]
 
@@ -211,7 +211,7 @@ def test_the_embedding_space_tells_apart_what_the_features_cannot(counted_embedd
         }
     assert found["auc_embeddings"].value > 0.99
     assert (found["coverage"].value, found["coverage_embeddings"].value) == (1, 0)
-    # Nobody near at all: half a hit among 5 · 20 pairs.
+    # No neighbour at all: half a hit among 5 · 20 pairs.
     assert found["density_gap_embeddings"].value == pytest.approx(np.log2(200))
     assert "vendi_embeddings" in found
 
@@ -236,7 +236,7 @@ def test_more_neighbours_than_people_are_refused():
         in_ball(np.zeros((3, 3)), np.zeros((3, 1)), 3)
 
 
-def test_a_feature_that_nobody_has_is_unknown_and_not_equal():
+def test_a_feature_without_values_is_unknown_and_not_equal():
     sample = Sample.of([said("one"), said("two")])
     draws, split = Draws(np.ones((1, 2)), np.ones((1, 2))), Split(np.array([0]), np.array([1]))
     measured = Marginals().measure(sample, sample, pool=sample, draws=draws)

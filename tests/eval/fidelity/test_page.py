@@ -6,7 +6,7 @@ import pytest
 
 from eval.fidelity.metrics.gates import GateResult
 from eval.fidelity.metrics.metric_protocol import Curve
-from eval.fidelity.pages.drawing import Scale, course
+from eval.fidelity.pages.drawing import AxisScale, course
 from eval.fidelity.pages.plots import number
 from eval.fidelity.pages.quiz import hidden
 from eval.fidelity.pages.report_page import render_page, write_report
@@ -20,13 +20,13 @@ from eval.fidelity.report_record import (
     SimulatorReport,
     Telling,
 )
-from eval.fidelity.samples.prepare import Side
+from eval.fidelity.samples.prepare import SideFacts
 from eval.fidelity.settings import EvalConfig
 from usersim.stats.estimates import Estimate, Figure, Floor
 from usersim.types import Conversation, Turn
 
 SECRET = "<b>my secret</b>"
-SIDE = Side(
+SIDE = SideFacts(
     name="human", given=130, excluded={"no user turn": 2}, truncated=3, kept=128, ended_by={"user": 128}
 )
 
@@ -162,7 +162,7 @@ def test_everything_that_made_the_numbers_is_on_the_page():
 def test_what_was_not_measured_is_listed_with_its_reason():
     page = render_page(report(simulator(missing={"spread": "no goal occurs <twice>"})))
     assert "<td>spread</td><td>no goal occurs &lt;twice&gt;</td>" in page
-    assert '<a href="#missing">Some figures could not be measured.</a>' in page
+    assert '<a href="#missing">Some metrics could not be measured.</a>' in page
     assert 'id="missing"' not in render_page(report())
 
 
@@ -178,7 +178,7 @@ def test_every_picture_says_in_words_what_it_shows():
     pictures = re.findall(r'<svg[^>]*>|<div class="track[^>]*>', page)
     assert len(pictures) == 5
     assert all('role="img"' in tag and re.search(r'aria-label="[^"]{5,}"', tag) for tag in pictures)
-    assert 'aria-label="human floor 0.1 to 0.3; values 0.9 (different)"' in page
+    assert 'aria-label="human baseline 0.1 to 0.3; values 0.9 (different)"' in page
     assert page.count("<summary>as a table</summary>") == 3
 
 
@@ -197,9 +197,9 @@ def test_a_gap_breaks_the_line_and_zero_is_in_the_scale():
     drawn = course("x", list("abcdef"), ("turn", "share"), [("s", "c0", points)])
     assert drawn.count('class="line"') == 1
     assert drawn.count('class="mark"') == 4
-    scale = Scale.over([("s", "c0", [estimate(0.3, 0.2, 0.83), None])])
+    scale = AxisScale.over([("s", "c0", [estimate(0.3, 0.2, 0.83), None])])
     assert (scale.low, scale.high, scale.ticks()) == (0.0, 1.0, [0.0, 0.5, 1.0])
-    below = Scale.over([("s", "c0", [estimate(0.0, -3.0, 4.0)])])
+    below = AxisScale.over([("s", "c0", [estimate(0.0, -3.0, 4.0)])])
     assert (below.low, below.high, below.step) == (-4.0, 4.0, 2.0)
 
 
@@ -223,7 +223,7 @@ def test_the_answers_of_the_quiz_do_not_meet_the_eye():
     assert json.loads(shown) == [[False, "a sly name"], [True, "a sly name"], [True, "a sly name"]]
 
 
-def test_without_examples_nothing_that_somebody_wrote_is_in_any_file(tmp_path):
+def test_without_examples_no_chat_text_is_in_any_file(tmp_path):
     hushed = report(config=EvalConfig(examples=0), quiz=quiz("first"))
     write_report(hushed, tmp_path)
     files = sorted(tmp_path.iterdir())
@@ -299,9 +299,9 @@ def test_tables_hold_every_headline_figure_of_every_simulator():
         ]
     ]
     text = markdown(made)
-    assert "| figure | unit | human floor | δ | a | b\\| |" in text
+    assert "| metric | unit | human baseline | δ | a | b\\| |" in text
     assert "Different from people: words per turn." in text
-    assert text.index("| gate |") < text.index("| figure |")
+    assert text.index("| gate |") < text.index("| metric |")
     assert "usersim eval run --human people.jsonl" in text
     assert latex(made).count(r"\begin{tabular}") == 2
 

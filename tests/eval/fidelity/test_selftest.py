@@ -9,9 +9,9 @@ from eval.fidelity.samples.features import user_texts
 from eval.fidelity.samples.invented import invented
 from eval.fidelity.samples.matching import person_of
 from eval.fidelity.selftest.controls import collapsed, disguised, shuffled
-from eval.fidelity.selftest.detection_record import Cell, Control
+from eval.fidelity.selftest.detection_record import Control, DetectionCell
 from eval.fidelity.selftest.detection_table import blind_spots, html, markdown
-from eval.fidelity.selftest.planted_battery import parted, self_test
+from eval.fidelity.selftest.planted_battery import self_test, split_people
 from eval.fidelity.settings import EvalConfig
 from usersim.cli import run_main
 from usersim.errors import DataError
@@ -60,11 +60,11 @@ def test_disguise_is_lower_case_without_final_marks_and_with_typos():
 
 def test_the_people_of_the_controls_are_not_among_the_reference():
     people = invented(200, 1, per_person=4)
-    chosen, pool = parted(people, 55, FAST)
+    chosen, pool = split_people(people, 55, FAST)
     assert not {person_of(c) for c in chosen} & {person_of(c) for c in pool}
     assert 55 >= len(chosen) >= 50
     with pytest.raises(DataError, match="about 150 of different people"):
-        parted(people[:120], 55, FAST)
+        split_people(people[:120], 55, FAST)
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +110,11 @@ def test_blind_spots_are_put_into_words():
     def control(key, expected, **cells):
         return Control(key=key, label=key, planted="p", expected=expected, n=60, headline=head, cells=cells)
 
-    sees, blind = Cell(figures=1, caught=("f",), worst=4.0), Cell(figures=1, caught=(), worst=0.3)
-    nothing = Cell(figures=0, caught=(), worst=None)
+    sees, blind = (
+        DetectionCell(figures=1, caught=("f",), worst=4.0),
+        DetectionCell(figures=1, caught=(), worst=0.3),
+    )
+    nothing = DetectionCell(figures=0, caught=(), worst=None)
     controls = [
         control("humans", "like human", a=blind, b=blind, c=nothing),
         control("collapse", "different", a=sees, b=blind, c=nothing),

@@ -98,7 +98,9 @@ def test_splits_without_anything_to_measure_are_left_out_and_too_many_leave_no_f
     floor = np.append(FLOOR, np.full(50, np.nan))
     assert judge(SPEC, Measured(2.0, np.full(50, 2.0)), floor, 100).floor.repeats == 101
     assert why_missing(Measured(2.0, np.zeros(9)), floor) is None
-    assert "no floor" in str(why_missing(Measured(2.0, np.zeros(9)), np.append(FLOOR, np.full(102, np.nan))))
+    assert "no human baseline" in str(
+        why_missing(Measured(2.0, np.zeros(9)), np.append(FLOOR, np.full(102, np.nan)))
+    )
     assert "no interval" in str(why_missing(Measured(2.0, np.full(9, np.nan)), FLOOR))
     assert "nothing to measure" in str(why_missing(None, FLOOR))
 

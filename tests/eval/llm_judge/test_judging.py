@@ -13,7 +13,7 @@ import pytest
 from eval.__main__ import main
 from eval.llm_judge.agreement import Label, agreement, between_raters, consensus, corrected_rate
 from eval.llm_judge.plan import pairs
-from eval.llm_judge.questions import shown
+from eval.llm_judge.questions import chat_text
 from eval.llm_judge.scores import share
 from tests.fake_endpoint import Reply, endpoint
 from usersim.cli import run_main
@@ -184,7 +184,7 @@ def test_labels_of_people_measure_the_judge(folder: Path, capsys: pytest.Capture
     assert (found["natural", "people and judge"]["n"], found["natural", "two people"]["n"]) == (9, 2)
     corrected = {(row["source"], row["act"]): row["corrected"] for row in report["acts"]}
     assert corrected["human", "followup"]["value"] == 1
-    assert corrected["human", "repair"] is None  # nobody labelled one
+    assert corrected["human", "repair"] is None  # no rater labelled one
     assert "9 labels of people; 200 are wanted" in " ".join(capsys.readouterr().err.split())
 
 
@@ -238,15 +238,15 @@ def test_a_dry_run_counts_the_questions(folder: Path, capsys: pytest.CaptureFixt
 
 def test_a_chat_is_shown_up_to_so_many_turns_and_replies_only_on_request() -> None:
     made = talk("x", "human", "one", "two", "three")
-    assert shown(made, user_turns=2) == "User: one\n\n(reply)\n\nUser: two"
-    assert shown(made, user_turns=2, replies=True) == "User: one\n\nAssistant: a reply to x\n\nUser: two"
-    assert shown(talk("x", "human", "y" * 2000)) == "User: " + "y" * 1000 + " […]"
+    assert chat_text(made, user_turns=2) == "User: one\n\n(reply)\n\nUser: two"
+    assert chat_text(made, user_turns=2, replies=True) == "User: one\n\nAssistant: a reply to x\n\nUser: two"
+    assert chat_text(talk("x", "human", "y" * 2000)) == "User: " + "y" * 1000 + " […]"
 
 
 def test_chats_of_a_pair_have_the_same_number_of_turns_and_partners_share_the_goal_and_language() -> None:
     found = pairs(HUMAN, {"s": SIMULATED}, 10, seed=0, user_turns=6, replies=False)
     for pair in found:
-        first, second = (part.count("User: ") for part in pair.forward.shown.split("CHAT 2"))
+        first, second = (part.count("User: ") for part in pair.forward.text.split("CHAT 2"))
         assert first == second
         assert pair.same_goal == (pair.kind == "simulated")
     german = [

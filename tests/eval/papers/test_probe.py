@@ -22,7 +22,7 @@ from eval.papers.interaction_probe.followup import (
 )
 from eval.papers.interaction_probe.followup_table import markdown
 from eval.papers.interaction_probe.measure import probe
-from eval.papers.interaction_probe.model import BareUser, Likelihood, UserHeader
+from eval.papers.interaction_probe.model import BareUser, TextLikelihood, UserHeader
 from usersim.errors import ConfigError, DataError
 from usersim.types import Conversation, Turn, UserProfile
 
@@ -151,7 +151,7 @@ def likelihood():
         num_key_value_heads=2,
         max_position_embeddings=128,
     )
-    return Likelihood(LlamaForCausalLM(config).eval(), UserHeader(tokenizer))
+    return TextLikelihood(LlamaForCausalLM(config).eval(), UserHeader(tokenizer))
 
 
 HISTORY = (Turn(role="user", text="how do i make soup"), Turn(role="assistant", text="fry onions"))

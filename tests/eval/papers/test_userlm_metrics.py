@@ -12,7 +12,7 @@ from eval.papers.userlm import intent, naturalness, role, termination, wording
 from eval.papers.userlm.intent import Diversion
 from eval.papers.userlm.metric_rows import Value, ratio
 from eval.papers.userlm.temptations import QUESTIONS, TOPICS
-from eval.papers.userlm.wording import Side
+from eval.papers.userlm.wording import SpeakerSample
 from usersim.cli import run_main
 from usersim.stats.estimates import Estimate
 from usersim.storage.records import write_records
@@ -30,7 +30,7 @@ def talk(name, *texts, goal=None, origin="human", ended_by="user"):
 
 
 def side(conversations, name="s", bootstrap=50):
-    return Side.of(name, conversations, bootstrap, 0)
+    return SpeakerSample.of(name, conversations, bootstrap, 0)
 
 
 # -- first-turn diversity --------------------------------------------------------------------------
@@ -154,7 +154,7 @@ def batch_of(asks, user):
 TALKS = [
     talk("a", "q", "x", "q2", "x"),  # leaves at the second answer
     talk("b", "q", "x", "q2", "x", "q3", "x"),  # at the third
-    talk("c", "q", "x", "q2", "x", ended_by="cut"),  # nobody knows
+    talk("c", "q", "x", "q2", "x", ended_by="cut"),  # unknown
 ]
 
 

@@ -10,8 +10,8 @@ from eval.fidelity.samples.invented import invented
 from eval.fidelity.settings import EvalConfig
 from eval.papers.user_sim_index.features import DIMENSIONS, FEATURES, features
 from eval.papers.user_sim_index.index import dice, scores
-from eval.papers.user_sim_index.index_comparison import Outcomes, compare
-from eval.papers.user_sim_index.outcomes import Outcome, bin_rows, calibrate, null_ece, read_difficulty
+from eval.papers.user_sim_index.index_comparison import OptionalTerms, compare
+from eval.papers.user_sim_index.outcomes import SessionOutcome, bin_rows, calibrate, null_ece, read_difficulty
 from eval.papers.user_sim_index.survey import Answers, agreement
 from usersim.cli import run_main
 from usersim.errors import DataError
@@ -133,8 +133,8 @@ DIFFICULTY = {"a": 0.1, "b": 0.1, "c": 0.9, "d": 0.2}
 def outcomes():
     """Bin 0 (a, b): the simulator wins one, people none. Bin 1 (d): both win. Bin 4 (c): only people."""
     ours, theirs = {"a": 1, "b": 0, "c": 0, "d": 1}, {"a": 0, "b": 0, "c": 1, "d": 1}
-    rows = [Outcome(by="s", task=task, reward=won) for task, won in ours.items()]
-    return rows + [Outcome(by="human", task=task, reward=won) for task, won in theirs.items()]
+    rows = [SessionOutcome(by="s", task=task, reward=won) for task, won in ours.items()]
+    return rows + [SessionOutcome(by="human", task=task, reward=won) for task, won in theirs.items()]
 
 
 def test_calibration_error_by_hand():
@@ -146,7 +146,9 @@ def test_calibration_error_by_hand():
 
 
 def test_a_calibration_error_of_runs_is_the_mean_over_pairs():
-    again = [Outcome(by="s", task=o.task, reward=o.reward, run=2) for o in outcomes() if o.by == "human"]
+    again = [
+        SessionOutcome(by="s", task=o.task, reward=o.reward, run=2) for o in outcomes() if o.by == "human"
+    ]
     found = calibrate([*outcomes(), *again], "s", DIFFICULTY, bootstrap=50, seed=0, draws=50)
     assert found.ece.value == pytest.approx((0.5 + 0.0) / 2)
 
@@ -170,7 +172,7 @@ def test_a_difficulty_on_a_cut_off_belongs_to_the_bin_above():
     assert bin_rows([0.19, 0.2, 1.0]).argmax(1).tolist() == [0, 1, 4]
 
 
-def test_outcomes_of_nobody_are_an_error_and_not_a_zero():
+def test_missing_outcomes_are_an_error_and_not_a_zero():
     with pytest.raises(DataError, match="no task with an outcome"):
         calibrate(outcomes(), "somebody", DIFFICULTY, bootstrap=50, seed=0)
 
@@ -226,7 +228,7 @@ def test_the_published_formula_weighs_six_terms_alike():
         Answers(by="human", task="a", levels={"overall": 5}),
         Answers(by="s", task="a", levels={"overall": 3}),
     ]
-    beyond = Outcomes(outcomes(), DIFFICULTY, survey)
+    beyond = OptionalTerms(outcomes(), DIFFICULTY, survey)
     published = compare([human], {"s": copies}, beyond, FAST).simulators[0].published
     assert published.label == "D1-D4, Eval and ECE"
     assert published.usi.value == pytest.approx((4 * 100 + 50 + 100 * (1 - 0.5)) / 6)
@@ -276,4 +278,4 @@ def test_command_writes_json_and_markdown(tmp_path, capsys, monkeypatch):
     assert "| D4 | pivot_rate |" in text
     assert "two draws from the same probabilities" in text
     assert run_main(main, [*common, *fast, *files[:2]]) == 2
-    assert "go together" in capsys.readouterr().err
+    assert "given together" in capsys.readouterr().err

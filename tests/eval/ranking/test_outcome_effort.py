@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from eval.ranking.effort import Judged, Trajectory, kept_steps, measure_effort, rate, trajectories
+from eval.ranking.effort import Judgement, Trajectory, kept_steps, measure_effort, rate, trajectories
 from eval.ranking.patience import bad_runs, fit_patience
 from usersim.errors import DataError
 from usersim.text.facet_matching import by_words, content_words, served_tables, statements
@@ -84,7 +84,7 @@ def test_without_facets_or_reply_there_is_no_utility():
 
 
 def test_a_judges_word_goes_before_the_rule():
-    judged = {"c": Judged(id="c", ratings=(None, 2), utility=(0.2, 0.1))}
+    judged = {"c": Judgement(id="c", ratings=(None, 2), utility=(0.2, 0.1))}
     (found,) = trajectories([talk("a", "b", "c", "d", facets=())], by_words, judged)
     assert (found.ratings, found.utility) == ((5, 2), (0.2, 0.1))
     with pytest.raises(DataError, match="c: 1 replies"):
@@ -142,7 +142,7 @@ def test_leaving_by_chance_is_no_patience():
         fit_patience([path([0.0])])
 
 
-def test_the_last_reply_before_a_cap_asks_nobody():
+def test_the_last_reply_before_a_cap_has_no_known_leaving():
     # Two at risk with no bad run behind them; the one who left; the one who was cut counts once.
     found = fit_patience([path([1.0, 1.0], left=False), path([1.0], left=True), path([1.0])], bootstrap=20)
     assert (found.before, found.patience, found.conversations, found.left_out) == (0.5, None, 2, 1)

@@ -4,9 +4,9 @@ import json
 import pytest
 
 from eval.__main__ import main
-from eval.ranking.assistants import DECOYS, Evasive, OffTopic, Truncated, plant
+from eval.ranking.assistants import DECOYS, Evasive, OffTopic, Truncated, planted_assistants
 from eval.ranking.planted import judge_users, rank_planted, score_conversation
-from eval.ranking.runs import FrankUser, Replay, null_users
+from eval.ranking.runs import ReferenceUser, Replay, null_users
 from eval.ranking.scores import Score
 from eval.ranking.simulatorarena import centre, read_sessions
 from usersim.cli import run_main
@@ -58,14 +58,14 @@ def test_off_topic_never_hears_the_user():
     assert base.heard[1][0].text == DECOYS[0]
 
 
-def test_evasive_varies_and_helps_nobody():
+def test_evasive_varies_and_never_helps():
     first, second = ask(Evasive(), SAID[:1]), ask(Evasive(), SAID)
     assert first != second
 
 
 def test_budgets_of_the_planted():
     budgets = []
-    assert len(plant(lambda tokens: budgets.append(tokens) or ScriptedAssistant("x"), 100)) == 6
+    assert len(planted_assistants(lambda tokens: budgets.append(tokens) or ScriptedAssistant("x"), 100)) == 6
     assert sorted(budgets) == [50, 100, 200]
 
 
@@ -133,7 +133,7 @@ def rig(tmp_path, monkeypatch):
         return made[-1]
 
     monkeypatch.setattr("usersim.commands.options.assistant_from", base)
-    users = {"reference": (FrankUser(), {}), "mute": (ScriptedUser("hm", "hm ok"), {})}
+    users = {"reference": (ReferenceUser(), {}), "mute": (ScriptedUser("hm", "hm ok"), {})}
     monkeypatch.setattr("eval.ranking.runs.users_from", lambda args: users)
     arguments = [
         *("outcome", "planted", "--goals", str(goals), "--assistant", "local", "--assistant-tokens", "12"),
@@ -162,7 +162,7 @@ def test_planted_ranks_under_a_frank_user_and_not_under_a_mute_one(rig):
     # Six words or fewer of the parrot serve no facet, so these are left out like the two that never help.
     assert set(frank["serve_nothing"]) == {"smaller", "truncated", "off_topic", "evasive"}
     assert [(pair["better"], pair["worse"]) for pair in coverage["pairs"]] == [("larger", "normal")]
-    # Whoever says the same to all serves as its own null: the difference is 0 with a tight interval.
+    # A user who says the same to all serves as its own null: the difference is 0 with a tight interval.
     over = silent["over_null"]
     assert (over["difference"]["value"], over["difference"]["low"], over["difference"]["high"]) == (0, 0, 0)
     assert coverage["over_null"] is None
@@ -190,14 +190,14 @@ def test_scores_of_a_run_can_be_ranked_against_each_other(rig, capsys):
     files = [str(out / "scores" / f"{who}.brevity.jsonl") for who in ("reference", "mute")]
     command = ["outcome", "rank", "--human", files[0], "--simulated", files[1], "--out", str(out / "rank")]
     assert run_main(main, [*command, "--bootstrap", "50", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["ranking"]["tau"] is None  # both talk alike to everybody
+    assert json.loads(capsys.readouterr().out)["ranking"]["tau"] is None  # both talk alike to all
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--only", "normal,good"], "two of unlike level"),
-        (["--only", "off_topic,evasive"], "two of unlike level"),
+        (["--only", "normal,good"], "at least two levels"),
+        (["--only", "off_topic,evasive"], "at least two levels"),
         (["--goals", "/nowhere.jsonl"], "no such file"),
     ],
 )

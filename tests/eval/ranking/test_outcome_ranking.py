@@ -16,7 +16,7 @@ from eval.ranking.reliability import (
     spearman_interval,
     tau_interval,
 )
-from eval.ranking.scores import Score, Side, read_scores
+from eval.ranking.scores import Score, ScoreTable, read_scores
 from usersim.errors import DataError
 
 
@@ -71,17 +71,17 @@ def test_regret_is_what_the_simulated_choice_costs_people():
 
 def test_means_weigh_scores_and_are_unknown_without_any():
     scores = [Score(assistant="a", task="t", score=1), Score(assistant="a", task="u", score=4)]
-    side = Side.of([*scores, Score(assistant="b", task="t", score=2)], ["a", "b"], ["t", "u"])
+    side = ScoreTable.of([*scores, Score(assistant="b", task="t", score=2)], ["a", "b"], ["t", "u"])
     assert side.means_K == pytest.approx([2.5, 2.0])
     assert side.means_under(rows([1, 2, 0])) == pytest.approx(rows([3.0, np.nan]), nan_ok=True)
 
 
 def test_people_within_tasks_are_not_drawn_again():
-    """Everybody of a task scores alike, so only which tasks come changes a mean: 3 tasks, means in thirds."""
+    """All people of a task score alike, so only which tasks come changes a mean: 3 tasks, means in thirds."""
     scores = [
         Score(assistant="a", task=f"t{t}", score=t, person=f"{t}{p}") for t in range(3) for p in range(4)
     ]
-    side = Side.of(scores, ["a"], ["t0", "t1", "t2"])
+    side = ScoreTable.of(scores, ["a"], ["t0", "t1", "t2"])
     rng = np.random.default_rng(0)
     means = side.resampled_means(rng.multinomial(3, [1 / 3] * 3, size=200).astype(np.float64), rng)
     assert 3 * means[:, 0] == pytest.approx(np.round(3 * means[:, 0]))

@@ -1,7 +1,7 @@
-"""When does the person leave: F1 of the end of conversation, beside its trivial baselines, and calibration.
+"""End prediction: F1 of the end of conversation, beside its trivial baselines, and calibration.
 
-A position is every point after an answer at which the person has spoken before. It is positive where the
-person left; positions where the corpus or a cap cut the conversation are not known and left out.
+A position is every point after an answer at which the person has spoken before. It is positive where the person left.
+Positions where the corpus or a cap cut the conversation are unknown and left out.
 """
 
 from __future__ import annotations
@@ -20,15 +20,19 @@ CALIBRATION_DRAWS = 200
 
 @dataclass(frozen=True)
 class Positions:
+    """End probabilities and outcomes at every position."""
+
     probability: Floats
     ended: Ints
     """1 where the person left."""
     owner: Ints
-    """The conversation of each position."""
+    """Index of each position's conversation."""
     conversations: int
 
 
-class Ending(Record):
+class EndScores(Record):
+    """F1, precision and recall at one threshold."""
+
     f1: Estimate
     precision: Estimate
     recall: Estimate
@@ -36,12 +40,12 @@ class Ending(Record):
     threshold_from: str
 
 
-class Calibration(Record):
+class EndCalibration(Record):
     brier: Estimate
     """Mean squared error of P(end); lower is better."""
     brier_of_base_rate: float
     expected_error: Estimate
-    """Expected calibration error over the tenths, less what chance alone makes of it (see `expected_error`)."""
+    """Expected calibration error over the tenths, less the part that chance alone produces (see `expected_error`)."""
     auc: float | None
     mean_at_end: float | None
     mean_elsewhere: float | None
@@ -60,24 +64,26 @@ class EndReport(Record):
     conversations: int
     base_rate: float
     always_f1: float
-    """F1 of somebody who always says "the end"."""
+    """F1 of a predictor that always says "the end"."""
     coin_f1: float
     """Expected F1 of a coin that says "the end" as often as people leave: the base rate."""
     with_openings: Trivial
-    """The trivial baselines where openings count as positions too, as K + 1 positions a conversation (Naous et al.
-    2025); nobody leaves there, so they are easier to beat. A model that is asked only after an answer has the
+    """Trivial baselines where openings count as positions too, as K + 1 positions a conversation (Naous et al.
+    2025). No person leaves there, so they are easier to beat. A model that predicts only after an answer has the
     same F1 either way."""
-    at_half: Ending
-    at_dev_threshold: Ending | None
-    calibration: Calibration
+    at_half: EndScores
+    at_dev_threshold: EndScores | None
+    calibration: EndCalibration
 
 
 def counts_at(positions: Positions, threshold: float) -> Floats:
     """(conversations, 3): true positives, false positives, false negatives."""
-    said = positions.probability >= threshold
+    is_predicted_end = positions.probability >= threshold
     ended = positions.ended == 1
     table = np.zeros((positions.conversations, 3))
-    for column, hit in enumerate((said & ended, said & ~ended, ~said & ended)):
+    for column, hit in enumerate(
+        (is_predicted_end & ended, is_predicted_end & ~ended, ~is_predicted_end & ended)
+    ):
         np.add.at(table[:, column], positions.owner, hit)
     return table
 
@@ -90,7 +96,7 @@ def f1_precision_recall(counts: Floats) -> Floats:
 
 
 def best_threshold(positions: Positions) -> float:
-    """The threshold with the highest F1; the smallest one among equals."""
+    """Returns the threshold with the highest F1; the smallest one among equals."""
     candidates = np.unique(positions.probability)
     scores = [f1_precision_recall(counts_at(positions, t).sum(0))[0] for t in candidates]
     return float(candidates[int(np.argmax(scores))])
@@ -101,7 +107,8 @@ def always_f1(base_rate: float) -> float:
 
 
 def coin_f1(base_rate: float) -> float:
-    """Precision and recall of a coin that falls on "the end" at the base rate are both the base rate."""
+    """Returns the F1 of a coin that falls on "the end" at the base rate: its precision and recall are both the base
+    rate."""
     return base_rate
 
 
@@ -113,7 +120,7 @@ def trivial(ended: int, positions: int) -> Trivial:
 def report_ends(
     positions: Positions, counts_BN: Floats, *, dev_threshold: float | None = None
 ) -> EndReport | None:
-    """None without a single position that ended and one that did not."""
+    """Returns the end report; None unless there are both positions that ended and positions that did not."""
     if len(set(positions.ended.tolist())) < 2:
         return None
     base = float(positions.ended.mean())
@@ -132,30 +139,30 @@ def report_ends(
     )
 
 
-def _at(positions: Positions, threshold: float, source: str, counts_BN: Floats) -> Ending:
+def _at(positions: Positions, threshold: float, source: str, counts_BN: Floats) -> EndScores:
     table = counts_at(positions, threshold)
     values = f1_precision_recall(table.sum(0))
     resampled = f1_precision_recall(counts_BN @ table)
     f1, precision, recall = (
         _estimate(float(values[i]), resampled[:, i], positions.conversations) for i in range(3)
     )
-    return Ending(f1=f1, precision=precision, recall=recall, threshold=threshold, threshold_from=source)
+    return EndScores(f1=f1, precision=precision, recall=recall, threshold=threshold, threshold_from=source)
 
 
-def _calibration(positions: Positions, counts_BN: Floats, base: float) -> Calibration:
+def _calibration(positions: Positions, counts_BN: Floats, base: float) -> EndCalibration:
     p, ended = positions.probability, positions.ended
     error, size = (np.zeros(positions.conversations) for _ in range(2))
     np.add.at(error, positions.owner, (p - ended) ** 2)
     np.add.at(size, positions.owner, 1)
-    over = counts_BN @ size
-    replicates = (counts_BN @ error)[over > 0] / over[over > 0]
+    totals = counts_BN @ size
+    replicates = (counts_BN @ error)[totals > 0] / totals[totals > 0]
     at_end, elsewhere = p[ended == 1], p[ended == 0]
-    return Calibration(
+    return EndCalibration(
         brier=_estimate(float(error.sum() / size.sum()), replicates, positions.conversations),
         brier_of_base_rate=base * (1 - base),
         expected_error=_estimate(
             expected_error(p, ended),
-            np.array([expected_error(*_drawn(positions, row)) for row in counts_BN[:CALIBRATION_DRAWS]]),
+            np.array([expected_error(*_resampled(positions, row)) for row in counts_BN[:CALIBRATION_DRAWS]]),
             positions.conversations,
         ),
         auc=auc(at_end, elsewhere),
@@ -165,14 +172,14 @@ def _calibration(positions: Positions, counts_BN: Floats, base: float) -> Calibr
     )
 
 
-def _drawn(positions: Positions, counts_N: Floats) -> tuple[Floats, Ints]:
+def _resampled(positions: Positions, counts_N: Floats) -> tuple[Floats, Ints]:
     repeats = counts_N[positions.owner].astype(np.int64)
     return np.repeat(positions.probability, repeats), np.repeat(positions.ended, repeats)
 
 
 def expected_error(probability: Floats, ended: Ints) -> float:
-    """Σ over tenths of n_b / n · sqrt(max(0, gap_b² - variance_b)): squared gaps with their sampling variance
-    taken off (as Kumar et al. 2019, §5, debias), so that a perfect model comes near 0 at any n."""
+    """Returns Σ over tenths of n_b / n · sqrt(max(0, gap_b² - variance_b)). The sampling variance is subtracted
+    from the squared gaps (as Kumar et al. 2019, §5, debias), so that a perfect model comes near 0 at any n."""
     total = 0.0
     for mean, share, n in reliability(probability, ended):
         noise = share * (1 - share) / max(1, n - 1)
@@ -181,7 +188,7 @@ def expected_error(probability: Floats, ended: Ints) -> float:
 
 
 def reliability(probability: Floats, ended: Ints, tenths: int = 10) -> list[tuple[float, float, int]]:
-    """(mean probability, share that ended, count) of every bin that holds anything."""
+    """Returns (mean probability, share that ended, count) of every bin that is not empty."""
     which = np.minimum((probability * tenths).astype(np.int64), tenths - 1)
     return [
         (float(probability[which == k].mean()), float(ended[which == k].mean()), int((which == k).sum()))
@@ -196,7 +203,7 @@ def _estimate(value: float, replicates: Floats, n: int) -> Estimate:
 
 
 def join(parts: Sequence[tuple[Sequence[float], Sequence[int]]]) -> Positions:
-    """Positions from (probabilities, ended) of each conversation."""
+    """Joins (probabilities, ended) of each conversation into positions."""
     sizes = [len(p) for p, _ in parts]
     return Positions(
         probability=np.array([p for ps, _ in parts for p in ps], dtype=np.float64),

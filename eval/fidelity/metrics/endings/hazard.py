@@ -1,7 +1,7 @@
 """M5: when people leave. Discrete-time Kaplan-Meier over user turns, with censoring.
 
-A person who has had an answer to turn t either leaves (`ended_by` "user") or speaks on; where a cap or the corpus
-cut the conversation there, nobody knows, and it is out of the risk set from t on. Turns from the smallest cap on
+A person who has had an answer to turn t either leaves (`ended_by` "user") or speaks on. Where a cap or the corpus cut
+the conversation there, the outcome is unknown and it leaves the risk set from t on. Turns from the smallest cap on
 are left out: there, only those who left are known.
 """
 
@@ -25,31 +25,33 @@ from eval.fidelity.samples.features import Sample, user_texts
 from usersim.stats.estimates import Draws, FigureSpec, Floats, Measured, Split
 
 AT_RISK = 0.05
-"""The curve ends where fewer than this share of the humans is still there."""
+"""The curve ends where a smaller share of the humans is still in the conversation."""
 MOST_TURNS = 30
-KNOWN = 0.5
-"""Share of the conversations whose end must be known (left, or stopped at a cap) on either side."""
+KNOWN_ENDS = 0.5
+"""Share of the conversations on either side whose end must be known (left, or stopped at a cap)."""
 
 
 def tally(sample: Sample, turns: int) -> Tallies:
-    """(N, turns): at risk after user turn 1, 2, …, and left there."""
-    spoken = np.array([len(user_texts(c)) for c in sample.conversations])
+    """Returns (N, turns): at risk after user turn 1, 2, …, and left there."""
+    turn_counts = np.array([len(user_texts(c)) for c in sample.conversations])
     left = np.array([c.ended_by == "user" for c in sample.conversations])
     position = np.arange(1, turns + 1)
-    ended = (spoken[:, None] == position) & left[:, None]
-    return Tallies(ended.astype(np.float64), (ended | (spoken[:, None] > position)).astype(np.float64))
+    ended = (turn_counts[:, None] == position) & left[:, None]
+    return Tallies(ended.astype(np.float64), (ended | (turn_counts[:, None] > position)).astype(np.float64))
 
 
 def survival(hazard_RT: Floats) -> Floats:
-    """(R, T) share still there after each turn: the product of 1 - hazard. Nobody at risk: nobody leaves."""
-    there: Floats = np.cumprod(1 - np.where(np.isnan(hazard_RT), 0.0, hazard_RT), axis=1)
-    return there
+    """Returns the (R, T) share still in the conversation after each turn: the product of 1 - hazard. A turn without
+    people at risk has hazard 0."""
+    shares: Floats = np.cumprod(1 - np.where(np.isnan(hazard_RT), 0.0, hazard_RT), axis=1)
+    return shares
 
 
 def log_rank(first: Tallies, second: Tallies, first_RN: Floats, second_RN: Floats) -> Floats:
-    """(R,) |Σ(left - expected)| / √Σvariance over turns, hypergeometric variance (Mantel 1966). NaN if nobody left.
+    """Returns (R,) |Σ(left - expected)| / √Σvariance over turns, with the hypergeometric variance (Mantel 1966). NaN if
+    no person left.
 
-    A standard normal's absolute value between equals, where conversations are independent.
+    Between equal populations it is a standard normal's absolute value, where conversations are independent.
     """
     n1, n2 = first_RN @ first.trials_NK, second_RN @ second.trials_NK
     d1, d2 = first_RN @ first.hits_NK, second_RN @ second.hits_NK
@@ -60,7 +62,7 @@ def log_rank(first: Tallies, second: Tallies, first_RN: Floats, second_RN: Float
 
 
 def horizon(pool: Sample) -> int:
-    """The last turn at which enough humans are at risk, below the smallest cap; 0 where there is none."""
+    """Returns the last turn at which enough humans are at risk, below the smallest cap; 0 where there is none."""
     at_risk = tally(pool, MOST_TURNS).trials_NK.sum(0)
     enough = at_risk >= max(LEAST, AT_RISK * len(pool))
     return min(int(np.argmin(np.append(enough, False))), _before_cap(pool))
@@ -71,16 +73,16 @@ def _before_cap(sample: Sample) -> int:
     return min(capped, default=MOST_TURNS + 1) - 1
 
 
-def _known(sample: Sample) -> bool:
+def _ends_known(sample: Sample) -> bool:
     ended = [c.ended_by in ("user", "turn_cap") for c in sample.conversations]
-    return sum(ended) >= max(LEAST, KNOWN * len(ended))
+    return sum(ended) >= max(LEAST, KNOWN_ENDS * len(ended))
 
 
 class Hazard:
     """Largest gap between the survival curves, as Kolmogorov and Smirnov (headline), mean gap, log-rank statistic.
 
-    Where most people leave early, the mean thins a gap out over turns that few reach: all ends moved by one turn, in
-    ShareGPT at n = 200, leave the floor in 73 % of draws by the largest gap and in 32 % by the mean.
+    Where most people leave early, the mean dilutes a gap over turns that few reach. With all ends moved by one turn,
+    in ShareGPT at n = 200, the largest gap leaves the baseline in 73 % of draws and the mean in 32 %.
     """
 
     @property
@@ -108,16 +110,20 @@ class Hazard:
         ]
 
     def floor(self, pool: Sample, splits: Sequence[Split]) -> dict[str, Floats]:
-        tallies = tally(pool, horizon(pool) if _known(pool) else 0)
-        return _figures(tallies, tallies, *split_counts(splits, len(pool)))
+        tallies = tally(pool, horizon(pool) if _ends_known(pool) else 0)
+        return _metrics(tallies, tallies, *split_counts(splits, len(pool)))
 
     def measure(self, simulated: Sample, human: Sample, *, pool: Sample, draws: Draws) -> dict[str, Measured]:
-        known = _known(simulated) and _known(human)
-        turns = min(horizon(pool), _before_cap(simulated), _before_cap(human)) if known else 0
-        return measured(_figures(tally(simulated, turns), tally(human, turns), *data_and_draws(draws)))
+        are_known = _ends_known(simulated) and _ends_known(human)
+        turns = min(horizon(pool), _before_cap(simulated), _before_cap(human)) if are_known else 0
+        return measured(_metrics(tally(simulated, turns), tally(human, turns), *data_and_draws(draws)))
 
     def curves(self, simulated: Sample, human: Sample, *, draws: Draws) -> list[Curve]:
-        turns = min(horizon(human), _before_cap(simulated)) if _known(simulated) and _known(human) else 0
+        turns = (
+            min(horizon(human), _before_cap(simulated))
+            if _ends_known(simulated) and _ends_known(human)
+            else 0
+        )
         if turns < 1:
             return []
         sides = tally(simulated, turns), tally(human, turns)
@@ -133,7 +139,7 @@ class Hazard:
         ]
 
 
-def _figures(first: Tallies, second: Tallies, first_RN: Floats, second_RN: Floats) -> dict[str, Floats]:
+def _metrics(first: Tallies, second: Tallies, first_RN: Floats, second_RN: Floats) -> dict[str, Floats]:
     if not first.hits_NK.shape[1]:
         nothing = np.full(len(first_RN), np.nan)
         return dict.fromkeys(("hazard.largest", "hazard.mean", "hazard.log_rank"), nothing)

@@ -14,7 +14,8 @@ from eval.fidelity.metrics.texts.classifier import Classifier, View
 
 
 class EvaluateC2ST(evaluate.Metric):  # type: ignore[misc]
-    """{`auc_<view>`: value}, the views text, behaviour and embeddings; no floor, and 0.5 is not what humans give."""
+    """Returns {`auc_<view>`: value} for the views text, behaviour and embeddings; without a human baseline, and 0.5 is
+    not the value between humans."""
 
     def _info(self) -> evaluate.MetricInfo:
         return module_info(

@@ -14,7 +14,7 @@ from eval.fidelity.metrics.texts.coverage import Coverage, Space
 
 
 class EvaluateCoverage(evaluate.Metric):  # type: ignore[misc]
-    """{figure: value} for every figure of `Coverage`; attributes are scaled by the references."""
+    """Returns {metric: value} for every metric of `Coverage`; attributes are scaled by the references."""
 
     def _info(self) -> evaluate.MetricInfo:
         return module_info(

@@ -14,7 +14,7 @@ from eval.fidelity.metrics.texts.diversity import Diversity, Space
 
 
 class EvaluateDiversity(evaluate.Metric):  # type: ignore[misc]
-    """{figure: value} for every figure of `Diversity` that needs no goals."""
+    """Returns {metric: value} for every metric of `Diversity` that needs no goals."""
 
     def _info(self) -> evaluate.MetricInfo:
         return module_info(

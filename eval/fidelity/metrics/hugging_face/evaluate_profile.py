@@ -15,7 +15,8 @@ from eval.fidelity.metrics.texts.marginals import Marginals
 
 
 class EvaluateProfile(evaluate.Metric):  # type: ignore[misc]
-    """{figure: value} for every figure of `Marginals`; no floor and no interval, so not a verdict."""
+    """Returns {metric: value} for every metric of `Marginals`; without a human baseline and interval, so it is no
+    verdict."""
 
     def _info(self) -> evaluate.MetricInfo:
         return module_info("Wasserstein-1 (human SD) and Jensen-Shannon (bits) of user turns, per attribute.")

@@ -1,5 +1,5 @@
-"""Metrics on plain lists of user turns: without records, floors or intervals. What the modules of Hugging Face
-`evaluate` beside this file share."""
+"""Metrics on plain lists of user turns, without records, baselines or intervals; shared by the Hugging Face `evaluate`
+modules beside this file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from eval.fidelity.metrics.metric_protocol import Metric
+from eval.fidelity.metrics.metric_protocol import MetricFamily
 from eval.fidelity.metrics.texts.embedded import unavailable
 from eval.fidelity.samples.features import Sample
 from usersim.errors import DataError
@@ -16,32 +16,34 @@ from usersim.stats.estimates import Draws
 from usersim.types import Conversation, Turn
 
 Turns = Sequence[Sequence[str]]
-"""Of every conversation its user turns."""
+"""User turns of every conversation."""
 
 
-def values(metric: Metric, simulated: Turns, human: Turns) -> dict[str, float]:
-    """{figure: value}; figures that cannot be measured are left out. Without a floor a value is not a verdict.
+def values(family: MetricFamily, simulated: Turns, human: Turns) -> dict[str, float]:
+    """Returns {metric: value}; metrics that cannot be measured are left out. Without a human baseline a value is no
+    verdict.
 
-    Raises DataError for an empty side, sides of unequal size, a conversation without a turn, and where nothing at
-    all can be measured.
+    Raises:
+        DataError: An empty side, sides of unequal size, a conversation without a turn, or no metric that can be
+            measured.
     """
     if len(simulated) != len(human):
         raise DataError(f"{len(simulated)} simulated and {len(human)} human conversations: give equally many")
-    ours, theirs = sample_of(simulated, "simulated"), sample_of(human, "human")
-    draws = Draws(np.ones((1, len(ours))), np.ones((1, len(theirs))))
-    measured = metric.measure(ours, theirs, pool=theirs, draws=draws)
+    simulated_sample, human_sample = sample_of(simulated, "simulated"), sample_of(human, "human")
+    draws = Draws(np.ones((1, len(simulated_sample))), np.ones((1, len(human_sample))))
+    measured = family.measure(simulated_sample, human_sample, pool=human_sample, draws=draws)
     if not measured:
-        raise DataError(f"cannot be measured on these conversations: {_labels(metric)}")
-    return {key: found.value for key, found in measured.items()}
+        raise DataError(f"cannot be measured on these conversations: {_labels(family)}")
+    return {key: measurement.value for key, measurement in measured.items()}
 
 
-def _labels(metric: Metric) -> str:
-    missing = unavailable() if any("embeddings" in spec.key for spec in metric.specs) else None
-    return ", ".join(spec.label for spec in metric.specs) + (f" ({missing})" if missing else "")
+def _labels(family: MetricFamily) -> str:
+    missing = unavailable() if any("embeddings" in spec.key for spec in family.specs) else None
+    return ", ".join(spec.label for spec in family.specs) + (f" ({missing})" if missing else "")
 
 
 def sample_of(conversations: Turns, origin: Literal["human", "simulated"]) -> Sample:
-    """An empty answer stands between two user turns; nothing that reads answers can be measured of these."""
+    """Returns a sample with an empty answer between user turns; metrics that read answers cannot be measured on it."""
     if not conversations:
         raise DataError(f"no {origin} conversations")
     for number, texts in enumerate(conversations, start=1):

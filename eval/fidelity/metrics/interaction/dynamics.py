@@ -1,9 +1,8 @@
-"""M5: what the person does after the assistant asks, refuses, errs or offers a choice.
+"""M5: the person's reaction after the assistant asks, refuses, errs or offers a choice.
 
-A cell is P(the reply has an attribute | the answer did something), by the rules of
-`eval.fidelity.samples.events`. Every conversation weighs the same: its exchanges share a mass of one. A
-rule-based instrument, the same for humans and
-simulators; only English conversations are looked at.
+A cell is P(the reply has an attribute | the answer had an act), by the rules of `eval.fidelity.samples.events`. Every
+conversation weighs the same: its exchanges share a mass of one. The rules are the same for humans and simulators;
+only English conversations are read.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from functools import lru_cache
 import numpy as np
 
 from eval.fidelity.metrics.interaction.tallies import (
-    Pair,
+    RatePair,
     Tallies,
     bars,
     measured,
     measured_pair,
     split_pair,
     weighted_mean,
-    with_something,
+    without_empty,
 )
 from eval.fidelity.metrics.metric_protocol import Curve
 from eval.fidelity.samples.events import ACT_LABELS, ASSISTANT_ACTS, REMEMBERED, Exchange, exchanges
@@ -37,12 +36,12 @@ LONG_WORDS, SHORT_WORDS = 30, 3
 
 @dataclass(frozen=True)
 class Response:
-    """One thing that a person may do after an answer."""
+    """One possible reaction to an answer."""
 
     key: str
     label: str
     holds: Callable[[Exchange], bool | None] = field(repr=False)
-    """None: not known of this exchange."""
+    """None: unknown for this exchange."""
 
 
 def _of_reply(test: Callable[[str], bool]) -> Callable[[Exchange], bool | None]:
@@ -50,7 +49,7 @@ def _of_reply(test: Callable[[str], bool]) -> Callable[[Exchange], bool | None]:
 
 
 RESPONSES: tuple[Response, ...] = (
-    Response("leaves", "leaves", lambda exchange: exchange.left),
+    Response("leaves", "leaves", lambda exchange: exchange.is_left),
     Response("objects", "objects", _of_reply(is_pushback)),
     Response("asks", "asks a question", _of_reply(style.is_question)),
     Response("orders", "gives an order", _of_reply(is_order)),
@@ -65,27 +64,30 @@ SHAPE = len(ASSISTANT_ACTS), len(RESPONSES)
 
 
 def tally(sample: Sample) -> Tallies:
-    """(N, cells): for each act of the assistant all the responses."""
+    """Returns (N, cells) tallies: all responses for each act of the assistant."""
     return Tallies.of([_cells(conversation) for conversation in sample.conversations])
 
 
 @lru_cache(maxsize=REMEMBERED)
 def _cells(conversation: Conversation) -> tuple[Floats, Floats]:
     hits, trials = np.zeros(SHAPE), np.zeros(SHAPE)
-    found = exchanges(conversation)
-    for exchange in found:
+    exchange_list = exchanges(conversation)
+    for exchange in exchange_list:
         acts = [row for row, act in enumerate(ASSISTANT_ACTS) if act in exchange.acts]
         for column, response in enumerate(RESPONSES):
-            held = response.holds(exchange)
-            if held is not None:
-                trials[acts, column] += 1 / len(found)
-                hits[acts, column] += held / len(found)
+            is_held = response.holds(exchange)
+            if is_held is not None:
+                trials[acts, column] += 1 / len(exchange_list)
+                hits[acts, column] += is_held / len(exchange_list)
     return hits.ravel(), trials.ravel()
 
 
 class Dynamics:
-    """Mean |difference| of the cells: over the special acts, weighted by how often humans met them (headline), per
-    act, and of the contrast with a plain answer, which a simulator that ignores the act has as zero."""
+    """Mean |difference| of the cells.
+
+    The headline metric averages over the special acts, weighted by how often humans met them. Further metrics are per
+    act, and of the contrast with a plain answer, which is zero for a simulator that ignores the act.
+    """
 
     @property
     def specs(self) -> list[FigureSpec]:
@@ -115,14 +117,16 @@ class Dynamics:
 
     def floor(self, pool: Sample, splits: Sequence[Split]) -> dict[str, Floats]:
         tallies = tally(pool)
-        return _figures(split_pair(tallies, splits), _met(tallies))
+        return _metrics(split_pair(tallies, splits), _human_mass(tallies))
 
     def measure(self, simulated: Sample, human: Sample, *, pool: Sample, draws: Draws) -> dict[str, Measured]:
-        return measured(_figures(measured_pair(tally(simulated), tally(human), draws), _met(tally(pool))))
+        return measured(
+            _metrics(measured_pair(tally(simulated), tally(human), draws), _human_mass(tally(pool)))
+        )
 
     def curves(self, simulated: Sample, human: Sample, *, draws: Draws) -> list[Curve]:
         sides, names = (tally(simulated), tally(human)), [response.label for response in RESPONSES]
-        return with_something(
+        return without_empty(
             [
                 bars(
                     f"dynamics.{act}",
@@ -137,24 +141,24 @@ class Dynamics:
         )
 
 
-def _met(tallies: Tallies) -> Floats:
-    """Of the cells of special acts: the humans' exchanges behind each."""
-    met: Floats = tallies.trials_NK.sum(0).reshape(SHAPE)[:-1].ravel()
-    return met
+def _human_mass(tallies: Tallies) -> Floats:
+    """Returns the humans' exchanges behind each cell of the special acts."""
+    mass: Floats = tallies.trials_NK.sum(0).reshape(SHAPE)[:-1].ravel()
+    return mass
 
 
-def _figures(pair: Pair, met_K: Floats) -> dict[str, Floats]:
+def _metrics(pair: RatePair, met_K: Floats) -> dict[str, Floats]:
     first, second = (side.reshape(-1, *SHAPE) for side in (pair.first_RK, pair.second_RK))
-    known = pair.known_RK.reshape(-1, *SHAPE)
+    is_known = pair.known_RK.reshape(-1, *SHAPE)
     gap = np.abs(first - second)[:, :-1]
     contrast = np.abs((first - first[:, -1:]) - (second - second[:, -1:]))[:, :-1]
-    both = known[:, :-1] & known[:, -1:]
+    both_known = is_known[:, :-1] & is_known[:, -1:]
     rows = len(gap)
-    figures = {
-        "dynamics": weighted_mean(gap.reshape(rows, -1), known[:, :-1].reshape(rows, -1), met_K),
-        "dynamics.contrast": weighted_mean(contrast.reshape(rows, -1), both.reshape(rows, -1), met_K),
+    metrics = {
+        "dynamics": weighted_mean(gap.reshape(rows, -1), is_known[:, :-1].reshape(rows, -1), met_K),
+        "dynamics.contrast": weighted_mean(contrast.reshape(rows, -1), both_known.reshape(rows, -1), met_K),
     }
     equal = np.ones(len(RESPONSES))
     for row, act in enumerate(SPECIAL):
-        figures[f"dynamics.{act}"] = weighted_mean(gap[:, row], known[:, row], equal)
-    return figures
+        metrics[f"dynamics.{act}"] = weighted_mean(gap[:, row], is_known[:, row], equal)
+    return metrics

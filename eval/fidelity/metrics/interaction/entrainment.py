@@ -1,7 +1,8 @@
-"""M5: lexical entrainment, whether people take up the words of the answer they reply to.
+"""M5, lexical entrainment: whether people take up the words of the answer they reply to.
 
-Overlap is the share of a reply's content words that the previous answer has; what answers to *other* people have of
-them by chance is taken off. Without stop words and endings in English, plain words in any language with spaces.
+Overlap is the share of a reply's content words that the previous answer has. The overlap by chance, with answers to
+*other* people, is subtracted. English words are without stop words and endings; other languages with spaces use plain
+words.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from eval.fidelity.metrics.interaction.tallies import (
-    Pair,
+    RatePair,
     Tallies,
     bars,
     measured,
     measured_pair,
     split_pair,
-    with_something,
+    without_empty,
 )
 from eval.fidelity.metrics.metric_protocol import Curve
 from eval.fidelity.metrics.texts.lexical import stems
@@ -27,7 +28,7 @@ from usersim.stats.estimates import Draws, FigureSpec, Floats, Measured, Split, 
 from usersim.types import Conversation
 
 SHUFFLES = 5
-"""Answers of other conversations that every reply is held against."""
+"""Answers of other conversations that every reply is compared with."""
 COLUMNS = (
     "to the answer",
     "of it, words new to the person",
@@ -37,30 +38,31 @@ COLUMNS = (
 )
 ABOVE, NEW_ABOVE = 3, 4
 Reply = tuple[frozenset[str], frozenset[str], frozenset[str]]
-"""Content words of a reply, those among them that the person had not said before, those of the answer."""
+"""Content words of a reply; those that the person had not used before; those of the answer."""
 
 
 def replies(conversation: Conversation) -> list[Reply]:
-    """Of every user turn after an answer that has content words."""
-    found: list[Reply] = []
-    said: frozenset[str] = frozenset()
+    """Returns the replies of a conversation: user turns after an answer, with content words."""
+    reply_list: list[Reply] = []
+    earlier_stems: frozenset[str] = frozenset()
     for index, turn in enumerate(conversation.turns):
         if turn.role == "user":
             own = stems(turn.text)
-            if said and own and index:
-                found.append((own, own - said, stems(conversation.turns[index - 1].text)))
-            said |= own
-    return found
+            if earlier_stems and own and index:
+                reply_list.append((own, own - earlier_stems, stems(conversation.turns[index - 1].text)))
+            earlier_stems |= own
+    return reply_list
 
 
 def overlap(own: frozenset[str], answer: frozenset[str], among: frozenset[str]) -> float:
-    """Share of `own` that is both `among` and in the answer."""
+    """Returns the share of `own` that is in both `among` and the answer."""
     return len(among & answer) / len(own)
 
 
 @dataclass(frozen=True)
 class Entrainment:
-    """Difference of the mean overlap above chance; the second counts only words that the person had not said."""
+    """Difference of the mean overlap above chance; the second metric counts only words that the person had not used
+    before."""
 
     seed: int = 0
 
@@ -82,33 +84,36 @@ class Entrainment:
         ]
 
     def tally(self, sample: Sample) -> Tallies:
-        """(N, COLUMNS); every conversation with a reply weighs the same."""
+        """Returns (N, COLUMNS) tallies; every conversation with a reply weighs the same."""
         rng = rng_for(self.seed, "entrainment")
-        spoken = [replies(conversation) for conversation in sample.conversations]
-        owner = np.repeat(np.arange(len(spoken)), [len(found) for found in spoken])
-        answers = [answer for found in spoken for _, _, answer in found]
+        replies_by_conversation = [replies(conversation) for conversation in sample.conversations]
+        owner = np.repeat(
+            np.arange(len(replies_by_conversation)),
+            [len(reply_list) for reply_list in replies_by_conversation],
+        )
+        answers = [answer for reply_list in replies_by_conversation for _, _, answer in reply_list]
         hits, trials = (np.zeros((len(sample), len(COLUMNS))) for _ in range(2))
-        for index, found in enumerate(spoken):
+        for index, reply_list in enumerate(replies_by_conversation):
             others = np.flatnonzero(owner != index)
-            if not found or not len(others):
+            if not reply_list or not len(others):
                 continue
-            chosen = rng.choice(others, size=(len(found), SHUFFLES))
+            sampled_answers = rng.choice(others, size=(len(reply_list), SHUFFLES))
             rows = [
                 _row(reply, [answers[other] for other in row])
-                for reply, row in zip(found, chosen, strict=True)
+                for reply, row in zip(reply_list, sampled_answers, strict=True)
             ]
             hits[index], trials[index] = np.mean(rows, axis=0), 1
         return Tallies(hits, trials)
 
     def floor(self, pool: Sample, splits: Sequence[Split]) -> dict[str, Floats]:
         pair = split_pair(self.tally(pool), splits)
-        return _figures(pair)
+        return _metrics(pair)
 
     def measure(self, simulated: Sample, human: Sample, *, pool: Sample, draws: Draws) -> dict[str, Measured]:
-        return measured(_figures(measured_pair(self.tally(simulated), self.tally(human), draws)))
+        return measured(_metrics(measured_pair(self.tally(simulated), self.tally(human), draws)))
 
     def curves(self, simulated: Sample, human: Sample, *, draws: Draws) -> list[Curve]:
-        return with_something(
+        return without_empty(
             [
                 bars(
                     "entrainment",
@@ -124,13 +129,13 @@ class Entrainment:
 
 def _row(reply: Reply, others: Sequence[frozenset[str]]) -> list[float]:
     own, new, answer = reply
-    here, fresh = overlap(own, answer, own), overlap(own, answer, new)
-    chance, fresh_chance = (
+    overlap_share, new_share = overlap(own, answer, own), overlap(own, answer, new)
+    chance, new_chance = (
         float(np.mean([overlap(own, other, among) for other in others])) for among in (own, new)
     )
-    return [here, fresh, chance, here - chance, fresh - fresh_chance]
+    return [overlap_share, new_share, chance, overlap_share - chance, new_share - new_chance]
 
 
-def _figures(pair: Pair) -> dict[str, Floats]:
+def _metrics(pair: RatePair) -> dict[str, Floats]:
     gap = np.where(pair.known_RK, np.abs(pair.first_RK - pair.second_RK), np.nan)
     return {"entrainment": gap[:, ABOVE], "entrainment.new": gap[:, NEW_ABOVE]}

@@ -1,8 +1,8 @@
-"""Grounding acts of the person: how often each, and which follow which act of the assistant.
+"""M5, grounding acts of the person: the rate of each, and which act follows which act of the assistant.
 
-Rules of `eval.fidelity.metrics.interaction.user_acts`; every conversation weighs the same, however many turns
-it has. The distance is the total variation, half the sum of the absolute differences: the share of turns that
-would have to change.
+The rules are those of `eval.fidelity.metrics.interaction.user_acts`; every conversation weighs the same, whatever its
+number of turns. The distance is the total variation, half the sum of the absolute differences: the share of turns
+that would have to change.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from functools import lru_cache
 import numpy as np
 
 from eval.fidelity.metrics.interaction.tallies import (
-    Pair,
+    RatePair,
     Tallies,
     bars,
     measured,
     measured_pair,
     split_pair,
     weighted_mean,
-    with_something,
+    without_empty,
 )
 from eval.fidelity.metrics.interaction.user_acts import USER_ACTS, user_act
 from eval.fidelity.metrics.metric_protocol import Curve
@@ -30,12 +30,12 @@ from usersim.stats.estimates import Draws, FigureSpec, Floats, Measured, Split
 from usersim.types import Conversation
 
 ROWS = ("any", *ASSISTANT_ACTS)
-"""What the assistant did before: anything (the plain rates), or one of its acts."""
+"""Acts of the assistant before the turn: any of them (the plain rates), or one."""
 SHAPE = len(ROWS), len(USER_ACTS)
 
 
 def tally(sample: Sample) -> Tallies:
-    """(N, cells): for each of `ROWS` all the person's acts."""
+    """Returns (N, cells) tallies: all acts of the person for each of `ROWS`."""
     return Tallies.of([_cells(conversation) for conversation in sample.conversations])
 
 
@@ -51,7 +51,7 @@ def _cells(conversation: Conversation) -> tuple[Floats, Floats]:
 
 
 class Grounding:
-    """Total variation of the rates, and of the transitions: after each act of the assistant, weighted by how often
+    """Total variation of the rates, and of the transitions after each act of the assistant, weighted by how often
     humans met it."""
 
     @property
@@ -68,14 +68,16 @@ class Grounding:
 
     def floor(self, pool: Sample, splits: Sequence[Split]) -> dict[str, Floats]:
         tallies = tally(pool)
-        return _figures(split_pair(tallies, splits), _met(tallies))
+        return _metrics(split_pair(tallies, splits), _human_mass(tallies))
 
     def measure(self, simulated: Sample, human: Sample, *, pool: Sample, draws: Draws) -> dict[str, Measured]:
-        return measured(_figures(measured_pair(tally(simulated), tally(human), draws), _met(tally(pool))))
+        return measured(
+            _metrics(measured_pair(tally(simulated), tally(human), draws), _human_mass(tally(pool)))
+        )
 
     def curves(self, simulated: Sample, human: Sample, *, draws: Draws) -> list[Curve]:
         sides, labels = (tally(simulated), tally(human)), ("anything", *ACT_LABELS.values())
-        return with_something(
+        return without_empty(
             [
                 bars(
                     f"grounding.{row}",
@@ -92,13 +94,13 @@ class Grounding:
         )
 
 
-def _met(tallies: Tallies) -> Floats:
-    """(acts,) how much of the humans' exchanges each act of the assistant makes up."""
+def _human_mass(tallies: Tallies) -> Floats:
+    """Returns the (acts,) share of each act of the assistant in the humans' exchanges."""
     share: Floats = tallies.trials_NK.sum(0).reshape(SHAPE)[1:, 0]
     return share
 
 
-def _figures(pair: Pair, met_A: Floats) -> dict[str, Floats]:
+def _metrics(pair: RatePair, met_A: Floats) -> dict[str, Floats]:
     variation_RA = np.abs(pair.first_RK - pair.second_RK).reshape(-1, *SHAPE).sum(2) / 2
     # All of the person's acts are known after an act of the assistant, or none is.
     known_RA = pair.known_RK.reshape(-1, *SHAPE)[:, :, 0]

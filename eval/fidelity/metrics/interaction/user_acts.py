@@ -1,11 +1,11 @@
-"""Grounding acts of the person, by rules in English, after Rifts (Shaikh et al. 2025, 2503.13975).
+"""Grounding acts of the person, by rules for English, after Rifts (Shaikh et al. 2025, 2503.13975).
 
-Their labels for the person's side, one a turn, the first of these that holds:
-followup ("continue"), repeat, repair, acknowledgement, clarification, topic switch, followup, next turn.
-Agreement, disagreement that corrects nothing, and answers to a question are "next turn", as in their analysis.
+The labels are theirs for the person's side. A turn has the first label that holds: followup ("continue"), repeat,
+repair, acknowledgement, clarification, topic switch, followup, next turn. Agreement, disagreement that corrects
+nothing, and answers to a question are "next turn", as in their analysis.
 
 One reader agreed with 70 of 80 turns of ShareGPT and Chatbot Arena; by act with 17 of 18 repairs, 15 of 18 topic
-switches and 12 of 16 clarifications; the rules for repeats and topic switches were changed after that reading and
+switches and 12 of 16 clarifications. The rules for repeats and topic switches were changed after that reading and
 have no untouched sample. "next turn" misses requests without a question mark or a verb of the list.
 """
 
@@ -36,28 +36,28 @@ USER_ACTS: tuple[UserAct, ...] = (
 )
 REPEATED_WORDS = 3
 REPEATED = 0.6
-"""Share of all words of two turns that both have, from which the later may repeat the earlier …"""
+"""Share of all words of two turns that both have, from which the later one may repeat the earlier …"""
 NEW_WORDS = 0.15
-"""… where at most this share of its content words is new, and no number is."""
+"""… if at most this share of its content words is new, and no number is."""
 SWITCH_STEMS = 4
-"""Content words from which a turn that shares none with what was said before is about something else …"""
+"""Content words from which a turn without words of earlier turns is a topic switch …"""
 SWITCH_STEMS_OF_QUESTION = 3
-"""… and of a question, which is more seldom about the answer itself than "add a vegetarian version" is."""
+"""… and of a question, which is less often about the answer itself than "add a vegetarian version" is."""
 FRAGMENT = 6
-"""Words up to which a turn without a verdict, as "with examples", asks for more."""
+"""Words up to which a turn without a verdict, such as "with examples", asks for more."""
 OPENING = 200
-"""Characters in which the beginning of a turn is looked for."""
+"""Characters of a turn in which its beginning is matched."""
 
 LEAD = (
     r"\W*(?:(?:and|but|so|ok|okay|now|then|also|well|hi|hello|hey|please|pls|great|thanks|yes|no|sorry|wait|hmm|oh"
     r"|cool|alright|good|nice|perfect)\b[-, .!]*)*"
 )
-"""Words before the matter itself."""
+"""Words before the content itself."""
 LEADING = re.compile(LEAD)
 
 
 def opening(*phrases: str) -> re.Pattern[str]:
-    """For `match`: one of the phrases, after any number of words of leading in."""
+    """Returns a pattern for `match`: one of the phrases, after any number of leading words."""
     return re.compile(rf"{LEAD}(?:{'|'.join(phrases)})")
 
 
@@ -70,12 +70,12 @@ THANKS = word_set(
     "wonderful fantastic brilliant lovely got understand understood alright ah oh wow lol haha interesting "
     "fine appreciate works worked helpful helps sense right"
 )
-"""One of these is in every acknowledgement …"""
+"""Every acknowledgement has one of these words …"""
 AROUND_THANKS = THANKS | word_set(
     "you so very much a lot many it i see yes yeah yep sure no problem that this is was done well job love "
     "really your help for the and but my friend bro man dude sir all now makes done thats that's it's"
 )
-"""… and nothing but these."""
+"""… and only these."""
 ACKNOWLEDGED_WITHIN = 10
 THEY = r"(?:that|this|these|those)"
 CLARIFIES = opening(
@@ -109,7 +109,7 @@ POINTS = re.compile(
     r"\b(?:its?|it's|this|that|that's|these|those|above|previous|earlier|more|another|same|again|continue|also|they|them"
     r"|their|he|she|him|her|his|ones?|instead|next|else|then|others?|rest|you|your)\b"
 )
-"""Words that point back, or at the assistant: what they are about needs no word in common."""
+"""Words that point back, or at the assistant: such a turn needs no common word with earlier turns."""
 POINTS_WITHIN = 60
 REPAIRS = opening(
     r"(?:that|this|it) (?:is|was) an? (?:wrong|incorrect|bad|false)\b",
@@ -118,7 +118,7 @@ REPAIRS = opening(
     r"i (?:meant|intended|was asking|was talking|was referring)\b",
     r"(?:it )?(?:turns out|looks as if|looks like|seems) .{0,80}\b(?:not|doesn't|isn't|don't|only|wrong)\b",
 )
-"""Corrections that `usersim.text.user_acts.is_pushback` does not know; among them those of one's own words."""
+"""Corrections that `usersim.text.user_acts.is_pushback` does not cover, including those of one's own words."""
 ASKS = opening(r"(?:what|who|whom|whose|when|where|which|why|how)\b")
 REQUESTS = opening(
     r"(?:what|who|whom|whose|when|where|which|why|how|is|are|was|were|do|does|did|can|could|would|will|should|may)\b",
@@ -132,7 +132,7 @@ REPLIES = re.compile(r"\W*(?:yes|yeah|yep|no|nope|i|i'm|i've|my|we|it|it's|he|sh
 
 
 def user_act(exchange: Exchange) -> UserAct:
-    """What the reply does. Raises ValueError where there is none."""
+    """Returns the act of the reply. Raises ValueError for an exchange without a reply."""
     if exchange.reply is None:
         raise ValueError("an exchange without a reply has no act")
     reply = exchange.reply
@@ -140,7 +140,7 @@ def user_act(exchange: Exchange) -> UserAct:
     start = plain[:OPENING]
     if len(plain) < CONTINUES_WITHIN and CONTINUES.match(start):
         return "followup"
-    if repeats(reply, exchange.said):
+    if repeats(reply, exchange.user_turns):
         return "repeat"
     if is_pushback(reply) or REPAIRS.match(start):
         return "repair"
@@ -153,15 +153,16 @@ def user_act(exchange: Exchange) -> UserAct:
     return "followup" if _asks_for_more(plain, exchange) else "next turn"
 
 
-def repeats(reply: str, said: Sequence[str]) -> bool:
-    """Nearly one of the person's earlier turns, without new content. A word or two ("shorter") only ask again."""
-    own, content = _word_set(reply), stems(reply)
-    return len(own) >= REPEATED_WORDS and any(
-        len(own & before) >= REPEATED * len(own | before)
+def repeats(reply: str, earlier_turns: Sequence[str]) -> bool:
+    """Tests whether a turn nearly equals one of the person's earlier turns, without new content. A word or two
+    ("shorter") only ask again."""
+    own_words, content = _word_set(reply), stems(reply)
+    return len(own_words) >= REPEATED_WORDS and any(
+        len(own_words & earlier_words) >= REPEATED * len(own_words | earlier_words)
         and len(new := content - stems(text)) <= NEW_WORDS * len(content)
         and not any(map(_has_digit, new))
-        for text in said
-        if (before := _word_set(text))
+        for text in earlier_turns
+        if (earlier_words := _word_set(text))
     )
 
 
@@ -175,30 +176,32 @@ def _has_digit(word: str) -> bool:
 
 
 def _acknowledges(plain: str) -> bool:
-    said = words(plain)
+    word_list = words(plain)
     return (
-        len(said) <= ACKNOWLEDGED_WITHIN
+        len(word_list) <= ACKNOWLEDGED_WITHIN
         and "?" not in plain
-        and not THANKS.isdisjoint(said)
-        and AROUND_THANKS.issuperset(said)
+        and not THANKS.isdisjoint(word_list)
+        and AROUND_THANKS.issuperset(word_list)
     )
 
 
 def _switches(plain: str, exchange: Exchange) -> bool:
     if CHANGES.search(plain[:CHANGES_WITHIN]):
         return True
-    own, least = stems(plain), SWITCH_STEMS_OF_QUESTION if ASKS.match(plain) else SWITCH_STEMS
-    if "asks" in exchange.acts or len(own) < least or POINTS.search(plain[:POINTS_WITHIN]):
+    own_stems, fewest = stems(plain), SWITCH_STEMS_OF_QUESTION if ASKS.match(plain) else SWITCH_STEMS
+    if "asks" in exchange.acts or len(own_stems) < fewest or POINTS.search(plain[:POINTS_WITHIN]):
         return False
-    return all(own.isdisjoint(stems(text)) for text in (*reversed(exchange.heard), *exchange.said))
+    return all(
+        own_stems.isdisjoint(stems(text)) for text in (*reversed(exchange.answers), *exchange.user_turns)
+    )
 
 
 def _asks_for_more(plain: str, exchange: Exchange) -> bool:
     bare = LEADING.sub("", plain, count=1)
     if is_order(bare) or REQUESTS.match(plain) or NEXT.match(plain):
         return True
-    # Who was asked something and does not begin with a request is answering.
+    # A person who was asked something and does not begin with a request is answering.
     if "asks" in exchange.acts:
         return False
-    fragment = len(words(plain)) <= FRAGMENT and not REPLIES.match(plain)
-    return fragment or "?" in plain or REQUESTS_INSIDE.search(plain[:OPENING]) is not None
+    is_fragment = len(words(plain)) <= FRAGMENT and not REPLIES.match(plain)
+    return is_fragment or "?" in plain or REQUESTS_INSIDE.search(plain[:OPENING]) is not None

@@ -1,4 +1,5 @@
-"""Near-copies: conversations whose user says nearly the same words, such as a reference person with a word moved."""
+"""Near-copies: conversations whose user turns have nearly the same words, such as a reference person with a
+word moved."""
 
 from __future__ import annotations
 
@@ -16,46 +17,48 @@ from usersim.stats.estimates import newcombe, wilson
 from usersim.types import Conversation
 
 ALIKE = 0.8
-"""Cosine of the words of two users, rare words counting more, from which on one is a near-copy of the other."""
+"""Cosine of the words of two users, weighted by rarity, from which one is a near-copy of the other."""
 FEWEST_WORDS = 8
-"""Users of fewer different words say the same by chance; word for word is looked at elsewhere."""
+"""Users with fewer different words can be equal by chance; word-for-word copies are checked elsewhere."""
 
 
 def alike(conversations: Sequence[Conversation]) -> tuple[np.ndarray, np.ndarray]:
-    """(one, other): places of the pairs that are near-copies, in both orders, each with itself left out."""
+    """Returns (first indices, second indices) of the pairs that are near-copies, in both orders, without pairs of a
+    conversation with itself."""
     texts = [" ".join(user_texts(conversation)) for conversation in conversations]
     long_enough = np.array([len(set(text.split())) >= FEWEST_WORDS for text in texts], dtype=bool)
     if long_enough.sum() < 2:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    places = np.flatnonzero(long_enough)
+    indices = np.flatnonzero(long_enough)
     vectoriser = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", sublinear_tf=True)
-    rows = vectoriser.fit_transform([texts[place] for place in places])
+    rows = vectoriser.fit_transform([texts[index] for index in indices])
     pairs = (rows @ rows.T).tocoo()
-    near = (pairs.data >= ALIKE) & (pairs.row != pairs.col)
-    return places[pairs.row[near]], places[pairs.col[near]]
+    is_near = (pairs.data >= ALIKE) & (pairs.row != pairs.col)
+    return indices[pairs.row[is_near]], indices[pairs.col[is_near]]
 
 
 def clusters(conversations: Sequence[Conversation]) -> list[int]:
-    """A number per conversation, shared by near-copies, also through others."""
-    one, other = alike(conversations)
+    """Returns a cluster number per conversation, shared by near-copies, also through others."""
+    first_indices, second_indices = alike(conversations)
     shape = (len(conversations), len(conversations))
-    graph = coo_matrix((np.ones(len(one)), (one, other)), shape=shape)
+    graph = coo_matrix((np.ones(len(first_indices)), (first_indices, second_indices)), shape=shape)
     return [int(label) for label in connected_components(graph, directed=False)[1]]
 
 
 def copies_gate(simulated: Sequence[Conversation], human: Sequence[Conversation]) -> GateResult:
-    """The share of simulated conversations that are near-copies of a human one, beside that of human ones of others."""
-    one, other = alike([*simulated, *human])
-    of_human = other >= len(simulated)
-    copied = np.unique(one[of_human])
-    ours = wilson(int((copied < len(simulated)).sum()), len(simulated))
-    theirs = wilson(int((copied >= len(simulated)).sum()), len(human))
-    gap = newcombe(ours, theirs)
+    """Returns the share of simulated conversations that are near-copies of a human one, beside the share of human ones
+    that are near-copies of other people's."""
+    first_indices, second_indices = alike([*simulated, *human])
+    of_human = second_indices >= len(simulated)
+    copy_indices = np.unique(first_indices[of_human])
+    simulated_share = wilson(int((copy_indices < len(simulated)).sum()), len(simulated))
+    human_share = wilson(int((copy_indices >= len(simulated)).sum()), len(human))
+    gap = newcombe(simulated_share, human_share)
     return GateResult(
         key="near_copy",
         label="a near-copy of a human conversation",
-        simulated=ours,
-        human=theirs,
+        simulated=simulated_share,
+        human=human_share,
         difference=gap,
         verdict="too few" if gap.n < TRUSTED_N else "different" if gap.low > 0 else "inconclusive",
     )

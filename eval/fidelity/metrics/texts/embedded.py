@@ -1,6 +1,6 @@
-"""Sentence embeddings of user text (`usersim.text.embeddings`), read once and carried along with a sample.
+"""Sentence embeddings of user text (`usersim.text.embeddings`), computed once and stored with a sample.
 
-What is read is bounded, so that a paste of megabytes costs nothing.
+The text that is read is bounded, so that a paste of megabytes costs nothing.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from usersim.text.embeddings import wheel_folder
 from usersim.types import Conversation
 
 TURNS, CHARACTERS = 8, 400
-"""Of a conversation the first user turns, of each turn the first characters."""
+"""First user turns of a conversation, and first characters of each turn, that are read."""
 CARRIED = "_embedded"
 MOST_KNOWN = 50_000
-"""Texts remembered in a process, 1.5 KB each."""
+"""Texts cached in a process, 1.5 KB each."""
 
 Reading = Callable[[Conversation], Sequence[str]]
-"""The texts of a conversation whose vectors are averaged; at least one."""
+"""Function that returns the texts of a conversation whose vectors are averaged; at least one."""
 
 _known: dict[str, np.ndarray] = {}
 
 
 def unavailable() -> str | None:
-    """Why there are no embeddings here, in one line; None where there are. Loads nothing."""
+    """Returns the reason why there are no embeddings, in one line; None where there are. Loads nothing."""
     lacking = [name for name in ("torch", "transformers") if find_spec(name) is None]
     if lacking:
         return f"embeddings need {' and '.join(lacking)}; install the extra `local`"
@@ -42,7 +42,8 @@ def unavailable() -> str | None:
 
 
 def turn_means(sample: Sample) -> Floats:
-    """(N, 384): the mean over a conversation's user turns of their unit vectors. ConfigError without a model."""
+    """Returns (N, 384): the mean of the unit vectors of a conversation's user turns. Raises ConfigError without a
+    model."""
     return vectors(sample, "turns", opening_turns)
 
 
@@ -51,8 +52,11 @@ def opening_turns(conversation: Conversation) -> list[str]:
 
 
 def vectors(sample: Sample, name: str, read: Reading) -> Floats:
-    """(N, 384) means of what `read` gives, computed once for a sample and name. They stay with the sample, also
-    through pickling: what is asked for before work goes to other processes spares each of them the model."""
+    """Returns (N, 384) means of the vectors of `read`'s texts, computed once for a sample and name.
+
+    They stay with the sample, also through pickling: vectors computed before work goes to other processes need no
+    model there.
+    """
     carried: dict[str, Floats] = sample.__dict__.setdefault(CARRIED, {})
     if name not in carried:
         texts = [list(read(conversation)) for conversation in sample.conversations]
@@ -63,7 +67,7 @@ def vectors(sample: Sample, name: str, read: Reading) -> Floats:
 
 
 def embedded(texts: Sequence[str]) -> Floats:
-    """(n, 384) unit vectors; what this process has read before is not read again."""
+    """Returns (n, 384) unit vectors; texts of this process's cache are not embedded again."""
     distinct = dict.fromkeys(texts)
     new = [text for text in distinct if text not in _known]
     if len(_known) + len(new) > MOST_KNOWN:
@@ -75,13 +79,17 @@ def embedded(texts: Sequence[str]) -> Floats:
 
 
 def remember(texts: Sequence[str], rows: np.ndarray) -> None:
-    """Vectors that another process has read: `rows[i]` is that of `texts[i]`."""
+    """Adds vectors of another process to the cache: `rows[i]` is the vector of `texts[i]`."""
     _known.update(zip(texts, rows, strict=True))
 
 
 def joined(first: Sample, second: Sample) -> Sample:
-    """Both, the first before the second, with the vectors that both carry."""
-    both = Sample(first.conversations + second.conversations, first.values + second.values)
-    ours, theirs = (side.__dict__.get(CARRIED, {}) for side in (first, second))
-    both.__dict__[CARRIED] = {name: np.vstack([ours[name], theirs[name]]) for name in ours if name in theirs}
-    return both
+    """Returns both samples as one, the first before the second, with the vectors that both have."""
+    joined_sample = Sample(first.conversations + second.conversations, first.values + second.values)
+    first_vectors, second_vectors = (side.__dict__.get(CARRIED, {}) for side in (first, second))
+    joined_sample.__dict__[CARRIED] = {
+        name: np.vstack([first_vectors[name], second_vectors[name]])
+        for name in first_vectors
+        if name in second_vectors
+    }
+    return joined_sample

@@ -1,4 +1,4 @@
-"""Out-of-fold scores that nothing leaks into, and the AUC of them."""
+"""Out-of-fold scores without leakage, and their AUC."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from usersim.types import Conversation
 
 Fit = Callable[[Any, Ints], Callable[[Any], Floats]]
 LEAST_SCORED = 0.5
-"""Share of each side that must have been scored for an AUC."""
+"""Share of each side that must have a score for an AUC."""
 
 
 def auc(positive: Floats, negative: Floats) -> float:
-    """P(a positive scores above a negative), ties half (Mann-Whitney). 0 to 1."""
+    """Returns P(a positive scores above a negative), ties half (Mann-Whitney). 0 to 1."""
     return float(auc_rows(positive, negative, np.ones((1, len(positive))), np.ones((1, len(negative))))[0])
 
 
 def auc_rows(positive: Floats, negative: Floats, pos_RN: Floats, neg_RN: Floats) -> Floats:
-    """The same under weights (counts of a resample), one pair of weightings a row.
+    """Returns AUCs under weights (counts of a resample), one pair of weightings a row.
 
     Items without a score (NaN) are left out; NaN where a side keeps no weight, or less than half of its items.
     """
@@ -45,25 +45,27 @@ def auc_rows(positive: Floats, negative: Floats, pos_RN: Floats, neg_RN: Floats)
 
 
 def task_of(conversation: Conversation) -> str:
-    """What it is about: topic must not give the source away, so conversations of one task share a fold."""
+    """Returns the task of a conversation. The topic must not reveal the source, so conversations of one task share a
+    fold."""
     goal = conversation.profile.goal
     return goal.summary if goal else conversation.group or conversation.id
 
 
 def matters(conversations: Sequence[Conversation]) -> list[str]:
-    """A name per conversation, shared by those of one task and by those whose user says the same, or nearly.
+    """Returns a label per conversation, shared by conversations of one task and by those with equal or nearly
+    equal user text.
 
-    Chains count: copies of one conversation under twenty tasks are one matter, with all that is of these tasks. So
-    a simulator that repeats itself is never scored by a classifier that has read the same words.
+    Chains count: copies of one conversation under twenty tasks have one label, with all conversations of these tasks.
+    So a simulator that repeats itself is never scored by a classifier that was trained on the same words.
     """
     codes: dict[tuple[str, ...], int] = {}
     columns = [
         codes.setdefault(key, len(codes))
-        for conversation, near in zip(conversations, clusters(conversations), strict=True)
+        for conversation, cluster in zip(conversations, clusters(conversations), strict=True)
         for key in (
             ("task", task_of(conversation)),
             ("words", *user_texts(conversation)),
-            ("near", str(near)),
+            ("near", str(cluster)),
         )
     ]
     rows = np.repeat(np.arange(len(conversations)), 3)
@@ -72,7 +74,7 @@ def matters(conversations: Sequence[Conversation]) -> list[str]:
 
 
 def people(conversations: Sequence[Conversation]) -> Ints:
-    """(N, 2): number of the user and of the group, -1 where it is not known."""
+    """Returns (N, 2) numbers of the user and of the group, -1 where unknown."""
     codes: dict[tuple[str, str], int] = {}
     return np.array(
         [
@@ -84,27 +86,27 @@ def people(conversations: Sequence[Conversation]) -> Ints:
 
 
 def grouped_folds(groups: Sequence[str], folds: int, rng: np.random.Generator) -> Ints:
-    """A fold for every item; items of one group share it."""
+    """Returns a fold for every item; items of one group share it."""
     names, owner = np.unique(np.asarray(groups), return_inverse=True)
     fold: Ints = (rng.permutation(len(names)) % folds)[owner]
     return fold
 
 
 def out_of_fold(rows: Any, labels: Ints, fold: Ints, fit: Fit, *, people_NP: Ints | None = None) -> Floats:
-    """Each item's score from a classifier that saw nothing of its fold, nor anybody in it (`people`).
+    """Returns each item's score from a classifier that was fitted without its fold and without the people in it.
 
-    People are crossed with tasks, so they cannot share a fold too: what a held-out person wrote elsewhere is left
-    out of training. NaN where training would hold one class only.
+    People are crossed with tasks, so they cannot share a fold too: text that a held-out person wrote elsewhere is
+    left out of training. NaN where training would hold one class only.
     """
     scores = np.full(len(labels), np.nan)
     for k in np.unique(fold):
-        held = fold == k
-        train = ~held if people_NP is None else ~held & ~_meets(people_NP, held)
+        is_held_out = fold == k
+        train = ~is_held_out if people_NP is None else ~is_held_out & ~_shares_person(people_NP, is_held_out)
         if 0 < labels[train].sum() < train.sum():
-            scores[held] = fit(rows[train], labels[train])(rows[held])
+            scores[is_held_out] = fit(rows[train], labels[train])(rows[is_held_out])
     return scores
 
 
-def _meets(people_NP: Ints, held: Any) -> Any:
-    known = people_NP[held]
-    return np.isin(people_NP, known[known >= 0]).any(1)
+def _shares_person(people_NP: Ints, is_held_out: Any) -> Any:
+    held_people = people_NP[is_held_out]
+    return np.isin(people_NP, held_people[held_people >= 0]).any(1)

@@ -1,4 +1,4 @@
-"""Content words, brought to a common form: what overlap, topic and disclosure are counted in."""
+"""Content words in a common form, for overlap, topic and disclosure metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REMEMBERED = 20_000
 
 @lru_cache(maxsize=REMEMBERED)
 def stems(text: str) -> frozenset[str]:
-    """Distinct content words without English stop words and inflection. In other languages: all the words."""
+    """Returns distinct content words without English stop words and inflection. In other languages: all words."""
     return frozenset(stem(word) for word in map(str.lower, words(text)) if word not in ENGLISH_STOP_WORDS)
 
 

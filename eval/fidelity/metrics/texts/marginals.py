@@ -10,11 +10,12 @@ from eval.fidelity.samples.features import FEATURES, Feature, Sample
 from usersim.stats.estimates import Draws, FigureSpec, Floats, Measured, Split
 
 LEAST_SPREAD = 0.05
-"""Divisor where humans hardly vary, so that what no human does still counts when a simulator does it."""
+"""Divisor where humans hardly vary, so that a behaviour that no human shows still counts in a simulator."""
 
 
 def wasserstein(support_U: Floats, p_RU: Floats, q_RU: Floats) -> Floats:
-    """Wasserstein-1 of distributions on the ascending points `support_U`, one pair a row. Units of the points."""
+    """Returns Wasserstein-1 distances of distributions on the ascending points `support_U`, one pair a row, in units of
+    the points."""
     gaps = np.diff(support_U)
     cdf_gap = np.cumsum(p_RU - q_RU, axis=-1)[..., :-1]
     distance: Floats = np.abs(cdf_gap) @ gaps
@@ -22,7 +23,7 @@ def wasserstein(support_U: Floats, p_RU: Floats, q_RU: Floats) -> Floats:
 
 
 def jensen_shannon(p_RK: Floats, q_RK: Floats) -> Floats:
-    """Jensen-Shannon divergence of histograms, one pair a row. Bits, 0 to 1; biased upwards in small n."""
+    """Returns Jensen-Shannon divergences of histograms, one pair a row. Bits, 0 to 1; biased upwards in small n."""
     middle = (p_RK + q_RK) / 2
     total: Floats = (_entropy_gap(p_RK, middle) + _entropy_gap(q_RK, middle)) / 2
     return np.maximum(total, 0)
@@ -48,15 +49,15 @@ class Marginals:
         first, second = (np.zeros((len(splits), len(pool))) for _ in range(2))
         for row, split in enumerate(splits):
             first[row, split.first] = second[row, split.second] = 1
-        figures: dict[str, Floats] = {}
+        metrics: dict[str, Floats] = {}
         for feature in self.features:
             support, mass, _ = _supports(feature, pool, pool)
             w1, jsd = _distances(feature, support, first @ mass, second @ mass, spread(feature, pool))
-            figures |= {f"{feature.key}.w1": w1, f"{feature.key}.jsd": jsd}
-        return figures
+            metrics |= {f"{feature.key}.w1": w1, f"{feature.key}.jsd": jsd}
+        return metrics
 
     def measure(self, simulated: Sample, human: Sample, *, pool: Sample, draws: Draws) -> dict[str, Measured]:
-        figures: dict[str, Measured] = {}
+        metrics: dict[str, Measured] = {}
         for feature in self.features:
             support, mass_s, mass_h = _supports(feature, simulated, human)
             # Row 0 is the data as it is, the rest are its resamples.
@@ -67,13 +68,13 @@ class Marginals:
                 feature, support, counts_s @ mass_s, counts_h @ mass_h, spread(feature, pool)
             )
             if not np.isnan(w1[0]):
-                figures[f"{feature.key}.w1"] = Measured(float(w1[0]), w1[1:])
-                figures[f"{feature.key}.jsd"] = Measured(float(jsd[0]), jsd[1:])
-        return figures
+                metrics[f"{feature.key}.w1"] = Measured(float(w1[0]), w1[1:])
+                metrics[f"{feature.key}.jsd"] = Measured(float(jsd[0]), jsd[1:])
+        return metrics
 
 
 def spread(feature: Feature, pool: Sample) -> float:
-    """Standard deviation over the human turns, each conversation weighing the same."""
+    """Returns the standard deviation over the human turns, each conversation weighing the same."""
     values, _, mass = pool.flat(feature)
     if not len(values):
         return 1.0
@@ -83,7 +84,7 @@ def spread(feature: Feature, pool: Sample) -> float:
 
 
 def histogram(feature: Feature, sample: Sample) -> Floats:
-    """Share of the user turns (each conversation weighing the same) in every bin of the feature."""
+    """Returns the share of the user turns (each conversation weighing the same) in every bin of the feature."""
     values, _, mass = sample.flat(feature)
     shares = np.zeros(len(feature.bins) - 1)
     np.add.at(shares, _bin_of(feature, values), mass)
@@ -92,7 +93,8 @@ def histogram(feature: Feature, sample: Sample) -> Floats:
 
 
 def average(feature: Feature, sample: Sample) -> float | None:
-    """In natural units: mean of a flag or ratio, median of a count, each conversation weighing the same."""
+    """Returns the average in natural units: mean of a flag or ratio, median of a count, each conversation weighing the
+    same."""
     values, _, mass = sample.flat(feature)
     if not len(values):
         return None
@@ -121,7 +123,7 @@ def _specs(feature: Feature) -> tuple[FigureSpec, FigureSpec]:
 
 
 def _supports(feature: Feature, a: Sample, b: Sample) -> tuple[Floats, Floats, Floats]:
-    """(all values that occur, mass of each conversation of `a` on them, the same of `b`)."""
+    """Returns (all values that occur, mass of each conversation of `a` on them, the same of `b`)."""
     flat_a, flat_b = a.flat(feature), b.flat(feature)
     support = np.unique(np.concatenate([flat_a[0], flat_b[0]]))
     masses = []
@@ -134,11 +136,11 @@ def _supports(feature: Feature, a: Sample, b: Sample) -> tuple[Floats, Floats, F
 
 def _distances(feature: Feature, support: Floats, p: Floats, q: Floats, unit: float) -> tuple[Floats, Floats]:
     # No value on a side: a sample without any two-turn conversation has no variation of words per turn.
-    known = (p.sum(1) > 0) & (q.sum(1) > 0)
+    is_known = (p.sum(1) > 0) & (q.sum(1) > 0)
     p, q = (side / np.maximum(side.sum(1, keepdims=True), 1e-300) for side in (p, q))
     bins = np.eye(len(feature.bins) - 1)[_bin_of(feature, support)]
     w1 = wasserstein(feature.scaled(support), p, q) / unit
-    return np.where(known, w1, np.nan), np.where(known, jensen_shannon(p @ bins, q @ bins), np.nan)
+    return np.where(is_known, w1, np.nan), np.where(is_known, jensen_shannon(p @ bins, q @ bins), np.nan)
 
 
 def _bin_of(feature: Feature, values: Floats) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Every figure beside the human floor, on one axis and then in its own unit; the validity gates."""
+"""Report section: every metric beside the human baseline, on one axis and in its own unit; and the validity gates."""
 
 from __future__ import annotations
 
@@ -31,35 +31,35 @@ GROUPS = {
 }
 
 
-def figures(report: Report) -> str:
+def metrics(report: Report) -> str:
     by_key = series_of(report)
     main = [series for series in by_key.values() if series[0][1].headline]
     second = "".join(_row(series) for series in by_key.values() if not series[0][1].headline)
     names = [simulator.name for simulator in report.simulators]
     return (
-        '<h2 id="floor">Against the human floor</h2>'
+        '<h2 id="floor">Against the human baseline</h2>'
         "<p>A mark inside the band is no further from humans than humans are from each other. Bars are 95 % "
         f"intervals over conversations.</p>{key(names, floor=True)}"
-        "<h3>All on one axis</h3><p>In floor widths: 0 is the floor's median, 1 its far end; the furthest first. "
-        f"The axis is a square root, so that what is far out still fits.</p>{_overview(main)}"
-        "<h3>Each in its own unit</h3><p>Further right is further from human, but where it says that lower is "
-        "worse. The line in the band is the floor's median, the dotted one the margin of “equivalent”; p is "
-        f"adjusted for all figures (Holm).</p>{_grouped(main)}"
+        "<h3>All on one axis</h3><p>In baseline widths: 0 is the baseline's median, 1 its far end; the furthest first. "
+        f"The axis has a square-root scale, so that distant values fit.</p>{_overview(main)}"
+        "<h3>Each in its own unit</h3><p>Further right is further from human, unless the row says that lower is "
+        "worse. The line in the band is the baseline's median, the dotted one the margin of “equivalent”; p is "
+        f"adjusted for all metrics (Holm).</p>{_grouped(main)}"
         + (page.details("Second views of the same attributes", second) if second else "")
     )
 
 
 def series_of(report: Report) -> dict[str, list[tuple[int, Figure]]]:
-    """By figure: the place of every simulator that has it, and the figure there."""
-    found: dict[str, list[tuple[int, Figure]]] = {}
+    """Returns, by metric key, the index of every simulator that has the metric, with its value."""
+    series_by_key: dict[str, list[tuple[int, Figure]]] = {}
     for index, simulator in enumerate(report.simulators):
-        for figure in simulator.figures:
-            found.setdefault(figure.key, []).append((index, figure))
-    return found
+        for metric in simulator.figures:
+            series_by_key.setdefault(metric.key, []).append((index, metric))
+    return series_by_key
 
 
 def _overview(main: list[list[tuple[int, Figure]]]) -> str:
-    ordered = sorted(main, key=lambda series: -max(floor_widths(figure) for _, figure in series))
+    ordered = sorted(main, key=lambda series: -max(floor_widths(metric) for _, metric in series))
     rows = "".join(
         f'<div class="line"><span>{escape(series[0][1].label)}</span>{common_track(series)}</div>'
         for series in ordered
@@ -84,7 +84,7 @@ def _row(series: Series) -> str:
         for index, f in series
     )
     low = " · lower is worse" if first.worse == "lower" else ""
-    band = f"floor {number(first.floor.median, first.unit)}, to "
+    band = f"baseline {number(first.floor.median, first.unit)}, to "
     band += number(first.floor.high if first.worse == "higher" else first.floor.low, first.unit)
     return (
         f'<div class="row"><div class="name">{escape(first.label)}<small>{escape(first.unit)}{low}</small></div>'
@@ -93,28 +93,28 @@ def _row(series: Series) -> str:
 
 
 def _verdict(verdict: str, p: float | None = None) -> str:
-    shown = "" if p is None else f" <span>p {escape(p_value(p))}</span>"
-    return f'<small class="{CLASS_OF.get(verdict, "inconclusive")}">{verdict}{shown}</small>'
+    p_text = "" if p is None else f" <span>p {escape(p_value(p))}</span>"
+    return f'<small class="{CLASS_OF.get(verdict, "inconclusive")}">{verdict}{p_text}</small>'
 
 
 def gates(report: Report) -> str:
     heads = ["gate", "human", *(escape(s.name) for s in report.simulators)]
     rows = [
         [
-            escape(found[0].label),
-            share(found[0].human),
-            *(f"{share(gate.simulated)}{_verdict(gate.verdict)}" for gate in found),
+            escape(results[0].label),
+            share(results[0].human),
+            *(f"{share(gate.simulated)}{_verdict(gate.verdict)}" for gate in results),
         ]
-        for found in zip(*(s.gates for s in report.simulators), strict=True)
+        for results in zip(*(s.gates for s in report.simulators), strict=True)
     ]
     return (
         '<h2 id="gates">Validity gates</h2><p>Share of conversations with at least one, beside the human share. '
-        "“guarded”: fewer than people, but its guards threw such turns away, so it is no finding.</p>"
+        "“guarded”: fewer than people, but its guards rejected such turns, so it is no finding.</p>"
         f"{page.table(heads, rows, label='validity gates')}"
     )
 
 
-def share(found: Estimate | None) -> str:
-    if found is None:
+def share(value: Estimate | None) -> str:
+    if value is None:
         return "–"  # noqa: RUF001
-    return f"{percent(found.value)}<small>[{percent(found.low)}, {percent(found.high)}], n {found.n}</small>"
+    return f"{percent(value.value)}<small>[{percent(value.low)}, {percent(value.high)}], n {value.n}</small>"
