@@ -226,11 +226,11 @@ def test_a_ratio_has_the_interval_of_the_delta_method():
 
 
 def test_an_aim_without_a_number_is_an_error(tmp_path):
-    with pytest.raises(ConfigError, match="aims without a number: b"):
+    with pytest.raises(ConfigError, match="aims for numbers that were not measured: b"):
         judged({"a": number(1)}, {"b": "<= 1"})
     table = tmp_path / "aims.toml"
     table.write_text('[aims]\n"a" = "about 1"\n')
-    with pytest.raises(ConfigError, match="is no rule"):
+    with pytest.raises(ConfigError, match="is not a rule"):
         read_aims(table)
 
 
