@@ -1,4 +1,4 @@
-"""`report.html` and `report.json` of `usersim eval model`: self-contained, no script, no text of chats."""
+"""Writer of report.html and report.json of `usersim eval model`: self-contained, no script, no text of chats."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TITLE = "What the User LM knows about people"
 
 
 def write_report(report: ModelReport, out: Path) -> Path:
-    """Both files, each complete or not there at all; returns the page."""
+    """Writes both files atomically into `out`; returns the path of the page."""
     write_json(out / "report.json", report.model_dump(mode="json"))
     html = page.render_page(TITLE, sections(report), style=pictures.STYLE)
     with atomic_writer(out / "report.html") as stream:
@@ -33,7 +33,7 @@ def sections(report: ModelReport) -> list[str]:
 
 
 def summary(report: ModelReport) -> str:
-    """The lines that a terminal shows."""
+    """Summary lines for the terminal."""
     lines = []
     for contrast in report.contrasts:
         ratio = contrast.perplexity.get("all")
@@ -48,8 +48,8 @@ def summary(report: ModelReport) -> str:
                     f"coin {ends.coin_f1:.2f})"
                 )
     if report.control:
-        shown = (f"{a.attribute} {a.spearman.value:.2f}" for a in report.control.attributes)
-        lines.append("persona control, Spearman: " + ", ".join(shown))
+        correlations = (f"{a.attribute} {a.spearman.value:.2f}" for a in report.control.attributes)
+        lines.append("persona control, Spearman: " + ", ".join(correlations))
     return "\n".join(lines)
 
 
@@ -90,11 +90,11 @@ def _likelihood(report: ModelReport) -> str:
 
 
 def _perplexities(model: ModelScores, condition: str) -> Iterator[str]:
-    found = model.likelihood[condition]  # type: ignore[index]
+    likelihood = model.likelihood[condition]  # type: ignore[index]
     for which in ("all", "first", "later"):
-        nats = found.nats_per_token.get(which)
+        nats = likelihood.nats_per_token.get(which)
         yield cell(_exp(nats), 1) if nats else "–"  # noqa: RUF001
-    yield cell(found.bits_per_character.get("all"))
+    yield cell(likelihood.bits_per_character.get("all"))
 
 
 def _exp(nats: Estimate) -> Estimate:
@@ -122,21 +122,21 @@ def _contrasts(report: ModelReport) -> str:
 
 
 def _ends(report: ModelReport) -> str:
-    found = [
+    reports = [
         (model.name, condition, ends)
         for model in report.models
         for condition, ends in model.ends.items()
         if ends and (ends.at_dev_threshold or condition in ("no_goal", "own_goal"))
     ]
-    if not found:
+    if not reports:
         return ""
-    rows = [row for name, condition, ends in found for row in _end_rows(name, condition, ends)]
+    rows = [row for name, condition, ends in reports for row in _end_rows(name, condition, ends)]
     heads = ("model", "told", "P(end) from", "F1", "precision", "recall", "Brier", "calibration error", "AUC")
-    first = found[0][2]
+    first = reports[0][2]
     openings = first.with_openings
     curves = "".join(
         pictures.reliability(f"{name}, {condition.replace('_', ' ')}", ends.calibration.bins)
-        for name, condition, ends in found
+        for name, condition, ends in reports
         if "prompted" not in name
     )
     return (
@@ -156,8 +156,8 @@ def _end_rows(name: str, condition: str, ends: EndReport) -> Iterator[list[str]]
             figures = [cell(at.f1), cell(at.precision), cell(at.recall), cell(calibration.brier, 3)]
             auc = "–" if calibration.auc is None else f"{calibration.auc:.2f}"  # noqa: RUF001
             source = f"{at.threshold:.2f}, {at.threshold_from}"
-            told = condition.replace("_", " ")
-            yield [escape(name), told, source, *figures, cell(calibration.expected_error), auc]
+            condition_name = condition.replace("_", " ")
+            yield [escape(name), condition_name, source, *figures, cell(calibration.expected_error), auc]
 
 
 def _goals(report: ModelReport) -> str:
@@ -209,8 +209,8 @@ def _control(report: ModelReport) -> str:
     if control is None:
         return ""
     rows = [
-        [asked.attribute.replace("_", " "), cell(asked.spearman), *map(_number, asked.means)]
-        for asked in control.attributes
+        [attribute.attribute.replace("_", " "), cell(attribute.spearman), *map(_number, attribute.means)]
+        for attribute in control.attributes
     ]
     matrix = {a.attribute: {n: e.value for n, e in a.moved.items()} for a in control.attributes}
     return (
@@ -232,11 +232,11 @@ def _roles(report: ModelReport) -> str:
     rows = [
         [
             escape(name),
-            str(found.turns),
-            *(_percent(e) for e in (found.assistant_phrases, found.assistant_voice)),
-            *(_percent(e) for e in (found.repeats, found.copies_answer)),
+            str(slips.turns),
+            *(_percent(e) for e in (slips.assistant_phrases, slips.assistant_voice)),
+            *(_percent(e) for e in (slips.repeats, slips.copies_answer)),
         ]
-        for name, found in report.roles.speakers.items()
+        for name, slips in report.roles.speakers.items()
     ]
     heads = (
         "who",

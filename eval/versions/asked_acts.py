@@ -107,12 +107,12 @@ async def _draw_all(
     concurrency: int,
     done: Callable[[], None] | None,
 ) -> dict[str, dict[str, str]]:
-    gate = asyncio.Semaphore(concurrency)
+    slots = asyncio.Semaphore(concurrency)
     texts: dict[str, dict[str, str]] = {name: {} for name in (FREE, *ACTS)}
 
     async def one(act: Act | None, prefix: Prefix) -> None:
         key = f"{act or FREE} {prefix.id}"
-        async with gate:
+        async with slots:
             turn: UserTurn | None = journal.turns.get(key)
             if turn is None:
                 completions = await user.sample(

@@ -52,10 +52,10 @@ class TeacherForcedScorer:
     """
 
     def __init__(
-        self, model: Any, renderer: Renderer, *, identity: dict[str, str], cache: AnswerCache
+        self, model: Any, renderer: Renderer, *, cache_keys: dict[str, str], cache: AnswerCache
     ) -> None:
         self.model, self.renderer = model, renderer
-        self._identity, self._cache = identity, cache
+        self._cache_keys, self._cache = cache_keys, cache
         self._keys: Any = None
         self._cached_ids: list[int] = []
 
@@ -74,13 +74,13 @@ class TeacherForcedScorer:
         path = resolve(source)
         renderer = Renderer.from_pretrained(path)
         calibration = renderer.settings.calibration
-        identity = {
+        cache_keys = {
             "weights": weights_hash(path),
             "render": renderer.fingerprint,
             "calibration": calibration.model_dump_json() if calibration else "",
             "head_tokens": str(HEAD_TOKENS),
         }
-        return cls(load_causal_lm(path, None), renderer, identity=identity, cache=AnswerCache(folder))
+        return cls(load_causal_lm(path, None), renderer, cache_keys=cache_keys, cache=AnswerCache(folder))
 
     def target_ids(self, text: str) -> list[int]:
         """Scored tokens of a turn."""
@@ -91,7 +91,7 @@ class TeacherForcedScorer:
         profile = UserProfile(goal=prefix.goal)
         key = key_of(
             {
-                **self._identity,
+                **self._cache_keys,
                 "profile": profile.model_dump(),
                 "history": [turn.model_dump() for turn in prefix.history],
                 "text": prefix.text,
@@ -99,12 +99,12 @@ class TeacherForcedScorer:
         )
         stored = self._cache.get(key)
         if stored is None:
-            stored = asdict(self._computed(prefix, profile))
+            stored = asdict(self._compute(prefix, profile))
             self._cache.put(key, stored)
         return PrefixScore(**stored)
 
     @torch.inference_mode()
-    def _computed(self, prefix: Prefix, profile: UserProfile) -> PrefixScore:
+    def _compute(self, prefix: Prefix, profile: UserProfile) -> PrefixScore:
         prompt = self._prompt(prefix, profile)
         target = self.target_ids(prefix.text) if prefix.text else []
         logprobs_TV = self._logprobs(prompt, target)

@@ -48,7 +48,7 @@ def bases(tmp_path_factory):
 def scorer(bases, name, folder):
     base = bases[name]
     return TeacherForcedScorer(
-        base.model.eval(), base.renderer, identity={"model": name}, cache=AnswerCache(folder / name)
+        base.model.eval(), base.renderer, cache_keys={"model": name}, cache=AnswerCache(folder / name)
     )
 
 
