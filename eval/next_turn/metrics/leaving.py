@@ -1,19 +1,19 @@
-"""Leaving: whether a simulator leaves where people left, beyond what a clock or a count of facets knows.
+"""Leaving metrics: skill and information gain of P(end) beyond baselines such as the turn number.
 
-Measured at prefixes from the second user turn on at which it is known what the person did: went on, or left. Where a
-simulator tells P(end), that is scored; else the decision that it drew, as 0 or 1, which no proper score is kind to.
+Measured at prefixes from the second user turn on at which the person's decision (going on or leaving) is known. A
+simulator's P(end) is scored; without one, its drawn decision as 0 or 1, which proper scores penalise.
 
-Skill is 1 - loss / loss of a baseline, by Brier score and by log-loss. Four baselines, logistic regressions with an L2
-penalty that are cross-fitted by cluster on the people at the same prefixes, each with an intercept for every source:
+Skill is 1 - loss / loss of a baseline, by Brier score and by log-loss. The four baselines are logistic regressions
+with an L2 penalty, cross-fitted by cluster on people at the same prefixes, each with an intercept per source:
 
-    constant    nothing else
-    turn        number of the user turn that comes next
-    facets      facets of the goal minus user turns so far (turn number without facets)
+    constant    intercept only
+    turn        number of the next user turn
+    facets      facets of the goal minus user turns so far (turn number for goals without facets)
     both        turn and facets
 
-Gain tells an informative simulator that is badly calibrated from one that knows nothing. Two logistic regressions are
-cross-fitted, one of the baseline's logit alone, one of that and the logit of P(end). The gain is the share of the first
-one's log-loss that the second one saves. A clock has a gain of 0 over its own baseline.
+Gain separates an informative but badly calibrated simulator from an uninformative one. Two logistic regressions are
+cross-fitted: one on the baseline's logit, one on that and the logit of P(end). The gain is the share of the first
+one's log-loss that the second one saves. A baseline has a gain of 0 over itself.
 """
 
 from __future__ import annotations
@@ -46,28 +46,28 @@ from usersim.types import Record
 Baseline = Literal["constant", "turn", "facets", "both"]
 BASELINES: tuple[Baseline, ...] = ("constant", "turn", "facets", "both")
 CLIP = 0.001
-"""P(end) is moved into [0.001, 0.999] before a logarithm is taken, the baselines' as well."""
+"""P(end) is clipped to [0.001, 0.999] before logarithms, for baselines too."""
 TURNS = (2, 3, 4, 5, 6, 8, 11)
 """First user turn of each class of the hazard by turn number."""
 REMAINING = (-3, -2, -1, 0, 1, 2, 3, 5)
-"""First value of each class of facets minus user turns so far; below the first one there is one more class."""
+"""First value of each class of facets minus user turns so far; values below the first form one more class."""
 PENALTY = 1.0
 """Inverse strength of the L2 penalty (scikit-learn's C), chosen on dev."""
 RECALIBRATION = 100.0
-"""The same where logits are recalibrated: next to no penalty, for one or two features."""
+"""The same for recalibration of logits: almost no penalty, for one or two features."""
 FOLDS = 10
 LEAST_ENDS = 5
-"""A source in which fewer people are known to have left has no hazard to compare with."""
+"""Minimum number of people known to have left in a source; with fewer there is no hazard to compare with."""
 BOUND = 0.02
-"""A gain whose 95 % interval ends below is as good as none."""
+"""Upper bound of a negligible gain: its 95 % interval must end below."""
 BINS = 10
 
 
 def known_ends(prefixes: Sequence[Prefix]) -> tuple[list[Prefix], dict[str, str]]:
-    """Prefixes of the second user turn on, in sources where it is known that people left.
+    """Selects prefixes from the second user turn on, of sources in which it is known that people left.
 
     Returns:
-        The prefixes in their order, and by source why it has none.
+        The prefixes in order, and the reason for each excluded source.
     """
     later = [prefix for prefix in prefixes if prefix.position >= 2]
     ends = Counter(prefix.source for prefix in later if prefix.has_left)
@@ -79,14 +79,14 @@ def known_ends(prefixes: Sequence[Prefix]) -> tuple[list[Prefix], dict[str, str]
 
 
 def decision(turn: NextTurn | None) -> float | None:
-    """P(end) where it was told, else 0 or 1; None where there is no turn."""
+    """Returns P(end) if available, else the decision as 0 or 1; None without a turn."""
     if turn is None:
         return None
     return float(turn.ends) if turn.end_probability is None else turn.end_probability
 
 
 def tells_probability(simulator: SimulatedTurns) -> bool:
-    """True where every turn has a P(end)."""
+    """Returns True if every turn has a P(end)."""
     return all(turn.end_probability is not None for turn in simulator.turns.values())
 
 
@@ -99,25 +99,25 @@ class CalibrationBin(Record):
 
 
 class LeavingCalibration(Record):
-    """logit P(person leaves) = intercept + slope · logit P(end); 0 and 1 are ideal."""
+    """Calibration regression: logit P(person leaves) = intercept + slope · logit P(end); the ideal is 0 and 1."""
 
     slope: Estimate | None
     intercept: Estimate | None
     bins: tuple[CalibrationBin, ...]
-    """Tenths of the prefixes by P(end); equal probabilities stay together."""
+    """Deciles of the prefixes by P(end); equal probabilities stay together."""
     undefined: str | None = None
-    """Why there is no slope and intercept."""
+    """Reason why slope and intercept are missing."""
 
 
 class LeavingMetrics:
-    """The numbers of leaving over prefixes. Not a `Metric`: leaving is no text.
+    """Leaving metrics over prefixes. Not a `Metric`, because leaving is not a text.
 
     Args:
-        prefixes: Prefixes of `prefixes_of`, closing ones among them. Only `known_ends` are measured.
+        prefixes: Prefixes of `prefixes_of`, closing ones included. Only `known_ends` are measured.
         seed: Seed of the folds.
-        condition: Goal condition of the simulators (`eval.next_turn.metrics.goal_conditions`). Any but `own`
-        becomes a part of
-            the keys. The prefixes carry that goal, so that the baselines count its facets.
+
+        condition: Goal condition of the simulators (`eval.next_turn.metrics.goal_conditions`). Any but `own` is a
+            part of the keys. The prefixes carry that goal, so that the baselines count its facets.
     """
 
     def __init__(self, prefixes: Sequence[Prefix], *, seed: int = 0, condition: str = "own") -> None:
@@ -152,17 +152,17 @@ class LeavingMetrics:
 
     @cached_property
     def baselines(self) -> dict[Baseline, Floats]:
-        """Cross-fitted P(end) of each baseline at the prefixes."""
+        """Returns cross-fitted P(end) of each baseline at the prefixes."""
         return {name: self._cross_fitted(features) for name, features in self._features.items()}
 
     def people(self) -> dict[str, Values]:
-        """The people's side of what has one: the rate."""
+        """Returns people's value of the metrics that they have: the rate of leaving."""
         return {f"leaving.rate{self._suffix}": Values(self.left_P, np.ones(len(self.left_P)))}
 
     def values(self, simulator: SimulatedTurns) -> dict[str, Values]:
-        """By key, at `self.prefixes`. Skills are Σ(baseline's loss - loss) / Σ baseline's loss.
+        """Returns values by key, at `self.prefixes`. Skills are Σ(baseline's loss - loss) / Σ baseline's loss.
 
-        Undefined (denominator 0) where the simulator has no turn; empty where no source has known ends.
+        Undefined (denominator 0) where the simulator has no turn; empty if no source has known ends.
         """
         if not self.prefixes:
             return {}
@@ -185,13 +185,13 @@ class LeavingMetrics:
         return ClusterSums.of(values, self.clusters)
 
     def counting_gain(self) -> Values:
-        """Gain of facets beside the turn number, without a simulator: near 0 where goals do not give ends away."""
+        """Gain of facets over the turn number, without a simulator: near 0 if goals do not reveal ends."""
         return _saved(
             _log_loss(self.baselines["both"], self.left_P), _log_loss(self.baselines["turn"], self.left_P)
         )
 
     def calibration(self, simulator: SimulatedTurns) -> LeavingCalibration:
-        """Slope, intercept and reliability of P(end). Intervals are cluster-robust."""
+        """Returns slope, intercept and reliability of P(end), with cluster-robust intervals."""
         known_P, end_P = self._decisions(simulator)
         if not tells_probability(simulator):
             return LeavingCalibration(
@@ -237,7 +237,7 @@ class LeavingMetrics:
     def _cross_fitted(
         self, features_PF: Floats, known_P: NDArray[np.bool_] | None = None, strength: float = PENALTY
     ) -> Floats:
-        """P(end) at each prefix by a regression that saw no prefix of its fold. Every cluster is in one fold."""
+        """P(end) at each prefix by a regression fitted on the other folds. Every cluster is in one fold."""
         known_P = np.ones(len(self.left_P), dtype=bool) if known_P is None else known_P
         fitted_P = np.full(len(self.left_P), 0.5)
         for fold in np.unique(self._fold_P):
@@ -264,7 +264,7 @@ _LABEL: dict[Baseline, str] = {
 def p_above(sums: ClusterSums, null: float, rng: np.random.Generator) -> float:
     """One-sided p of "the ratio is at most `null`", by flipping the signs of whole clusters around it.
 
-    The flips are symmetric, so that it is half of the two-sided one.
+    The flips are symmetric, so it is half of the two-sided p.
     """
     half = p_against(sums, null, rng) / 2
     return half if sums.ratio > null else 1 - half
@@ -280,7 +280,7 @@ def p_below(sums: ClusterSums, bound: float = BOUND) -> float:
 
 @cache
 def _threads() -> ThreadpoolController:
-    """Matrix products this small are slowed down by more than one thread, many times on a busy machine."""
+    """Context that limits BLAS to one thread: more threads slow down such small matrix products."""
     return ThreadpoolController()
 
 
@@ -312,7 +312,7 @@ def _logit(end_P: Floats) -> Floats:
 
 
 def _by_source(source_PS: Floats, features_PF: Floats) -> Floats:
-    """Features shared by all sources, then those of each source: the penalty draws a source to what all have."""
+    """Features shared by all sources, then those of each source; the penalty shrinks a source to the shared ones."""
     own = [features_PF * source_PS[:, [index]] for index in range(source_PS.shape[1])]
     return np.hstack([features_PF, *own])
 
@@ -335,7 +335,7 @@ def _one_hot(classes: Sequence[int], count: int) -> Floats:
 
 
 def _folds(clusters: Sequence[str], seed: int) -> Ints:
-    """Fold of each prefix; the folds hold equally many clusters."""
+    """Fold of each prefix; the folds have equally many clusters."""
     names, owner = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
     order = rng_for(seed, "leaving folds").permutation(len(names))
     return np.asarray(order[owner] % min(FOLDS, max(len(names), 2)), dtype=np.int64)
