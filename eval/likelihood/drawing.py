@@ -115,10 +115,13 @@ async def draw(
 ) -> Batch:
     """Draws one turn per request.
 
+    Request i without a seed uses seed + 97 i, independent of the order of completion. Requests in the journal are not
+    drawn again.
+
     Args:
         user: Simulated user.
-        asks: Requests. Request i without a seed uses seed + 97 i, independent of the order of completion.
-        journal: Turns on disk; requests that it has are not drawn again.
+        asks: Requests.
+        journal: Turns on disk.
         seed: Base of the seeds.
         concurrency: Maximum number of concurrent requests.
         done: Called after every request.

@@ -118,10 +118,10 @@ def model_scores(
     """Returns tables 1 and 2 of a model.
 
     Args:
-        name: Name of the model in the report.
+        name: Name of the model.
         scores: Scores by condition.
         counts_BN: Bootstrap counts over conversations.
-        dev: Scores of the same model on dev, which choose the end threshold of each condition.
+        dev: Scores on dev, which choose the end thresholds.
         **facts: Other fields of `ModelScores`.
     """
     thresholds = {

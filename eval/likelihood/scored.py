@@ -36,13 +36,8 @@ class ScoredModels:
     """Scores of the User LM and its baselines, filled model by model.
 
     Attributes:
-        name: Name of the User LM.
-        model: Folder of the User LM.
-        baseline: Folder of the baseline; None: no baseline.
-        renderer: Renderer of the User LM.
         counts_BN: Bootstrap counts over conversations.
         weights: Hash of the weights by model.
-        models: Tables 1 and 2 by model.
         scores: Scores by model and condition.
         retrieval: Accuracy of goal retrieval by likelihood, by model.
         prompt: Key of the baseline's prompt.

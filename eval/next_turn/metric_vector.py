@@ -29,8 +29,8 @@ from eval.next_turn.metrics.leaving import LeavingMetrics, leaving_tests, tells_
 from eval.next_turn.metrics.text_vectors import TextVectors
 from eval.next_turn.metrics.values import (
     ClusterSums,
-    Metric,
     MetricSpec,
+    TurnMetric,
     Values,
     at_positions,
     estimate,
@@ -38,7 +38,7 @@ from eval.next_turn.metrics.values import (
 )
 from eval.next_turn.prefixes import Prefix
 from eval.next_turn.results import ReliabilityBin, SimulatorResult
-from eval.next_turn.selftest.detection import Discriminator, Instruments, LeavingNumber, SelfTestSample
+from eval.next_turn.selftest.detection import DiscriminatorFamily, Instruments, LeavingNumber, SelfTestSample
 from eval.next_turn.selftest.selftest_record import SelfTestConfig
 from eval.next_turn.turns import SimulatedTurns, shared_prefixes
 from usersim.errors import DataError
@@ -80,7 +80,7 @@ class Vector:
         spoken = [prefix for prefix in reference.prefixes if prefix.text is not None]
         vectors = TextVectors()
         self.coherence = Coherence(reference.scorer, Contexts.of(spoken, reference.seed), vectors.embed)
-        self.metrics: list[Metric] = [
+        self.metrics: list[TurnMetric] = [
             self.coherence,
             LanguageModelFluency(self.coherence),
             self._ngrams(spoken),
@@ -93,7 +93,7 @@ class Vector:
         ]
         self._people_rows: dict[tuple[str, ...], list[object]] = {}
 
-    def _ngrams(self, spoken: Sequence[Prefix]) -> Metric:
+    def _ngrams(self, spoken: Sequence[Prefix]) -> TurnMetric:
         turns = [turn.text for c in self.reference.training for turn in c.turns if turn.role == "user"]
         return NgramFluency.fitted(turns) if turns else NgramFluency.cross_fitted(spoken, self.reference.seed)
 
@@ -148,7 +148,7 @@ class Vector:
             results.append(self._result(simulator, shared, measurements))
         return shared, results
 
-    def _values(self, measure: Callable[[Metric], dict[str, Values]]) -> dict[str, Values]:
+    def _values(self, measure: Callable[[TurnMetric], dict[str, Values]]) -> dict[str, Values]:
         return {key: values for metric in self.metrics for key, values in measure(metric).items()}
 
     def _told_apart(
@@ -236,7 +236,7 @@ class Vector:
         }
 
 
-def _values_of(prefixes: Sequence[Prefix], texts: Sequence[str], metric: Metric) -> dict[str, Values]:
+def _values_of(prefixes: Sequence[Prefix], texts: Sequence[str], metric: TurnMetric) -> dict[str, Values]:
     return metric.values(prefixes, texts)
 
 
@@ -338,7 +338,7 @@ def instruments(
     return Instruments(
         metrics=vector.metrics,
         discriminators=[
-            Discriminator(one, told_apart_specs(one.family), told_apart, Unpaired)
+            DiscriminatorFamily(one, told_apart_specs(one.family), told_apart, Unpaired)
             for one in vector.representations
         ],
         leaving=LeavingNumbers(config.seed),

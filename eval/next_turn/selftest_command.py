@@ -1,4 +1,4 @@
-"""`usersim eval next-turn-selftest`: planted users against the next-turn metrics, on one's own conversations."""
+"""Command `usersim eval next-turn-selftest`: planted users against the next-turn metrics, on given conversations."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def config_of(quick: bool, *, n: int | None, seed: int, language: str) -> SelfTestConfig:
-    """The settings of the command line, over those of --quick."""
+    """Returns the settings of the command line, which override those of --quick."""
     from eval.next_turn.selftest.detection import QUICK
     from eval.next_turn.selftest.selftest_record import SelfTestConfig
 

@@ -85,12 +85,12 @@ def draw_acts(
 ) -> dict[str, dict[str, str]]:
     """Draws a turn for each act and one without, at each prefix where the act is possible.
 
-    The end of the conversation is banned, so every request returns a turn.
+    The end of the conversation is banned, so every request returns a turn. An interrupted run resumes.
 
     Args:
-        user: User LM that was trained with acts.
+        user: User LM trained with acts.
         prefixes: Prefixes from the second user turn on.
-        journal: Turns on disk; an interrupted run resumes from them.
+        journal: Turns on disk.
         concurrency: Maximum number of concurrent requests.
         done: Called after every turn.
 
@@ -147,9 +147,9 @@ def paired(
     """Sums of a metric over turns with a requested act, and over turns without one at the same prefixes.
 
     Args:
-        prefixes: Prefixes that have a turn without an act.
-        act_values: For each act: indices into `prefixes`, and the metric's values there.
-        free: Values of the metric on the turns without an act, at all prefixes.
+        prefixes: Prefixes with a turn without an act.
+        act_values: For each act: indices into `prefixes`, values there.
+        free: Values of the turns without an act, at all prefixes.
 
     Returns:
         (sums with an act, sums without), over the same clusters.

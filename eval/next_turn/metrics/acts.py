@@ -21,7 +21,7 @@ from eval.fidelity.metrics.texts.lexical import REMEMBERED, stems
 from eval.fidelity.samples.events import END, SENTENCE, AssistantAct, Exchange, assistant_acts
 from eval.fidelity.samples.matching import person_of
 from eval.next_turn.metrics.discriminators import ngram_rows
-from eval.next_turn.metrics.values import Metric, MetricSpec, Positions, Values
+from eval.next_turn.metrics.values import MetricSpec, Positions, TurnMetric, Values
 from eval.next_turn.prefixes import Prefix
 from usersim.errors import DataError
 from usersim.stats.estimates import Ints, rng_for
@@ -37,7 +37,7 @@ FALSE_ALARMS = 0.05
 single sentences of answers lie above it. At 0.05 three fifths do.
 """
 LEAST_SENTENCE = 5
-"""Minimum and maximum words of a sentence of an answer that is used for training."""
+"""Minimum words of a sentence of an answer that is used for training."""
 THANKED_WITHIN = 120
 """Number of characters at either end of a turn that is searched for thanks."""
 NOTE = r"(?:notes?|letters?|cards?|e-?mails?|messages?|speech|gifts?|page|post)\b"
@@ -78,7 +78,7 @@ SPECS = (
 VOICE_SPEC = _share("voice", "taken for the assistant's", "all")
 
 
-class Acts(Metric):
+class Acts(TurnMetric):
     """Shares of turns that perform an act. Conditional ones are defined only after the matching assistant act.
 
     Args:

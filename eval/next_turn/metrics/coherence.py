@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.next_turn.metrics.language_model import ChatRendering, LanguageModelScorer, Progress, TurnContext
-from eval.next_turn.metrics.values import Metric, MetricSpec, Positions, Values, at_positions
+from eval.next_turn.metrics.values import MetricSpec, Positions, TurnMetric, Values, at_positions
 from eval.next_turn.prefixes import Prefix, language_model_prefixes
 from usersim.rendering.conditioning import describe
 from usersim.stats.estimates import Floats
@@ -41,9 +41,11 @@ class Contexts:
     """Other conversation of every prefix, the same for people and all simulators.
 
     Attributes:
-        histories: By prefix id: a prefix of another person at a similar position, of the same source if possible.
-        goals: By prefix id: the goal of another person, of the same source if possible.
+        histories: By prefix id: a prefix of another person at a similar position.
+        goals: By prefix id: the goal of another person.
         scored: Ids of the prefixes that language models score.
+
+    Other conversations are of the same source if possible.
     """
 
     histories: Mapping[str, Prefix]
@@ -78,7 +80,7 @@ class Contexts:
         return other if part == "history" else (*prefix.history[:-1], other[-1])
 
 
-class Coherence(Metric):
+class Coherence(TurnMetric):
     """Contrasts `coherence.{history,answer,goal}.{lm,embedding}`.
 
     `lm`: log p(turn | own) - log p(turn | other) in nats per turn, clipped to ±`MOST_NATS`. `embedding`: cosine of the

@@ -12,7 +12,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[impo
 
 from eval.likelihood.memory import Hashes, any_in, run_hashes
 from eval.next_turn.metrics.discriminators import goal_text, lower_words
-from eval.next_turn.metrics.values import Metric, MetricSpec, Values
+from eval.next_turn.metrics.values import MetricSpec, TurnMetric, Values
 from eval.next_turn.prefixes import Prefix
 from usersim.types import Conversation
 
@@ -36,7 +36,7 @@ SPECS = (
 )
 
 
-class Copying(Metric):
+class Copying(TurnMetric):
     """Shares of turns with a copied run.
 
     A person's own turn is the reference, so `values` is for simulators. For people, `people` compares their turn

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from eval.fidelity.metrics.texts.lexical import REMEMBERED, stem
 from eval.next_turn.metrics.discriminators import goal_text
-from eval.next_turn.metrics.values import Metric, MetricSpec, Values
+from eval.next_turn.metrics.values import MetricSpec, TurnMetric, Values
 from eval.next_turn.prefixes import Prefix
 from usersim.text.code_blocks import split
 from usersim.text.spelling import dictionary, word_set
@@ -127,7 +127,7 @@ def facts_of(prose: str) -> TextFacts:
     return TextFacts(tuple(quantities), frozenset(names))
 
 
-class FactSupport(Metric):
+class FactSupport(TurnMetric):
     """Shares of supported and contradicting facts in the prose of a turn, given the whole goal and history."""
 
     @property

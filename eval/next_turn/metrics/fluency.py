@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from eval.next_turn.metrics.coherence import Coherence
-from eval.next_turn.metrics.values import Metric, MetricSpec, Values
+from eval.next_turn.metrics.values import MetricSpec, TurnMetric, Values
 from eval.next_turn.prefixes import Prefix
 from usersim.errors import DataError
 from usersim.stats.estimates import rng_for
@@ -97,7 +97,7 @@ class TurnModel:
         return self._words.bits(TOKENS.findall(text))
 
 
-class LanguageModelFluency(Metric):
+class LanguageModelFluency(TurnMetric):
     """`fluency.lm`: bits per character of a turn in its own history, Σ bits / Σ characters of the scored beginnings.
 
     A turn without history follows the bare header of a user message.
@@ -127,7 +127,7 @@ class LanguageModelFluency(Metric):
         return {"fluency.lm": Values(bits_P, characters_P)}
 
 
-class NgramFluency(Metric):
+class NgramFluency(TurnMetric):
     """`fluency.ngram`: bits per character of a turn's beginning under `TurnModel`, Σ bits / Σ characters.
 
     Build it with `fitted` or `cross_fitted`.

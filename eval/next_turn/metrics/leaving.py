@@ -110,7 +110,7 @@ class LeavingCalibration(Record):
 
 
 class LeavingMetrics:
-    """Leaving metrics over prefixes. Not a `Metric`, because leaving is not a text.
+    """Leaving metrics over prefixes. Not a `TurnMetric`, because leaving is not a text.
 
     Args:
         prefixes: Prefixes of `prefixes_of`, closing ones included. Only `known_ends` are measured.

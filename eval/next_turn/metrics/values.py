@@ -75,7 +75,7 @@ class Values:
         return Values(np.where(mask_P, self.numerator_P, 0.0), np.where(mask_P, self.denominator_P, 0.0))
 
 
-class Metric(Protocol):
+class TurnMetric(Protocol):
     """One or more numbers over the texts written at prefixes."""
 
     @property

@@ -1,7 +1,7 @@
-"""Self-test of the next-turn metrics: planted users must be caught by the metric meant for them, people by none.
+"""Self-test of the next-turn metrics: planted users must be detected by the metric meant for them, people by none.
 
-The metrics are given (`Instruments`); nothing here knows how any of them works. Which metric is meant for which
-planted user was fixed beforehand: `eval.next_turn.selftest.planted_table`.
+The metrics are passed in (`Instruments`); this module does not depend on their implementation. The table of metrics
+meant for each planted user was fixed beforehand: `eval.next_turn.selftest.planted_table`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from eval.fidelity.report_record import versions
 from eval.fidelity.verdicts import holm
 from eval.next_turn.metrics.values import (
     ClusterSums,
-    Metric,
     MetricSpec,
+    TurnMetric,
     Values,
     at_positions,
     difference,
@@ -36,8 +36,8 @@ from eval.next_turn.selftest.people_against_people import cluster_counts, covera
 from eval.next_turn.selftest.planted_table import ALPHA, CLOCK_BOUND, TABLE, Direction, PlantedUserSpec, row
 from eval.next_turn.selftest.planted_users import Material, PlantedTurns, plant
 from eval.next_turn.selftest.selftest_record import (
-    Cell,
     PeopleResult,
+    PlantedCell,
     SelfTestConfig,
     SelfTestReport,
     UserResult,
@@ -53,7 +53,7 @@ FEW, FEW_CLUSTERS = 50, 20
 POWER = 0.8
 COVERED = (0.92, 0.98)
 CHANCE = 0.5
-"""Share of forced choices that a discriminator gets right of people."""
+"""Accuracy of a discriminator's forced choice on people."""
 QUICK = SelfTestConfig(
     n=60,
     users=(
@@ -71,58 +71,58 @@ QUICK = SelfTestConfig(
     splits=100,
     resamples=1_000,
 )
-"""60 conversations, and the planted users that so few can show."""
+"""Settings of --quick: 60 conversations, and the planted users that so few can show."""
 
 
 class ForcedChoice(Protocol):
-    """A fitted discriminator's choices between a simulator's and a person's turn, one a prefix."""
+    """Forced choices of a fitted discriminator between a simulator's and a person's turn, one per prefix."""
 
     def values(self, family: Any, prefixes: Sequence[Prefix]) -> dict[str, Values]:
-        """By key: 1 where it told the simulator's turn, 1/2 at a tie, 0 where it took the person's."""
+        """Returns values by key: 1 if it chose the simulator's turn, 1/2 at a tie, 0 if it chose the person's."""
         ...
 
     def p(self, mask_P: Masks, rng: np.random.Generator, permutations: int = ...) -> float:
-        """Two-sided p of "told apart no better than by chance" at the prefixes of the mask."""
+        """Two-sided p of "accuracy is at chance" at the prefixes of the mask."""
         ...
 
 
 class Deals(Protocol):
-    """A discriminator between two sets of turns, each at prefixes of its own."""
+    """Discriminator between two sets of turns at different prefixes."""
 
     def p(self, is_first_N: Masks, *, seed: int = ..., permutations: int = ...) -> float:
-        """Two-sided p of "both sets are of the same people"; a set holds whole clusters."""
+        """Two-sided p of "both sets are of the same people"; a set has whole clusters."""
         ...
 
 
 @dataclass(frozen=True)
-class Discriminator:
-    """A family of discriminators."""
+class DiscriminatorFamily:
+    """Family of discriminators."""
 
     representation: Any
-    """Has `family`, `ridge` and `features(prefixes, texts)`."""
+    """Feature map with `family`, `ridge` and `features(prefixes, texts)`."""
     specs: Sequence[MetricSpec]
     told_apart: Callable[..., ForcedChoice]
-    """(simulated rows, people's rows, clusters, ridge=, seed=)."""
+    """Paired fit: (simulated rows, people's rows, clusters, ridge=, seed=)."""
     unpaired: Callable[..., Deals]
-    """(rows, clusters, ridge=, seed=)."""
+    """Unpaired fit: (rows, clusters, ridge=, seed=)."""
 
 
 @dataclass(frozen=True)
 class LeavingNumber:
-    """One number on leaving, of one simulator."""
+    """One leaving metric of one simulator."""
 
     value: Estimate
     p: float
-    """Two-sided: of "as people" for a rate, of "0" for a gain or a skill."""
+    """Two-sided p: of "as people" for a rate, of "0" for a gain or a skill."""
     people: float | None = None
-    """People's value; None for what people do not have."""
+    """People's value; None if people have none."""
     sums: ClusterSums | None = None
-    """Cluster sums of the number; None where it is no ratio of sums."""
+    """Cluster sums of the number; None if it is not a ratio of sums."""
     is_share: bool = False
 
 
 class LeavingMeasure(Protocol):
-    """Numbers on leaving of one simulator at prefixes, closing ones included."""
+    """Leaving metrics of one simulator at prefixes, closing ones included."""
 
     @property
     def specs(self) -> Sequence[MetricSpec]: ...
@@ -130,7 +130,7 @@ class LeavingMeasure(Protocol):
     def measure(
         self, prefixes: Sequence[Prefix], turns: SimulatedTurns, seed: int
     ) -> Mapping[str, LeavingNumber]:
-        """By key; what is undefined is left out."""
+        """Returns the numbers by key; undefined ones are left out."""
         ...
 
 
@@ -138,11 +138,11 @@ class LeavingMeasure(Protocol):
 class Instruments:
     """Metrics under test."""
 
-    metrics: Sequence[Metric]
-    discriminators: Sequence[Discriminator] = ()
+    metrics: Sequence[TurnMetric]
+    discriminators: Sequence[DiscriminatorFamily] = ()
     leaving: LeavingMeasure | None = None
     prepare: Callable[[Sequence[Prefix], Mapping[str, Sequence[str]]], None] | None = None
-    """Called before `values` with the texts of all speakers at the same prefixes: they may share their contexts."""
+    """Called before `values` with the texts of all speakers at the same prefixes, so that contexts are read once."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -154,12 +154,12 @@ class Instruments:
 
 @dataclass(frozen=True)
 class SelfTestSample:
-    """The conversations of a self-test."""
+    """Conversations of a self-test."""
 
     prefixes: tuple[Prefix, ...]
-    """Prefixes of the conversations that are measured."""
+    """Prefixes of the measured conversations."""
     material: Material
-    """All usable conversations: planted users are made from these."""
+    """All usable conversations, the material of planted users."""
     excluded: Counter[str]
     notes: tuple[str, ...]
 
@@ -171,7 +171,7 @@ def sample(
     training: Sequence[Conversation] = (),
     prompted: Any = None,
 ) -> SelfTestSample:
-    """Usable conversations, by strata, and what has to be said about them.
+    """Samples usable conversations by strata; returns them with notes for the report.
 
     Raises:
         DataError: Fewer than two people.
@@ -218,7 +218,7 @@ def self_test(
     config: SelfTestConfig,
     progress: Progress | None = None,
 ) -> SelfTestReport:
-    """All planted users and people by all metrics."""
+    """Measures all planted users and people with all metrics."""
     start, step = time.monotonic(), progress or (lambda _: None)
     run = _Run(people_sample, _only_meant(instruments, config), config)
     users = [user for user in TABLE if config.users is None or user.name in config.users]
@@ -272,9 +272,9 @@ def self_test(
 def one_simulator(
     people_sample: SelfTestSample, instruments: Instruments, config: SelfTestConfig
 ) -> tuple[UserResult, ...]:
-    """All metrics for people and one simulator, as a report on a simulator needs them: what it costs is timed.
+    """Measures people and one simulator with all metrics, and times it; the cost of a report on a simulator.
 
-    The deaf user stands for the simulator's words, the one that never leaves for its P(end).
+    The deaf user stands in for the simulator's text, the user that never leaves for its P(end).
     """
     run, results = _Run(people_sample, instruments, config), []
     for name in ("deaf", "never_leaves"):
@@ -287,7 +287,7 @@ def one_simulator(
 
 @dataclass
 class _Run:
-    """People's values are made once for all planted users with the same prefixes."""
+    """Run of the self-test. People's values are computed once for all planted users with the same prefixes."""
 
     people_sample: SelfTestSample
     instruments: Instruments
@@ -298,7 +298,7 @@ class _Run:
 
     @property
     def texts(self) -> list[Prefix]:
-        """Prefixes at which the person wrote."""
+        """Prefixes at which the person wrote a turn."""
         return [p for p in self.people_sample.prefixes if p.text is not None]
 
     def prepare(self, planted: Sequence[PlantedTurns], step: Progress) -> None:
@@ -316,7 +316,7 @@ class _Run:
             self.instruments.prepare(shared, {"people": [p.text or "" for p in shared], **speakers})
 
     def user(self, user: PlantedUserSpec, planted: PlantedTurns) -> UserResult:
-        """Cells of a planted user, and whether a metric meant for it caught it."""
+        """Returns the cells of a planted user, and if a metric meant for it detected it."""
         undefined: dict[str, str] = {}
         shared = shared_prefixes(planted.prefixes, [planted.turns])
         if user.changes == "leaving":
@@ -328,7 +328,7 @@ class _Run:
         else:
             cells = self._text_cells(user, planted, shared, undefined)
         cells = _adjusted(cells)
-        directions = {expected.key: expected.direction for expected in user.meant}
+        directions = {expected.key: expected.direction for expected in user.expectations}
         cells = [_judged(cell, directions.get(cell.key), self._scale(cell), len(cells)) for cell in cells]
         judged = [cell for cell in cells if cell.is_meant]
         caught = [cell for cell in judged if cell.is_caught]
@@ -356,7 +356,7 @@ class _Run:
         )
 
     def people(self) -> list[PeopleResult]:
-        """False positives among halves and among pairs of people."""
+        """Returns the false positives among halves and among pairs of people."""
         prefixes = self.texts
         clusters = [p.cluster for p in prefixes]
         values = {key: v for key, v in self._of_people(prefixes).items() if v.denominator_P.any()}
@@ -381,7 +381,7 @@ class _Run:
         return results
 
     def coverage(self, planted: Mapping[str, PlantedTurns]) -> tuple[dict[str, float], dict[str, str]]:
-        """Coverage by metric, and why some have none. Numbers on leaving: of the first clock that has them."""
+        """Returns coverage by metric, and reasons where it is missing. Leaving metrics use the first suitable clock."""
         prefixes = self.texts
         clusters = [p.cluster for p in prefixes]
         shares = {spec.key: spec.is_share for spec in self.instruments.specs}
@@ -427,8 +427,8 @@ class _Run:
         planted: PlantedTurns,
         shared: Sequence[Prefix],
         undefined: dict[str, str],
-    ) -> list[Cell]:
-        config, cells = self.config, list[Cell]()
+    ) -> list[PlantedCell]:
+        config, cells = self.config, list[PlantedCell]()
         texts, clusters = _texts(shared, planted.turns), [p.cluster for p in shared]
         is_first_C, is_first_P = self._half(shared)
         specs = {spec.key: spec for spec in self.instruments.specs}
@@ -462,12 +462,12 @@ class _Run:
     def _told_apart(
         self,
         user: PlantedUserSpec,
-        discriminator: Discriminator,
+        discriminator: DiscriminatorFamily,
         shared: Sequence[Prefix],
         texts: Sequence[str],
         is_first_P: Masks,
         undefined: dict[str, str],
-    ) -> list[Cell]:
+    ) -> list[PlantedCell]:
         config, representation = self.config, discriminator.representation
         clusters = [p.cluster for p in shared]
         rows = representation.features(shared, texts)
@@ -511,7 +511,7 @@ class _Run:
 
     def _leaving_cells(
         self, user: PlantedUserSpec, planted: PlantedTurns, undefined: dict[str, str]
-    ) -> list[Cell]:
+    ) -> list[PlantedCell]:
         if self.instruments.leaving is None:
             return []
         numbers = self._measure_leaving(planted)
@@ -538,7 +538,7 @@ class _Run:
             )
         return self._left.get(planted.name, {})
 
-    def _people_rows(self, discriminator: Discriminator, prefixes: Sequence[Prefix]) -> Any:
+    def _people_rows(self, discriminator: DiscriminatorFamily, prefixes: Sequence[Prefix]) -> Any:
         key = discriminator.representation.family, tuple(p.id for p in prefixes)
         if key not in self._rows:
             texts = [p.text or "" for p in prefixes]
@@ -552,7 +552,7 @@ class _Run:
         place = {name: number for number, name in enumerate(names)}
         owner_P = np.array([place[name] for name in clusters])
 
-        def test(discriminator: Discriminator) -> Callable[[Masks], float]:
+        def test(discriminator: DiscriminatorFamily) -> Callable[[Masks], float]:
             deals = discriminator.unpaired(
                 self._people_rows(discriminator, prefixes),
                 clusters,
@@ -568,7 +568,7 @@ class _Run:
         }
 
     def _half(self, shared: Sequence[Prefix]) -> tuple[Masks, Masks]:
-        """One half of the clusters, by cluster and by prefix."""
+        """Half of the clusters, by cluster and by prefix."""
         names = sorted({p.cluster for p in shared})
         source_of = {p.cluster: p.source for p in shared}
         rng = rng_for(self.config.seed, "half of planted")
@@ -585,8 +585,8 @@ class _Run:
         )
         return ClusterSums.of(values, [p.cluster for p in self.people_sample.prefixes])
 
-    def _scale(self, cell: Cell) -> float:
-        """Conversations of the sample by clusters that the cell's n counts."""
+    def _scale(self, cell: PlantedCell) -> float:
+        """Ratio of the sample's conversations to the clusters that the cell's n counts."""
         conversations = len({p.conversation for p in self.people_sample.prefixes})
         return conversations / max(cell.difference.n, 1)
 
@@ -605,8 +605,8 @@ def _shifted(value: Estimate, null: float) -> Estimate:
 
 def _cell(
     key: str, value: Estimate, people: float, gap: Estimate, error: float, p: float, unpaired: float | None
-) -> Cell:
-    return Cell(
+) -> PlantedCell:
+    return PlantedCell(
         key=key,
         value=value,
         people=people,
@@ -621,8 +621,8 @@ def _cell(
     )
 
 
-def _adjusted(cells: Sequence[Cell]) -> list[Cell]:
-    """With Holm's adjustment over all cells, the unpaired p by themselves."""
+def _adjusted(cells: Sequence[PlantedCell]) -> list[PlantedCell]:
+    """Cells with Holm's adjustment over all of them; unpaired p are adjusted separately."""
     paired = holm([cell.p for cell in cells])
     has_unpaired = [cell for cell in cells if cell.p_unpaired is not None]
     unpaired = dict(
@@ -638,8 +638,8 @@ def _adjusted(cells: Sequence[Cell]) -> list[Cell]:
     ]
 
 
-def _judged(cell: Cell, direction: Direction | None, scale: float, tests: int) -> Cell:
-    """The cell with its verdict, and the n at which it would be caught as the smallest p of all `tests`."""
+def _judged(cell: PlantedCell, direction: Direction | None, scale: float, tests: int) -> PlantedCell:
+    """Cell with its verdict, and the n at which it would be detected as the smallest p of all `tests`."""
     is_caught = cell.p_holm < ALPHA
     if direction in ("lower", "above") or direction == "higher":
         sign = -1 if direction == "lower" else 1
@@ -652,8 +652,8 @@ def _judged(cell: Cell, direction: Direction | None, scale: float, tests: int) -
     )
 
 
-def _needed_n(cell: Cell, direction: Direction, scale: float, tests: int) -> int | None:
-    """Conversations for 80 % power, from the effect and its error here; None where the effect points the other way."""
+def _needed_n(cell: PlantedCell, direction: Direction, scale: float, tests: int) -> int | None:
+    """Conversations for 80 % power, from the effect and its standard error; None if the effect has the wrong sign."""
     error, effect = cell.error, cell.difference.value
     if direction == "bounded":
         effect, threshold = CLOCK_BOUND - cell.value.value, float(norm.ppf(0.975))
@@ -666,8 +666,8 @@ def _needed_n(cell: Cell, direction: Direction, scale: float, tests: int) -> int
     return math.ceil(needed * scale)
 
 
-def _both_scorers(cells: Sequence[Cell], specs: Mapping[str, MetricSpec]) -> bool | None:
-    """True where both scorers of one number meant for the user caught it; None where no number has two."""
+def _both_scorers(cells: Sequence[PlantedCell], specs: Mapping[str, MetricSpec]) -> bool | None:
+    """True if both scorers of one number meant for the user detected it; None if no number has two scorers."""
     by_number: dict[str, list[bool]] = {}
     for cell in cells:
         scorer = specs[cell.key].scorer
@@ -683,9 +683,9 @@ def _result(user: PlantedUserSpec, *, left_out: str) -> UserResult:
 
 
 def _values_by_key(
-    metrics: Sequence[Metric], measure: Callable[[Metric], dict[str, Values]]
+    metrics: Sequence[TurnMetric], measure: Callable[[TurnMetric], dict[str, Values]]
 ) -> dict[str, Values]:
-    """The values of all metrics, by the keys that they are wanted for."""
+    """Values of all metrics, by the keys for which they are needed."""
     values_by_key: dict[str, Values] = {}
     for metric in metrics:
         keys = {spec.key for spec in metric.specs}
@@ -693,10 +693,10 @@ def _values_by_key(
     return values_by_key
 
 
-class _Part(Metric):
-    """A metric of which only some keys are looked at."""
+class _Part(TurnMetric):
+    """Metric restricted to some of its keys."""
 
-    def __init__(self, metric: Metric, specs: Sequence[MetricSpec]) -> None:
+    def __init__(self, metric: TurnMetric, specs: Sequence[MetricSpec]) -> None:
         self._metric, self._specs = metric, specs
 
     @property
@@ -714,7 +714,7 @@ def _only_meant(instruments: Instruments, config: SelfTestConfig) -> Instruments
     if not config.meant_only:
         return instruments
     users = [user for user in TABLE if config.users is None or user.name in config.users]
-    keys = {expected.key for user in users for expected in user.meant}
+    keys = {expected.key for user in users for expected in user.expectations}
 
     def specs_meant(specs: Sequence[MetricSpec]) -> list[MetricSpec]:
         return [spec for spec in specs if spec.key in keys]

@@ -1,9 +1,9 @@
-"""Planted users: bad in one known way each, made from the reader's own conversations.
+"""Planted users: users with one known fault each, built from the given conversations.
 
-Each is a function of (prefixes, material, seed) and the same for the same arguments. Every turn has a random stream of
-its own. So a prefix gets the same turn whichever others are asked for. Lists and labels here are used by no
-metric. Text users leave where the person left; leaving users write the person's words. What each is, and the metric
-meant for it: `eval.next_turn.selftest.planted_table`.
+Each is a deterministic function of (prefixes, material, seed). Every turn has its own random stream, so a prefix gets
+the same turn for any set of requested prefixes. No metric uses the word lists and labels of this module. Text users
+leave where the person left; leaving users write the person's text. The description of each user, and the metrics
+meant for it, are in `eval.next_turn.selftest.planted_table`.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ FOLDS = 5
 SHUFFLED_SOME = 0.3
 LOST_FROM = 3
 THANKED, VOICED = 0.4, 0.2
-"""Shares of later turns."""
+"""Shares of changed later turns."""
 MODEL_WORDS, MODEL_CHARACTERS = 400, 2000
-"""Length of a turn read by the models of gibberish: pasted documents would be most of them."""
+"""Characters of a turn that the gibberish models read; pasted documents would dominate them."""
 SHRINKAGE = 5.0
-"""Prefixes of the overall rate that are added to a hazard."""
+"""Weight of the overall rate in a hazard, in prefixes."""
 LAST_HAZARD = 8
 """Turn number from which hazards are pooled."""
 LEAVES_ON_CONTENT, LEAVES_WITHOUT = 0.9, 0.05
 CONTENT_SHARE = 0.3
-"""Share of answers that hold the word that people are made to leave on."""
+"""Target share of answers with the word on which people are made to leave."""
 
 THANKS = (
     "Thanks!",
@@ -84,7 +84,7 @@ NUMBER_WORDS = tuple(
 )
 NUMBER_WORD = re.compile(rf"\b(?:{'|'.join(NUMBER_WORDS)})\b", re.IGNORECASE)
 NAME = re.compile(r"(?<![.!?:\n\"'(*#>] )(?<=[^\W_][ ,] )[A-Z][\w&-]+|(?<=[a-z] )[A-Z][\w&-]+")
-"""A capitalised word inside a sentence."""
+"""Capitalised word inside a sentence."""
 SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 CODE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 TOKEN = re.compile(r"\S+")
@@ -93,7 +93,7 @@ CONTENT_WORD = re.compile(r"[a-z]{5,}")
 
 @dataclass(frozen=True)
 class ChatTurns:
-    """A conversation as planted users see it: what the person said and the goal."""
+    """Conversation as planted users read it: the person's turns and the goal."""
 
     name: str
     cluster: str
@@ -108,11 +108,11 @@ class Material:
     """Source material of planted users."""
 
     prefixes: tuple[Prefix, ...]
-    """All prefixes of the reader's conversations, closing ones included."""
+    """All prefixes of the given conversations, closing ones included."""
     training: tuple[Conversation, ...] = ()
-    """Conversations that the simulator under test may have been trained on; without them the file's own."""
+    """Training conversations of the simulator under test; None: the given conversations."""
     prompted: Path | None = None
-    """Turns of a prompted base, drawn before."""
+    """Precomputed turns of a prompted base model."""
 
     @cached_property
     def chats(self) -> dict[str, ChatTurns]:
@@ -140,7 +140,7 @@ class Material:
 
     @cached_property
     def by_position(self) -> dict[tuple[str, str], list[tuple[str, str]]]:
-        """(cluster, turn) by source and class of position; the source `*` holds all."""
+        """(cluster, turn) by source and class of position; source `*` has all."""
         turns: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
         for chat in self.chats.values():
             for number, text in enumerate(chat.turns, start=1):
@@ -152,10 +152,10 @@ class Material:
     def another(
         self, prefix: Prefix, rng: np.random.Generator, fits: Callable[[str], bool] | None = None
     ) -> str:
-        """Another person's turn at a like position: of the same source and number where there is one.
+        """Returns another person's turn at a similar position, of the same source and number if possible.
 
         Raises:
-            DataError: There is no other person with such a turn.
+            DataError: No other person has such a turn.
         """
         coarse = "later" if prefix.position > 1 else "opening"
         for kind in (_position_class(prefix.position), coarse):
@@ -173,7 +173,7 @@ class Material:
         return [chat for chat in self.chats.values() if chat.cluster != cluster]
 
     def fold_of(self, seed: int) -> dict[str, int]:
-        """Fold of every cluster."""
+        """Returns the fold of every cluster."""
         names = sorted({prefix.cluster for prefix in self.prefixes})
         order = rng_for(seed, "folds of planted users").permutation(len(names))
         return {name: int(rank % FOLDS) for name, rank in zip(names, order, strict=True)}
@@ -181,30 +181,30 @@ class Material:
 
 @dataclass(frozen=True)
 class PlantedTurns:
-    """A planted user and the people whom it is measured beside."""
+    """Planted user with the people that it is compared with."""
 
     name: str
     prefixes: tuple[Prefix, ...]
-    """As given, but for the positive control: there people leave elsewhere."""
+    """The given prefixes; for the positive control, with other ends."""
     turns: SimulatedTurns
 
     @cached_property
     def changed(self) -> float:
-        """Share of its turns that are not the person's, of those where both wrote."""
+        """Share of its turns that differ from the person's, among prefixes where both wrote one."""
         both = [(p.text, text) for p in self.prefixes if p.text and (text := self.turns.text(p))]
         return sum(own != text for own, text in both) / len(both) if both else 0.0
 
 
 Planter = Callable[[Sequence[Prefix], Material, int], SimulatedTurns]
 Rewrite = Callable[[Prefix, np.random.Generator], str]
-"""Function from a prefix to the planted user's turn there. Raises DataError where it has none."""
+"""Function from a prefix to the planted user's turn there. Raises DataError if it has none."""
 
 
 def plant(name: str, prefixes: Sequence[Prefix], material: Material, seed: int) -> PlantedTurns:
-    """The planted user of that name (`planted_table.TABLE`) at these prefixes.
+    """Builds the planted user of that name (`planted_table.TABLE`) at these prefixes.
 
     Raises:
-        DataError: It cannot be made from this material; the message says why.
+        DataError: It cannot be built from this material; the message gives the reason.
     """
     if name == "ends_on_content":
         new_prefixes, turns = ends_on_content(prefixes, material, seed)
@@ -241,7 +241,7 @@ def gibberish_characters(prefixes: Sequence[Prefix], material: Material, seed: i
 def shuffled_words(
     prefixes: Sequence[Prefix], material: Material, seed: int, share: float = 1.0
 ) -> SimulatedTurns:
-    """A share of the words of every turn change places among themselves; white space stays where it is."""
+    """Turns with a share of their words permuted; white space stays in place."""
     name = "shuffled_words" if share >= 1 else "shuffled_some"
     return _rewritten(name, prefixes, seed, lambda prefix, rng: _shuffled(prefix.text or "", share, rng))
 
@@ -251,12 +251,12 @@ def shuffled_some(prefixes: Sequence[Prefix], material: Material, seed: int) -> 
 
 
 def deaf(prefixes: Sequence[Prefix], material: Material, seed: int) -> SimulatedTurns:
-    """Another person's turn at a like position, everywhere."""
+    """Turn of another person at a similar position, at every prefix."""
     return _rewritten("deaf", prefixes, seed, material.another)
 
 
 def thread_lost(prefixes: Sequence[Prefix], material: Material, seed: int) -> SimulatedTurns:
-    """Turns 1 and 2 are the person's, the later ones those of one other conversation."""
+    """Turns 1 and 2 are the person's, later ones those of one other conversation."""
     turns_by_conversation: dict[str, tuple[str, ...]] = {}
 
     def rewrite(prefix: Prefix, rng: np.random.Generator) -> str:
@@ -270,7 +270,7 @@ def thread_lost(prefixes: Sequence[Prefix], material: Material, seed: int) -> Si
 
 
 def replay(prefixes: Sequence[Prefix], material: Material, seed: int) -> SimulatedTurns:
-    """The chat with the nearest opening, turn by turn: of training, or of the file where no training is given."""
+    """Chat with the nearest opening, turn by turn, from the training conversations or else the given ones."""
     own = [material.chats[name] for name in dict.fromkeys(p.conversation for p in prefixes)]
     donors = [chat for chat in material.training_chats or material.chats.values() if len(chat.turns) > 1]
     if not donors:
@@ -291,7 +291,7 @@ def replay(prefixes: Sequence[Prefix], material: Material, seed: int) -> Simulat
 
 
 def goal_swapped(prefixes: Sequence[Prefix], material: Material, seed: int) -> SimulatedTurns:
-    """The turn at the same position of the person with the nearest other goal; undefined without a goal."""
+    """Turn at the same position of the person with the nearest other goal; undefined without a goal."""
     chats = [chat for chat in material.chats.values() if chat.goal is not None]
     index = {chat.name: number for number, chat in enumerate(chats)}
     texts = [_goal_text(chat.goal) for chat in chats if chat.goal]
@@ -312,7 +312,7 @@ def goal_swapped(prefixes: Sequence[Prefix], material: Material, seed: int) -> S
 
 
 def goal_read_out(prefixes: Sequence[Prefix], material: Material, seed: int) -> SimulatedTurns:
-    """Turn k is facet k of the goal, after the last its summary; undefined without a goal."""
+    """Turn k is facet k of the goal, after the last one the summary; undefined without a goal."""
 
     def rewrite(prefix: Prefix, rng: np.random.Generator) -> str:
         if prefix.goal is None:
@@ -324,7 +324,7 @@ def goal_read_out(prefixes: Sequence[Prefix], material: Material, seed: int) -> 
 
 
 def everything_at_once(prefixes: Sequence[Prefix], material: Material, seed: int) -> SimulatedTurns:
-    """The opening is all of the person's turns, the later ones are acknowledgements."""
+    """The opening is all of the person's turns, later ones are acknowledgements."""
 
     def rewrite(prefix: Prefix, rng: np.random.Generator) -> str:
         if prefix.position == 1:
@@ -335,7 +335,7 @@ def everything_at_once(prefixes: Sequence[Prefix], material: Material, seed: int
 
 
 def drifting(prefixes: Sequence[Prefix], material: Material, seed: int) -> SimulatedTurns:
-    """Numbers and names of later turns replaced: digits by other digits, names by names that other people say."""
+    """Numbers and names of later turns replaced: digits by other digits, names by names that other people use."""
     names = sorted(
         {
             (chat.cluster, name)
@@ -358,7 +358,7 @@ def drifting(prefixes: Sequence[Prefix], material: Material, seed: int) -> Simul
 
 
 def no_objections(prefixes: Sequence[Prefix], material: Material, seed: int) -> SimulatedTurns:
-    """Later turns that object, by the list of this module, replaced by calm turns of other people."""
+    """Later turns that object, by this module's list, replaced by calm turns of other people."""
 
     def rewrite(prefix: Prefix, rng: np.random.Generator) -> str:
         text = prefix.text or ""
@@ -370,7 +370,7 @@ def no_objections(prefixes: Sequence[Prefix], material: Material, seed: int) -> 
 
 
 def thanks_added(prefixes: Sequence[Prefix], material: Material, seed: int) -> SimulatedTurns:
-    """Thanks of the list of this module put before 40 % of the later turns."""
+    """Thanks of this module's list put before 40 % of the later turns."""
 
     def rewrite(prefix: Prefix, rng: np.random.Generator) -> str:
         is_thanking = prefix.position > 1 and rng.random() < THANKED
@@ -380,7 +380,7 @@ def thanks_added(prefixes: Sequence[Prefix], material: Material, seed: int) -> S
 
 
 def assistant_voice(prefixes: Sequence[Prefix], material: Material, seed: int) -> SimulatedTurns:
-    """20 % of the later turns are sentences of another conversation's assistant, about as long as the person's."""
+    """20 % of later turns replaced by sentences of another conversation's assistant, of similar length."""
     sentences = [
         (chat.cluster, parts)
         for chat in material.chats.values()
@@ -409,7 +409,7 @@ def assistant_voice(prefixes: Sequence[Prefix], material: Material, seed: int) -
 def near_copies(prefixes: Sequence[Prefix], material: Material, seed: int) -> SimulatedTurns:
     """The person's turn with one word of up to eight, else two, replaced by words of other people.
 
-    Turns of under three words stay as they are.
+    Turns of under three words are unchanged.
     """
     words = [(c.cluster, word) for c in material.chats.values() for t in c.turns for word in t.split()[:50]]
 
@@ -442,7 +442,7 @@ def never_leaves(prefixes: Sequence[Prefix], material: Material, seed: int) -> S
 def leaves_by_turn_number(prefixes: Sequence[Prefix], material: Material, seed: int) -> SimulatedTurns:
     """P(end) is the share of other folds' people of the source that left at that turn number.
 
-    Fitted on these prefixes, as the baselines of leaving are: from more people it would know more than they.
+    Fitted on these prefixes, like the baselines of leaving; from more people it would know more than they.
     """
     _check_endings(prefixes)
     fold_of, rates = material.fold_of(seed), dict[str, float]()
@@ -456,7 +456,7 @@ def leaves_by_turn_number(prefixes: Sequence[Prefix], material: Material, seed: 
 
 
 def leaves_by_facets(prefixes: Sequence[Prefix], material: Material, seed: int) -> SimulatedTurns:
-    """P(end) from the number of facets minus the user turns so far; other folds' people at the same count."""
+    """P(end) from the number of facets minus the user turns so far, among other folds' people at the same count."""
     _check_endings(prefixes)
     if not any(p.goal is not None and p.goal.facets for p in prefixes):
         raise DataError("leaves_by_facets: no goal with facets")
@@ -477,14 +477,14 @@ def leaves_by_facets(prefixes: Sequence[Prefix], material: Material, seed: int) 
 def ends_on_content(
     prefixes: Sequence[Prefix], material: Material, seed: int
 ) -> tuple[list[Prefix], SimulatedTurns]:
-    """The positive control: people are made to leave on a word of the last answer, and the user knows the rule.
+    """Positive control: people are made to leave on a word of the last answer, and the user knows the rule.
 
-    From turn 2 on a person leaves with P = 0.9 where the last answer holds the word, else 0.05. The word is the one of
-    five letters or more whose share among the answers is nearest to 0.3.
+    From turn 2 on a person leaves with P = 0.9 if the last answer has the word, else with P = 0.05. The word has at
+    least five letters, and its share among the answers is the nearest to 0.3.
 
     Returns:
-        The prefixes with the planted leaving, and the user, whose P(end) are those of the rule. A conversation stops
-        where it was left; one that was not left has no closing prefix any more.
+        The prefixes with the planted ends, and the user with the P(end) of the rule. A conversation stops where the
+        person leaves; one without an end has no closing prefix.
     """
     word = _planted_word(prefixes)
     by_conversation: dict[str, list[Prefix]] = {}
@@ -509,7 +509,7 @@ def ends_on_content(
 
 
 def prompted_base(prefixes: Sequence[Prefix], material: Material, seed: int) -> SimulatedTurns:
-    """Turns of a prompted base model from a file; those at other prefixes are left out."""
+    """Turns of a prompted base model from a file; turns at other prefixes are left out."""
     if material.prompted is None:
         raise DataError("prompted_base: no file of drawn turns was given")
     turns_of_file = read_turns(material.prompted, "prompted_base")
@@ -544,7 +544,7 @@ PLANTERS: Mapping[str, Planter] = {
         prompted_base,
     )
 }
-"""All but `ends_on_content`, which changes the prefixes too."""
+"""All except `ends_on_content`, which also changes the prefixes."""
 NAMES = tuple(user.name for user in TABLE)
 
 
@@ -568,7 +568,7 @@ class _Trigrams:
         return cls({pair: (list(c), list(accumulate(c.values()))) for pair, c in counts.items()})
 
     def draw(self, length: int, rng: np.random.Generator) -> list[str]:
-        """`length` units; a turn that ends before begins anew."""
+        """Samples `length` units; a turn that ends early starts again."""
         units: list[str] = []
         first: str | None = None
         second: str | None = None
@@ -616,7 +616,7 @@ def _rewritten(
 def _leaving(
     name: str, prefixes: Sequence[Prefix], material: Material, seed: int, rates: Mapping[str, float]
 ) -> SimulatedTurns:
-    """The person's words; where the person left and it may stay, another person's at a like position."""
+    """The person's text; where the person left and it may stay, another person's at a similar position."""
     turns = {}
     for prefix in prefixes:
         rng = _rng(seed, name, prefix)
@@ -665,7 +665,7 @@ def _shuffled(text: str, share: float, rng: np.random.Generator) -> str:
 
 
 def _long_enough(prefix: Prefix, material: Material, seed: int) -> tuple[str, ...]:
-    """The turns of one other conversation, with as many as this one where there is one."""
+    """Turns of one other conversation, at least as many as this one if possible."""
     needed = len(material.chats[prefix.conversation].turns)
     others = [chat for chat in material.others_of(prefix.cluster) if len(chat.turns) >= LOST_FROM]
     if not others:
@@ -677,12 +677,12 @@ def _long_enough(prefix: Prefix, material: Material, seed: int) -> tuple[str, ..
 
 
 def _turn_of(turns: Sequence[str], position: int) -> str:
-    """Turn `position`; a chat that is over begins anew after its opening."""
+    """Turn `position`; a chat that is over repeats its turns after the opening."""
     return turns[position - 1] if position <= len(turns) else turns[1 + (position - 2) % (len(turns) - 1)]
 
 
 def _likeness(texts: Sequence[str], others: Sequence[str]) -> Floats:
-    """(N, M) cosines of TF-IDF vectors of words."""
+    """Cosines (N, M) of TF-IDF vectors of words."""
     from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[import-untyped]
 
     clipped, against = ([text[:2000] for text in side] for side in (texts, others))
@@ -739,7 +739,7 @@ def _rate(prefixes: Sequence[Prefix], prior: float) -> float:
 
 
 def _facets_left(prefix: Prefix) -> int | None:
-    """Facets that would be left if every turn so far had said one; None without facets."""
+    """Number of facets minus the turns so far; None without facets."""
     if prefix.goal is None or not prefix.goal.facets:
         return None
     return max(-3, min(4, len(prefix.goal.facets) - (prefix.position - 1)))

@@ -83,10 +83,10 @@ def test_pages_hold_every_cell_and_no_chat_text(report, tmp_path) -> None:
 
 def test_an_effect_too_small_for_the_sample_says_what_sample_it_needs() -> None:
     from eval.next_turn.selftest.detection import _judged
-    from eval.next_turn.selftest.selftest_record import Cell
+    from eval.next_turn.selftest.selftest_record import PlantedCell
 
     one = Estimate(value=0.02, low=-0.02, high=0.06, n=100)
-    cell = Cell(
+    cell = PlantedCell(
         key="k", value=one, people=0.0, difference=one, error=0.02, z=1.0, p=0.3, p_holm=0.3, is_meant=False,
         is_caught=False,
     )  # fmt: skip
@@ -189,7 +189,7 @@ def test_the_command_writes_the_three_files(tmp_path, monkeypatch) -> None:
     assert stored["config"]["meant_only"]
     assert set(stored["planted_caught"]) <= {user.name for user in TABLE}
     measured = {cell["key"] for user in stored["users"] for cell in user["cells"] if user["name"] == "deaf"}
-    assert measured <= {e.key for user in TABLE for e in user.meant}
+    assert measured <= {e.key for user in TABLE for e in user.expectations}
     assert {"report.json", "report.md", "report.html"} == {path.name for path in out.iterdir()}
 
 
