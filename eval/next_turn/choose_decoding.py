@@ -168,7 +168,8 @@ def compare_settings(
     Raises:
         DataError: Such prefixes are of fewer than two people.
     """
-    from eval.next_turn.metrics.discriminators import Lexical, told_apart
+    from eval.next_turn.metrics.discriminator_features import Lexical
+    from eval.next_turn.metrics.discriminators import told_apart
     from eval.next_turn.metrics.values import ClusterSums, Values, estimate
     from usersim.text.style import count_words
 

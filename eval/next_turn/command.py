@@ -34,7 +34,7 @@ from usersim.types import Conversation
 from usersim.weights.default_model import BASE_NAME
 
 if TYPE_CHECKING:
-    from eval.next_turn.metrics.discriminators import Family
+    from eval.next_turn.metrics.discriminator_features import Family
     from eval.next_turn.metrics.language_model import LanguageModelScorer
     from usersim.stats.estimates import Estimate
 

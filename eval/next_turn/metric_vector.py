@@ -12,15 +12,8 @@ from eval.next_turn.comparison import Measurement, against_null, claims, compare
 from eval.next_turn.metrics.acts import Acts
 from eval.next_turn.metrics.coherence import Coherence, Contexts
 from eval.next_turn.metrics.copying import Copying
-from eval.next_turn.metrics.discriminators import (
-    Embedded,
-    Family,
-    Lexical,
-    Representation,
-    Unpaired,
-    told_apart,
-    told_apart_specs,
-)
+from eval.next_turn.metrics.discriminator_features import Embedded, Family, Lexical, Representation
+from eval.next_turn.metrics.discriminators import Unpaired, told_apart, told_apart_specs
 from eval.next_turn.metrics.facts import FactSupport
 from eval.next_turn.metrics.fluency import LanguageModelFluency, NgramFluency
 from eval.next_turn.metrics.goal_conditions import GoalCondition

@@ -20,7 +20,7 @@ from eval.fidelity.metrics.texts.folds import grouped_folds
 from eval.fidelity.metrics.texts.lexical import REMEMBERED, stems
 from eval.fidelity.samples.events import END, SENTENCE, AssistantAct, Exchange, assistant_acts
 from eval.fidelity.samples.matching import person_of
-from eval.next_turn.metrics.discriminators import ngram_rows
+from eval.next_turn.metrics.discriminator_features import ngram_rows
 from eval.next_turn.metrics.values import MetricSpec, Positions, TurnMetric, Values
 from eval.next_turn.prefixes import Prefix
 from usersim.errors import DataError

@@ -14,7 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.next_turn.metrics.language_model import ChatRendering, LanguageModelScorer, Progress, TurnContext
+from eval.next_turn.metrics.chat_contexts import ChatRendering, TurnContext
+from eval.next_turn.metrics.language_model import LanguageModelScorer, Progress
 from eval.next_turn.metrics.values import MetricSpec, Positions, TurnMetric, Values, at_positions
 from eval.next_turn.prefixes import Prefix, language_model_prefixes
 from usersim.rendering.conditioning import describe

@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[import-untyped]
 
 from eval.likelihood.memory import Hashes, any_in, run_hashes
-from eval.next_turn.metrics.discriminators import goal_text, lower_words
+from eval.next_turn.metrics.discriminator_features import goal_text, lower_words
 from eval.next_turn.metrics.values import MetricSpec, TurnMetric, Values
 from eval.next_turn.prefixes import Prefix
 from usersim.types import Conversation

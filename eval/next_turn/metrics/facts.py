@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from eval.fidelity.metrics.texts.lexical import REMEMBERED, stem
-from eval.next_turn.metrics.discriminators import goal_text
+from eval.next_turn.metrics.discriminator_features import goal_text
 from eval.next_turn.metrics.values import MetricSpec, TurnMetric, Values
 from eval.next_turn.prefixes import Prefix
 from usersim.text.code_blocks import split
