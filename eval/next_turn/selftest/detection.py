@@ -33,8 +33,9 @@ from eval.next_turn.metrics.values import (
 )
 from eval.next_turn.prefixes import Prefix, prefixes_of, stratified, usable
 from eval.next_turn.selftest.people_against_people import cluster_counts, coverage, halves, pairs, split_masks
+from eval.next_turn.selftest.planted_material import Material, PlantedTurns
 from eval.next_turn.selftest.planted_table import ALPHA, CLOCK_BOUND, TABLE, Direction, PlantedUserSpec, row
-from eval.next_turn.selftest.planted_users import Material, PlantedTurns, plant
+from eval.next_turn.selftest.planted_users import plant
 from eval.next_turn.selftest.selftest_record import (
     PeopleResult,
     PlantedCell,

@@ -22,7 +22,8 @@ from eval.next_turn.metrics.values import (
 )
 from eval.next_turn.prefixes import Prefix
 from eval.next_turn.selftest.detection import DiscriminatorFamily, Instruments, LeavingNumber
-from eval.next_turn.selftest.planted_users import Material, leaves_by_turn_number
+from eval.next_turn.selftest.planted_leaving import leaves_by_turn_number
+from eval.next_turn.selftest.planted_material import Material
 from eval.next_turn.turns import SimulatedTurns
 from usersim.stats.estimates import rng_for
 
