@@ -39,9 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from eval.next_turn.metric_vector import instruments
-    from eval.next_turn.selftest.detection import sample, self_test
+    from eval.next_turn.selftest.detection import self_test
     from eval.next_turn.selftest.selftest_page import headline, terminal, write_selftest
+    from eval.next_turn.selftest.selftest_sample import sample
+    from eval.next_turn.selftest_instruments import instruments
 
     config = config_of(args.quick, n=args.n, seed=args.seed, language=args.language)
     human = [c for path in args.human for c in load_conversations(path)]

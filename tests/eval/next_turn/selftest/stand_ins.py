@@ -21,7 +21,7 @@ from eval.next_turn.metrics.values import (
     p_paired,
 )
 from eval.next_turn.prefixes import Prefix
-from eval.next_turn.selftest.detection import DiscriminatorFamily, Instruments, LeavingNumber
+from eval.next_turn.selftest.instruments import DiscriminatorFamily, Instruments, LeavingNumber
 from eval.next_turn.selftest.planted_leaving import leaves_by_turn_number
 from eval.next_turn.selftest.planted_material import Material
 from eval.next_turn.turns import SimulatedTurns
