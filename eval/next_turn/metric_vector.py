@@ -113,7 +113,7 @@ class Vector:
         shared = shared_prefixes(self.reference.prefixes, simulators)
         if len({prefix.cluster for prefix in shared}) < 2:
             counts = ", ".join(f"{s.name} {len(s.turns)}" for s in simulators)
-            raise DataError(f"no prefixes at which all simulators wrote something (turns: {counts})")
+            raise DataError(f"the simulators share no prefix with a turn (number of turns: {counts})")
         texts = {s.name: [s.text(prefix) or "" for prefix in shared] for s in simulators}
         step("language-model scores")
         self.coherence.prepare(shared, {"people": [prefix.text or "" for prefix in shared], **texts})

@@ -19,23 +19,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="FILE",
-        help="human conversations (JSONL); repeat for more",
+        help="human conversations (JSONL); may be repeated",
     )
     parser.add_argument(
-        "--train", type=Path, metavar="FILE", help="training conversations, for replay and copying"
+        "--train", type=Path, metavar="FILE", help="training conversations (JSONL), for replay and copying"
     )
     parser.add_argument(
         "--prompted", type=Path, metavar="FILE", help="turns drawn from a prompted base (JSONL)"
     )
-    parser.add_argument("--n", type=int, help="conversations, sources in equal parts (200; --quick 60)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--language", default="en", help="language of the user turns; `any` keeps all (en)")
     parser.add_argument(
-        "--quick", action="store_true", help="60 conversations, users and metrics that they can power"
+        "--n", type=int, help="conversations, equally many per source (default: 200, with --quick 60)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices (default: 0)")
+    parser.add_argument(
+        "--language", default="en", help="language of the user turns; `any` keeps all (default: en)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="60 conversations, with the users and metrics that need few"
     )
     parser.add_argument("--out", type=Path, required=True, help="directory for report.json, .md and .html")
-    parser.add_argument("--json", action="store_true", help="report.json on stdout as well")
-    parser.add_argument("--json-out", metavar="FILE")
+    parser.add_argument("--json", action="store_true", help="print report.json on stdout")
+    parser.add_argument("--json-out", metavar="FILE", help="write report.json to FILE as well")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -30,7 +30,7 @@ class NextTurn(Record):
     @model_validator(mode="after")
     def _says_or_leaves(self) -> Self:
         if not self.ends and not (self.text or "").strip():
-            raise ValueError("a turn without text has to end the conversation")
+            raise ValueError("a turn without text must have ends = true")
         return self
 
 
@@ -62,10 +62,12 @@ def read_turns(path: str | Path, name: str) -> SimulatedTurns:
     turns: dict[str, NextTurn] = {}
     for number, turn in enumerate(read_records(path, NextTurn), start=1):
         if turn.prefix in turns:
-            raise DataError(f"{path}:{number}: prefix {turn.prefix!r} occurs a second time")
+            raise DataError(f"{path}:{number}: duplicate prefix {turn.prefix!r}; keep one line per prefix")
         turns[turn.prefix] = turn
     if not turns:
-        raise DataError(f"{path}: no turns in it; one line a prefix: {{prefix, text, ends, end_probability}}")
+        raise DataError(
+            f"{path}: the file has no turns; write one line per prefix: {{prefix, text, ends, end_probability}}"
+        )
     return SimulatedTurns(name, turns, note=f"precomputed turns of {Path(path).name}")
 
 

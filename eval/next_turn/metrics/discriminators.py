@@ -68,7 +68,7 @@ class ToldApart:
             ValueError: No prefix in the mask.
         """
         if not mask_P.any():
-            raise ValueError("a forced choice at no prefix")
+            raise ValueError("the mask of a forced choice has no prefix")
         defined_C = np.bincount(self.owner_P[mask_P], minlength=int(self.owner_P.max()) + 1)
         weight_P = cluster_weights(defined_C.astype(np.float64))[self.owner_P[mask_P]]
         weight_P = weight_P / weight_P.sum()
@@ -144,7 +144,7 @@ class Unpaired:
         """
         size = len(np.unique(self._owner_N[is_first_N]))
         if size + len(np.unique(self._owner_N[~is_first_N])) > self._clusters:
-            raise ValueError("a cluster is on both sides; deal whole clusters")
+            raise ValueError("a cluster is on both sides; assign whole clusters")
         key = size, seed, permutations
         if key not in self._nulls:
             self._nulls[key] = self._null(size, rng_for(seed, "told apart unpaired"), permutations)
@@ -227,7 +227,7 @@ def _rounded(scores: NDArray[np.floating[Any]]) -> Floats:
 def _fold_of(clusters: Sequence[str], folds: int, seed: int) -> Ints:
     count = len(set(clusters))
     if count < 2:
-        raise DataError(f"a discriminator needs turns of two people or more; there are {count}")
+        raise DataError(f"a discriminator needs turns of at least two people; there are {count}")
     return grouped_folds(clusters, min(folds, count), rng_for(seed, "discriminator folds"))
 
 

@@ -154,7 +154,7 @@ class NgramFluency(TurnMetric):
         """
         clusters = sorted({prefix.cluster for prefix in prefixes})
         if len(clusters) < 2:
-            raise DataError("fluency.ngram: turns of two people are needed; give training conversations")
+            raise DataError("fluency.ngram needs turns of at least two people; add training conversations")
         number = min(FOLDS, len(clusters))
         order = rng_for(seed, "fluency folds").permutation(len(clusters))
         folds = {clusters[index]: place % number for place, index in enumerate(order)}

@@ -40,10 +40,10 @@ def read_unsaid(path: str | Path) -> dict[str, tuple[str, ...]]:
     unsaid: dict[str, tuple[str, ...]] = {}
     for number, line in read_jsonl(path):
         if not isinstance(line, dict) or not isinstance(line.get("id"), str):
-            raise DataError(f"{path}:{number}: an annotation needs an id")
+            raise DataError(f"{path}:{number}: the annotation has no id")
         texts = line.get("unsaid", [])
         if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
-            raise DataError(f"{path}:{number}: unsaid has to be a list of texts")
+            raise DataError(f"{path}:{number}: unsaid must be a list of texts")
         if texts:
             unsaid.setdefault(line["id"], tuple(text.strip() for text in texts))
     return unsaid

@@ -96,7 +96,9 @@ class LanguageModelScorer:
         self.journal = journal or ScoreJournal()
         window = int(getattr(model.config, "max_position_embeddings", SHORTEST_WINDOW) or SHORTEST_WINDOW)
         if window < SHORTEST_WINDOW:
-            raise ConfigError(f"{name}: its window is {window} tokens; {SHORTEST_WINDOW} are needed")
+            raise ConfigError(
+                f"{name}: the context window has {window} tokens; at least {SHORTEST_WINDOW} are needed"
+            )
         self.hash = _hash(model)
         if model.device.type == "cpu" and model.dtype == torch.bfloat16:
             # At these lengths twice as fast as SDPA's kernel, which multiplies in fp32.

@@ -170,7 +170,7 @@ def estimate(sums: ClusterSums, *, is_share: bool = False) -> Estimate:
     """
     n_clusters = sums.n_clusters
     if not n_clusters:
-        raise ValueError("a ratio over nothing")
+        raise ValueError("the metric is defined at no prefix")
     value, residuals_C = sums.ratio, sums.residuals_C
     error, freedom = standard_error(residuals_C, n_clusters), degrees_of_freedom(residuals_C, n_clusters)
     if is_share:

@@ -51,8 +51,10 @@ def sample(
     prefixes = tuple(prefix for c in people_sample for prefix in prefixes_of(c))
     people = len({prefix.cluster for prefix in prefixes})
     if people < 2:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in excluded.items()) or "none was left out"
-        raise DataError(f"a self-test needs conversations of several people: {people} usable ({reasons})")
+        reasons = ", ".join(f"{count} {reason}" for reason, count in excluded.items()) or "none"
+        raise DataError(
+            f"a self-test needs conversations of at least two people; usable: {people} (left out: {reasons})"
+        )
     goals = sum(c.profile.goal is not None for c in people_sample)
     ends = sum(c.ended_by == "user" and c.turns[-1].role == "assistant" for c in people_sample)
     notes = []

@@ -173,7 +173,7 @@ def test_few_conversations_missing_goals_and_other_languages_are_said_and_counte
     assert "Fewer than 50 conversations" in notes
     assert "1 of 13 conversations have no goal" in notes
     assert "Of 1 of 13 conversations it is not known who ended them" in notes
-    with pytest.raises(DataError, match=r"several people: 0 usable \(1 no assistant turn\)"):
+    with pytest.raises(DataError, match=r"at least two people; usable: 0 \(left out: 1 no assistant turn\)"):
         sample([silent], FAST)
 
 
