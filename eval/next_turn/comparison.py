@@ -126,7 +126,7 @@ def against_null(
     )
 
 
-def judged(measurements: Sequence[Measurement]) -> list[Measurement]:
+def with_readings(measurements: Sequence[Measurement]) -> list[Measurement]:
     """Returns the measurements of one simulator with Holm-adjusted p and their readings."""
     p_values = holm([m.p for m in measurements])
     return [

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from eval.next_turn.comparison import Measurement, against_null, claims, compare, judged
+from eval.next_turn.comparison import Measurement, against_null, claims, compare, with_readings
 from eval.next_turn.metrics.acts import Acts
 from eval.next_turn.metrics.coherence import Coherence, Contexts
 from eval.next_turn.metrics.copying import Copying
@@ -36,7 +36,7 @@ from usersim.types import Conversation, Turn, UserProfile
 
 Step = Callable[[str], None]
 CHANCE = 0.5
-NO_TELLING = 0.0
+NO_SKILL = 0.0
 """Skill of a simulator that has no more information than the baseline."""
 
 
@@ -180,7 +180,7 @@ class Vector:
                 one = compare(spec, values[spec.key], people[spec.key], metrics.prefixes, self.reference.seed)
                 measurements.append(_or_reason(spec, one))
             else:
-                one = against_null(spec, values[spec.key], NO_TELLING, metrics.prefixes, self.reference.seed)
+                one = against_null(spec, values[spec.key], NO_SKILL, metrics.prefixes, self.reference.seed)
                 measurements.append(_or_reason(spec, one))
         return measurements
 
@@ -190,7 +190,7 @@ class Vector:
         shared: Sequence[Prefix],
         results: Sequence[Measurement | tuple[str, str]],
     ) -> SimulatorResult:
-        measurements = judged([m for m in results if isinstance(m, Measurement)])
+        measurements = with_readings([m for m in results if isinstance(m, Measurement)])
         undefined = dict(one for one in results if not isinstance(one, Measurement))
         written = [prefix for prefix in self.reference.prefixes if prefix.text is not None]
         spoke = sum(simulator.text(prefix) is not None for prefix in written)

@@ -47,7 +47,7 @@ def read_aims(path: Path) -> dict[str, str]:
     return dict(rules)
 
 
-def judged(numbers: Mapping[str, Estimate], rules: Mapping[str, str]) -> dict[str, Aim]:
+def check_aims(numbers: Mapping[str, Estimate], rules: Mapping[str, str]) -> dict[str, Aim]:
     """Returns every number with its target and the verdict.
 
     Raises:

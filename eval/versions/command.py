@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from eval.next_turn.command import human_side
     from eval.next_turn.prefixes import prefixes_of
-    from eval.versions.aims import judged, read_aims
+    from eval.versions.aims import check_aims, read_aims
     from eval.versions.reports import model_numbers, next_turn_numbers
 
     rules = read_aims(args.aims) if args.aims else {}
@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
             numbers |= model_numbers(args.model_report)
         if args.acts:
             numbers |= _acts(args, prefixes, track)
-    aims = judged(numbers, rules)
+    aims = check_aims(numbers, rules)
     console.print(_table(aims))
     emit_json(
         {key: aim.model_dump(mode="json") for key, aim in aims.items()}, stdout=args.json, path=args.json_out

@@ -41,7 +41,7 @@ class ForcedChoice(Protocol):
         ...
 
 
-class Deals(Protocol):
+class UnpairedTest(Protocol):
     """Discriminator between two sets of turns at different prefixes."""
 
     def p(self, is_first_N: Masks, *, seed: int = ..., permutations: int = ...) -> float:
@@ -58,7 +58,7 @@ class DiscriminatorFamily:
     specs: Sequence[MetricSpec]
     told_apart: Callable[..., ForcedChoice]
     """Paired fit: (simulated rows, people's rows, clusters, ridge=, seed=)."""
-    unpaired: Callable[..., Deals]
+    unpaired: Callable[..., UnpairedTest]
     """Unpaired fit: (rows, clusters, ridge=, seed=)."""
 
 

@@ -59,7 +59,7 @@ class SelfTestRun:
     config: SelfTestConfig
     _values: dict[tuple[str, ...], dict[str, Values]] = field(default_factory=dict)
     _rows: dict[tuple[str, tuple[str, ...]], Any] = field(default_factory=dict)
-    _left: dict[str, Mapping[str, LeavingNumber]] = field(default_factory=dict)
+    _leaving_numbers: dict[str, Mapping[str, LeavingNumber]] = field(default_factory=dict)
 
     @property
     def texts(self) -> list[Prefix]:
@@ -74,8 +74,8 @@ class SelfTestRun:
             shared = shared_prefixes(one.prefixes, [one.turns])
             _, speakers = groups.setdefault(tuple(p.id for p in shared), (shared, {}))
             speakers[one.name] = texts_of(shared, one.turns)
-        everyone = self.texts
-        groups.setdefault(tuple(p.id for p in everyone), (everyone, {}))
+        human_prefixes = self.texts
+        groups.setdefault(tuple(p.id for p in human_prefixes), (human_prefixes, {}))
         for shared, speakers in groups.values():
             step("scores of all speakers")
             self.instruments.prepare(shared, {"people": [p.text or "" for p in shared], **speakers})
@@ -124,7 +124,7 @@ class SelfTestRun:
         """Returns the false positives among halves and among pairs of people."""
         prefixes = self.texts
         clusters = [p.cluster for p in prefixes]
-        values = {key: v for key, v in self._of_people(prefixes).items() if v.denominator_P.any()}
+        values = {key: v for key, v in self._people_values(prefixes).items() if v.denominator_P.any()}
         names = sorted(set(clusters))
         source_of = {p.cluster: p.source for p in prefixes}
         sums = {key: ClusterSums.of(v, clusters) for key, v in values.items()}
@@ -151,7 +151,8 @@ class SelfTestRun:
         clusters = [p.cluster for p in prefixes]
         shares = {spec.key: spec.is_share for spec in self.instruments.specs}
         sums = {
-            key: (ClusterSums.of(v, clusters), shares[key]) for key, v in self._of_people(prefixes).items()
+            key: (ClusterSums.of(v, clusters), shares[key])
+            for key, v in self._people_values(prefixes).items()
         }
         if (leaving := self._leaving_of_people()) is not None:
             sums["leaving.rate"] = (leaving, True)
@@ -175,7 +176,7 @@ class SelfTestRun:
                 undefined[key] = str(error)
         return covered, undefined
 
-    def _of_people(self, prefixes: Sequence[Prefix]) -> dict[str, Values]:
+    def _people_values(self, prefixes: Sequence[Prefix]) -> dict[str, Values]:
         key = tuple(p.id for p in prefixes)
         if key not in self._values:
             self._values[key] = select_values(
@@ -183,7 +184,7 @@ class SelfTestRun:
             )
         return self._values[key]
 
-    def _of(self, prefixes: Sequence[Prefix], texts: Sequence[str]) -> dict[str, Values]:
+    def _simulated_values(self, prefixes: Sequence[Prefix], texts: Sequence[str]) -> dict[str, Values]:
         return select_values(self.instruments.metrics, lambda metric: metric.values(prefixes, texts))
 
     def _text_cells(
@@ -197,7 +198,7 @@ class SelfTestRun:
         texts, clusters = texts_of(shared, planted.turns), [p.cluster for p in shared]
         is_first_C, is_first_P = self._half(shared)
         specs = {spec.key: spec for spec in self.instruments.specs}
-        own, theirs = self._of(shared, texts), self._of_people(shared)
+        own, theirs = self._simulated_values(shared, texts), self._people_values(shared)
         for key, own_values in own.items():
             people, both_P = theirs[key], (own_values.denominator_P != 0) & (theirs[key].denominator_P != 0)
             if not specs[key].is_ratio:
@@ -248,10 +249,10 @@ class SelfTestRun:
             text if first else (p.text or "")
             for p, text, first in zip(shared, texts, is_first_P, strict=True)
         ]
-        deals = discriminator.unpaired(
+        unpaired = discriminator.unpaired(
             representation.features(shared, mixed), clusters, ridge=representation.ridge, seed=config.seed
         )
-        p_halves = deals.p(is_first_P, seed=config.seed, permutations=config.permutations)
+        p_halves = unpaired.p(is_first_P, seed=config.seed, permutations=config.permutations)
         cells = []
         for spec in discriminator.specs:
             own = values.get(spec.key)
@@ -297,11 +298,11 @@ class SelfTestRun:
         ]
 
     def _measure_leaving(self, planted: PlantedTurns) -> Mapping[str, LeavingNumber]:
-        if planted.name not in self._left and self.instruments.leaving is not None:
-            self._left[planted.name] = self.instruments.leaving.measure(
+        if planted.name not in self._leaving_numbers and self.instruments.leaving is not None:
+            self._leaving_numbers[planted.name] = self.instruments.leaving.measure(
                 planted.prefixes, planted.turns, self.config.seed
             )
-        return self._left.get(planted.name, {})
+        return self._leaving_numbers.get(planted.name, {})
 
     def _people_rows(self, discriminator: DiscriminatorFamily, prefixes: Sequence[Prefix]) -> Any:
         key = discriminator.representation.family, tuple(p.id for p in prefixes)
@@ -318,13 +319,13 @@ class SelfTestRun:
         owner_P = np.array([place[name] for name in clusters])
 
         def test(discriminator: DiscriminatorFamily) -> Callable[[Masks], float]:
-            deals = discriminator.unpaired(
+            unpaired = discriminator.unpaired(
                 self._people_rows(discriminator, prefixes),
                 clusters,
                 ridge=discriminator.representation.ridge,
                 seed=self.config.seed,
             )
-            return lambda first_C: deals.p(
+            return lambda first_C: unpaired.p(
                 first_C[owner_P], seed=self.config.seed, permutations=self.config.permutations
             )
 

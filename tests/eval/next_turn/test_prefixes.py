@@ -113,5 +113,5 @@ def test_a_prefix_that_occurs_twice_is_refused_with_its_line(
 
 
 def test_a_turn_that_neither_says_anything_nor_leaves_is_no_turn() -> None:
-    with pytest.raises(ValueError, match="has to end"):
+    with pytest.raises(ValueError, match="must have ends"):
         NextTurn(prefix="c@1", text=" ")

@@ -9,7 +9,7 @@ import torch
 
 from eval.next_turn.metrics import goal_conditions
 from eval.next_turn.prefixes import prefixes_of
-from eval.versions.aims import is_met, judged, ratio, read_aims
+from eval.versions.aims import check_aims, is_met, ratio, read_aims
 from eval.versions.asked_acts import FREE, askable, is_seen, seen_share
 from eval.versions.leaving import brier_skills, shift, with_added_facets
 from eval.versions.likelihood import perplexity_ratio
@@ -227,7 +227,7 @@ def test_a_ratio_has_the_interval_of_the_delta_method():
 
 def test_an_aim_without_a_number_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="aims for numbers that were not measured: b"):
-        judged({"a": number(1)}, {"b": "<= 1"})
+        check_aims({"a": number(1)}, {"b": "<= 1"})
     table = tmp_path / "aims.toml"
     table.write_text('[aims]\n"a" = "about 1"\n')
     with pytest.raises(ConfigError, match="is not a rule"):
@@ -239,7 +239,7 @@ def test_the_shipped_aims_are_rules(request):
 
 
 def test_aims_are_written_beside_their_numbers():
-    aims = judged({"a": number(0.5), "b": number(2.0)}, {"a": "<= 0.6"})
+    aims = check_aims({"a": number(0.5), "b": number(2.0)}, {"a": "<= 0.6"})
     assert json.loads(aims["a"].model_dump_json()) == {
         "value": 0.5, "low": 0.5, "high": 0.5, "n": 100, "aim": "<= 0.6", "met": True
     }  # fmt: skip
