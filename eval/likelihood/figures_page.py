@@ -82,8 +82,8 @@ def _likelihood(report: ModelReport) -> str:
     prompts = "".join(_prompt(model) for model in report.models if model.prompts_on_dev)
     heads = ("model", "told", "all turns", "first turns", "later turns", "bits a character")
     return (
-        "<h2>1 · Perplexity of people's turns</h2><p>A token, lower is better: the person's words and the end of "
-        "the turn, never the end of the conversation. Of a long message the head, as in training.</p>"
+        "<h2>1 · Perplexity of people's turns</h2><p>Per token, lower is better: the person's words and the end of "
+        "the turn, without the end of the conversation. Only the head of a long message is scored, as in training.</p>"
         + page.table(heads, rows)
         + prompts
     )
@@ -104,7 +104,7 @@ def _exp(nats: Estimate) -> Estimate:
 
 def _prompt(model: ModelScores) -> str:
     tried = ", ".join(f"{name} {nats:.3f}" for name, nats in model.prompts_on_dev.items())
-    return f"<p>{escape(model.name)}: prompt “{model.prompt}”, the best on dev (nats a token: {tried}).</p>"
+    return f"<p>{escape(model.name)}: prompt “{model.prompt}”, the best on dev (nats per token: {tried}).</p>"
 
 
 def _contrasts(report: ModelReport) -> str:
@@ -183,8 +183,8 @@ def _goals(report: ModelReport) -> str:
         "wording, later",
     )
     text = (
-        "<h2>3 · Following the goal</h2><p>Which of 10 goals produced it; and the share of the content words said "
-        "that stand in the goal.</p>" + page.table(heads, rows)
+        "<h2>3 · Following the goal</h2><p>Accuracy of finding the goal of an opening among 10, and the share of "
+        "the turns' content words that occur in the goal.</p>" + page.table(heads, rows)
     )
     if goals.disclosure:
         text += pictures.curves({n: [e.value for e in d.by_turn] for n, d in goals.disclosure.items()})
@@ -214,11 +214,11 @@ def _control(report: ModelReport) -> str:
     ]
     matrix = {a.attribute: {n: e.value for n, e in a.moved.items()} for a in control.attributes}
     return (
-        f"<h2>4 · Obeying the persona</h2><p>Each attribute asked for alone, low, middle and high, for "
-        f"{control.conversations} conversations; Spearman between what was asked and what was measured.</p>"
+        f"<h2>4 · Obeying the persona</h2><p>Each attribute is requested alone, at low, middle and high, for "
+        f"{control.conversations} conversations; Spearman correlation of requested level and measured value.</p>"
         + page.table(("attribute", "Spearman", "at low", "at middle", "at high"), rows)
-        + "<h3>What else moved</h3><p>Rows are asked for, columns measured; the diagonal is the point, the rest is "
-        "leakage.</p>" + pictures.heatmap(matrix)
+        + "<h3>Leakage</h3><p>Rows are requested, columns measured. The diagonal is control, the rest leakage.</p>"
+        + pictures.heatmap(matrix)
     )
 
 
@@ -247,9 +247,10 @@ def _roles(report: ModelReport) -> str:
         "copies the answer",
     )
     return (
-        "<h2>5 · Staying the person</h2><p>Shares of turns, no guard applied. Voice: a classifier that takes one human "
-        f"turn in a hundred for the assistant's and catches {100 * report.roles.voice_sensitivity:.0f} % of the "
-        "assistant's own, cut to the same lengths.</p>" + page.table(heads, rows)
+        "<h2>5 · Staying the person</h2><p>Shares of turns, without guards. Voice: a classifier with a false alarm "
+        "rate of 1 % on human turns and a recall of "
+        f"{100 * report.roles.voice_sensitivity:.0f} % on assistant turns cut to the same lengths.</p>"
+        + page.table(heads, rows)
     )
 
 
@@ -261,9 +262,9 @@ def _memory(report: ModelReport) -> str:
         [f"{run} tokens", _percent(memory.drawn[run]), _percent(memory.people[run])] for run in memory.drawn
     ]
     return (
-        "<h2>Memorisation</h2><p>Share of drawn turns that hold a run of tokens from the training set "
-        f"({memory.training_conversations:,} conversations), beside held-out people's turns. Long enough for 30: "
-        f"{memory.long_enough['drawn']} drawn, {memory.long_enough['people']} of people.</p>"
+        "<h2>Memorisation</h2><p>Share of drawn turns with a run of tokens from the training set "
+        f"({memory.training_conversations:,} conversations), beside held-out human turns. Turns of at least 30 "
+        f"tokens: {memory.long_enough['drawn']} drawn, {memory.long_enough['people']} of people.</p>"
         + page.table(("run", "drawn", "people"), rows)
     )
 

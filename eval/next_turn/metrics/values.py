@@ -263,7 +263,7 @@ def p_against(
 def _as_extreme(one_R2: Floats, two_R2: Floats, observed: float) -> int:
     with np.errstate(divide="ignore", invalid="ignore"):
         gap = np.abs(one_R2[:, 0] / one_R2[:, 1] - two_R2[:, 0] / two_R2[:, 1])
-    # A deal that leaves one side nothing to measure counts against the finding.
+    # A reassignment that leaves one side without defined values counts against rejection.
     return int((~(gap < observed - 1e-12)).sum())
 
 
