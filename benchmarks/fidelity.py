@@ -113,7 +113,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         default=list(PARTS),
         help=f"parts to run (default: {','.join(PARTS)})",
     )
-    parser.add_argument("--metrics", help=f"metrics of humans, shifts and coverage: {','.join(METRIC_FAMILIES)}")
+    parser.add_argument(
+        "--metrics", help=f"metrics of humans, shifts and coverage: {','.join(METRIC_FAMILIES)}"
+    )
     parser.add_argument(
         "--people", type=int, help="draw from N people of the file, embedded once (default: all)"
     )

@@ -31,10 +31,11 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.pipeline.annotated import annotated
-from eval.next_turn.metric_vector import instruments
-from eval.next_turn.selftest.detection import one_simulator, sample, self_test
+from eval.next_turn.selftest.detection import one_simulator, self_test
 from eval.next_turn.selftest.selftest_page import headline, terminal, write_selftest
+from eval.next_turn.selftest.selftest_sample import sample
 from eval.next_turn.selftest_command import config_of
+from eval.next_turn.selftest_instruments import instruments
 from usersim.cli import console, emit_json
 from usersim.storage.records import read_conversations
 from usersim.types import Conversation

@@ -1,4 +1,7 @@
-"""`usersim eval COMMAND`; `python -m eval` is the same. Only the command asked for is imported."""
+"""Command line of the package: `usersim eval COMMAND` or `python -m eval COMMAND`.
+
+Only the module of the chosen command is imported.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,25 @@ import sys
 from usersim.cli import run_main
 
 COMMANDS = {
-    "next-turn": ("eval.next_turn.command", "simulators' next turns beside people's, at the same prefixes"),
-    "run": ("eval.fidelity.command", "simulated against human conversations, without any judge"),
+    "next-turn": (
+        "eval.next_turn.command",
+        "compare next turns of simulators with those of people at the same prefixes",
+    ),
+    "run": (
+        "eval.fidelity.command",
+        "compare simulated with human conversations, without an LLM judge",
+    ),
     "selftest": (
         "eval.fidelity.selftest.command",
-        "which planted faults each metric sees on your own conversations",
+        "report which planted faults each conversation metric detects on your conversations",
     ),
     "next-turn-selftest": (
         "eval.next_turn.selftest_command",
-        "planted users against the next-turn metrics, on your own conversations",
+        "report which planted users the next-turn metrics detect on your conversations",
     ),
     "choose-decoding": (
         "eval.next_turn.choose_decoding",
-        "sampling parameters at which a User LM is least told from people, on dev",
+        "choose the sampling parameters at which a User LM is hardest to tell from people",
     ),
     "fit-discriminator": (
         "eval.next_turn.fit_discriminator",
@@ -29,35 +38,38 @@ COMMANDS = {
     ),
     "versions": (
         "eval.versions.command",
-        "a User LM beside the version before it, on held-out people, with aims",
+        "compare a User LM with its previous version on held-out people, against targets",
     ),
-    "compare": ("eval.fidelity.comparison.command", "two simulators on the same goals, paired"),
+    "compare": ("eval.fidelity.comparison.command", "compare two simulators on the same goals, paired"),
     "model": (
         "eval.likelihood.command",
-        "five tables on held-out people: likelihood, ends, goal, persona, role",
+        "score a User LM on held-out people: likelihood, ends, goal, persona, role",
     ),
-    "userlm": ("eval.papers.userlm.command", "the six metrics of the UserLM paper"),
+    "userlm": ("eval.papers.userlm.command", "compute the six metrics of the UserLM paper"),
     "usi": (
         "eval.papers.user_sim_index.command",
-        "the User-Sim Index as published, with what it leaves out beside it",
+        "compute the User-Sim Index as published, with the behaviour it does not measure",
     ),
-    "outcome": ("eval.ranking.command", "do simulated users rank assistants as people do?"),
+    "outcome": (
+        "eval.ranking.command",
+        "test if simulated users rank assistants as people do",
+    ),
     "probe": (
         "eval.papers.interaction_probe.command",
-        "does a base model react to an answer when it plays the user?",
+        "test if a base model that plays the user reacts to the answer",
     ),
-    "judge": ("eval.llm_judge.command", "an LLM as judge, blinded, with its agreement with people"),
-    "convert": ("eval.convert.command", "finished conversations of other tools to ours"),
+    "judge": ("eval.llm_judge.command", "compare blinded with an LLM judge, with its agreement with people"),
+    "convert": ("eval.convert.command", "convert conversations of other tools to our format"),
 }
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="usersim eval", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    asked = next((word for word in argv if word in COMMANDS), None)
+    chosen_command = next((word for word in argv if word in COMMANDS), None)
     for name, (module, text) in COMMANDS.items():
         subparser = commands.add_parser(name, help=text)
-        if name == asked:
+        if name == chosen_command:
             importlib.import_module(module).add_arguments(subparser)
     args = parser.parse_args(argv)
     code: int = importlib.import_module(COMMANDS[args.command][0]).run(args)

@@ -1,4 +1,4 @@
-"""`usersim eval model`: five tables on held-out people, for a User LM whose weights we hold."""
+"""Command `usersim eval model`: five tables on held-out people, for a User LM with accessible weights."""
 
 from __future__ import annotations
 
@@ -25,58 +25,75 @@ if TYPE_CHECKING:
     from eval.likelihood.figures import ModelReport
 
 LEAK = (
-    "Goals and personas were written from the same conversations, so they tell what is still to come: rows with "
-    "their own are upper bounds, rows with another's are the control."
+    "Goals and personas were written from the same conversations, so they contain information about later turns: "
+    "rows with the own goal or persona are upper bounds, rows with another person's are the control."
 )
 ORACLE = (
-    "Style as a condition is measured on other turns of the person (even turns for odd ones and the other way "
-    "round); own_goal_persona_oracle alone has the style of the very turns that it predicts."
+    "Style as a condition is measured on other turns of the person (even turns for odd ones and vice versa); "
+    "only own_goal_persona_oracle has the style of the turns that it predicts."
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="a run directory, an adapter or a User LM folder; or userlm-135m")
+    parser.add_argument("model", help="run directory, adapter or User LM folder; or userlm-135m")
     parser.add_argument("--human", type=Path, required=True, help="held-out human conversations (JSONL)")
     parser.add_argument(
-        "--dev", type=Path, help="other human conversations: thresholds and prompts are chosen there"
+        "--dev", type=Path, help="other human conversations (JSONL), to choose thresholds and prompts"
     )
     parser.add_argument(
-        "--train", type=Path, help="what the model was trained on, for the check of memorisation"
-    )
-    parser.add_argument("--simulated", type=Path, action="append", default=[], metavar="NAME=FILE")
-    parser.add_argument("--limit", type=int, default=100, help="conversations scored, drawn by --seed (100)")
-    parser.add_argument("--dev-limit", type=int, default=60, help="conversations of --dev (60)")
-    parser.add_argument(
-        "--draws", type=int, default=0, help="conversations that turns are drawn for; 0: none (0)"
+        "--train", type=Path, help="training conversations of the model (JSONL), to check memorisation"
     )
     parser.add_argument(
-        "--control", type=int, default=0, help="conversations for persona control; 0: none (0)"
+        "--simulated",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="simulated conversations (JSONL) for the disclosure curves; may be repeated",
     )
     parser.add_argument(
-        "--engine", metavar="URL", help="a vLLM server of the same model; else in this process"
+        "--limit", type=int, default=100, help="scored conversations, chosen at random (default: 100)"
+    )
+    parser.add_argument(
+        "--dev-limit", type=int, default=60, help="scored conversations of --dev (default: 60)"
+    )
+    parser.add_argument(
+        "--draws", type=int, default=0, help="conversations for which turns are drawn (default: 0, none)"
+    )
+    parser.add_argument(
+        "--control", type=int, default=0, help="conversations for persona control (default: 0, none)"
+    )
+    parser.add_argument(
+        "--engine", metavar="URL", help="vLLM server of the same model (default: load it in this process)"
     )
     parser.add_argument("--out", type=Path, required=True, help="directory for report.json and report.html")
-    parser.add_argument("--baseline", help="a chat model to prompt: a folder, or smollm2-135m-instruct")
-    parser.add_argument("--baseline-engine", metavar="URL", help="a vLLM server of the baseline")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--bootstrap", type=int, default=1000)
+    parser.add_argument("--baseline", help="chat model prompted as user: a folder, or smollm2-135m-instruct")
+    parser.add_argument("--baseline-engine", metavar="URL", help="vLLM server of the baseline")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices (default: 0)")
+    parser.add_argument(
+        "--bootstrap", type=int, default=1000, help="bootstrap replicates per interval (default: 1000)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
-    parser.add_argument("--json", action="store_true", help="report.json on stdout as well")
-    parser.add_argument("--json-out", metavar="FILE")
+    parser.add_argument("--json", action="store_true", help="print report.json on stdout")
+    parser.add_argument("--json-out", metavar="FILE", help="write report.json to FILE as well")
 
 
 @dataclass(frozen=True)
-class People:
-    """The human conversations of a run."""
+class HumanSplits:
+    """Human conversations of a run.
+
+    Attributes:
+        test: Scored conversations.
+        speaking: Conversations at whose prefixes turns are drawn; a subset or a superset of `test`.
+        dev: Scored conversations that choose thresholds and prompts.
+        all_dev: All of --dev. Speaker classifier and disclosure threshold, which need no model, are fitted on it.
+        excluded: Number of excluded conversations of --human by reason.
+    """
 
     test: list[Conversation]
-    """Scored."""
     speaking: list[Conversation]
-    """Turns are drawn at their places; the scored ones are among them or the other way round."""
     dev: list[Conversation]
-    """Scored, to choose thresholds and prompts."""
-    heard: list[Conversation]
-    """All of --dev: what needs no model (who speaks how, when a facet is revealed) is learnt from it."""
+    all_dev: list[Conversation]
     excluded: dict[str, int]
 
 
@@ -85,11 +102,11 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--limit must be at least 1 and --bootstrap at least 20")
     human = load_conversations(args.human)
     test, excluded = choose_people(args.human, human, args.limit, args.seed)
-    heard = load_conversations(args.dev) if args.dev else []
-    dev = choose_people(args.dev, heard, args.dev_limit, args.seed)[0] if args.dev else []
+    all_dev = load_conversations(args.dev) if args.dev else []
+    dev = choose_people(args.dev, all_dev, args.dev_limit, args.seed)[0] if args.dev else []
     most = max(args.draws, args.control)
     speaking = choose_people(args.human, human, most, args.seed)[0] if most else []
-    people = People(test, speaking, dev, heard, dict(excluded))
+    people = HumanSplits(test, speaking, dev, all_dev, dict(excluded))
     _announce(args, people)
     if args.dry_run:
         return 0
@@ -104,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _announce(args: argparse.Namespace, people: People) -> None:
+def _announce(args: argparse.Namespace, people: HumanSplits) -> None:
     from eval.likelihood.conditions import usable
 
     turns = sum(len(user_texts(c)) for c in people.test)
@@ -117,23 +134,36 @@ def _announce(args: argparse.Namespace, people: People) -> None:
 
 
 def choose_people(
-    path: Path, given: Sequence[Conversation], limit: int, seed: int
+    path: Path, conversations: Sequence[Conversation], limit: int, seed: int
 ) -> tuple[list[Conversation], Counter[str]]:
-    """Those that can be scored, a seeded draw of `limit`; where any has a goal, only those that have one."""
-    check_origin(str(path), given, "human")
+    """Chooses scorable conversations at random; if any has a goal, only those with a goal.
+
+    Args:
+        path: File of the conversations, for error messages.
+        conversations: Human conversations.
+        limit: Maximum number of chosen conversations.
+        seed: Seed of the choice.
+
+    Returns:
+        (chosen conversations, number of excluded ones by reason).
+
+    Raises:
+        DataError: No conversation has a user turn.
+    """
+    check_origin(str(path), conversations, "human")
     excluded: Counter[str] = Counter()
-    with_turns = [c for c in given if any(text.strip() for text in user_texts(c))]
-    excluded["no user turn"] = len(given) - len(with_turns)
-    kept = [c for c in with_turns if c.profile.goal] or with_turns
-    excluded["no goal"] = len(with_turns) - len(kept)
-    if not kept:
+    with_turns = [c for c in conversations if any(text.strip() for text in user_texts(c))]
+    excluded["no user turn"] = len(conversations) - len(with_turns)
+    candidates = [c for c in with_turns if c.profile.goal] or with_turns
+    excluded["no goal"] = len(with_turns) - len(candidates)
+    if not candidates:
         raise DataError(f"{path}: no conversation with a user turn")
-    order = rng_for(seed, "conversations").permutation(len(kept))[:limit]
-    excluded["beyond --limit"] = len(kept) - len(order)
-    return [kept[i] for i in sorted(order)], +excluded
+    order = rng_for(seed, "conversations").permutation(len(candidates))[:limit]
+    excluded["beyond --limit"] = len(candidates) - len(order)
+    return [candidates[i] for i in sorted(order)], +excluded
 
 
-def _measure(args: argparse.Namespace, people: People) -> ModelReport:
+def _measure(args: argparse.Namespace, people: HumanSplits) -> ModelReport:
     from eval.likelihood.drawn import draw_tables
     from eval.likelihood.figures import ModelReport
     from eval.likelihood.scored import score_models
@@ -152,11 +182,11 @@ def _measure(args: argparse.Namespace, people: People) -> ModelReport:
             return lambda: bar.advance(task)
 
         scored = score_models(args, people, track)
-        drawn = draw_tables(args, people, scored, track)
+        tables = draw_tables(args, people, scored, track)
     return ModelReport(
         models=tuple(scored.models),
         contrasts=tuple(scored.contrasts()),
-        **drawn,
+        **tables,
         conversations=len(people.test),
         user_turns=sum(len(user_texts(c)) for c in people.test),
         excluded=people.excluded,

@@ -1,9 +1,8 @@
-"""What the model is told about the person whose turns it is scored on.
+"""Conditions of scoring: the goal and persona in the prompt when a person's turns are scored.
 
 Style as a condition comes from *other* turns of the person: the odd turns are scored under the style measured on
-the even ones and the other way round. `own_goal_persona_oracle` alone has the style of the very turns it predicts.
-Goals and persona texts were written by reading the conversation, so every "own" row is an upper bound; "other"
-is the control.
+the even ones, and vice versa. Only `own_goal_persona_oracle` has the style of the turns it predicts. Goals and
+persona texts were written from the whole conversation, so every "own" row is an upper bound; "other" is the control.
 """
 
 from __future__ import annotations
@@ -37,19 +36,24 @@ CONDITIONS: tuple[Condition, ...] = (
     "own_goal_persona_oracle",
 )
 LEFT_OUT = {"opening_words": None, "turns": None}
-"""They tell of one place in the conversation; half of the turns cannot measure them."""
+"""Style attributes of a single position in the conversation, which half of the turns cannot measure."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One scoring of a conversation. Of its user turns (from 0) those with index % 2 == `parity` count; None: all."""
+    """One scoring of a conversation.
+
+    Attributes:
+        profile: Goal and persona in the prompt.
+        parity: Only user turns (from 0) with index % 2 == `parity` count; None: all.
+    """
 
     profile: UserProfile
     parity: int | None = None
 
 
 def usable(conversations: Sequence[Conversation]) -> list[Condition]:
-    """The conditions that this file can answer; goals and personas are needed of every conversation."""
+    """Returns the conditions available for these conversations; each needs a goal, or a persona, in all of them."""
     if len(conversations) < 2 or not all(c.profile.goal for c in conversations):
         return ["no_goal"]
     if not all(c.profile.persona for c in conversations):
@@ -58,7 +62,7 @@ def usable(conversations: Sequence[Conversation]) -> list[Condition]:
 
 
 def passes(conversations: Sequence[Conversation], condition: Condition, seed: int) -> list[list[Pass]]:
-    """For each conversation the passes it is scored in."""
+    """Returns for each conversation the passes in which it is scored under the condition."""
     if condition == "no_goal":
         return [[Pass(UserProfile())] for _ in conversations]
     if condition == "own_goal_persona_oracle":
@@ -76,22 +80,22 @@ def _own(conversations: Sequence[Conversation]) -> list[Conversation]:
 
 
 def _others(conversations: Sequence[Conversation], seed: int) -> list[Conversation]:
-    """Rotated along a random order, so that nobody keeps his own, unless two share theirs."""
+    """Rotation along a random order: each person gets the goal of another (equal only if two share one)."""
     order = rng_for(seed, "other goals").permutation(len(conversations))
-    given = {int(a): int(b) for a, b in zip(order, np.roll(order, 1), strict=True)}
-    return [conversations[given[index]] for index in range(len(conversations))]
+    source_of = {int(a): int(b) for a, b in zip(order, np.roll(order, 1), strict=True)}
+    return [conversations[source_of[index]] for index in range(len(conversations))]
 
 
 def _crossed(conversation: Conversation, *, with_goal: bool) -> list[Pass]:
     goal = conversation.profile.goal if with_goal else None
     persona = conversation.profile.persona or Persona()
-    said = [turn for turn in conversation.turns if turn.role == "user"]
-    if len(said) < 2:
+    user_turns = [turn for turn in conversation.turns if turn.role == "user"]
+    if len(user_turns) < 2:
         alone = persona.model_copy(update={"style": None})
         return [Pass(UserProfile(goal=goal, persona=alone))]
-    made = []
+    passes_by_parity = []
     for parity in (0, 1):
-        style = measure(said[1 - parity :: 2]).model_copy(update=LEFT_OUT)
-        told = persona.model_copy(update={"style": style if style != Style() else None})
-        made.append(Pass(UserProfile(goal=goal, persona=told), parity))
-    return made
+        style = measure(user_turns[1 - parity :: 2]).model_copy(update=LEFT_OUT)
+        known_persona = persona.model_copy(update={"style": style if style != Style() else None})
+        passes_by_parity.append(Pass(UserProfile(goal=goal, persona=known_persona), parity))
+    return passes_by_parity

@@ -1,8 +1,8 @@
-"""Persona control: each attribute of style is asked for low, middle and high; what moves, and what else moves?
+"""Persona control: each style attribute is requested at a low, middle and high level, and all attributes are measured.
 
-One attribute is stated at a time, beside the conversation's own goal. Openings are drawn; what shows only later
-(objecting, staying) is read after the real first exchange. Staying is 1 - P(end) there. `length_spread` needs
-several turns of one conversation and is not asked for.
+One attribute is stated at a time, with the conversation's own goal. Openings are drawn. Attributes that show only
+later (objecting, staying) are measured after the real first exchange; staying is 1 - P(end) there. `length_spread`
+needs several turns of one conversation and is not requested.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from usersim.text.style_bins import LEVELS, Level, shipped_bins
 from usersim.text.user_acts import is_pushback
 from usersim.types import Conversation, Persona, Record, Style, Turn, UserProfile, UserTurn
 
-ASKED = tuple(name for name in SAID if name != "length_spread")
+ATTRIBUTES = tuple(name for name in SAID if name != "length_spread")
 LATER = ("pushback", "turns")
 COUNTS: dict[str, tuple[float, float, float]] = {
     "words_per_turn": (4, 15, 45),
@@ -29,47 +29,52 @@ COUNTS: dict[str, tuple[float, float, float]] = {
 }
 
 
-class Asked(Record):
+class AttributeControl(Record):
+    """Control of one style attribute."""
+
     attribute: str
     spearman: Estimate
-    """Between the level asked for (0, 1, 2) and what was measured of the turn."""
+    """Correlation between the requested level (0, 1, 2) and the measured value."""
     means: tuple[float | None, float | None, float | None]
-    """Measured, at low, middle and high."""
+    """Mean measured value at low, middle and high."""
     moved: dict[str, Estimate]
-    """Spearman of the same request with every measured attribute: the row of the leakage matrix."""
+    """Correlation of the requested level with every measured attribute: a row of the leakage matrix."""
 
 
 class ControlReport(Record):
+    """Persona control of all attributes."""
+
     conversations: int
-    attributes: tuple[Asked, ...]
+    attributes: tuple[AttributeControl, ...]
     failed: dict[str, int]
 
 
-def value(attribute: str, level: Level) -> float:
-    """A value whose words are those of `level`."""
+def level_value(attribute: str, level: Level) -> float:
+    """Returns a value of the attribute that is rendered in the words of the level."""
     index = LEVELS.index(level)
     if attribute in COUNTS:
         return COUNTS[attribute][index]
     if attribute in FIRST_SEVEN:
         return index / 2
-    found = shipped_bins().attributes[attribute]
-    return (found.low, (found.low + found.high) / 2, found.high * 1.5 + 0.01)[index]
+    thresholds = shipped_bins().attributes[attribute]
+    return (thresholds.low, (thresholds.low + thresholds.high) / 2, thresholds.high * 1.5 + 0.01)[index]
 
 
 def asks(conversations: Sequence[Conversation]) -> list[Ask]:
-    made = []
-    for attribute in ASKED:
+    """Returns one request per attribute, level and conversation."""
+    requests = []
+    for attribute in ATTRIBUTES:
         for level in LEVELS:
-            style = Style(**{attribute: value(attribute, level)})
+            style = Style(**{attribute: level_value(attribute, level)})
             for conversation in conversations:
                 profile = UserProfile(goal=conversation.profile.goal, persona=Persona(style=style))
                 history = conversation.turns[:2] if attribute in LATER else ()
-                made.append(Ask(_key(attribute, level, conversation), profile, history))
-    return made
+                requests.append(Ask(_key(attribute, level, conversation), profile, history))
+    return requests
 
 
-def answered(conversation: Conversation) -> bool:
-    """Whether it begins with a user turn and an answer, so that every request can be made of it."""
+def starts_with_exchange(conversation: Conversation) -> bool:
+    """Returns True if the conversation begins with a user turn and an answer, which the later attributes need."""
     return [turn.role for turn in conversation.turns[:2]] == ["user", "assistant"]
 
 
@@ -77,77 +82,98 @@ def _key(attribute: str, level: str, conversation: Conversation) -> str:
     return f"control {attribute} {level} {conversation.id}"
 
 
-def measured(turn: UserTurn) -> dict[str, float | None]:
-    """What one drawn turn shows of each attribute."""
-    found: dict[str, float | None] = {}
+def measure_turn(turn: UserTurn) -> dict[str, float | None]:
+    """Returns the value of each attribute in one drawn turn."""
+    values: dict[str, float | None] = {}
     if turn.text:
         style = measure([Turn(role="user", text=turn.text)])
-        found = {name: getattr(style, name) for name in ASKED if name not in ("opening_words", "turns")}
-        found["pushback"] = float(is_pushback(turn.text))
-    return {**found, "turns": 1 - turn.end_probability}
+        values = {name: getattr(style, name) for name in ATTRIBUTES if name not in ("opening_words", "turns")}
+        values["pushback"] = float(is_pushback(turn.text))
+    return {**values, "turns": 1 - turn.end_probability}
 
 
 def report(
     conversations: Sequence[Conversation], batch: Batch, *, bootstrap: int, seed: int
 ) -> ControlReport:
+    """Returns the control report of the turns drawn for `asks(conversations)`.
+
+    Args:
+        conversations: Conversations of the requests.
+        batch: Drawn turns.
+        bootstrap: Number of bootstrap replicates over conversations.
+        seed: Seed of the bootstrap.
+    """
     rng = rng_for(seed, "control")
     draws = rng.integers(0, len(conversations), size=(bootstrap, len(conversations)))
     return ControlReport(
         conversations=len(conversations),
-        attributes=tuple(_asked(attribute, conversations, batch, draws) for attribute in ASKED),
+        attributes=tuple(
+            _attribute_control(attribute, conversations, batch, draws) for attribute in ATTRIBUTES
+        ),
         failed=dict(batch.failed),
     )
 
 
-def _asked(attribute: str, conversations: Sequence[Conversation], batch: Batch, draws: Ints) -> Asked:
+def _attribute_control(
+    attribute: str, conversations: Sequence[Conversation], batch: Batch, draws: Ints
+) -> AttributeControl:
     rows = {level: [batch.turns.get(_key(attribute, level, c)) for c in conversations] for level in LEVELS}
-    shown = {level: [measured(t) if t else {} for t in turns] for level, turns in rows.items()}
+    measurements = {level: [measure_turn(t) if t else {} for t in turns] for level, turns in rows.items()}
     moved = {}
-    for name in ASKED:
+    for name in ATTRIBUTES:
         if name != "opening_words":
-            table = np.array([[_number(row, name) for row in shown[level]] for level in LEVELS])
-            if (found := spearman(table, draws)) is not None:
-                moved[name] = found
-    own = "words_per_turn" if attribute == "opening_words" else attribute
-    nothing = Estimate(value=0.0, low=0.0, high=0.0, n=0)
-    return Asked(
+            table = np.array([[_number(row, name) for row in measurements[level]] for level in LEVELS])
+            if (correlation := spearman(table, draws)) is not None:
+                moved[name] = correlation
+    own_name = "words_per_turn" if attribute == "opening_words" else attribute
+    no_estimate = Estimate(value=0.0, low=0.0, high=0.0, n=0)
+    return AttributeControl(
         attribute=attribute,
-        spearman=moved.get(own, nothing),
-        means=(_mean(shown["low"], own), _mean(shown["middle"], own), _mean(shown["high"], own)),
+        spearman=moved.get(own_name, no_estimate),
+        means=(
+            _mean(measurements["low"], own_name),
+            _mean(measurements["middle"], own_name),
+            _mean(measurements["high"], own_name),
+        ),
         moved=moved,
     )
 
 
 def _number(row: Mapping[str, float | None], name: str) -> float:
-    found = row.get(name)
-    return np.nan if found is None else found
+    number = row.get(name)
+    return np.nan if number is None else number
 
 
 def _mean(rows: Sequence[Mapping[str, float | None]], name: str) -> float | None:
-    known = [found for row in rows if (found := row.get(name)) is not None]
-    return float(np.mean(known)) if known else None
+    numbers = [number for row in rows if (number := row.get(name)) is not None]
+    return float(np.mean(numbers)) if numbers else None
 
 
 def spearman(table_LN: Floats, draws: Ints) -> Estimate | None:
-    """Between row number and value, NaN left out, with an interval over resampled columns (conversations).
+    """Spearman correlation between row number and value, with a bootstrap interval over conversations.
 
-    0 where nothing varies. None where nothing is known.
+    Args:
+        table_LN: Values by level and conversation; NaN entries are left out.
+        draws: Resampled conversation indices, (replicates, conversations).
+
+    Returns:
+        The estimate; 0 if the values do not vary. None if all values are NaN.
     """
     if np.isnan(table_LN).all():
         return None
     replicates = np.array([_correlation(table_LN[:, columns]) for columns in draws])
     low, high = interval(replicates)
-    known = int((~np.isnan(table_LN)).any(0).sum())
-    return Estimate(value=_correlation(table_LN), low=low, high=high, n=known)
+    n = int((~np.isnan(table_LN)).any(0).sum())
+    return Estimate(value=_correlation(table_LN), low=low, high=high, n=n)
 
 
 def _correlation(table_LN: Floats) -> float:
     level = np.repeat(np.arange(len(table_LN)), table_LN.shape[1])
     values = table_LN.ravel()
-    known = ~np.isnan(values)
-    if known.sum() < 3:
+    is_known = ~np.isnan(values)
+    if is_known.sum() < 3:
         return 0.0
-    a, b = rankdata(level[known]), rankdata(values[known])
+    a, b = rankdata(level[is_known]), rankdata(values[is_known])
     if a.std() == 0 or b.std() == 0:
         return 0.0
     return float(np.corrcoef(a, b)[0, 1])

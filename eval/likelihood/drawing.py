@@ -1,4 +1,4 @@
-"""Turns drawn from a simulated user at chosen places, many at once, kept in a journal so that a kill loses little."""
+"""Concurrent drawing of turns from a simulated user at given prefixes, with a journal to resume from."""
 
 from __future__ import annotations
 
@@ -18,65 +18,89 @@ from usersim.users.protocols import User
 
 @dataclass(frozen=True)
 class Ask:
-    """One turn to draw: who speaks, after which history."""
+    """Request for one turn of a simulated user.
+
+    Attributes:
+        key: Unique key of the request.
+        profile: Goal and persona of the user.
+        turns: History before the turn.
+        seed: Seed of the request; None: derived from its index in the list.
+    """
 
     key: str
     profile: UserProfile
     turns: tuple[Turn, ...] = ()
     seed: int | None = None
-    """Its own seed, whatever else is drawn; None: by its place in the list."""
 
 
 class Drawn(Record):
+    """Line of the journal: a drawn turn."""
+
     key: str
     turn: UserTurn
 
 
 @dataclass
 class Batch:
-    """What came back. An ask that failed (every attempt refused, engine error) is counted and has no turn."""
+    """Results of a list of requests.
+
+    Attributes:
+        turns: Turns by key of the request. A failed request (all attempts rejected, engine error) has none.
+        failed: Number of failed requests by class of error.
+    """
 
     turns: dict[str, UserTurn] = field(default_factory=dict)
     failed: Counter[str] = field(default_factory=Counter)
 
     def text(self, key: str) -> str | None:
-        """The words of a turn; None where there are none: it failed, or the person left."""
+        """Text of a turn; None if the request failed or the user left."""
         turn = self.turns.get(key)
         return None if turn is None or turn.ends else turn.text
 
 
 class DrawJournal:
-    """JSON Lines of drawn turns under a first line that names what they depend on."""
+    """Append-only JSON Lines file of drawn turns. Its first line names what the turns depend on.
 
-    def __init__(self, path: Path, identity: dict[str, str]) -> None:
-        self.path, self._head = path, json.dumps(identity, sort_keys=True)
+    Args:
+        path: File; created if missing.
+        header_fields: Fields of the first line: model, seed and everything else that the turns depend on.
+
+    Raises:
+        DataError: The file was written under other fields, or a line is damaged.
+    """
+
+    def __init__(self, path: Path, header_fields: dict[str, str]) -> None:
+        self.path, self._header_line = path, json.dumps(header_fields, sort_keys=True)
         self.turns: dict[str, UserTurn] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         if not self._read():
-            append_line(self.path, self._head)
+            append_line(self.path, self._header_line)
 
     def _read(self) -> bool:
-        """Whether there was a first line. What is not a whole line, of a kill or a full disk, is cut off."""
+        """Reads the file and truncates a partial last line; returns True if it has a first line."""
         if not self.path.is_file():
             return False
         data = self.path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        head, *lines = whole.split(b"\n")
-        if whole and head.decode(errors="replace") != self._head:
+        complete_lines = data[: data.rfind(b"\n") + 1]
+        head, *lines = complete_lines.split(b"\n")
+        if complete_lines and head.decode(errors="replace") != self._header_line:
             raise DataError(
-                f"{self.path}: drawn with another model or seed; choose another --out or delete it"
+                f"{self.path}: drawn with another model or seed; delete the file or choose another --out"
             )
-        if len(whole) < len(data):
-            os.truncate(self.path, len(whole))
+        if len(complete_lines) < len(data):
+            os.truncate(self.path, len(complete_lines))
         for number, line in enumerate(lines[:-1], start=2):
             try:
-                drawn = Drawn.model_validate_json(line)
+                record = Drawn.model_validate_json(line)
             except ValueError as error:
-                raise DataError(f"{self.path}:{number}: damaged; delete that line to go on") from error
-            self.turns[drawn.key] = drawn.turn
-        return bool(whole)
+                raise DataError(
+                    f"{self.path}:{number}: the line is damaged; delete it to continue"
+                ) from error
+            self.turns[record.key] = record.turn
+        return bool(complete_lines)
 
     def add(self, key: str, turn: UserTurn) -> None:
+        """Appends a turn to the file."""
         append_line(self.path, Drawn(key=key, turn=turn).model_dump_json(exclude_defaults=True))
 
 
@@ -89,15 +113,27 @@ async def draw(
     concurrency: int = 48,
     done: Callable[[], None] | None = None,
 ) -> Batch:
-    """Every ask once; ask i draws from its own seed, else from seed + 97 i, whatever else runs."""
-    batch, gate = Batch(), asyncio.Semaphore(concurrency)
+    """Draws one turn per request.
+
+    Request i without a seed uses seed + 97 i, independent of the order of completion. Requests in the journal are not
+    drawn again.
+
+    Args:
+        user: Simulated user.
+        asks: Requests.
+        journal: Turns on disk.
+        seed: Base of the seeds.
+        concurrency: Maximum number of concurrent requests.
+        done: Called after every request.
+    """
+    batch, slots = Batch(), asyncio.Semaphore(concurrency)
 
     async def one(index: int, ask: Ask) -> None:
-        async with gate:
+        async with slots:
             turn = journal.turns.get(ask.key)
             try:
-                own = seed + 97 * index if ask.seed is None else ask.seed
-                turn = turn or await user(ask.profile, ask.turns, seed=own)
+                request_seed = seed + 97 * index if ask.seed is None else ask.seed
+                turn = turn or await user(ask.profile, ask.turns, seed=request_seed)
             except UsersimError as error:
                 batch.failed[type(error).__name__] += 1
             else:
@@ -112,14 +148,14 @@ async def draw(
 
 
 def openings(conversations: Sequence[Conversation], goals: Sequence[Goal | None]) -> list[Ask]:
-    """First turns under these goals and no persona."""
+    """Returns requests for first turns under the given goals, without a persona."""
     return [
         Ask(f"opening {c.id}", UserProfile(goal=goal)) for c, goal in zip(conversations, goals, strict=True)
     ]
 
 
 def replies(conversations: Sequence[Conversation], most: int) -> list[Ask]:
-    """At most `most` later turns of each conversation, after the real history and under the own goal."""
+    """Returns requests for at most `most` later turns of each conversation, under its goal, after the real history."""
     asks = []
     for conversation in conversations:
         places = [i for i, turn in enumerate(conversation.turns) if turn.role == "user" and i > 0][:most]

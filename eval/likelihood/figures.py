@@ -1,4 +1,4 @@
-"""From scored conversations to the figures of `usersim eval model`."""
+"""Records of report.json of `usersim eval model`, and their computation from scored conversations."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ from usersim.types import Record
 Which = Literal["all", "first", "later"]
 
 
+"""Turns that a number covers."""
+
 WORTH: tuple[tuple[Condition, Condition], ...] = (
     ("own_goal", "no_goal"),
     ("own_goal", "other_goal"),
@@ -31,45 +33,52 @@ WORTH: tuple[tuple[Condition, Condition], ...] = (
     ("own_persona", "other_persona"),
     ("own_goal_persona", "own_goal"),
 )
+"""Pairs of conditions whose contrast is the value of a goal or a persona."""
 
 
-class Likelihood(Record):
-    """Over user words and ends of turn; never over the end of the conversation."""
+class TurnLikelihood(Record):
+    """Likelihood of user turns, with their end-of-turn tokens, without the end of the conversation."""
 
     nats_per_token: dict[Which, Estimate]
     bits_per_character: dict[Which, Estimate]
-    """Comparable between tokenisers. The end of turn costs bits and adds no character."""
+    """Comparable between tokenizers. The end of turn costs bits and adds no character."""
 
 
 class ModelScores(Record):
+    """Tables 1 and 2 of one model."""
+
     name: str
     prompt: str | None = None
-    """Which of `usersim.users.prompted.PROMPTS` a prompted model had: the best on dev under the own goal."""
+    """Key of the prompt in `usersim.users.prompted.PROMPTS`: the best on dev under the own goal."""
     prompts_on_dev: dict[str, float] = Field(default_factory=dict)
-    """Nats a token on dev under each prompt."""
-    likelihood: dict[Condition, Likelihood]
-    """On the same conversations, those with a goal; `no_goal` alone where the file has no goals."""
+    """Nats per token on dev under each prompt."""
+    likelihood: dict[Condition, TurnLikelihood]
+    """On the same conversations, those with a goal; only `no_goal` if the file has no goals."""
     ends: dict[Condition, EndReport | None]
 
 
 class Contrast(Record):
-    """Two scorings of the same turns; below zero, and below 1, the first predicts better."""
+    """Comparison of two scorings of the same turns. A difference below 0, or a ratio below 1, favours the first."""
 
     first: str
     second: str
     bits_per_character: Estimate
     """Difference."""
     perplexity: dict[Which, Estimate]
-    """Ratio of the perplexities a token; 0.75: a quarter lower. Tokens of one tokeniser are assumed."""
+    """Ratio of perplexities per token; 0.75 is a quarter lower. Both sides must use the same tokenizer."""
 
 
 class RoleReport(Record):
+    """Role adherence of all speakers."""
+
     voice_sensitivity: float
-    """Share of real assistant turns that the classifier of roles catches, at one in a hundred false alarms."""
+    """Recall of the speaker classifier on real assistant turns, at a false alarm rate of 1 %."""
     speakers: dict[str, Slips]
 
 
 class ModelReport(Record):
+    """Content of report.json of `usersim eval model`."""
+
     kind: Literal["model"] = "model"
     models: tuple[ModelScores, ...]
     contrasts: tuple[Contrast, ...]
@@ -84,7 +93,7 @@ class ModelReport(Record):
     human_file: FileFacts | None = None
     dev_file: FileFacts | None = None
     weights: dict[str, str]
-    """SHA-256 of every model's weights."""
+    """SHA-256 of the weights, by model."""
     seed: int
     bootstrap: int
     versions: dict[str, str]
@@ -92,7 +101,7 @@ class ModelReport(Record):
 
 
 def positions_of(scores: Sequence[ConversationScore]) -> Positions:
-    """Where the person could leave: before every user turn but the first, and at a known end."""
+    """Returns the positions at which the person could leave: before each later user turn, and at a known end."""
     parts = []
     for score in scores:
         p = [turn.end_probability for turn in score.turns[1:]]
@@ -106,25 +115,42 @@ def positions_of(scores: Sequence[ConversationScore]) -> Positions:
 def model_scores(
     name: str, scores: Scores, counts_BN: Floats, dev: Scores | None = None, **facts: Any
 ) -> ModelScores:
-    """`dev`: the same model on a dev file; from it the threshold of each condition is chosen."""
-    thresholds = {condition: best_threshold(positions_of(found)) for condition, found in (dev or {}).items()}
+    """Returns tables 1 and 2 of a model.
+
+    Args:
+        name: Name of the model.
+        scores: Scores by condition.
+        counts_BN: Bootstrap counts over conversations.
+        dev: Scores on dev, which choose the end thresholds.
+        **facts: Other fields of `ModelScores`.
+    """
+    thresholds = {
+        condition: best_threshold(positions_of(conversation_scores))
+        for condition, conversation_scores in (dev or {}).items()
+    }
     return ModelScores(
         name=name,
         **facts,
-        likelihood={condition: _likelihood(found, counts_BN) for condition, found in scores.items()},
+        likelihood={
+            condition: _likelihood(conversation_scores, counts_BN)
+            for condition, conversation_scores in scores.items()
+        },
         ends={
-            condition: report_ends(positions_of(found), counts_BN, dev_threshold=thresholds.get(condition))
-            for condition, found in scores.items()
+            condition: report_ends(
+                positions_of(conversation_scores), counts_BN, dev_threshold=thresholds.get(condition)
+            )
+            for condition, conversation_scores in scores.items()
         },
     )
 
 
 def draws(conversations: int, bootstrap: int, seed: int) -> Floats:
+    """Returns bootstrap counts, (replicates, conversations)."""
     return resamples(conversations, bootstrap, rng_for(seed, "bootstrap"))
 
 
 def contrasts(by_model: Mapping[str, Scores], counts_BN: Floats) -> list[Contrast]:
-    """What goal and persona are worth to every model, own against another's; the first model against the others."""
+    """Returns the contrasts of conditions within each model (`WORTH`), and of the first model with the others."""
     pairs: list[tuple[tuple[str, Condition], tuple[str, Condition]]] = []
     for name, scores in by_model.items():
         pairs += [((name, a), (name, b)) for a, b in WORTH if {a, b} <= scores.keys()]
@@ -143,7 +169,7 @@ def contrasts(by_model: Mapping[str, Scores], counts_BN: Floats) -> list[Contras
     ]
 
 
-def _likelihood(scores: Sequence[ConversationScore], counts_BN: Floats) -> Likelihood:
+def _likelihood(scores: Sequence[ConversationScore], counts_BN: Floats) -> TurnLikelihood:
     per_token: dict[Which, Estimate] = {}
     per_character: dict[Which, Estimate] = {}
     which: Which
@@ -153,7 +179,7 @@ def _likelihood(scores: Sequence[ConversationScore], counts_BN: Floats) -> Likel
             per_token[which] = bootstrap_ratio(nats, tokens, counts_BN)
         if characters.sum():
             per_character[which] = bootstrap_ratio(nats / math.log(2), characters, counts_BN)
-    return Likelihood(nats_per_token=per_token, bits_per_character=per_character)
+    return TurnLikelihood(nats_per_token=per_token, bits_per_character=per_character)
 
 
 def _paired(a: Sequence[ConversationScore], b: Sequence[ConversationScore], counts_BN: Floats) -> Estimate:
@@ -168,7 +194,7 @@ def _paired(a: Sequence[ConversationScore], b: Sequence[ConversationScore], coun
 def _ratios(
     a: Sequence[ConversationScore], b: Sequence[ConversationScore], counts_BN: Floats
 ) -> dict[Which, Estimate]:
-    found: dict[Which, Estimate] = {}
+    ratios: dict[Which, Estimate] = {}
     which: Which
     for which in ("all", "first", "later"):
         (nats_a, tokens_a, _), (nats_b, tokens_b, _) = _sums(a, which), _sums(b, which)
@@ -178,12 +204,12 @@ def _ratios(
             counts = counts_BN[some]
             rows = (counts @ nats_a) / (counts @ tokens_a) - (counts @ nats_b) / (counts @ tokens_b)
             low, high = interval(np.exp(rows))
-            found[which] = Estimate(value=value, low=low, high=high, n=len(a))
-    return found
+            ratios[which] = Estimate(value=value, low=low, high=high, n=len(a))
+    return ratios
 
 
 def _sums(scores: Sequence[ConversationScore], which: Which) -> tuple[Floats, Floats, Floats]:
-    """Nats, tokens, characters of each conversation."""
+    """Sums of nats, tokens and characters of each conversation."""
     cut = {"all": slice(None), "first": slice(0, 1), "later": slice(1, None)}[which]
     turns: list[tuple[TurnScore, ...]] = [score.turns[cut] for score in scores]
     return (

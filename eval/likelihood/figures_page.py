@@ -1,4 +1,4 @@
-"""`report.html` and `report.json` of `usersim eval model`: self-contained, no script, no text of chats."""
+"""Writer of report.html and report.json of `usersim eval model`: self-contained, no script, no text of chats."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TITLE = "What the User LM knows about people"
 
 
 def write_report(report: ModelReport, out: Path) -> Path:
-    """Both files, each complete or not there at all; returns the page."""
+    """Writes both files atomically into `out`; returns the path of the page."""
     write_json(out / "report.json", report.model_dump(mode="json"))
     html = page.render_page(TITLE, sections(report), style=pictures.STYLE)
     with atomic_writer(out / "report.html") as stream:
@@ -33,7 +33,7 @@ def sections(report: ModelReport) -> list[str]:
 
 
 def summary(report: ModelReport) -> str:
-    """The lines that a terminal shows."""
+    """Summary lines for the terminal."""
     lines = []
     for contrast in report.contrasts:
         ratio = contrast.perplexity.get("all")
@@ -48,8 +48,8 @@ def summary(report: ModelReport) -> str:
                     f"coin {ends.coin_f1:.2f})"
                 )
     if report.control:
-        shown = (f"{a.attribute} {a.spearman.value:.2f}" for a in report.control.attributes)
-        lines.append("persona control, Spearman: " + ", ".join(shown))
+        correlations = (f"{a.attribute} {a.spearman.value:.2f}" for a in report.control.attributes)
+        lines.append("persona control, Spearman: " + ", ".join(correlations))
     return "\n".join(lines)
 
 
@@ -82,19 +82,19 @@ def _likelihood(report: ModelReport) -> str:
     prompts = "".join(_prompt(model) for model in report.models if model.prompts_on_dev)
     heads = ("model", "told", "all turns", "first turns", "later turns", "bits a character")
     return (
-        "<h2>1 · Perplexity of people's turns</h2><p>A token, lower is better: the person's words and the end of "
-        "the turn, never the end of the conversation. Of a long message the head, as in training.</p>"
+        "<h2>1 · Perplexity of people's turns</h2><p>Per token, lower is better: the person's words and the end of "
+        "the turn, without the end of the conversation. Only the head of a long message is scored, as in training.</p>"
         + page.table(heads, rows)
         + prompts
     )
 
 
 def _perplexities(model: ModelScores, condition: str) -> Iterator[str]:
-    found = model.likelihood[condition]  # type: ignore[index]
+    likelihood = model.likelihood[condition]  # type: ignore[index]
     for which in ("all", "first", "later"):
-        nats = found.nats_per_token.get(which)
+        nats = likelihood.nats_per_token.get(which)
         yield cell(_exp(nats), 1) if nats else "–"  # noqa: RUF001
-    yield cell(found.bits_per_character.get("all"))
+    yield cell(likelihood.bits_per_character.get("all"))
 
 
 def _exp(nats: Estimate) -> Estimate:
@@ -104,7 +104,7 @@ def _exp(nats: Estimate) -> Estimate:
 
 def _prompt(model: ModelScores) -> str:
     tried = ", ".join(f"{name} {nats:.3f}" for name, nats in model.prompts_on_dev.items())
-    return f"<p>{escape(model.name)}: prompt “{model.prompt}”, the best on dev (nats a token: {tried}).</p>"
+    return f"<p>{escape(model.name)}: prompt “{model.prompt}”, the best on dev (nats per token: {tried}).</p>"
 
 
 def _contrasts(report: ModelReport) -> str:
@@ -122,21 +122,21 @@ def _contrasts(report: ModelReport) -> str:
 
 
 def _ends(report: ModelReport) -> str:
-    found = [
+    reports = [
         (model.name, condition, ends)
         for model in report.models
         for condition, ends in model.ends.items()
         if ends and (ends.at_dev_threshold or condition in ("no_goal", "own_goal"))
     ]
-    if not found:
+    if not reports:
         return ""
-    rows = [row for name, condition, ends in found for row in _end_rows(name, condition, ends)]
+    rows = [row for name, condition, ends in reports for row in _end_rows(name, condition, ends)]
     heads = ("model", "told", "P(end) from", "F1", "precision", "recall", "Brier", "calibration error", "AUC")
-    first = found[0][2]
+    first = reports[0][2]
     openings = first.with_openings
     curves = "".join(
         pictures.reliability(f"{name}, {condition.replace('_', ' ')}", ends.calibration.bins)
-        for name, condition, ends in found
+        for name, condition, ends in reports
         if "prompted" not in name
     )
     return (
@@ -156,8 +156,8 @@ def _end_rows(name: str, condition: str, ends: EndReport) -> Iterator[list[str]]
             figures = [cell(at.f1), cell(at.precision), cell(at.recall), cell(calibration.brier, 3)]
             auc = "–" if calibration.auc is None else f"{calibration.auc:.2f}"  # noqa: RUF001
             source = f"{at.threshold:.2f}, {at.threshold_from}"
-            told = condition.replace("_", " ")
-            yield [escape(name), told, source, *figures, cell(calibration.expected_error), auc]
+            condition_name = condition.replace("_", " ")
+            yield [escape(name), condition_name, source, *figures, cell(calibration.expected_error), auc]
 
 
 def _goals(report: ModelReport) -> str:
@@ -183,8 +183,8 @@ def _goals(report: ModelReport) -> str:
         "wording, later",
     )
     text = (
-        "<h2>3 · Following the goal</h2><p>Which of 10 goals produced it; and the share of the content words said "
-        "that stand in the goal.</p>" + page.table(heads, rows)
+        "<h2>3 · Following the goal</h2><p>Accuracy of finding the goal of an opening among 10, and the share of "
+        "the turns' content words that occur in the goal.</p>" + page.table(heads, rows)
     )
     if goals.disclosure:
         text += pictures.curves({n: [e.value for e in d.by_turn] for n, d in goals.disclosure.items()})
@@ -209,16 +209,16 @@ def _control(report: ModelReport) -> str:
     if control is None:
         return ""
     rows = [
-        [asked.attribute.replace("_", " "), cell(asked.spearman), *map(_number, asked.means)]
-        for asked in control.attributes
+        [attribute.attribute.replace("_", " "), cell(attribute.spearman), *map(_number, attribute.means)]
+        for attribute in control.attributes
     ]
     matrix = {a.attribute: {n: e.value for n, e in a.moved.items()} for a in control.attributes}
     return (
-        f"<h2>4 · Obeying the persona</h2><p>Each attribute asked for alone, low, middle and high, for "
-        f"{control.conversations} conversations; Spearman between what was asked and what was measured.</p>"
+        f"<h2>4 · Obeying the persona</h2><p>Each attribute is requested alone, at low, middle and high, for "
+        f"{control.conversations} conversations; Spearman correlation of requested level and measured value.</p>"
         + page.table(("attribute", "Spearman", "at low", "at middle", "at high"), rows)
-        + "<h3>What else moved</h3><p>Rows are asked for, columns measured; the diagonal is the point, the rest is "
-        "leakage.</p>" + pictures.heatmap(matrix)
+        + "<h3>Leakage</h3><p>Rows are requested, columns measured. The diagonal is control, the rest leakage.</p>"
+        + pictures.heatmap(matrix)
     )
 
 
@@ -232,11 +232,11 @@ def _roles(report: ModelReport) -> str:
     rows = [
         [
             escape(name),
-            str(found.turns),
-            *(_percent(e) for e in (found.assistant_phrases, found.assistant_voice)),
-            *(_percent(e) for e in (found.repeats, found.copies_answer)),
+            str(slips.turns),
+            *(_percent(e) for e in (slips.assistant_phrases, slips.assistant_voice)),
+            *(_percent(e) for e in (slips.repeats, slips.copies_answer)),
         ]
-        for name, found in report.roles.speakers.items()
+        for name, slips in report.roles.speakers.items()
     ]
     heads = (
         "who",
@@ -247,9 +247,10 @@ def _roles(report: ModelReport) -> str:
         "copies the answer",
     )
     return (
-        "<h2>5 · Staying the person</h2><p>Shares of turns, no guard applied. Voice: a classifier that takes one human "
-        f"turn in a hundred for the assistant's and catches {100 * report.roles.voice_sensitivity:.0f} % of the "
-        "assistant's own, cut to the same lengths.</p>" + page.table(heads, rows)
+        "<h2>5 · Staying the person</h2><p>Shares of turns, without guards. Voice: a classifier with a false alarm "
+        "rate of 1 % on human turns and a recall of "
+        f"{100 * report.roles.voice_sensitivity:.0f} % on assistant turns cut to the same lengths.</p>"
+        + page.table(heads, rows)
     )
 
 
@@ -261,9 +262,9 @@ def _memory(report: ModelReport) -> str:
         [f"{run} tokens", _percent(memory.drawn[run]), _percent(memory.people[run])] for run in memory.drawn
     ]
     return (
-        "<h2>Memorisation</h2><p>Share of drawn turns that hold a run of tokens from the training set "
-        f"({memory.training_conversations:,} conversations), beside held-out people's turns. Long enough for 30: "
-        f"{memory.long_enough['drawn']} drawn, {memory.long_enough['people']} of people.</p>"
+        "<h2>Memorisation</h2><p>Share of drawn turns with a run of tokens from the training set "
+        f"({memory.training_conversations:,} conversations), beside held-out human turns. Turns of at least 30 "
+        f"tokens: {memory.long_enough['drawn']} drawn, {memory.long_enough['people']} of people.</p>"
         + page.table(("run", "drawn", "people"), rows)
     )
 

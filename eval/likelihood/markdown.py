@@ -1,4 +1,4 @@
-"""Tables of several `usersim eval model` reports side by side, in Markdown, for a model card.
+"""Markdown tables of several `usersim eval model` reports, for a model card.
 
 python -m eval.likelihood.markdown "Chatbot Arena=docs/results/…/report.json" ShareGPT=…
 """
@@ -23,14 +23,14 @@ def main(argv: list[str]) -> int:
     for entry in argv:
         name, equals, path = entry.partition("=")
         if not equals or not Path(path).is_file():
-            raise ConfigError(f"{entry}: give NAME=report.json")
+            raise ConfigError(f"{entry}: write it as NAME=report.json, with a file that exists")
         reports[name] = ModelReport.model_validate_json(Path(path).read_text(encoding="utf-8"))
     sys.stdout.write("\n\n".join(tables(reports)) + "\n")
     return 0
 
 
 def tables(reports: Reports) -> Iterator[str]:
-    """The tables for which some report has figures."""
+    """Yields the tables that at least one report has numbers for."""
     for make in (perplexity, ratios, ends, goals, disclosure, control, roles, memory):
         if text := make(reports):
             yield text
@@ -40,10 +40,10 @@ def perplexity(reports: Reports) -> str:
     rows = []
     for source, report in reports.items():
         for model in report.models:
-            for condition, found in model.likelihood.items():
-                three = (found.nats_per_token.get(which) for which in ("all", "first", "later"))
+            for condition, likelihood in model.likelihood.items():
+                three = (likelihood.nats_per_token.get(which) for which in ("all", "first", "later"))
                 cells = [_show(e and _exp(e), 1) for e in three]
-                bits = _show(found.bits_per_character.get("all"))
+                bits = _show(likelihood.bits_per_character.get("all"))
                 rows.append([source, model.name, condition.replace("_", " "), *cells, bits])
     heads = ("people", "model", "told", "all turns", "first turns", "later turns", "bits a character")
     return table("Perplexity of people's turns", heads, rows)
@@ -63,16 +63,16 @@ def ends(reports: Reports) -> str:
     rows = []
     for source, report in reports.items():
         for model in report.models:
-            for condition, found in model.ends.items():
-                at = found and found.at_dev_threshold
-                if found and at:
+            for condition, report_of_ends in model.ends.items():
+                at = report_of_ends and report_of_ends.at_dev_threshold
+                if report_of_ends and at:
                     three = [_show(e) for e in (at.f1, at.precision, at.recall)]
-                    trivial = [f"{found.always_f1:.2f}", f"{found.coin_f1:.2f}"]
-                    auc = found.calibration.auc
-                    told = condition.replace("_", " ")
-                    error = _show(found.calibration.expected_error)
-                    shown = "–" if auc is None else f"{auc:.2f}"  # noqa: RUF001
-                    rows.append([source, model.name, told, *three, *trivial, error, shown])
+                    trivial = [f"{report_of_ends.always_f1:.2f}", f"{report_of_ends.coin_f1:.2f}"]
+                    auc = report_of_ends.calibration.auc
+                    condition_name = condition.replace("_", " ")
+                    error = _show(report_of_ends.calibration.expected_error)
+                    auc_text = "–" if auc is None else f"{auc:.2f}"  # noqa: RUF001
+                    rows.append([source, model.name, condition_name, *three, *trivial, error, auc_text])
     heads = (
         "people",
         "model",
@@ -92,15 +92,15 @@ def goals(reports: Reports) -> str:
     rows = []
     for source, report in reports.items():
         if report.goals is not None:
-            found = report.goals
-            for name in dict.fromkeys([*found.wording, *found.retrieval.likelihood]):
-                words = found.wording.get(name)
+            goal_report = report.goals
+            for name in dict.fromkeys([*goal_report.wording, *goal_report.retrieval.likelihood]):
+                words = goal_report.wording.get(name)
                 rows.append(
                     [
                         source,
                         name,
-                        _show(found.retrieval.likelihood.get(name)),
-                        _show(found.retrieval.embedding.get(name)),
+                        _show(goal_report.retrieval.likelihood.get(name)),
+                        _show(goal_report.retrieval.embedding.get(name)),
                         _show(words.first if words else None),
                         _show(words.later if words else None),
                     ]
@@ -122,14 +122,16 @@ def disclosure(reports: Reports) -> str:
 def control(reports: Reports) -> str:
     rows = []
     for source, report in reports.items():
-        for asked in report.control.attributes if report.control else ():
-            means = ["–" if m is None else f"{m:.2f}" for m in asked.means]  # noqa: RUF001
+        for attribute in report.control.attributes if report.control else ():
+            means = ["–" if m is None else f"{m:.2f}" for m in attribute.means]  # noqa: RUF001
             others = {
-                k: e.value for k, e in asked.moved.items() if k not in (asked.attribute, "words_per_turn")
+                k: e.value
+                for k, e in attribute.moved.items()
+                if k not in (attribute.attribute, "words_per_turn")
             }
             most = max(others, key=lambda k: abs(others[k])) if others else ""
             leak = f"{most} {others[most]:+.2f}" if most else "–"  # noqa: RUF001
-            rows.append([source, asked.attribute, _show(asked.spearman), *means, leak])
+            rows.append([source, attribute.attribute, _show(attribute.spearman), *means, leak])
     heads = ("people", "attribute", "Spearman", "at low", "at middle", "at high", "strongest leak")
     return table("Obeying the persona", heads, rows)
 
@@ -139,13 +141,13 @@ def roles(reports: Reports) -> str:
         [
             source,
             name,
-            str(found.turns),
-            *(_percent(e) for e in (found.assistant_phrases, found.assistant_voice)),
-            *(_percent(e) for e in (found.repeats, found.copies_answer)),
+            str(slips.turns),
+            *(_percent(e) for e in (slips.assistant_phrases, slips.assistant_voice)),
+            *(_percent(e) for e in (slips.repeats, slips.copies_answer)),
         ]
         for source, report in reports.items()
         if report.roles is not None
-        for name, found in report.roles.speakers.items()
+        for name, slips in report.roles.speakers.items()
     ]
     heads = (
         "people",
@@ -161,10 +163,10 @@ def roles(reports: Reports) -> str:
 
 def memory(reports: Reports) -> str:
     rows = [
-        [source, str(run), _percent(found.drawn[run]), _percent(found.people[run])]
+        [source, str(run), _percent(memory_report.drawn[run]), _percent(memory_report.people[run])]
         for source, report in reports.items()
-        if (found := report.memory) is not None
-        for run in found.drawn
+        if (memory_report := report.memory) is not None
+        for run in memory_report.drawn
     ]
     return table("Runs of the training set", ("people", "tokens", "drawn turns", "people's turns"), rows)
 

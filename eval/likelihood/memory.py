@@ -1,4 +1,4 @@
-"""Memorisation: how many drawn turns hold a run of 30 tokens that stood in the training set."""
+"""Memorisation: share of drawn turns with a run of 30 tokens that occurs in the training set."""
 
 from __future__ import annotations
 
@@ -17,49 +17,61 @@ Hashes = NDArray[np.uint64]
 
 
 class MemoryReport(Record):
+    """Memorisation of drawn turns, with held-out human turns as the baseline."""
+
     training_conversations: int
     drawn: dict[int, Estimate]
-    """By run length in tokens: share of drawn turns that hold such a run of the training set."""
+    """By run length in tokens: share of drawn turns that contain such a run of the training set."""
     people: dict[int, Estimate]
-    """The same of held-out human turns: what people share with each other (quotations, templates, prompts)."""
+    """The same share for held-out human turns: text that people share (quotations, templates, prompts)."""
     long_enough: dict[str, int]
-    """Turns of at least 30 tokens, which alone can hold such a run."""
+    """Number of turns of at least 30 tokens; only these can contain such a run."""
 
 
 def report(
-    drawn: Sequence[str], people: Sequence[str], training: Sequence[Conversation], renderer: Renderer
+    drawn_texts: Sequence[str],
+    human_texts: Sequence[str],
+    training: Sequence[Conversation],
+    renderer: Renderer,
 ) -> MemoryReport:
-    """Training text as rendered, goals and shortened answers included, since that is what was seen."""
+    """Returns the memorisation report.
+
+    Args:
+        drawn_texts: Turns drawn from the model.
+        human_texts: Held-out human turns.
+        training: Training conversations. They are rendered as in training, with goals and shortened answers.
+        renderer: Renderer of the model.
+    """
     rendered = [e.ids for c in training for e in renderer.examples(c)]
-    ours, theirs = ([renderer.encode(text) for text in texts] for texts in (drawn, people))
+    drawn_ids, human_ids = ([renderer.encode(text) for text in texts] for texts in (drawn_texts, human_texts))
     shares: dict[str, dict[int, Estimate]] = {"drawn": {}, "people": {}}
     for run in (RUN, SHORT_RUN):
-        seen = np.unique(np.concatenate([run_hashes(ids, run) for ids in rendered]))
-        for name, turns in (("drawn", ours), ("people", theirs)):
-            hits = sum(any_in(run_hashes(ids, run), seen) for ids in turns)
+        training_hashes = np.unique(np.concatenate([run_hashes(ids, run) for ids in rendered]))
+        for name, turns in (("drawn", drawn_ids), ("people", human_ids)):
+            hits = sum(any_in(run_hashes(ids, run), training_hashes) for ids in turns)
             shares[name][run] = wilson(hits, len(turns))
     return MemoryReport(
         training_conversations=len(training),
         drawn=shares["drawn"],
         people=shares["people"],
-        long_enough={"drawn": _long(ours), "people": _long(theirs)},
+        long_enough={"drawn": _long_enough(drawn_ids), "people": _long_enough(human_ids)},
     )
 
 
-def any_in(hashes: Hashes, seen: Hashes) -> bool:
-    """Whether one of the hashes is among `seen`, which is sorted."""
-    if not len(seen):
+def any_in(hashes: Hashes, sorted_hashes: Hashes) -> bool:
+    """Returns True if any of the hashes is in `sorted_hashes`."""
+    if not len(sorted_hashes):
         return False
-    place = np.minimum(np.searchsorted(seen, hashes), len(seen) - 1)
-    return bool((seen[place] == hashes).any())
+    index = np.minimum(np.searchsorted(sorted_hashes, hashes), len(sorted_hashes) - 1)
+    return bool((sorted_hashes[index] == hashes).any())
 
 
-def _long(turns: Iterable[Sequence[int]]) -> int:
+def _long_enough(turns: Iterable[Sequence[int]]) -> int:
     return sum(len(ids) >= RUN for ids in turns)
 
 
 def run_hashes(ids: Sequence[int], run: int) -> Hashes:
-    """A 64-bit polynomial hash of every run; two different runs collide once in 2^64."""
+    """Returns a 64-bit polynomial hash of every run of `run` tokens; two runs collide with probability 2^-64."""
     tokens = np.asarray(ids, dtype=np.uint64)
     if len(tokens) < run:
         return np.zeros(0, dtype=np.uint64)

@@ -1,4 +1,4 @@
-"""Pictures of the model report: reliability of P(end), disclosure by turn, the leakage matrix."""
+"""SVG plots of the model report: reliability of P(end), disclosure by turn, leakage matrix."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ svg circle { fill: var(--own); }
 
 
 def reliability(title: str, bins: Sequence[tuple[float, float, int]]) -> str:
-    """Circles on the diagonal: the predicted share is the real one. Area follows the number of places."""
+    """Reliability diagram of P(end) as an SVG figure.
+
+    Args:
+        title: Caption.
+        bins: (mean predicted probability, share of ends, count) of each bin; circle areas follow the counts.
+    """
     most = max((n for _, _, n in bins), default=1)
     dots = "".join(
         f'<circle class="c0" cx="{_x(p):.1f}" cy="{_y(share):.1f}" r="{2 + 8 * (n / most) ** 0.5:.1f}" '
@@ -48,7 +53,7 @@ def _y(value: float) -> float:
 
 
 def curves(series: Mapping[str, Sequence[float]]) -> str:
-    """Shares by turn, one line a series; people come in the colour of people."""
+    """Line plot of shares by turn; the first series has the colour of people."""
     lines, names = [], []
     for index, (name, values) in enumerate(series.items()):
         style = "human" if index == 0 else f"c{(index - 1) % 4}"
@@ -68,20 +73,20 @@ def curves(series: Mapping[str, Sequence[float]]) -> str:
 
 
 def heatmap(matrix: Mapping[str, Mapping[str, float]]) -> str:
-    """Spearman from -1 (blue) to 1 (red); the attribute's own column is framed."""
+    """Table of Spearman correlations from -1 (blue) to 1 (red); the cell of the requested attribute is framed."""
     columns = list(dict.fromkeys(name for row in matrix.values() for name in row))
     head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in columns)
     body = "".join(
-        f"<tr><th>{escape(asked.replace('_', ' '))}</th>"
-        + "".join(_heat(row.get(name), own=_own(asked) == name) for name in columns)
+        f"<tr><th>{escape(attribute.replace('_', ' '))}</th>"
+        + "".join(_heat(row.get(name), own=_own(attribute) == name) for name in columns)
         + "</tr>"
-        for asked, row in matrix.items()
+        for attribute, row in matrix.items()
     )
     return f'<div class="scroll"><table class="heat"><tr><th></th>{head}</tr>{body}</table></div>'
 
 
-def _own(asked: str) -> str:
-    return "words_per_turn" if asked == "opening_words" else asked
+def _own(attribute: str) -> str:
+    return "words_per_turn" if attribute == "opening_words" else attribute
 
 
 def _heat(value: float | None, *, own: bool) -> str:

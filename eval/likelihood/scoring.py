@@ -1,4 +1,4 @@
-"""Scores of conversations under conditions, kept on disk: an interrupted evaluation goes on where it stopped."""
+"""Scores of conversations under conditions, cached on disk so that an interrupted evaluation resumes."""
 
 from __future__ import annotations
 
@@ -20,35 +20,41 @@ CANDIDATES = 10
 
 @dataclass(frozen=True)
 class ScoreBook:
-    """A scorer with its memory. `identity` names everything that its scores depend on: weights, rendering, prompt."""
+    """Scorer with a cache on disk.
+
+    Attributes:
+        scorer: Scorer of missing conversations.
+        cache_keys: Everything that the scores depend on: weights, rendering, prompt.
+        cache: Cached scores.
+    """
 
     scorer: Scorer
-    identity: dict[str, str]
+    cache_keys: dict[str, str]
     cache: AnswerCache
 
     @classmethod
-    def at(cls, folder: Path, scorer: Scorer, **identity: str) -> ScoreBook:
-        return cls(scorer, identity, AnswerCache(folder))
+    def at(cls, folder: Path, scorer: Scorer, **cache_keys: str) -> ScoreBook:
+        return cls(scorer, cache_keys, AnswerCache(folder))
 
     def score(self, conversation: Conversation, profile: UserProfile) -> ConversationScore:
         key = key_of(
             {
-                **self.identity,
+                **self.cache_keys,
                 "turns": [turn.model_dump() for turn in conversation.turns],
                 "ended_by": conversation.ended_by,
                 "profile": profile.model_dump(),
-                **_words(profile),
+                **_style_key(profile),
             }
         )
-        found = self.cache.get(key)
-        if found is None:
-            found = dataclasses.asdict(self.scorer.score(conversation, profile))
-            self.cache.put(key, found)
-        return ConversationScore(tuple(TurnScore(**turn) for turn in found["turns"]), found["closing"])
+        stored = self.cache.get(key)
+        if stored is None:
+            stored = dataclasses.asdict(self.scorer.score(conversation, profile))
+            self.cache.put(key, stored)
+        return ConversationScore(tuple(TurnScore(**turn) for turn in stored["turns"]), stored["closing"])
 
 
-def _words(profile: UserProfile) -> dict[str, list[str]]:
-    """A measured style is put in words before anybody reads it, and the words may change between versions."""
+def _style_key(profile: UserProfile) -> dict[str, list[str]]:
+    """Part of the cache key: the model reads a style in words, and the words may change between versions."""
     style = profile.persona and profile.persona.style
     return {"style": style_words(style)} if style else {}
 
@@ -60,6 +66,7 @@ def score_all(
     seed: int,
     progress: Callable[[], None] | None = None,
 ) -> Scores:
+    """Scores every conversation under every condition; `progress` is called after each of them."""
     scores: Scores = {}
     for condition in conditions:
         scores[condition] = []
@@ -72,11 +79,11 @@ def score_all(
 
 
 def _merged(book: Scorer, conversation: Conversation, steps: Sequence[Pass]) -> ConversationScore:
-    """Every turn from the pass that may count it; the closing from the first."""
-    found = [(step, book.score(conversation, step.profile)) for step in steps]
-    first = found[0][1]
+    """Score with every turn from the pass that counts it, and the closing from the first pass."""
+    scores = [(step, book.score(conversation, step.profile)) for step in steps]
+    first = scores[0][1]
     turns = [
-        next(score.turns[index] for step, score in found if step.parity in (None, index % 2))
+        next(score.turns[index] for step, score in scores if step.parity in (None, index % 2))
         for index in range(len(first.turns))
     ]
     return ConversationScore(tuple(turns), first.closing)
@@ -85,14 +92,14 @@ def _merged(book: Scorer, conversation: Conversation, steps: Sequence[Pass]) -> 
 def candidates(
     conversations: Sequence[Conversation], seed: int, count: int = CANDIDATES
 ) -> list[list[Conversation]]:
-    """For each conversation itself and `count` - 1 others, drawn; retrieval has to find the first."""
+    """Returns for each conversation a list of itself, then `count` - 1 random others: candidates of goal retrieval."""
     rng = rng_for(seed, "candidate goals")
-    drawn = []
+    groups = []
     for index, own in enumerate(conversations):
         others = [i for i in range(len(conversations)) if i != index]
         chosen = rng.choice(others, size=min(count - 1, len(others)), replace=False)
-        drawn.append([own, *(conversations[int(i)] for i in chosen)])
-    return drawn
+        groups.append([own, *(conversations[int(i)] for i in chosen)])
+    return groups
 
 
 def opening_nats(
@@ -101,7 +108,7 @@ def opening_nats(
     seed: int,
     progress: Callable[[], None] | None = None,
 ) -> list[list[float]]:
-    """NLL of each real opening under the goals of its candidates, the own one first."""
+    """Returns the negative log-likelihood of each real opening under the goals of its candidates, its own first."""
     rows = []
     for own, group in zip(conversations, candidates(conversations, seed), strict=True):
         opening = _opening(own)

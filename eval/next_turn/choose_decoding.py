@@ -1,8 +1,8 @@
-"""`usersim eval choose-decoding`: the sampling parameters at which a User LM is least told from people.
+"""Command `usersim eval choose-decoding`: the sampling parameters at which a User LM is hardest to tell from people.
 
-At prefixes of dev conversations a turn is drawn under every setting of a small grid. Discriminator family A then makes
-a two-alternative forced choice between each drawn turn and the person's own. The setting whose accuracy is nearest 0.5
-is chosen; at a tie the default. Family A may be tuned against; family B, which certificates read, is not used here.
+Turns are drawn at prefixes of dev conversations under every setting of a small grid. Discriminator family A makes a
+two-alternative forced choice between each drawn turn and the person's own. The setting with the accuracy nearest to
+0.5 is chosen; at a tie the default. Family A may be tuned against; family B, which certificates read, is not used.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class SettingResult(Record):
     top_p: float
     best_of: int = 1
     told_apart: Estimate
-    """Accuracy of family A's forced choice at all prefixes; 0.5: not told from people."""
+    """Accuracy of family A's forced choice at all prefixes; 0.5: cannot be told from people."""
     told_apart_later: Estimate | None = None
-    """The same at the third turn and later."""
+    """Accuracy at the third turn and later."""
     words: float
     """Mean words of a drawn turn."""
     words_of_people: float
@@ -53,7 +53,7 @@ class SettingResult(Record):
 
 
 class DecodingChoice(Record):
-    """Everything that `decoding.json` holds."""
+    """Content of `decoding.json`."""
 
     temperature: float
     top_p: float
@@ -61,7 +61,7 @@ class DecodingChoice(Record):
     max_tokens: int
     table: tuple[SettingResult, ...] = Field(min_length=1)
     prefixes: int
-    """At which every setting and the person wrote something."""
+    """Number of prefixes at which every setting and the person wrote a turn."""
     conversations: int
     model: str
     seed: int
@@ -152,7 +152,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def dev_prefixes(args: argparse.Namespace) -> list[Prefix]:
-    """At most three prefixes of each conversation: the first two turns and a later one.
+    """Returns at most three prefixes of each conversation: the first two turns and a later one.
 
     Raises:
         DataError: Fewer than two people with usable conversations.
@@ -173,12 +173,13 @@ def dev_prefixes(args: argparse.Namespace) -> list[Prefix]:
 def compare_settings(
     prefixes: Sequence[Prefix], drawn: Mapping[Setting, SimulatedTurns], *, seed: int = 0
 ) -> tuple[list[SettingResult], list[Prefix]]:
-    """Family A's accuracy under each setting, at the prefixes at which all of them wrote something.
+    """Returns family A's accuracy under each setting, at the prefixes at which all of them have a turn.
 
     Raises:
-        DataError: Such prefixes of fewer than two people.
+        DataError: Such prefixes are of fewer than two people.
     """
-    from eval.next_turn.metrics.discriminators import Lexical, told_apart
+    from eval.next_turn.metrics.discriminator_features import Lexical
+    from eval.next_turn.metrics.discriminators import told_apart
     from eval.next_turn.metrics.values import ClusterSums, Values, estimate
     from usersim.text.style import count_words
 
@@ -225,7 +226,7 @@ def compare_settings(
 
 
 def chosen(table: Sequence[SettingResult]) -> Setting:
-    """The setting whose accuracy is nearest 0.5; at a tie the fewest candidates, then the nearest to the default."""
+    """Returns the setting with the accuracy nearest to 0.5; at a tie the fewest candidates, then the nearest to the default."""
     best = min(table, key=lambda row: (_distance(row), row.best_of, _steps_from_default(row)))
     return best.temperature, best.top_p, best.best_of
 
@@ -268,7 +269,7 @@ def _draw(
 
 
 def _values(option: str, text: str) -> list[float]:
-    """The numbers of a list, in order and once each."""
+    """Distinct numbers of a list, in order."""
     try:
         numbers = list(dict.fromkeys(float(part) for part in text.split(",")))
     except ValueError as error:

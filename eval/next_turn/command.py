@@ -1,4 +1,4 @@
-"""`usersim eval next-turn`: simulators' next turns beside people's, at prefixes of held-out conversations."""
+"""Command `usersim eval next-turn`: compares simulators' next turns with people's at the same human prefixes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from usersim.types import Conversation
 from usersim.weights.default_model import BASE_NAME
 
 if TYPE_CHECKING:
-    from eval.next_turn.metrics.discriminators import Family
+    from eval.next_turn.metrics.discriminator_features import Family
     from eval.next_turn.metrics.language_model import LanguageModelScorer
     from usersim.stats.estimates import Estimate
 
@@ -159,7 +159,7 @@ def run(args: argparse.Namespace) -> int:
 def human_side(
     args: argparse.Namespace, training: Sequence[Conversation]
 ) -> tuple[list[Conversation], dict[str, int]]:
-    """Conversations to measure at, and what was left out by reason.
+    """Returns the conversations to measure on, and the number of excluded ones by reason.
 
     Raises:
         DataError: Fewer than two usable conversations.
@@ -279,7 +279,7 @@ def _conditions(text: str) -> list[GoalCondition]:
 
 
 def _probe(simulator: Simulator, condition: GoalCondition) -> Simulator:
-    """The simulator under another name, with turns of one token: only P(end) is wanted."""
+    """Simulator under another name with turns of one token, from which only P(end) is read."""
     from dataclasses import replace
 
     settings = simulator.settings.model_copy(update={"max_tokens": 1})
@@ -375,7 +375,7 @@ def _print_plan(
 
 @contextmanager
 def _progress() -> Iterator[tuple[Callable[[str, int], Callable[[], None]], Callable[[str], None]]]:
-    """(a bar for a counted stage, a line for one that is not counted)."""
+    """(progress bar of a counted stage, line of an uncounted stage)."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),

@@ -1,8 +1,11 @@
 """Comparison of simulators with people, metric by metric, at the same prefixes.
 
-A metric reads *like people* where the whole interval of the difference lies within a margin fixed here, in the metric's
-own unit. It reads *more* or *less* where the permutation test, adjusted by Holm over the simulator's metrics, stays
-below 5 %, and *not told* otherwise. Metrics of two scorers make one claim, which both must support.
+Readings of a metric:
+- *like people*: the whole interval of the difference lies within a margin fixed here, in the metric's unit.
+- *more* or *less*: the permutation test, Holm-adjusted over the simulator's metrics, stays below 5 %.
+- *not told*: neither.
+
+Metrics of two scorers make one claim, which both must support.
 """
 
 from __future__ import annotations
@@ -46,25 +49,25 @@ MARGINS: dict[str, float] = {
 
 
 class Measurement(Record):
-    """One metric of one simulator beside people's at the same prefixes."""
+    """Value of one metric for one simulator and for people, at the same prefixes."""
 
     spec: MetricSpec
     simulated: Estimate
     people: Estimate | None
-    """None where people have no value of their own, such as a forced choice; its null is then `null`."""
+    """None if people have no value, as for a forced choice; the reference is then `null`."""
     null: float | None = None
     difference: Estimate
     """simulated - people, or simulated - null."""
     margin: float
     p: float
-    """Two-sided: labels swapped within pairs, whole clusters at a time."""
+    """Two-sided permutation p: labels are swapped within pairs, whole clusters at a time."""
     p_holm: float
     prefixes: int
     reading: Reading
 
 
 def margin_of(spec: MetricSpec) -> float:
-    """Half-width of equivalence in the metric's own unit."""
+    """Returns the half-width of equivalence in the metric's own unit."""
     for name in (f"{spec.group}.{spec.scorer}", spec.key.split(".")[0], spec.group):
         if name in MARGINS:
             return MARGINS[name]
@@ -74,7 +77,7 @@ def margin_of(spec: MetricSpec) -> float:
 def compare(
     spec: MetricSpec, simulated: Values, people: Values, prefixes: Sequence[Prefix], seed: int
 ) -> Measurement | str:
-    """A metric of a simulator beside people's at the same prefixes; or the reason why there is none."""
+    """Compares a metric of a simulator with that of people; returns the reason if it is undefined."""
     mask = (simulated.denominator_P > 0) & (people.denominator_P > 0)
     if not spec.is_ratio:
         simulated, people = simulated.at(mask), people.at(mask)
@@ -101,7 +104,7 @@ def compare(
 def against_null(
     spec: MetricSpec, simulated: Values, null: float, prefixes: Sequence[Prefix], seed: int
 ) -> Measurement | str:
-    """A metric that people have no value of, against what it would be for people."""
+    """Compares a metric that people have no value of with its null: the value that people would have."""
     sums = ClusterSums.of(simulated, [prefix.cluster for prefix in prefixes])
     if sums.n_clusters < 2:
         return "defined for fewer than two people"
@@ -123,8 +126,8 @@ def against_null(
     )
 
 
-def judged(measurements: Sequence[Measurement]) -> list[Measurement]:
-    """The measurements of one simulator with Holm's adjustment over all of them, and their readings."""
+def with_readings(measurements: Sequence[Measurement]) -> list[Measurement]:
+    """Returns the measurements of one simulator with Holm-adjusted p and their readings."""
     p_values = holm([m.p for m in measurements])
     return [
         m.model_copy(update={"p_holm": p, "reading": _reading(m, p)})
@@ -142,20 +145,20 @@ def _reading(measurement: Measurement, p_holm: float) -> Reading:
 
 
 class Claim(Record):
-    """Statement on a simulator that one metric, or the two scorers of one metric together, allow."""
+    """Statement about a simulator that one metric, or both scorers of one metric together, allow."""
 
     key: str
-    """The metric's key without the scorer."""
+    """Key of the metric without the scorer."""
     group: Group
     label: str
     reading: Reading
     disagree: bool = False
-    """Its two scorers read differently, so nothing is claimed."""
+    """The two scorers read differently, so nothing is claimed."""
     scorers: int = 1
 
 
 def claims(measurements: Sequence[Measurement]) -> list[Claim]:
-    """One claim a metric; metrics of two scorers claim what both say."""
+    """Returns one claim per metric; for metrics with two scorers the reading on which both agree."""
     families: dict[str, list[Measurement]] = {}
     for m in measurements:
         families.setdefault(claim_key(m.spec), []).append(m)
@@ -177,5 +180,5 @@ def claims(measurements: Sequence[Measurement]) -> list[Claim]:
 
 
 def claim_key(spec: MetricSpec) -> str:
-    """The key that both scorers of a metric share."""
+    """Returns the key that both scorers of a metric share."""
     return ".".join(part for part in spec.key.split(".") if part != spec.scorer)

@@ -1,4 +1,4 @@
-"""The metrics of the next-turn evaluation together, and the measurement of simulators with all of them."""
+"""Vector of all next-turn metrics, and its measurement on simulators."""
 
 from __future__ import annotations
 
@@ -6,62 +6,50 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
-from eval.next_turn.comparison import Measurement, against_null, claims, compare, judged
+from eval.next_turn.comparison import Measurement, against_null, claims, compare, with_readings
 from eval.next_turn.metrics.acts import Acts
 from eval.next_turn.metrics.coherence import Coherence, Contexts
 from eval.next_turn.metrics.copying import Copying
-from eval.next_turn.metrics.discriminators import (
-    Embedded,
-    Family,
-    Lexical,
-    Representation,
-    Unpaired,
-    told_apart,
-    told_apart_specs,
-)
+from eval.next_turn.metrics.discriminator_features import Embedded, Family, Lexical, Representation
+from eval.next_turn.metrics.discriminators import told_apart, told_apart_specs
 from eval.next_turn.metrics.facts import FactSupport
 from eval.next_turn.metrics.fluency import LanguageModelFluency, NgramFluency
 from eval.next_turn.metrics.goal_conditions import GoalCondition
 from eval.next_turn.metrics.language_model import LanguageModelScorer
-from eval.next_turn.metrics.leaving import LeavingMetrics, leaving_tests, tells_probability
+from eval.next_turn.metrics.leaving import LeavingMetrics, tells_probability
 from eval.next_turn.metrics.text_vectors import TextVectors
 from eval.next_turn.metrics.values import (
     ClusterSums,
-    Metric,
     MetricSpec,
+    TurnMetric,
     Values,
     at_positions,
     estimate,
-    p_paired,
 )
 from eval.next_turn.prefixes import Prefix
 from eval.next_turn.results import ReliabilityBin, SimulatorResult
-from eval.next_turn.selftest.detection import Discriminator, Instruments, LeavingNumber, SelfTestSample
-from eval.next_turn.selftest.selftest_record import SelfTestConfig
 from eval.next_turn.turns import SimulatedTurns, shared_prefixes
 from usersim.errors import DataError
 from usersim.stats.estimates import Estimate, rng_for
 from usersim.types import Conversation, Turn, UserProfile
-from usersim.weights.default_model import BASE_NAME
 
 Step = Callable[[str], None]
 CHANCE = 0.5
-NO_TELLING = 0.0
-"""Skill of a simulator that knows no more than the baseline."""
+NO_SKILL = 0.0
+"""Skill of a simulator that has no more information than the baseline."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The people that simulators are measured against, and what metrics are fitted on."""
+    """People that simulators are compared with, and the data that metrics are fitted on."""
 
     prefixes: tuple[Prefix, ...]
-    """Closing ones among them."""
+    """All prefixes, closing ones included."""
     conversations: tuple[Conversation, ...]
     """Conversations of the same people; classifiers are cross-fitted on them."""
     training: tuple[Conversation, ...] = ()
-    """Training conversations of the simulators: for copying, and for the n-gram model of fluency."""
+    """Training conversations of the simulators, for copying and for the n-gram model of fluency."""
     scorer: LanguageModelScorer | None = None
     families: tuple[Family, ...] = ("a",)
     seed: int = 0
@@ -69,18 +57,18 @@ class Reference:
 
 @dataclass
 class Vector:
-    """All metrics over one reference. Contexts and classifiers are made once for all simulators."""
+    """All metrics over one reference. Contexts and classifiers are built once for all simulators."""
 
     reference: Reference
     undefined: dict[str, str] = field(default_factory=dict)
-    """Metrics that this reference cannot give, with the reason."""
+    """Metrics that are undefined for this reference, with the reason."""
 
     def __post_init__(self) -> None:
         reference = self.reference
         spoken = [prefix for prefix in reference.prefixes if prefix.text is not None]
         vectors = TextVectors()
         self.coherence = Coherence(reference.scorer, Contexts.of(spoken, reference.seed), vectors.embed)
-        self.metrics: list[Metric] = [
+        self.metrics: list[TurnMetric] = [
             self.coherence,
             LanguageModelFluency(self.coherence),
             self._ngrams(spoken),
@@ -93,7 +81,7 @@ class Vector:
         ]
         self._people_rows: dict[tuple[str, ...], list[object]] = {}
 
-    def _ngrams(self, spoken: Sequence[Prefix]) -> Metric:
+    def _ngrams(self, spoken: Sequence[Prefix]) -> TurnMetric:
         turns = [turn.text for c in self.reference.training for turn in c.turns if turn.role == "user"]
         return NgramFluency.fitted(turns) if turns else NgramFluency.cross_fitted(spoken, self.reference.seed)
 
@@ -111,11 +99,12 @@ class Vector:
         leaving: Mapping[GoalCondition, tuple[Sequence[Prefix], Sequence[SimulatedTurns]]],
         step: Step = lambda _: None,
     ) -> tuple[list[Prefix], list[SimulatorResult]]:
-        """All metrics of all simulators, at the prefixes at which every one of them wrote something.
+        """Measures all metrics of all simulators, at the prefixes at which all of them have a turn.
 
         Args:
-            simulators: With turns at the reference's prefixes.
-            leaving: By goal condition, the prefixes with that goal and each simulator's turns at them.
+            simulators: Simulators with turns at the reference's prefixes.
+
+            leaving: By goal condition: the prefixes with that goal, and each simulator's turns at them.
             step: Called with the name of every stage that begins.
 
         Raises:
@@ -124,7 +113,7 @@ class Vector:
         shared = shared_prefixes(self.reference.prefixes, simulators)
         if len({prefix.cluster for prefix in shared}) < 2:
             counts = ", ".join(f"{s.name} {len(s.turns)}" for s in simulators)
-            raise DataError(f"no prefixes at which all simulators wrote something (turns: {counts})")
+            raise DataError(f"the simulators share no prefix with a turn (number of turns: {counts})")
         texts = {s.name: [s.text(prefix) or "" for prefix in shared] for s in simulators}
         step("language-model scores")
         self.coherence.prepare(shared, {"people": [prefix.text or "" for prefix in shared], **texts})
@@ -147,7 +136,7 @@ class Vector:
             results.append(self._result(simulator, shared, measurements))
         return shared, results
 
-    def _values(self, measure: Callable[[Metric], dict[str, Values]]) -> dict[str, Values]:
+    def _values(self, measure: Callable[[TurnMetric], dict[str, Values]]) -> dict[str, Values]:
         return {key: values for metric in self.metrics for key, values in measure(metric).items()}
 
     def _told_apart(
@@ -191,7 +180,7 @@ class Vector:
                 one = compare(spec, values[spec.key], people[spec.key], metrics.prefixes, self.reference.seed)
                 measurements.append(_or_reason(spec, one))
             else:
-                one = against_null(spec, values[spec.key], NO_TELLING, metrics.prefixes, self.reference.seed)
+                one = against_null(spec, values[spec.key], NO_SKILL, metrics.prefixes, self.reference.seed)
                 measurements.append(_or_reason(spec, one))
         return measurements
 
@@ -201,7 +190,7 @@ class Vector:
         shared: Sequence[Prefix],
         results: Sequence[Measurement | tuple[str, str]],
     ) -> SimulatorResult:
-        measurements = judged([m for m in results if isinstance(m, Measurement)])
+        measurements = with_readings([m for m in results if isinstance(m, Measurement)])
         undefined = dict(one for one in results if not isinstance(one, Measurement))
         written = [prefix for prefix in self.reference.prefixes if prefix.text is not None]
         spoke = sum(simulator.text(prefix) is not None for prefix in written)
@@ -225,7 +214,7 @@ class Vector:
         )
 
     def people(self, prefixes: Sequence[Prefix]) -> dict[str, Estimate]:
-        """People's own values at these prefixes, by key."""
+        """Returns people's values at these prefixes, by key."""
         clusters = [prefix.cluster for prefix in prefixes]
         shares = {spec.key: spec.is_share for metric in self.metrics for spec in metric.specs}
         return {
@@ -235,7 +224,7 @@ class Vector:
         }
 
 
-def _values_of(prefixes: Sequence[Prefix], texts: Sequence[str], metric: Metric) -> dict[str, Values]:
+def _values_of(prefixes: Sequence[Prefix], texts: Sequence[str], metric: TurnMetric) -> dict[str, Values]:
     return metric.values(prefixes, texts)
 
 
@@ -244,7 +233,7 @@ def _or_reason(spec: MetricSpec, measurement: Measurement | str) -> Measurement 
 
 
 def conversations_of(prefixes: Sequence[Prefix]) -> list[Conversation]:
-    """The conversations that prefixes were cut from, as far as the last prefix of each shows them."""
+    """Returns the conversations of the prefixes, each up to its last prefix."""
     last: dict[str, Prefix] = {}
     for prefix in prefixes:
         longest = last.get(prefix.conversation)
@@ -266,91 +255,8 @@ def conversations_of(prefixes: Sequence[Prefix]) -> list[Conversation]:
     ]
 
 
-class LeavingNumbers:
-    """The numbers on leaving as the self-test reads them."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-        self._metrics: dict[tuple[tuple[str, bool], ...], LeavingMetrics] = {}
-
-    @property
-    def specs(self) -> Sequence[MetricSpec]:
-        return LeavingMetrics([], seed=self.seed).specs
-
-    def measure(
-        self, prefixes: Sequence[Prefix], turns: SimulatedTurns, seed: int
-    ) -> Mapping[str, LeavingNumber]:
-        """By key; what is undefined is left out."""
-        key = tuple((prefix.id, prefix.has_left) for prefix in prefixes)
-        if key not in self._metrics:
-            self._metrics[key] = LeavingMetrics(prefixes, seed=seed)
-        metrics = self._metrics[key]
-        people = {name: metrics.sums(values) for name, values in metrics.people().items()}
-        shares = {spec.key: spec.is_share for spec in metrics.specs}
-        numbers = {}
-        for name, values in metrics.values(turns).items():
-            sums = metrics.sums(values)
-            if sums.n_clusters < 2:
-                continue
-            rng = rng_for(seed, f"leaving {turns.name} {name}")
-            theirs = people.get(name)
-            p = p_paired(sums, theirs, rng) if theirs else min(1.0, 2 * leaving_tests(sums, rng).above_zero)
-            numbers[name] = LeavingNumber(
-                value=estimate(sums, is_share=shares[name]),
-                p=p,
-                people=theirs.ratio if theirs else None,
-                sums=sums,
-                is_share=shares[name],
-            )
-        return numbers
-
-
-def instruments(
-    people_sample: SelfTestSample,
-    config: SelfTestConfig,
-    *,
-    scorer: str | None = BASE_NAME,
-    journal: Path | None = None,
-    families: tuple[Family, ...] = ("a", "b"),
-) -> Instruments:
-    """All metrics, for the self-test on these conversations.
-
-    Args:
-        people_sample: Conversations and what planted users are made from.
-        config: Settings of the self-test.
-        scorer: Language model of the contrasts; None leaves its numbers out.
-        journal: Where the language model's scores are kept between runs; in memory otherwise.
-        families: Discriminators.
-    """
-    model = LanguageModelScorer.from_pretrained(scorer, journal=journal) if scorer else None
-    vector = Vector(
-        Reference(
-            people_sample.prefixes,
-            tuple(conversations_of(people_sample.prefixes)),
-            tuple(people_sample.material.training),
-            model,
-            families,
-            config.seed,
-        )
-    )
-    return Instruments(
-        metrics=vector.metrics,
-        discriminators=[
-            Discriminator(one, told_apart_specs(one.family), told_apart, Unpaired)
-            for one in vector.representations
-        ],
-        leaving=LeavingNumbers(config.seed),
-        prepare=partial(_prepare, vector),
-        notes=tuple(f"{key} not measured: {reason}." for key, reason in vector.undefined.items()),
-    )
-
-
-def _prepare(vector: Vector, prefixes: Sequence[Prefix], texts: Mapping[str, Sequence[str]]) -> None:
-    vector.coherence.prepare(prefixes, texts)
-
-
 class StageClock:
-    """Minutes spent in each stage."""
+    """Clock of the minutes spent in each stage."""
 
     def __init__(self, step: Step) -> None:
         self._step, self._began, self._name = step, time.monotonic(), ""

@@ -1,4 +1,4 @@
-"""Prefixes of real conversations: a history, and what the person did next."""
+"""Prefixes of human conversations: a history with the person's next decision."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from usersim.types import Conversation, Goal, Record, Turn
 
 
 class Prefix(Record):
-    """A history that ends before a user turn, with the person's decision there."""
+    """History that ends before a user turn, with the person's decision there."""
 
     id: str
     """`CONVERSATION@POSITION`."""
     conversation: str
     cluster: str
-    """The person where the corpus names one, else the conversation: the unit of resampling."""
+    """Unit of resampling: the person if the corpus names one, else the conversation."""
     source: str
     position: int
-    """Number of the user turn that comes next, from 1."""
+    """Number of the next user turn, from 1."""
     history: tuple[Turn, ...]
     """Turns before it, alternating, from the opening on; empty at position 1."""
     goal: Goal | None
     text: str | None
-    """The person's next turn; None where the person left."""
+    """The person's next turn; None if the person left."""
 
     @property
     def has_left(self) -> bool:
@@ -39,9 +39,9 @@ class Prefix(Record):
 
 
 def prefixes_of(conversation: Conversation) -> list[Prefix]:
-    """Every prefix of a conversation before a user turn, and the closing one where the person is known to have left.
+    """Returns every prefix of a conversation before a user turn, and the closing one after a known end.
 
-    The conversation begins with the user; see `usable` for what is left out before.
+    The conversation begins with the user; `usable` excludes others beforehand.
     """
     prefixes = []
     for index, turn in enumerate(conversation.turns):
@@ -55,14 +55,14 @@ def prefixes_of(conversation: Conversation) -> list[Prefix]:
 def usable(
     conversations: Sequence[Conversation], language: str | None = "en"
 ) -> tuple[list[Conversation], Counter[str]]:
-    """Conversations that have prefixes to measure.
+    """Selects conversations that have prefixes to measure.
 
     Args:
         conversations: Human conversations.
-        language: ISO 639-1 code that the user turns are in; None keeps all.
+        language: ISO 639-1 code of the user turns; None keeps all.
 
     Returns:
-        The usable conversations in their order, and how many were left out by reason.
+        The usable conversations in order, and the number of excluded ones by reason.
     """
     measurable, excluded = [], Counter[str]()
     for conversation in conversations:
@@ -75,8 +75,10 @@ def usable(
 
 
 def language_model_prefixes(prefixes: Sequence[Prefix], seed: int, per_conversation: int = 3) -> list[Prefix]:
-    """At most `per_conversation` prefixes with a next turn from each conversation, for the numbers that cost forward
-    passes: positions 1 and 2, and one later position drawn with `seed`."""
+    """At most `per_conversation` prefixes with a next turn from each conversation, for expensive metrics.
+
+    These are positions 1 and 2, and one later position drawn with `seed`.
+    """
     by_conversation: dict[str, list[Prefix]] = {}
     for prefix in prefixes:
         if not prefix.has_left:
@@ -94,7 +96,7 @@ def language_model_prefixes(prefixes: Sequence[Prefix], seed: int, per_conversat
 
 
 def stratified(conversations: Sequence[Conversation], n: int, seed: int) -> list[Conversation]:
-    """`n` conversations in random order, the sources in equal parts as far as they reach."""
+    """`n` conversations in random order, with equally many per source as far as available."""
     rng = rng_for(seed, "strata")
     by_source: dict[str, list[Conversation]] = {}
     for index in rng.permutation(len(conversations)):

@@ -1,4 +1,4 @@
-"""Records of a next-turn evaluation: everything that its report.json holds."""
+"""Records of a next-turn evaluation: the content of its report.json."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from usersim.types import Record
 
 
 class ReliabilityBin(Record):
-    """Prefixes at which P(end) lay in one bin."""
+    """Prefixes whose P(end) is in one bin."""
 
     predicted: float
     """Mean P(end)."""
     observed: float
-    """Share of the persons who left there."""
+    """Share of people who left there."""
     prefixes: int
 
 
 class SimulatorResult(Record):
-    """One simulator at the shared prefixes."""
+    """Results of one simulator at the shared prefixes."""
 
     name: str
     drawn_with: str
     """Model, prompt, temperature, guards."""
     spoke: int
-    """Prefixes with a turn of the person at which it wrote something."""
+    """Number of prefixes with a turn of the person at which it wrote a turn."""
     silent: int
-    """Prefixes with a turn of the person at which it wrote nothing: it left, or failed."""
+    """Number of prefixes with a turn of the person at which it wrote nothing: it left, or failed."""
     failed: dict[str, int]
-    """Prefixes at which it failed, by error; left out of both sides."""
+    """Number of prefixes at which it failed, by error; left out of both sides."""
     measurements: tuple[Measurement, ...]
     claims: tuple[Claim, ...]
     undefined: dict[str, str]
     """Metrics that could not be measured, with the reason."""
     reliability: tuple[ReliabilityBin, ...] = ()
     calibration_slope: Estimate | None = None
-    """Slope of a logistic regression of the persons' leaving on the logit of P(end); 1 is ideal."""
+    """Slope of a logistic regression of people's leaving on the logit of P(end); the ideal is 1."""
     calibration_intercept: Estimate | None = None
-    """0 is ideal."""
+    """Intercept of the same regression; the ideal is 0."""
     bits_per_character: Estimate | None = None
-    """Bits a character of people's turns under its own weights, where they are at hand."""
+    """Bits per character of people's turns under its weights, if accessible."""
     tells_probability: bool
-    """It gives P(end); otherwise whether it left counts as 0 or 1."""
+    """It has a P(end); otherwise its decision to leave counts as 0 or 1."""
 
 
 class SourceFacts(Record):
@@ -56,17 +56,17 @@ class SourceFacts(Record):
 
 
 class NextTurnReport(Record):
-    """Simulators beside people, at prefixes of the people's conversations."""
+    """Comparison of simulators with people, at prefixes of people's conversations."""
 
     title: str
     sources: dict[str, SourceFacts]
     excluded: dict[str, int]
-    """Human conversations left out, by reason."""
+    """Number of excluded human conversations by reason."""
     prefixes: int
-    """Prefixes at which the person and every simulator wrote something: the text metrics are measured there."""
+    """Number of prefixes at which the person and every simulator wrote a turn: text metrics are measured there."""
     conversations: int
     leaving_prefixes: int
-    """Prefixes from the second turn on, with the person's decision to go on or to leave."""
+    """Number of prefixes from the second turn on, with the person's decision to go on or to leave."""
     people: dict[str, Estimate]
     """People's own values by metric key."""
     simulators: tuple[SimulatorResult, ...]
@@ -75,7 +75,7 @@ class NextTurnReport(Record):
     scorer_is_base_of: tuple[str, ...] = ()
     """Simulators that were trained from the scorer's weights."""
     family_b_use: int | None = None
-    """Number of this use of discriminator family B, over all logged ones; None where it was not run."""
+    """Number of this use of discriminator family B, over all logged ones; None if it was not run."""
     notes: tuple[str, ...]
     seed: int
     files: tuple[FileFacts, ...]

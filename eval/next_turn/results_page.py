@@ -1,4 +1,4 @@
-"""The next-turn report as a page: what is human, what is not, what could not be told, and every number behind it."""
+"""HTML and Markdown pages of the next-turn report: what is like people, what differs, and all numbers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BEYOND = {
     "like people": "nothing beyond",
     "not told": "not told beside",
 }
-"""Readings of skill and gain, which people have none of: their null is the baseline."""
+"""Readings of skill and gain. People have neither, so their null is the baseline."""
 CONDITIONS = {"none": "no goal", "count_neutral": "count-neutral goals"}
 STYLE = """
 .row { grid-template-columns: 225px 1fr 300px; }
@@ -44,7 +44,7 @@ STYLE = """
 
 
 def render(report: NextTurnReport) -> str:
-    """The report as one self-contained HTML page, without chat text."""
+    """Renders the report as one self-contained HTML page, without chat text."""
     names = [simulator.name for simulator in report.simulators]
     groups = [f"<h2>{escape(GROUPS[group])}</h2>{rows}" for group in GROUPS if (rows := _rows(report, group))]
     pictures = "".join(
@@ -118,9 +118,9 @@ def _bullets(sentences: Sequence[str]) -> str:
 
 
 def in_words(simulator: SimulatorResult) -> list[tuple[str, list[str]]]:
-    """What is human, what is not, what could not be told, and what P(end) knows beyond each baseline.
+    """Summary sentences: metrics like people, different, not told, and the gain of P(end) over each baseline.
 
-    Forced choices stand there over all turns, and of leaving the rate and the gains; the rows hold the others.
+    Forced choices over all turns are listed here, and of leaving the rate and the gains; the rows hold the others.
     """
     comparable = [
         c
@@ -138,7 +138,7 @@ def in_words(simulator: SimulatorResult) -> list[tuple[str, list[str]]]:
 
 
 def claim_words(claim: Claim) -> str:
-    """A claim in words, such as "thanks (more than people)"."""
+    """Claim in words, such as "thanks (more than people)"."""
     label = qualified(claim.label, claim.key)
     if claim.disagree:
         return f"{label} (its two scorers disagree)"
@@ -146,18 +146,18 @@ def claim_words(claim: Claim) -> str:
 
 
 def gain_words(claim: Claim) -> str:
-    """A gain in words, such as "something beyond the hazard by turn number (no goal)"."""
+    """Gain in words, such as "something beyond the hazard by turn number (no goal)"."""
     baseline = claim.label.removeprefix("log-loss saved beside ")
     return f"{BEYOND[claim.reading]} {qualified(baseline, claim.key)}"
 
 
 def null_name(measurement: Measurement) -> str:
-    """Name of the value that a metric without people's own is held against."""
+    """Name of the reference value of a metric that people have no value of."""
     return "baseline" if measurement.spec.group == "leaving" else "not told apart"
 
 
 def reading_words(measurement: Measurement) -> str:
-    """The reading of one metric; a skill or gain is read against its baseline."""
+    """Reading of one metric in words; a skill or gain is read against its baseline."""
     if measurement.people is None and measurement.spec.group == "leaving":
         words = {"more": "above the baseline", "less": "below it", "like people": "as the baseline"}
         return words.get(measurement.reading, measurement.reading)
@@ -167,7 +167,7 @@ def reading_words(measurement: Measurement) -> str:
 
 
 def qualified(label: str, key: str) -> str:
-    """The label with the turns and the goals that its key names."""
+    """Label with the turns and goals of its key."""
     parts = key.split(".")
     details = [text for name, text in CONDITIONS.items() if name in parts]
     if "3+" in parts and not key.startswith("told_apart"):
@@ -263,7 +263,7 @@ def _method(report: NextTurnReport) -> str:
 
 
 def markdown(report: NextTurnReport) -> str:
-    """The same numbers as a Markdown table, for a model card or a pull request."""
+    """Renders the numbers as a Markdown table, for a model card or a pull request."""
     names = [s.name for s in report.simulators]
     lines = [
         f"# {report.title}",
@@ -299,7 +299,7 @@ def _plain(number: Estimate) -> str:
 
 
 def write_report(report: NextTurnReport, out: Path) -> None:
-    """report.json, report.md and report.html, each complete or not there at all."""
+    """Writes report.json, report.md and report.html, each atomically."""
     write_json(out / "report.json", report.model_dump(mode="json"))
     for name, text in (("report.md", markdown(report)), ("report.html", render(report))):
         with atomic_writer(out / name) as stream:

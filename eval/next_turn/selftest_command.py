@@ -1,4 +1,4 @@
-"""`usersim eval next-turn-selftest`: planted users against the next-turn metrics, on one's own conversations."""
+"""Command `usersim eval next-turn-selftest`: planted users against the next-turn metrics, on given conversations."""
 
 from __future__ import annotations
 
@@ -19,29 +19,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="FILE",
-        help="human conversations (JSONL); repeat for more",
+        help="human conversations (JSONL); may be repeated",
     )
     parser.add_argument(
-        "--train", type=Path, metavar="FILE", help="training conversations, for replay and copying"
+        "--train", type=Path, metavar="FILE", help="training conversations (JSONL), for replay and copying"
     )
     parser.add_argument(
         "--prompted", type=Path, metavar="FILE", help="turns drawn from a prompted base (JSONL)"
     )
-    parser.add_argument("--n", type=int, help="conversations, sources in equal parts (200; --quick 60)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--language", default="en", help="language of the user turns; `any` keeps all (en)")
     parser.add_argument(
-        "--quick", action="store_true", help="60 conversations, users and metrics that they can power"
+        "--n", type=int, help="conversations, equally many per source (default: 200, with --quick 60)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices (default: 0)")
+    parser.add_argument(
+        "--language", default="en", help="language of the user turns; `any` keeps all (default: en)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="60 conversations, with the users and metrics that need few"
     )
     parser.add_argument("--out", type=Path, required=True, help="directory for report.json, .md and .html")
-    parser.add_argument("--json", action="store_true", help="report.json on stdout as well")
-    parser.add_argument("--json-out", metavar="FILE")
+    parser.add_argument("--json", action="store_true", help="print report.json on stdout")
+    parser.add_argument("--json-out", metavar="FILE", help="write report.json to FILE as well")
 
 
 def run(args: argparse.Namespace) -> int:
-    from eval.next_turn.metric_vector import instruments
-    from eval.next_turn.selftest.detection import sample, self_test
+    from eval.next_turn.selftest.detection import self_test
     from eval.next_turn.selftest.selftest_page import headline, terminal, write_selftest
+    from eval.next_turn.selftest.selftest_sample import sample
+    from eval.next_turn.selftest_instruments import instruments
 
     config = config_of(args.quick, n=args.n, seed=args.seed, language=args.language)
     human = [c for path in args.human for c in load_conversations(path)]
@@ -61,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def config_of(quick: bool, *, n: int | None, seed: int, language: str) -> SelfTestConfig:
-    """The settings of the command line, over those of --quick."""
+    """Returns the settings of the command line, which override those of --quick."""
     from eval.next_turn.selftest.detection import QUICK
     from eval.next_turn.selftest.selftest_record import SelfTestConfig
 

@@ -1,1 +1,1 @@
-"""A User LM beside the version before it, on held-out people: `usersim eval versions`."""
+"""Comparison of a User LM with its previous version on held-out people: `usersim eval versions`."""

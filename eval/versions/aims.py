@@ -1,4 +1,4 @@
-"""Aims: numbers with intervals, each beside what it was meant to reach, from a TOML table of key → rule."""
+"""Targets ("aims") for measured numbers, read from a TOML table of key → rule, and their check."""
 
 from __future__ import annotations
 
@@ -13,45 +13,51 @@ from usersim.stats.estimates import Z95, Estimate
 from usersim.types import Record
 
 RULE = re.compile(r"(?P<part>value|low|high|abs)? ?(?P<sign><=|>=|<|>) ?(?P<bound>-?\d+(?:\.\d+)?)")
-"""`<= 0.88` (of the value), `low > 0` (of an end of the interval), `abs <= 0.1` (of the value's size)."""
+"""Grammar of a rule: `<= 0.88` (value), `low > 0` (end of the interval), `abs <= 0.1` (absolute value)."""
 
 
 class Aim(Record):
-    """One number of a version of a model."""
+    """A measured number of a model version, with its target."""
 
     value: float
     low: float
     high: float
     n: int
-    """People, or conversations, or pairs: the clusters of the interval."""
+    """Number of clusters of the interval: people, conversations or pairs."""
     aim: str | None = None
-    """None: reported without an aim."""
+    """Rule; None: reported without a target."""
     met: bool | None = None
 
 
 def read_aims(path: Path) -> dict[str, str]:
-    """Rules by key.
+    """Reads the table `[aims]` of a TOML file; returns rules by key.
 
     Raises:
-        ConfigError: The file cannot be read, or a rule is none.
+        ConfigError: The file cannot be read, or a rule does not follow the grammar.
     """
     try:
         rules = tomllib.loads(path.read_text(encoding="utf-8"))["aims"]
     except (OSError, tomllib.TOMLDecodeError, KeyError) as error:
-        raise ConfigError(f"{path}: no table [aims] of key = rule ({error})") from error
+        raise ConfigError(f"{path}: the table [aims] of key = rule cannot be read ({error})") from error
     for key, rule in rules.items():
         if not isinstance(rule, str) or not RULE.fullmatch(rule):
             raise ConfigError(
-                f"{path}: {key} = {rule!r} is no rule; write `<= 0.88`, `low > 0` or `abs <= 0.1`"
+                f"{path}: {key} = {rule!r} is not a rule; write `<= 0.88`, `low > 0` or `abs <= 0.1`"
             )
     return dict(rules)
 
 
-def judged(numbers: Mapping[str, Estimate], rules: Mapping[str, str]) -> dict[str, Aim]:
-    """Every number beside its aim. Raises ConfigError for an aim whose number was not measured."""
+def check_aims(numbers: Mapping[str, Estimate], rules: Mapping[str, str]) -> dict[str, Aim]:
+    """Returns every number with its target and the verdict.
+
+    Raises:
+        ConfigError: A rule names a number that was not measured.
+    """
     missing = [key for key in rules if key not in numbers]
     if missing:
-        raise ConfigError(f"aims without a number: {', '.join(missing)}; measured are {', '.join(numbers)}")
+        raise ConfigError(
+            f"aims for numbers that were not measured: {', '.join(missing)}; measured: {', '.join(numbers)}"
+        )
     return {
         key: Aim(
             **{name: round(getattr(number, name), 5) for name in ("value", "low", "high")},
@@ -64,10 +70,10 @@ def judged(numbers: Mapping[str, Estimate], rules: Mapping[str, str]) -> dict[st
 
 
 def is_met(number: Estimate, rule: str) -> bool:
-    """Whether a number fulfils a rule of `RULE`."""
+    """Returns True if the number satisfies the rule (grammar: `RULE`)."""
     match = RULE.fullmatch(rule)
     if match is None:
-        raise ConfigError(f"{rule!r} is no rule")
+        raise ConfigError(f"{rule!r} is not a rule; write `<= 0.88`, `low > 0` or `abs <= 0.1`")
     part, bound = match["part"] or "value", float(match["bound"])
     measured = abs(number.value) if part == "abs" else float(getattr(number, part))
     return {
@@ -79,13 +85,16 @@ def is_met(number: Estimate, rule: str) -> bool:
 
 
 def ratio(numerator: Estimate, denominator: Estimate, offset: float = 0.0) -> Estimate:
-    """(numerator - offset) / (denominator - offset), with an interval by the delta method.
+    """Returns (numerator - offset) / (denominator - offset), with an interval by the delta method.
 
-    Both are taken for independent. Measured at the same prefixes they rise and fall together: the interval is too wide.
+    Both are treated as independent. Measured at the same prefixes they are correlated; then the interval is too wide.
+
+    Raises:
+        ConfigError: The denominator minus the offset is not positive.
     """
     above, below = numerator.value - offset, denominator.value - offset
     if below <= 0:
-        raise ConfigError(f"a ratio over {below:.3g} says nothing")
+        raise ConfigError(f"the denominator of a ratio is {below:.3g}; it must be positive")
     errors = [(number.high - number.low) / 2 / Z95 for number in (numerator, denominator)]
     value = above / below
     half = Z95 * math.hypot(errors[0] / below, value * errors[1] / below)

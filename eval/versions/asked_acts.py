@@ -1,7 +1,7 @@
-"""Acts that a User LM is asked for: does the turn do what was asked, and is it as fluent as one that was not asked?
+"""Obedience to requested user acts, and fluency of such turns beside turns without a request.
 
-A model that was trained to be told acts (`acts` in `userlm.json`) draws a turn for each act, and one without, at
-people's prefixes. Whether the act is seen is decided by rules other than those that labelled the training turns
+A model trained with acts (`acts` in `userlm.json`) draws a turn for each act, and one without an act, at human
+prefixes. The rules that detect an act differ from those that labelled the training turns
 (`usersim.text.user_acts.act_of`): a shared rule would only show that the model learnt the rule.
 """
 
@@ -25,7 +25,7 @@ from usersim.types import UserProfile, UserTurn
 from usersim.users.userlm import UserLM
 
 FREE = "free"
-"""Key of the turns that no act was asked for."""
+"""Key of the turns without a requested act."""
 
 QUESTION_WORDS = re.compile(
     r"(?:^|[.!,;]\s*)(?:\w+\W+){0,2}(?:what|how|why|when|where|which|who|whose|whats|hows|can|could|would|will|is|are|"
@@ -46,12 +46,12 @@ REQUEST_OPENINGS = re.compile(
 
 
 def is_seen(act: Act, prefix: Prefix, text: str) -> bool:
-    """True where the turn does what was asked, by rules that did not label the training turns.
+    """Returns True if the turn performs the act, by rules that did not label the training turns.
 
     Args:
-        act: The act that was asked for.
-        prefix: What the turn replies to.
-        text: The turn.
+        act: Requested act.
+        prefix: Prefix that the turn replies to.
+        text: Text of the turn.
     """
     plain = " ".join(text.replace("’", "'").split()).lower()  # noqa: RUF001
     first = re.split(r"(?<=[.!?])\s|\n", plain, maxsplit=1)[0][:200]
@@ -63,7 +63,7 @@ def is_seen(act: Act, prefix: Prefix, text: str) -> bool:
         return DISSENT.search(first) is not None
     if act == "corrects":
         return OWN_WORDS.search(first) is not None
-    # An answer states something: it is no question and no request, or takes up words of what was asked.
+    # An answer is a statement, not a question or a request. A long one must share words with the question.
     question = (prefix.answer or "")[-200:]
     if plain.endswith("?") or REQUEST_OPENINGS.match(plain):
         return False
@@ -71,11 +71,11 @@ def is_seen(act: Act, prefix: Prefix, text: str) -> bool:
 
 
 def askable(act: Act, prefix: Prefix) -> bool:
-    """Only where the assistant asked something can a person answer it."""
+    """Returns True if the act is possible at the prefix: `answers` needs a question of the assistant."""
     return prefix.answer is not None and (act != "answers" or "?" in prefix.answer[-200:])
 
 
-def draw_asked(
+def draw_acts(
     user: UserLM,
     prefixes: Sequence[Prefix],
     journal: DrawJournal,
@@ -83,14 +83,19 @@ def draw_asked(
     concurrency: int = 48,
     done: Callable[[], None] | None = None,
 ) -> dict[str, dict[str, str]]:
-    """Turns by act (`FREE` for none asked) and prefix id; the end is banned, so that every prefix has one.
+    """Draws a turn for each act and one without, at each prefix where the act is possible.
+
+    The end of the conversation is banned, so every request returns a turn. An interrupted run resumes.
 
     Args:
-        user: A User LM that was trained to be told acts.
+        user: User LM trained with acts.
         prefixes: Prefixes from the second user turn on.
-        journal: Turns already drawn; an interrupted run goes on where it stopped.
-        concurrency: Requests under way at a time.
+        journal: Turns on disk.
+        concurrency: Maximum number of concurrent requests.
         done: Called after every turn.
+
+    Returns:
+        Texts by act (`FREE`: no act) and prefix id.
     """
     return asyncio.run(_draw_all(user, prefixes, journal, concurrency, done))
 
@@ -102,12 +107,12 @@ async def _draw_all(
     concurrency: int,
     done: Callable[[], None] | None,
 ) -> dict[str, dict[str, str]]:
-    gate = asyncio.Semaphore(concurrency)
+    slots = asyncio.Semaphore(concurrency)
     texts: dict[str, dict[str, str]] = {name: {} for name in (FREE, *ACTS)}
 
     async def one(act: Act | None, prefix: Prefix) -> None:
         key = f"{act or FREE} {prefix.id}"
-        async with gate:
+        async with slots:
             turn: UserTurn | None = journal.turns.get(key)
             if turn is None:
                 completions = await user.sample(
@@ -130,26 +135,29 @@ async def _draw_all(
 
 
 def seen_share(act: Act, prefixes: Sequence[Prefix], texts: Mapping[str, str]) -> Estimate:
-    """Share of the turns that do what was asked, over the prefixes with a turn and where it could be asked."""
+    """Share of turns that perform the act, over prefixes that have a turn and where the act is possible."""
     places = [prefix for prefix in prefixes if prefix.id in texts and askable(act, prefix)]
     values = Values.of([float(is_seen(act, prefix, texts[prefix.id])) for prefix in places])
     return estimate(ClusterSums.of(values, [prefix.cluster for prefix in places]), is_share=True)
 
 
 def paired(
-    prefixes: Sequence[Prefix], asked: Sequence[tuple[Sequence[int], Values]], free: Values
+    prefixes: Sequence[Prefix], act_values: Sequence[tuple[Sequence[int], Values]], free: Values
 ) -> tuple[ClusterSums, ClusterSums]:
-    """Sums of a metric over the asked turns of all acts, and over the free turns at the same prefixes.
+    """Sums of a metric over turns with a requested act, and over turns without one at the same prefixes.
 
     Args:
-        prefixes: Prefixes with a free turn.
-        asked: For each act, places in `prefixes` and the metric's values there.
-        free: The metric of the free turns at all prefixes.
+        prefixes: Prefixes with a turn without an act.
+        act_values: For each act: indices into `prefixes`, values there.
+        free: Values of the turns without an act, at all prefixes.
+
+    Returns:
+        (sums with an act, sums without), over the same clusters.
     """
-    rows = np.array([i for places, _ in asked for i in places], dtype=np.int64)
+    rows = np.array([i for places, _ in act_values for i in places], dtype=np.int64)
     together = Values(
-        np.concatenate([values.numerator_P for _, values in asked]),
-        np.concatenate([values.denominator_P for _, values in asked]),
+        np.concatenate([values.numerator_P for _, values in act_values]),
+        np.concatenate([values.denominator_P for _, values in act_values]),
     )
     clusters = [prefixes[i].cluster for i in rows]
     own = Values(free.numerator_P[rows], free.denominator_P[rows])

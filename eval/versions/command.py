@@ -1,4 +1,4 @@
-"""`usersim eval versions`: a User LM beside the version before it, on held-out people, with aims."""
+"""Command `usersim eval versions`: compares a User LM with its previous version on held-out people."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ Track = Callable[[str, int], Callable[[], None]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="the new version: a name, a run or a folder")
-    parser.add_argument("--before", required=True, metavar="MODEL", help="the version before it")
+    parser.add_argument("model", help="new version: a name, a run directory or a User LM folder")
+    parser.add_argument("--before", required=True, metavar="MODEL", help="previous version")
     parser.add_argument(
         "--human",
         type=Path,
         action="append",
         required=True,
         metavar="FILE",
-        help="held-out people; repeat for more",
+        help="held-out human conversations (JSONL); may be repeated",
     )
     parser.add_argument(
         "--train",
@@ -44,41 +44,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="training conversations of either version; such people are left out; repeat for more",
+        help="training conversations of either version; their people are excluded; may be repeated",
     )
-    parser.add_argument("--limit", type=int, default=300, help="conversations, sources in equal parts (300)")
-    parser.add_argument("--aims", type=Path, metavar="TOML", help="table [aims] of key = rule")
     parser.add_argument(
-        "--next-turn", type=Path, metavar="JSON", help="report of `eval next-turn` over both versions"
+        "--limit", type=int, default=300, help="conversations, equally many per source (default: 300)"
     )
-    parser.add_argument("--next-turn-names", nargs=2, default=("new", "before"), metavar="NAME")
+    parser.add_argument("--aims", type=Path, metavar="TOML", help="targets: a table [aims] of key = rule")
+    parser.add_argument(
+        "--next-turn", type=Path, metavar="JSON", help="report of `eval next-turn` on both versions"
+    )
+    parser.add_argument(
+        "--next-turn-names",
+        nargs=2,
+        default=("new", "before"),
+        metavar="NAME",
+        help="names of the new and the previous version in that report (default: new before)",
+    )
     parser.add_argument(
         "--model-report", type=Path, metavar="JSON", help="report of `eval model` on the new version"
     )
     parser.add_argument(
-        "--acts", type=int, default=0, help="prefixes that each act is asked for at (0: none)"
+        "--acts", type=int, default=0, help="prefixes at which each act is requested (default: 0, none)"
     )
     parser.add_argument(
-        "--engine", metavar="URL", help="a vLLM server of the new version; else in this process"
+        "--engine", metavar="URL", help="vLLM server of the new version (default: load it in this process)"
     )
     parser.add_argument(
-        "--scorer", default=BASE_NAME, help=f"language model of fluency and coherence ({BASE_NAME})"
+        "--scorer",
+        default=BASE_NAME,
+        help=f"language model for fluency and coherence (default: {BASE_NAME})",
     )
     parser.add_argument("--out", type=Path, required=True, help="directory of scores and drawn turns")
-    parser.add_argument("--language", default="en", help="of the user turns; `any` keeps all (en)")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--markdown", type=Path, metavar="FILE", help="write the table for a model card there"
+        "--language", default="en", help="language of the user turns; `any` keeps all (default: en)"
     )
-    parser.add_argument("--json", action="store_true", help="aims as JSON on stdout")
-    parser.add_argument("--json-out", metavar="FILE")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices (default: 0)")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write a table for a model card to FILE"
+    )
+    parser.add_argument("--json", action="store_true", help="print the numbers and targets as JSON on stdout")
+    parser.add_argument("--json-out", metavar="FILE", help="write the numbers and targets as JSON to FILE")
     parser.set_defaults(with_goal=True)
 
 
 def run(args: argparse.Namespace) -> int:
     from eval.next_turn.command import human_side
     from eval.next_turn.prefixes import prefixes_of
-    from eval.versions.aims import judged, read_aims
+    from eval.versions.aims import check_aims, read_aims
     from eval.versions.aims_table import markdown
     from eval.versions.reports import model_numbers, next_turn_numbers
 
@@ -108,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
             numbers |= model_numbers(args.model_report)
         if args.acts:
             numbers |= _acts(args, prefixes, track)
-    aims = judged(numbers, rules)
+    aims = check_aims(numbers, rules)
     console.print(_table(aims))
     if args.markdown:
         with atomic_writer(args.markdown) as stream:
@@ -198,7 +210,7 @@ def _acts(args: argparse.Namespace, prefixes: Sequence[Prefix], track: Track) ->
     path = resolve(args.model)
     renderer = Renderer.from_pretrained(path)
     if not renderer.settings.acts:
-        raise ConfigError(f"{args.model} was not trained to be told acts; leave --acts out")
+        raise ConfigError(f"{args.model} was not trained with acts; run without --acts")
     spoken = [prefix for prefix in prefixes if prefix.text is not None]
     later = [prefix for prefix in spoken if prefix.position >= 2]
     order = rng_for(args.seed, "acts asked for").permutation(len(later))[: args.acts]
@@ -213,9 +225,9 @@ def _acts(args: argparse.Namespace, prefixes: Sequence[Prefix], track: Track) ->
         end=EndPolicy(mode="never"),
         guards=Guards.off().model_copy(update={"empty": True, "attempts": 4}),
     )
-    asked = {act: [p for p in places if asked_acts.askable(act, p)] for act in ACTS}
-    total = len(places) + sum(map(len, asked.values()))
-    texts = asked_acts.draw_asked(user, places, journal, done=track("acts asked for", total))
+    prefixes_by_act = {act: [p for p in places if asked_acts.askable(act, p)] for act in ACTS}
+    total = len(places) + sum(map(len, prefixes_by_act.values()))
+    texts = asked_acts.draw_acts(user, places, journal, done=track("acts asked for", total))
     numbers: dict[str, Estimate] = {}
     for act in ACTS:
         numbers[f"acts.asked.{act}"] = asked_acts.seen_share(act, places, texts[act])
@@ -232,9 +244,9 @@ def _acts(args: argparse.Namespace, prefixes: Sequence[Prefix], track: Track) ->
         sides = []
         for act in ACTS:
             own = [texts[act].get(prefix.id) for prefix in scored]
-            known = [i for i, text in enumerate(own) if text is not None]
-            values = metric.values([scored[i] for i in known], [own[i] or "" for i in known])[key]
-            sides.append((known, values))
+            rows = [i for i, text in enumerate(own) if text is not None]
+            values = metric.values([scored[i] for i in rows], [own[i] or "" for i in rows])[key]
+            sides.append((rows, values))
         sums = asked_acts.paired(scored, sides, free)
         numbers[f"acts.{key}.over_free"] = difference(*sums)
     return numbers

@@ -1,4 +1,4 @@
-"""Leaving under changed goals: skill over the turn number, and how much added facets move P(end) where people left."""
+"""Conversation ends under changed goals: Brier skill of P(end), and its shift when facets are added to the goal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ADDED_FACETS = 2
 def brier_skills(
     prefixes: Sequence[Prefix], scores: Sequence[PrefixScore], *, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Brier skill of P(end) by baseline (constant, turn, facets, both), see `eval.next_turn.metrics.leaving`."""
+    """Brier skill of P(end) by baseline (constant, turn, facets, both); see `eval.next_turn.metrics.leaving`."""
     metrics = LeavingMetrics(prefixes, seed=seed)
     values = metrics.values(as_turns(prefixes, scores))
     return {
@@ -32,7 +32,7 @@ def brier_skills(
 
 
 def as_turns(prefixes: Sequence[Prefix], scores: Sequence[PrefixScore]) -> SimulatedTurns:
-    """P(end) in the form in which the instrument reads it; nothing was drawn."""
+    """Scores as `SimulatedTurns`, the input of the metrics. Only P(end) is real; the text is a placeholder."""
     return SimulatedTurns(
         "model",
         {
@@ -43,7 +43,7 @@ def as_turns(prefixes: Sequence[Prefix], scores: Sequence[PrefixScore]) -> Simul
 
 
 def with_added_facets(prefixes: Sequence[Prefix], unsaid: Unsaid) -> list[Prefix]:
-    """Where people left: the same goal with `ADDED_FACETS` facets more that the person never said.
+    """Prefixes at which people left, with `ADDED_FACETS` facets added to the goal that the person never said.
 
     Prefixes at which the person went on, or whose goal has no facets, are left out.
     """
@@ -60,7 +60,7 @@ def with_added_facets(prefixes: Sequence[Prefix], unsaid: Unsaid) -> list[Prefix
 
 
 def shift(prefixes: Sequence[Prefix], own: Sequence[PrefixScore], added: Sequence[PrefixScore]) -> Estimate:
-    """Mean P(end) with the added facets minus that with the person's own goal, at the same ends."""
+    """Mean P(end) with the added facets minus mean P(end) with the person's own goal, at the same ends."""
     change = [a.end_probability - o.end_probability for o, a in zip(own, added, strict=True)]
     values = Values(np.array(change), np.ones(len(change)))
     return estimate(ClusterSums.of(values, [prefix.cluster for prefix in prefixes]))

@@ -1,4 +1,4 @@
-"""Perplexity of people's turns under two versions of a User LM, on the same tokens, paired by conversation."""
+"""Perplexity ratio of people's turns under two versions of a User LM, on the same tokens, paired by conversation."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from usersim.stats.estimates import Estimate
 def perplexity_ratio(
     prefixes: Sequence[Prefix], scores: Sequence[PrefixScore], before: Sequence[PrefixScore]
 ) -> Estimate:
-    """Perplexity of people's turns under the new version over that under the one before; below 1 is better.
+    """Perplexity of people's turns under the new version divided by that under the previous; below 1 is better.
 
     Args:
-        prefixes: Prefixes at which the persons wrote a turn, or left (no tokens are scored there).
-        scores: Scores of the new version at them.
-        before: Scores of the version before.
+        prefixes: Prefixes at which people wrote a turn or left. No tokens are scored where they left.
+        scores: Scores of the new version at these prefixes.
+        before: Scores of the previous version at these prefixes.
 
     Returns:
-        exp of the paired difference of nats a token, with its cluster-robust 95 % interval; n is people.
+        exp of the paired difference in nats per token, with a cluster-robust 95 % interval; n counts people.
 
     Raises:
-        DataError: The versions scored different tokens: their tokenizers differ.
+        DataError: The versions scored different tokens, because their tokenizers differ.
     """
     if [score.tokens for score in scores] != [score.tokens for score in before]:
         raise DataError("the two versions have different tokenizers; their perplexities cannot be compared")
@@ -45,6 +45,6 @@ def perplexity_ratio(
 
 
 def perplexity(prefixes: Sequence[Prefix], scores: Sequence[PrefixScore]) -> float:
-    """Perplexity per scored token; people with many turns are weighed down as everywhere (`ClusterSums`)."""
+    """Perplexity per scored token. People with many turns are down-weighted (see `ClusterSums`)."""
     values = Values(np.array([s.nats for s in scores]), np.array([float(s.tokens) for s in scores]))
     return math.exp(ClusterSums.of(values, [prefix.cluster for prefix in prefixes]).ratio)

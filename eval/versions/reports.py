@@ -1,4 +1,4 @@
-"""Numbers read from the pages of other evaluations of the same model: `eval next-turn` and `eval model`."""
+"""Readers of report.json of `eval next-turn` and `eval model`: the numbers that have targets."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from usersim.stats.estimates import Estimate
 
 LENGTH_AND_CASE = ("words_per_turn", "lowercase_starts")
 OBEYED = 0.3
-"""Spearman between what was asked for and what was written, from which an attribute counts as obeyed."""
+"""Minimum Spearman correlation between requested and written style at which an attribute counts as obeyed."""
 CHANCE = 0.5
 LATER = "3+"
 
 
 def next_turn_numbers(path: Path, model: str, before: str) -> dict[str, Estimate]:
-    """How far each version is told from people at later turns, and its coherence as a share of people's own.
+    """Detectability of each version at later turns, and its coherence relative to that of people.
 
     Args:
         path: report.json of `eval next-turn` over both versions.
-        model: Name of the new version there.
-        before: Name of the version before.
+        model: Name of the new version in the report.
+        before: Name of the previous version in the report.
+
+    Returns:
+        Estimates by key.
 
     Raises:
         ConfigError: A version is not in the report, or family B was not run.
@@ -37,7 +40,8 @@ def next_turn_numbers(path: Path, model: str, before: str) -> dict[str, Estimate
     key = f"told_apart.b.{LATER}"
     if missing or key not in measured[model]:
         raise ConfigError(
-            f"{path}: lacks {', '.join(missing) or key}; run `eval next-turn --certificate` with both"
+            f"{path}: {', '.join(missing) or key} is missing; "
+            "run `eval next-turn --certificate` with both versions"
         )
     numbers = {
         f"{key}.excess_over_before": ratio(measured[model][key], measured[before][key], CHANCE),
@@ -51,14 +55,16 @@ def next_turn_numbers(path: Path, model: str, before: str) -> dict[str, Estimate
 
 
 def model_numbers(path: Path) -> dict[str, Estimate]:
-    """Obedience to style, the assistant's voice and memorised runs, from report.json of `eval model`.
+    """Style obedience, share of turns in the assistant's voice, and memorised runs, from report.json of `eval model`.
 
     Raises:
-        ConfigError: Turns were not drawn there (`--draws`, `--control`, `--train`).
+        ConfigError: The report has no drawn turns (`--draws`, `--control`, `--train`).
     """
     report = ModelReport.model_validate_json(path.read_text(encoding="utf-8"))
     if report.control is None or report.roles is None or report.memory is None:
-        raise ConfigError(f"{path}: run `eval model` with --draws, --control, --dev and --train")
+        raise ConfigError(
+            f"{path}: tables are missing; run `eval model` with --draws, --control, --dev and --train"
+        )
     style = {one.attribute: one.spearman for one in report.control.attributes}
     others = [spearman for name, spearman in style.items() if name not in LENGTH_AND_CASE]
     model = next(name for name in report.roles.speakers if name != "people")

@@ -1,8 +1,8 @@
-"""Likelihood of people's turns and P(end) under a User LM, turn by turn, on tokens that any two versions share.
+"""Teacher-forced likelihood of people's turns and P(end) under a User LM, on tokens that two versions share.
 
-Scored are the first `HEAD_TOKENS` of each turn of the person, without the end of the turn. The context is what the
-model is served with: its own `userlm.json` says how much of each message it reads. So two models with different limits
-are scored on identical tokens (they need the same tokenizer) and each reads as much as it would in use.
+The first `HEAD_TOKENS` of each user turn are scored, without the end of the turn. Each model reads the context it is
+served with: its `userlm.json` limits how much of each message is read. So two models with different limits are
+scored on identical tokens. They need the same tokenizer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from usersim.types import UserProfile
 from usersim.weights.default_model import resolve
 
 HEAD_TOKENS = 160
-"""Tokens of a turn that are scored."""
+"""Maximum number of scored tokens of a turn."""
 
 
 @dataclass(frozen=True)
@@ -42,47 +42,56 @@ class PrefixScore:
 
 
 class TeacherForcedScorer:
-    """Scores prefixes of one conversation after another; what two prompts share is computed once.
+    """Teacher-forced scorer of prefixes, with a KV cache for the tokens that consecutive prompts share.
 
     Args:
         model: Causal LM with the adapter merged.
         renderer: Renderer of that model.
-        identity: Everything that its scores depend on.
-        cache: Scores on disk; an interrupted run goes on where it stopped.
+        identity: Cache keys: everything that the scores depend on.
+        cache: Scores on disk; an interrupted run resumes from them.
     """
 
     def __init__(
-        self, model: Any, renderer: Renderer, *, identity: dict[str, str], cache: AnswerCache
+        self, model: Any, renderer: Renderer, *, cache_keys: dict[str, str], cache: AnswerCache
     ) -> None:
         self.model, self.renderer = model, renderer
-        self._identity, self._cache = identity, cache
+        self._cache_keys, self._cache = cache_keys, cache
         self._keys: Any = None
         self._cached_ids: list[int] = []
 
     @classmethod
     def from_pretrained(cls, source: str, folder: Path) -> Self:
-        """Raises ConfigError or BackendError where `source` is no User LM."""
+        """Loads a User LM.
+
+        Args:
+            source: Name, run directory or folder of a User LM.
+            folder: Folder of the cached scores.
+
+        Raises:
+            ConfigError: `source` is not a User LM.
+            BackendError: The weights cannot be loaded.
+        """
         path = resolve(source)
         renderer = Renderer.from_pretrained(path)
         calibration = renderer.settings.calibration
-        identity = {
+        cache_keys = {
             "weights": weights_hash(path),
             "render": renderer.fingerprint,
             "calibration": calibration.model_dump_json() if calibration else "",
             "head_tokens": str(HEAD_TOKENS),
         }
-        return cls(load_causal_lm(path, None), renderer, identity=identity, cache=AnswerCache(folder))
+        return cls(load_causal_lm(path, None), renderer, cache_keys=cache_keys, cache=AnswerCache(folder))
 
     def target_ids(self, text: str) -> list[int]:
         """Scored tokens of a turn."""
         return self.renderer.encode(text.strip())[:HEAD_TOKENS]
 
     def score(self, prefix: Prefix) -> PrefixScore:
-        """Score of the person's next turn under the prefix's goal, no persona."""
+        """Returns the score of the person's next turn under the prefix's goal, without a persona."""
         profile = UserProfile(goal=prefix.goal)
         key = key_of(
             {
-                **self._identity,
+                **self._cache_keys,
                 "profile": profile.model_dump(),
                 "history": [turn.model_dump() for turn in prefix.history],
                 "text": prefix.text,
@@ -90,12 +99,12 @@ class TeacherForcedScorer:
         )
         stored = self._cache.get(key)
         if stored is None:
-            stored = asdict(self._computed(prefix, profile))
+            stored = asdict(self._compute(prefix, profile))
             self._cache.put(key, stored)
         return PrefixScore(**stored)
 
     @torch.inference_mode()
-    def _computed(self, prefix: Prefix, profile: UserProfile) -> PrefixScore:
+    def _compute(self, prefix: Prefix, profile: UserProfile) -> PrefixScore:
         prompt = self._prompt(prefix, profile)
         target = self.target_ids(prefix.text) if prefix.text else []
         logprobs_TV = self._logprobs(prompt, target)
@@ -107,7 +116,7 @@ class TeacherForcedScorer:
         return PrefixScore(nats, len(target), settings.end_probability(raw, user_turns=user_turns))
 
     def _prompt(self, prefix: Prefix, profile: UserProfile) -> list[int]:
-        """The oldest exchanges are dropped where the context window is full."""
+        """Prompt ids; the oldest exchanges are dropped if the context window is full."""
         from usersim.errors import ContextOverflowError
 
         history: Sequence[Any] = prefix.history
@@ -120,7 +129,7 @@ class TeacherForcedScorer:
                 history = history[2:]
 
     def _logprobs(self, prompt: list[int], target: list[int]) -> Any:
-        """Log-probabilities (max(1, len(target)), V) of each token of `target` and its rivals, in fp32."""
+        """Log-probabilities over the vocabulary at each token of `target`, fp32, (max(1, len(target)), V)."""
         ids = prompt + target[:-1]
         shared = next(
             (i for i, (a, b) in enumerate(zip(self._cached_ids, ids, strict=False)) if a != b),

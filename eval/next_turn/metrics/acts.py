@@ -1,8 +1,7 @@
-"""Acts: objections, answers to what was asked, thanks, and turns in the assistant's voice. English, by rules.
+"""User acts: objections, answers to questions, thanks, and turns in the assistant's voice. English, by rules.
 
-Objections are those of `usersim.text.user_acts`, acts of the assistant those of
-`eval.fidelity.samples.events`. The voice is a classifier, fitted on the people's conversations and applied to
-those that it has not seen.
+Objections follow `usersim.text.user_acts`, acts of the assistant `eval.fidelity.samples.events`. The voice is a
+classifier that is cross-fitted on people's conversations.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from eval.fidelity.metrics.texts.folds import grouped_folds
 from eval.fidelity.metrics.texts.lexical import REMEMBERED, stems
 from eval.fidelity.samples.events import END, SENTENCE, AssistantAct, Exchange, assistant_acts
 from eval.fidelity.samples.matching import person_of
-from eval.next_turn.metrics.discriminators import ngram_rows
-from eval.next_turn.metrics.values import Metric, MetricSpec, Positions, Values
+from eval.next_turn.metrics.discriminator_features import ngram_rows
+from eval.next_turn.metrics.values import MetricSpec, Positions, TurnMetric, Values
 from eval.next_turn.prefixes import Prefix
 from usersim.errors import DataError
 from usersim.stats.estimates import Ints, rng_for
@@ -32,14 +31,15 @@ from usersim.types import Conversation
 
 VOICE_FOLDS = 5
 LEAST_CONVERSATIONS = 5 * VOICE_FOLDS
-"""Conversations of people below which no voice is learnt."""
+"""Minimum number of conversations of people to train the voice classifier."""
 FALSE_ALARMS = 0.05
-"""Share of people's turns taken for the assistant's. At one in a hundred what people paste sets the threshold, and
-a twelfth of single sentences of answers lie above it; at one in twenty three fifths do."""
+"""Share of people's turns classified as the assistant's. At 0.01 pasted text sets the threshold, and only a twelfth of
+single sentences of answers lie above it. At 0.05 three fifths do.
+"""
 LEAST_SENTENCE = 5
-"""Words of a sentence of an answer that is learnt from."""
+"""Minimum words of a sentence of an answer that is used for training."""
 THANKED_WITHIN = 120
-"""Characters from either end of a turn in which people thank."""
+"""Number of characters at either end of a turn that is searched for thanks."""
 NOTE = r"(?:notes?|letters?|cards?|e-?mails?|messages?|speech|gifts?|page|post)\b"
 THANKS = re.compile(
     rf"\bthank(?:s|\s?(?:you|u|ya))\b(?![- ]{NOTE})|\b(?:thx|thnx|thanx|thankx|tnx|tks|tysm|tyvm|thanku)\b"
@@ -78,15 +78,15 @@ SPECS = (
 VOICE_SPEC = _share("voice", "taken for the assistant's", "all")
 
 
-class Acts(Metric):
-    """Shares of turns that do something; conditional ones are defined after the assistant's act alone."""
+class Acts(TurnMetric):
+    """Shares of turns that perform an act. Conditional ones are defined only after the matching assistant act.
+
+    Args:
+        people: Conversations for the voice classifier, the evaluated ones included; None: no `acts.voice`.
+        seed: Seed of the folds.
+    """
 
     def __init__(self, people: Sequence[Conversation] | None = None, *, seed: int = 0) -> None:
-        """
-        Args:
-            people: Conversations of people that the voices are learnt from, the evaluated ones among them; None
-                leaves `acts.voice` undefined.
-        """
         self._voices = None if people is None else Voices(people, seed=seed)
 
     @property
@@ -102,14 +102,14 @@ class Acts(Metric):
 
 
 class Voices:
-    """Classifiers of who is speaking (n-grams of characters, words and word classes; logistic regression).
+    """Speaker classifiers (n-grams of characters, words and word classes; logistic regression).
 
-    Cross-fitted by person: each is applied to one fold, fitted on three, and taken for the assistant's is what scores
-    above `FALSE_ALARMS` of the people's turns in the remaining one.
+    Cross-fitted by person: each is fitted on three folds, its threshold is set on a fourth, and it is applied to the
+    fifth. A turn is classified as the assistant's if it scores above `FALSE_ALARMS` of people's turns.
     """
 
     def __init__(self, people: Sequence[Conversation], *, seed: int = 0) -> None:
-        """Raises DataError for fewer than 25 conversations or 5 people."""
+        """Fits the classifiers. Raises DataError for fewer than 25 conversations or 5 people."""
         persons = [person_of(conversation) for conversation in people]
         if len(people) < LEAST_CONVERSATIONS or len(set(persons)) < VOICE_FOLDS:
             raise DataError(
@@ -127,7 +127,7 @@ class Voices:
             self._models.append(_voice(training_part, parts[nearby], rng))
 
     def is_assistant(self, prefixes: Sequence[Prefix], texts: Sequence[str]) -> NDArray[np.bool_]:
-        """One flag a text, by the classifier that has not seen the prefix's person."""
+        """Returns one flag per text, by the classifier that was not fitted on the prefix's person."""
         fold_P: Ints = np.array([self._fold_of.get(prefix.cluster, 0) for prefix in prefixes], dtype=np.int64)
         flags = np.zeros(len(texts), dtype=bool)
         rows = ngram_rows(texts)
@@ -141,7 +141,7 @@ class Voices:
 def _voice(
     training: Sequence[Conversation], nearby: Sequence[Conversation], rng: np.random.Generator
 ) -> tuple[Any, float]:
-    """(classifier, threshold): beginnings and single sentences of answers against people's turns."""
+    """Fits (classifier, threshold): beginnings and single sentences of answers against people's turns."""
     own, assistant_texts = (_texts(training, role) for role in ("user", "assistant"))
     lengths = [len(text.split()) for text in own]
     # Length must not give the speaker away.
@@ -163,7 +163,7 @@ def _texts(conversations: Sequence[Conversation], role: str) -> list[str]:
 
 
 def thanks(text: str) -> bool:
-    """Thanks or says that it was helpful, near the beginning or the end of the prose."""
+    """Returns True if the turn thanks or calls the answer helpful, near the beginning or the end of its prose."""
     prose = " ".join(split(text).prose.replace("’", "'").split())  # noqa: RUF001
     if THANKS.search(prose[:THANKED_WITHIN]):
         return True
@@ -173,9 +173,9 @@ def thanks(text: str) -> bool:
 
 
 def answers(prefix: Prefix, text: str) -> bool | None:
-    """Answers the question or request that the assistant's last message ends with; None where it asked nothing.
+    """Returns True if the turn answers the question or request at the end of the last message; None without one.
 
-    An answer begins like one ("yes", "I", "it's"), takes up a content word of the question, or is neither a
+    An answer begins like one ("yes", "I", "it's"), or contains a content word of the question, or is neither a
     request, an objection, a question back nor a change of subject.
     """
     if prefix.answer is None or "asks" not in _assistant_acts(prefix):
@@ -210,7 +210,7 @@ def _acts_of(answer: str, was_corrected: bool) -> frozenset[AssistantAct]:
 
 
 def _question(answer: str) -> str:
-    """The end of an answer, where it asks."""
+    """Last part of an answer, if it asks something."""
     return answer[-END:].partition(" ")[2] if len(answer) > END else answer
 
 

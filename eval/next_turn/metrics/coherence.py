@@ -1,7 +1,7 @@
-"""Coherence of a turn with its own history, last answer and goal, by contrast with those of another conversation.
+"""Coherence of a turn with its own history, last answer and goal, as a contrast with another conversation's.
 
-0 is a user that does not listen: its turn fits any conversation equally well. Above people's value stand users that
-repeat what they were told. Two unrelated scorers measure every contrast, because a claim needs both.
+0 means that the turn fits any conversation equally well. Values above people's come from simulators that repeat the
+context. Two unrelated scorers measure every contrast, because a claim needs both.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.next_turn.metrics.language_model import ChatRendering, LanguageModelScorer, Progress, TurnContext
-from eval.next_turn.metrics.values import Metric, MetricSpec, Positions, Values, at_positions
+from eval.next_turn.metrics.chat_contexts import ChatRendering, TurnContext
+from eval.next_turn.metrics.language_model import LanguageModelScorer, Progress
+from eval.next_turn.metrics.values import MetricSpec, Positions, TurnMetric, Values, at_positions
 from eval.next_turn.prefixes import Prefix, language_model_prefixes
 from usersim.rendering.conditioning import describe
 from usersim.stats.estimates import Floats
@@ -26,24 +27,26 @@ Part = Literal["history", "answer", "goal"]
 Embed = Callable[[Sequence[str]], NDArray[Any]]
 
 PARTS: dict[Part, Positions] = {"history": "2+", "answer": "2+", "goal": "all"}
-"""Parts of the context that a turn is held against, and the user turns at which each exists."""
+"""Parts of the context, and the user turns at which each exists."""
 LABELS = {"history": "the history", "answer": "the last answer", "goal": "the goal"}
 MOST_NATS = 50.0
-"""Bound on the contrast of one turn under a language model, either way.
+"""Bound on the absolute contrast of one turn under a language model, in nats.
 
-A long paste that quotes the history differs by hundreds of nats from one that does not, and a mean over a few hundred
-turns is then about those few.
+A long paste that quotes the history differs by hundreds of nats from one that does not. Without the bound such turns
+would dominate a mean over a few hundred turns.
 """
 
 
 @dataclass(frozen=True)
 class Contexts:
-    """The other conversation of every prefix, the same for people and all simulators.
+    """Other conversation of every prefix, the same for people and all simulators.
 
     Attributes:
-        histories: By prefix id, a prefix of another person at a like position. It is of the same source where possible.
-        goals: By prefix id, the goal of another person. It is of the same source where possible.
-        scored: Ids of the prefixes at which language models are asked.
+        histories: By prefix id: a prefix of another person at a similar position.
+        goals: By prefix id: the goal of another person.
+        scored: Ids of the prefixes that language models score.
+
+    Other conversations are of the same source if possible.
     """
 
     histories: Mapping[str, Prefix]
@@ -52,7 +55,7 @@ class Contexts:
 
     @classmethod
     def of(cls, prefixes: Sequence[Prefix], seed: int, per_conversation: int = 3) -> Contexts:
-        """Draws them for these prefixes, at most `per_conversation` of which language models see."""
+        """Draws the other conversations; language models score at most `per_conversation` prefixes of each."""
         costly = language_model_prefixes(prefixes, seed, per_conversation)
         histories = {
             # Among themselves where that is possible: a context then serves as own and as another's history.
@@ -73,21 +76,21 @@ class Contexts:
         return prefix.id in (self.goals if part == "goal" else self.histories)
 
     def other_history(self, part: Part, prefix: Prefix) -> tuple[Turn, ...]:
-        """The other conversation's whole history, or the own one that ends with the other's last answer."""
+        """Returns the other conversation's history, or the own history with the other's last answer."""
         other = self.histories[prefix.id].history
         return other if part == "history" else (*prefix.history[:-1], other[-1])
 
 
-class Coherence(Metric):
+class Coherence(TurnMetric):
     """Contrasts `coherence.{history,answer,goal}.{lm,embedding}`.
 
-    `lm`: log p(turn | own) - log p(turn | other) in nats a turn, within `MOST_NATS` of 0. `embedding`: cosine of the
-    turn with its own minus that with the other's; a history is the mean vector of its turns.
+    `lm`: log p(turn | own) - log p(turn | other) in nats per turn, clipped to ±`MOST_NATS`. `embedding`: cosine of the
+    turn with its own context minus cosine with the other; a history is the mean vector of its turns.
 
     Args:
-        scorer: Language model; None leaves its numbers out.
-        contexts: The other conversations, drawn once.
-        embedding: Unit vectors of texts; None leaves its numbers out.
+        scorer: Language model; None skips its metrics.
+        contexts: Other conversations.
+        embedding: Unit vectors of texts; None skips its metrics.
     """
 
     def __init__(
@@ -119,9 +122,9 @@ class Coherence(Metric):
         texts: Mapping[str, Sequence[str]],
         progress: Progress | None = None,
     ) -> None:
-        """Scores the texts of all speakers together under the language model, each context being read once.
+        """Scores the texts of all speakers under the language model; each context is read once.
 
-        Includes what `fluency.lm` needs. `values` then computes nothing.
+        Includes the scores that `fluency.lm` needs. `values` then reads cached scores.
         """
         if self.scorer is not None:
             pairs = [
@@ -143,7 +146,7 @@ class Coherence(Metric):
         return values
 
     def own_context(self, prefix: Prefix) -> TurnContext:
-        """The history of a prefix as the language model reads it; at position 1 nothing but the header of a turn."""
+        """Returns the history of a prefix as context; at position 1 only the header of a user turn."""
         return self._render("own history", prefix, lambda r: r.history(prefix.history))
 
     def _scorers(self) -> list[str]:
@@ -152,7 +155,7 @@ class Coherence(Metric):
         ]
 
     def _contexts(self, prefix: Prefix) -> Iterable[TurnContext]:
-        """All that a turn at this prefix is scored in."""
+        """All contexts in which a turn at this prefix is scored."""
         if prefix.id in self.contexts.scored:
             yield self.own_context(prefix)
             for part in PARTS:
@@ -160,7 +163,7 @@ class Coherence(Metric):
                     yield from self._pair(part, prefix)
 
     def _pair(self, part: Part, prefix: Prefix) -> tuple[TurnContext, TurnContext]:
-        """(own, other)."""
+        """(own context, other context)."""
         if part != "goal":
             other = self._render(part, prefix, lambda r: r.history(self.contexts.other_history(part, prefix)))
             return self.own_context(prefix), other
@@ -242,11 +245,11 @@ def _digest(text: str) -> str:
 
 
 def _partners(prefixes: Sequence[Prefix], seed: int, purpose: str) -> dict[str, Prefix]:
-    """Another person's prefix at a like position for each; of the same source where there is one.
+    """Prefix of another person at a similar position for each prefix, of the same source if possible.
 
-    The prefixes of a source stand in a ring in which neighbours have like positions, and each takes the next that is
-    another person's. One without any other person has none. The order depends on the prefixes' ids, so that a source
-    measured alone or with others keeps its partners, and with them its scores.
+    The prefixes of a source form a ring in which neighbours have similar positions. Each takes the next one of another
+    person; without another person it has none. The order depends only on the prefixes' ids. So a source keeps its
+    partners, and their cached scores, whether it is measured alone or with others.
     """
     partners: dict[str, Prefix] = {}
     order = sorted(prefixes, key=lambda prefix: (prefix.position, _digest(f"{seed} {purpose} {prefix.id}")))

@@ -1,6 +1,6 @@
-"""Copying: runs of words that a turn shares with the person's true turn, or with the training conversations.
+"""Copying: word runs that a turn shares with the person's true turn, or with the training conversations.
 
-A run counts where neither the goal nor the history holds it: quoting what stands there is no recitation.
+A run counts only if neither the goal nor the history contains it: quoting the context is not memorisation.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[import-untyped]
 
 from eval.likelihood.memory import Hashes, any_in, run_hashes
-from eval.next_turn.metrics.discriminators import goal_text, lower_words
-from eval.next_turn.metrics.values import Metric, MetricSpec, Values
+from eval.next_turn.metrics.discriminator_features import goal_text, lower_words
+from eval.next_turn.metrics.values import MetricSpec, TurnMetric, Values
 from eval.next_turn.prefixes import Prefix
 from usersim.types import Conversation
 
 RUN = 8
-"""Words of a run that counts."""
+"""Number of words of a run."""
 SPECS = (
     MetricSpec(
         key="copying.reference",
@@ -36,15 +36,17 @@ SPECS = (
 )
 
 
-class Copying(Metric):
-    """Shares of turns that recite. A person's own turn is its reference, so `values` is for simulators and
-    `people` for people: their turn against the true turn of another person."""
+class Copying(TurnMetric):
+    """Shares of turns with a copied run.
+
+    A person's own turn is the reference, so `values` is for simulators. For people, `people` compares their turn
+    with the true turn of another person.
+
+    Args:
+        training: Training conversations of the simulator; None leaves `copying.training` undefined.
+    """
 
     def __init__(self, training: Iterable[Conversation] | None = None) -> None:
-        """
-        Args:
-            training: Conversations that the simulator was trained on; None leaves `copying.training` undefined.
-        """
         self._numbers: dict[str, int] = {}
         self._seen: Hashes | None = None
         if training is not None:
@@ -56,13 +58,14 @@ class Copying(Metric):
         return SPECS if self._seen is not None else SPECS[:1]
 
     def values(self, prefixes: Sequence[Prefix], texts: Sequence[str]) -> dict[str, Values]:
-        """Values of a simulator's turns, each against the true turn at its prefix."""
+        """Returns the values of a simulator's turns, each against the true turn at its prefix."""
         return self._against(prefixes, texts, [prefix.text for prefix in prefixes])
 
     def people(self, prefixes: Sequence[Prefix]) -> dict[str, Values]:
-        """Values of people's turns, each against the most alike turn of another person at the same position.
+        """Returns the values of people's turns, each against the most similar turn of another person.
 
-        Undefined for `copying.reference` where no other person has a turn at that position.
+        Both turns are at the same position.
+        `copying.reference` is undefined if no other person has a turn at that position.
         """
         own = [prefix.text or "" for prefix in prefixes]
         return self._against(prefixes, own, most_alike(prefixes))
@@ -94,8 +97,7 @@ class Copying(Metric):
 
 
 def most_alike(prefixes: Sequence[Prefix]) -> list[str | None]:
-    """By prefix: the turn with the most similar words (TF-IDF cosine) that another cluster's person wrote at the same
-    position; None where there is none."""
+    """Returns for each prefix the most similar turn (TF-IDF cosine) of another cluster at its position, or None."""
     nearest: list[str | None] = [None] * len(prefixes)
     if not any((prefix.text or "").strip() for prefix in prefixes):
         return nearest

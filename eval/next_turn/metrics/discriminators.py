@@ -1,36 +1,27 @@
-"""Discriminators between a simulator's next turns and people's: how often the simulator's is the one told apart.
+"""Discriminators between a simulator's next turns and people's, tested by two-alternative forced choice.
 
-Each family turns a prefix and a text into a row of numbers; rows of the two families share no feature and no encoder.
-Family A is lexical and may be tuned against. Family B reads sentence embeddings, and runs only where a certificate
-or an aim is measured (`eval.next_turn.metrics.family_b_log`).
-
-The score of a row is linear: ridge regression, fitted on the training folds' clusters and applied to the rest. Paired,
-it is fitted on differences of the two rows at a prefix (a simulator's minus a person's, target 1), so that whatever
-the prefix alone says cancels. The fit is linear in the labels, so a permutation of labels can be fitted anew by one
-matrix product; the tests here refit at every permutation and are exact.
+The score of a feature row (`eval.next_turn.metrics.discriminator_features`) is linear: ridge regression, fitted on the
+clusters of the training folds and applied to the rest. Paired data are fitted on the difference of the two rows at a
+prefix (simulator minus person, target 1), so that features of the prefix alone cancel. The fit is linear in the labels.
+So a permutation of the labels is refitted with one matrix product; the tests here refit at every permutation and are
+exact.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve  # type: ignore[import-untyped]
-from scipy.sparse import csr_matrix, hstack, issparse  # type: ignore[import-untyped]
+from scipy.sparse import issparse  # type: ignore[import-untyped]
 from scipy.stats import rankdata  # type: ignore[import-untyped]
-from sklearn.feature_extraction.text import HashingVectorizer  # type: ignore[import-untyped]
-from sklearn.preprocessing import normalize  # type: ignore[import-untyped]
 
 from eval.fidelity.metrics.texts.folds import grouped_folds
-from eval.fidelity.metrics.texts.lexical import REMEMBERED, stems
-from eval.next_turn.metrics.text_vectors import TextVectors
+from eval.next_turn.metrics.discriminator_features import Family, Representation, Rows
 from eval.next_turn.metrics.values import (
     CHUNK,
     PERMUTATIONS,
@@ -43,143 +34,41 @@ from eval.next_turn.metrics.values import (
 from eval.next_turn.prefixes import Prefix
 from usersim.errors import DataError
 from usersim.stats.estimates import Floats, Ints, rng_for
-from usersim.text.code_blocks import split
-from usersim.text.embeddings import EmbedModel, default_model
-from usersim.text.spelling import word_set
-from usersim.text.style import (
-    count_words,
-    ends_punctuated,
-    is_polite,
-    is_question,
-    marks_of,
-    starts_lower,
-    words,
-)
-from usersim.types import Goal
 
-Family = Literal["a", "b"]
-Rows = Any
-"""(P, D) features, one row a prefix: a sparse matrix or an array."""
 FOLDS = 5
 STRATA: tuple[Positions, ...] = ("1", "2", "3+", "all")
-CHARACTERS = 2_000
-"""Characters of a text, from its beginning, that the lexical family, word runs and overlaps read."""
-HASHED = 2**18
-SMOOTH = 400
-"""Random Fourier features (Rahimi & Recht 2007) that let a linear score bend along the hand-made features."""
-
-
-class Representation(Protocol):
-    """Rows that a discriminator of one family reads."""
-
-    family: Family
-    ridge: float
-
-    def features(self, prefixes: Sequence[Prefix], texts: Sequence[str]) -> Rows:
-        """A row for what was written at each prefix; the row depends on that prefix and text alone."""
-        ...
-
-
-class Lexical:
-    """Family A: n-grams of characters, words and word classes; overlap with goal, answer and own turns; form."""
-
-    family: Family = "a"
-    ridge = 3.0
-
-    def features(self, prefixes: Sequence[Prefix], texts: Sequence[str]) -> Rows:
-        cut = [text[:CHARACTERS] for text in texts]
-        forms = np.array([_form(p, text) for p, text in zip(prefixes, cut, strict=True)])
-        return hstack(
-            [
-                0.6 * ngram_rows(cut),
-                csr_matrix(_smooth(forms, np.array(FORM_WIDTHS))),
-            ],
-            format="csr",
-        )
-
-
-class Embedded:
-    """Family B: sentence vectors of the turn, multiplied with those of answer, goal and earlier own turns; cosines."""
-
-    family: Family = "b"
-    ridge = 10.0
-
-    def __init__(self, model: EmbedModel | TextVectors | None = None) -> None:
-        """`model`: None for the one of `usersim.text.embeddings`, loaded when first needed."""
-        self._model = model
-        self._vectors: dict[str, NDArray[np.float32]] = {}
-
-    def features(self, prefixes: Sequence[Prefix], texts: Sequence[str]) -> Rows:
-        own = [[turn.text for turn in p.history if turn.role == "user"] for p in prefixes]
-        answers = [[turn.text for turn in p.history if turn.role == "assistant"] for p in prefixes]
-        goals = [[goal_text(p.goal)] if p.goal else [] for p in prefixes]
-        self._read(text for part in (*own, *answers, *goals, texts) for text in part)
-        turn_PD = self._means([[text] for text in texts])
-        contexts = [self._means(part) for part in ([a[-1:] for a in answers], goals, own)]
-        others = [
-            self._means([part[:1] for part in own]),
-            self._means([part[-1:] for part in own]),
-            self._means([part[:-1] for part in answers]),
-        ]
-        cosines = [(turn_PD * other_PD).sum(1) for other_PD in contexts + others]
-        cosines.append(np.array([self._nearest(turn, part) for turn, part in zip(turn_PD, own, strict=True)]))
-        strata = np.array([_stratum(prefix) for prefix in prefixes])
-        widths = np.array([0.25] * len(cosines) + [1.0] * strata.shape[1])
-        # The product of two unit vectors has entries of about 1/D: brought to the size of the vectors themselves.
-        scale = 0.5 * np.sqrt(turn_PD.shape[1])
-        products = [scale * turn_PD * context_PD for context_PD in contexts]
-        return np.hstack([turn_PD, *products, _smooth(np.column_stack([*cosines, strata]), widths)])
-
-    def _read(self, texts: Iterable[str]) -> None:
-        new = [text for text in dict.fromkeys(texts) if text not in self._vectors]
-        if new:
-            self._model = self._model or default_model()
-            self._vectors.update(zip(new, self._model.embed(new), strict=True))
-
-    def _means(self, groups: Sequence[Sequence[str]]) -> Floats:
-        """The mean vector of each group, of length 1; zeros for an empty one."""
-        width = len(next(iter(self._vectors.values())))
-        rows = [
-            np.mean([self._vectors[text] for text in group], axis=0) if group else np.zeros(width)
-            for group in groups
-        ]
-        unit: Floats = normalize(np.asarray(rows, dtype=np.float64))
-        return unit
-
-    def _nearest(self, turn_D: Floats, own: Sequence[str]) -> float:
-        return max((float(turn_D @ self._vectors[text]) for text in own), default=0.0)
 
 
 @dataclass(frozen=True)
 class ToldApart:
-    """Two-alternative forced choice at P prefixes, and what is needed to fit it anew under swapped labels."""
+    """Two-alternative forced choice at P prefixes, with the matrix that refits it under swapped labels."""
 
     choices_P: Floats
-    """1 where the simulator's turn scored above the person's, 1/2 at a tie, else 0."""
+    """1 if the simulator's turn scored above the person's, 1/2 at a tie, else 0."""
     smoother_PP: Floats
-    """Held-out score of pair i under labels s (±1 a pair): s_i · (smoother @ s)_i."""
+    """Held-out score of pair i under labels s (±1 per pair): s_i · (smoother @ s)_i."""
     owner_P: Ints
-    """Cluster of each prefix, numbered."""
+    """Cluster index of each prefix."""
 
     def values(self, family: Family, prefixes: Sequence[Prefix]) -> dict[str, Values]:
-        """By key, at turn 1, 2, 3+ and all."""
+        """Returns values by key, at turn 1, 2, 3+ and all."""
         everywhere = Values(self.choices_P, np.ones(len(self.choices_P)))
         return {f"told_apart.{family}.{at}": everywhere.at(at_positions(prefixes, at)) for at in STRATA}
 
     def p(
         self, mask_P: NDArray[np.bool_], rng: np.random.Generator, permutations: int = PERMUTATIONS
     ) -> float:
-        """Two-sided p of "simulator and person are exchangeable": labels are swapped, whole clusters at a time, and
-        the discriminator is fitted anew each time.
+        """Two-sided permutation p of "simulator and person are exchangeable".
 
-        Tests that take the choices as independent (`p_against`) reject people against people too often, at 11 to 16 %
-        of splits instead of 5: choices of one fold share a fit.
+        Labels are swapped, whole clusters at a time, and the discriminator is refitted each time. Choices of one fold
+        share a fit. So tests that treat them as independent (`p_against`) reject people against people at 11 to 16 %
+        of splits instead of 5 %.
 
         Raises:
             ValueError: No prefix in the mask.
         """
         if not mask_P.any():
-            raise ValueError("a forced choice at no prefix")
+            raise ValueError("the mask of a forced choice has no prefix")
         defined_C = np.bincount(self.owner_P[mask_P], minlength=int(self.owner_P.max()) + 1)
         weight_P = cluster_weights(defined_C.astype(np.float64))[self.owner_P[mask_P]]
         weight_P = weight_P / weight_P.sum()
@@ -194,7 +83,7 @@ class ToldApart:
 
 
 def told_apart_specs(family: Family) -> list[MetricSpec]:
-    """Descriptions of the four shares of a family; 0.5 is what people get."""
+    """Returns the specifications of a family's four shares; people have 0.5."""
     labels = {"1": "openings", "2": "second turns", "3+": "later turns", "all": "all turns"}
     return [
         MetricSpec(
@@ -215,8 +104,9 @@ def told_apart(
     """Cross-fitted forced choice between a simulator's and a person's turn at the same prefixes.
 
     Args:
-        simulated: Rows of the simulator's turns, one a prefix.
-        people: Rows of the persons' turns at the same prefixes.
+        simulated: Feature rows of the simulator's turns, one per prefix.
+        people: Feature rows of the persons' turns at the same prefixes.
+
         clusters: Cluster of each prefix. No pair is scored by a fit that saw its cluster.
         ridge: `Representation.ridge`.
 
@@ -230,19 +120,15 @@ def told_apart(
 
 
 class Unpaired:
-    """Discriminator between two sets of turns, each at prefixes of its own; made once for many ways to deal them.
+    """Discriminator between two sets of turns at different prefixes; built once for many assignments to the sets.
 
-    AUC: P(a turn of the first set scores above one of the second), over pairs of the same held-out fold.
+    AUC: P(a turn of the first set scores above one of the second), over pairs of the same held-out fold. `rows` and
+    `clusters` are those of all turns of both sets; a set has whole clusters.
     """
 
     def __init__(
         self, rows: Rows, clusters: Sequence[str], *, ridge: float, folds: int = FOLDS, seed: int = 0
     ) -> None:
-        """
-        Args:
-            rows: Rows of all turns, of both sets.
-            clusters: Cluster of each turn; a set holds whole clusters.
-        """
         self._fold_N = _fold_of(clusters, folds, seed)
         self._smoother_NN = _smoother(_products(rows) + 1.0, self._fold_N, ridge)
         names, self._owner_N = np.unique(np.asarray(clusters), return_inverse=True)
@@ -252,13 +138,13 @@ class Unpaired:
         return float(self._aucs(is_first_N[:, None])[0])
 
     def p(self, is_first_N: NDArray[np.bool_], *, seed: int = 0, permutations: int = PERMUTATIONS) -> float:
-        """Two-sided p of "both sets are of the same people": clusters are dealt anew, and the fit is made anew.
+        """Two-sided permutation p of "both sets are of the same people"; clusters are reassigned and refitted.
 
-        All deals with equally many clusters share one null distribution, which is drawn once.
+        All assignments with equally many clusters share one null distribution, which is drawn once.
         """
         size = len(np.unique(self._owner_N[is_first_N]))
         if size + len(np.unique(self._owner_N[~is_first_N])) > self._clusters:
-            raise ValueError("a cluster is on both sides; deal whole clusters")
+            raise ValueError("a cluster is on both sides; assign whole clusters")
         key = size, seed, permutations
         if key not in self._nulls:
             self._nulls[key] = self._null(size, rng_for(seed, "told apart unpaired"), permutations)
@@ -288,7 +174,7 @@ class Unpaired:
 
 @dataclass(frozen=True)
 class Discriminator:
-    """A fitted discriminator, for choosing among candidates. Family A only, wherever anything is chosen by it."""
+    """Fitted discriminator, for choosing among candidates. Only family A may choose."""
 
     representation: Representation
     weights_D: Floats = field(repr=False)
@@ -301,7 +187,7 @@ class Discriminator:
         simulated: Sequence[str],
         people: Sequence[str],
     ) -> Self:
-        """Fitted on all pairs: a simulator's and a person's text at each prefix."""
+        """Fits on all pairs: a simulator's and a person's text at each prefix."""
         difference = representation.features(prefixes, simulated) - representation.features(prefixes, people)
         products = _products(difference)
         products[np.diag_indices_from(products)] += representation.ridge
@@ -309,7 +195,7 @@ class Discriminator:
         return cls(representation, np.asarray(difference.T @ dual, dtype=np.float64).ravel())
 
     def score(self, prefixes: Sequence[Prefix], texts: Sequence[str]) -> Floats:
-        """Likeness of each text to the simulator's; compare texts of one prefix only."""
+        """Returns how simulator-like each text scores; only scores at the same prefix are comparable."""
         rows = self.representation.features(prefixes, texts)
         return np.asarray(rows @ self.weights_D, dtype=np.float64).ravel()
 
@@ -319,7 +205,7 @@ class Discriminator:
 
     @classmethod
     def load(cls, path: str | Path, representation: Representation) -> Self:
-        """Raises DataError for a file of another family."""
+        """Loads a fitted discriminator. Raises DataError for a file of another family."""
         with np.load(path) as archive:
             if str(archive["family"]) != representation.family:
                 raise DataError(
@@ -334,14 +220,14 @@ def _choices(scores: NDArray[np.floating[Any]]) -> Floats:
 
 
 def _rounded(scores: NDArray[np.floating[Any]]) -> Floats:
-    """Equal rows score equally; their sums differ by float noise."""
+    """Scores rounded so that equal rows tie; their sums differ by float noise."""
     return np.asarray(np.round(scores, 9), dtype=np.float64)
 
 
 def _fold_of(clusters: Sequence[str], folds: int, seed: int) -> Ints:
     count = len(set(clusters))
     if count < 2:
-        raise DataError(f"a discriminator needs turns of two people or more; there are {count}")
+        raise DataError(f"a discriminator needs turns of at least two people; there are {count}")
     return grouped_folds(clusters, min(folds, count), rng_for(seed, "discriminator folds"))
 
 
@@ -351,7 +237,7 @@ def _products(rows: Rows) -> Floats:
 
 
 def _smoother(products_NN: Floats, fold_N: Ints, ridge: float) -> Floats:
-    """(N, N): out-of-fold predictions of ridge regression are this matrix times the labels."""
+    """Smoother matrix (N, N): its product with the labels is the out-of-fold predictions of ridge regression."""
     smoother = np.zeros_like(products_NN)
     for fold in np.unique(fold_N):
         held, train = np.flatnonzero(fold_N == fold), np.flatnonzero(fold_N != fold)
@@ -360,158 +246,3 @@ def _smoother(products_NN: Floats, fold_N: Ints, ridge: float) -> Floats:
         solution = cho_solve(cho_factor(inner, overwrite_a=True), products_NN[np.ix_(train, held)])
         smoother[np.ix_(held, train)] = solution.T
     return smoother
-
-
-def _smooth(points_PK: Floats, widths_K: Floats) -> Floats:
-    """(P, SMOOTH): inner products approximate a Gaussian kernel of the points over `widths_K`."""
-    rng = rng_for(0, "fourier features")
-    phases_PS = (points_PK / widths_K) @ rng.normal(size=(len(widths_K), SMOOTH)) * 0.5
-    smooth: Floats = np.sqrt(2 / SMOOTH) * np.cos(phases_PS + rng.uniform(0, 2 * np.pi, SMOOTH))
-    return smooth
-
-
-def ngram_rows(texts: Sequence[str]) -> Any:
-    """(P, D) sparse: n-grams of characters, words and word classes, each kind of length 1."""
-    kinds = (
-        {"analyzer": "char_wb", "ngram_range": (1, 4)},
-        {"analyzer": _word_ngrams},
-        {"analyzer": _class_ngrams},
-    )
-    return hstack([_counts([text[:CHARACTERS] for text in texts], **kind) for kind in kinds], format="csr")
-
-
-def _counts(texts: Sequence[str], **options: Any) -> Any:
-    """Unit-length rows of 1 + log counts of hashed n-grams."""
-    vectoriser = HashingVectorizer(
-        n_features=HASHED, alternate_sign=False, norm=None, lowercase=False, **options
-    )
-    counts = vectoriser.transform(list(texts))
-    counts.data = 1 + np.log(counts.data)
-    return normalize(counts)
-
-
-def _word_ngrams(text: str) -> list[str]:
-    tokens = [word.lower() for word in words(text)]
-    return [*tokens, *(" ".join(pair) for pair in pairwise(tokens))]
-
-
-FUNCTION_WORDS = word_set(
-    "a about after all also am an and any are as at be because been before but by can could did do does don't "
-    "each for from get had has have he her his how i if in into is it its just let like make many may me more "
-    "most much my need no not now of on one only or other our out please she should so some than that the their "
-    "them then there these they this those to too two up us use using very want was we were what when where "
-    "which who why will with would write give you your"
-)
-CLASSES = ("ing", "ed", "ly", "tion", "ment", "s", "er", "al", "ive", "y")
-TOKEN = re.compile(r"\d[\d.,]*|[^\W\d_]+(?:['’-][^\W\d_]+)*|[.,;:!?()\"\n]")  # noqa: RUF001
-
-
-@lru_cache(maxsize=REMEMBERED)
-def _word_class(token: str) -> str:
-    """A function word or mark itself; of other words the ending, and whether they are capitalised."""
-    lower = token.lower()
-    if lower in FUNCTION_WORDS or not lower[0].isalnum():
-        return lower
-    if lower[0].isdigit():
-        return "0"
-    ending = next((e for e in CLASSES if lower.endswith(e) and len(lower) > len(e) + 2), "")
-    return f"{'X' if token[0].isupper() else 'x'}-{ending}"
-
-
-def _class_ngrams(text: str) -> list[str]:
-    """Order of words without what they are about."""
-    classes = ["^", *map(_word_class, TOKEN.findall(text)), "$"]
-    return [" ".join(classes[i : i + n]) for n in (2, 3, 4) for i in range(len(classes) - n + 1)]
-
-
-FORM_WIDTHS = (
-    *(1.0, 1.0, 1.0, 1.0),
-    *(0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5),
-    *(0.7, 0.7, 0.7, 0.5, 0.5, 0.5),
-    *(1.0, 1.0, 1.0, 1.0, 0.2, 0.3, 0.3, 0.7, 0.5, 0.3, 0.3, 0.5),
-    *(1.0, 1.0, 1.0),
-)
-"""The change of each number of `_form` that matters."""
-
-
-def _form(prefix: Prefix, text: str) -> list[float]:
-    own = [turn.text[:CHARACTERS] for turn in prefix.history if turn.role == "user"]
-    answers = [turn.text for turn in prefix.history if turn.role == "assistant"]
-    goal, answer = goal_text(prefix.goal) if prefix.goal else "", (answers or [""])[-1][:CHARACTERS]
-    length, content = count_words(text), stems(text)
-    parts = [
-        stems(goal),
-        stems(answer),
-        frozenset[str]().union(*(stems(a[:CHARACTERS]) for a in answers[:-1])),
-        frozenset[str]().union(*map(stems, own)),
-    ]
-    before = parts[1] | parts[2] | parts[3]
-    runs = [longest_run(text, [other]) for other in (goal, answer)] + [longest_run(text, own)]
-    # Only words of goals that nothing before has said: the others stand there for every writer.
-    new_goal_words = parts[0] - before
-    marks = marks_of(split(text).prose)
-    counted = max(1, length)
-    return [
-        np.log1p(length),
-        np.log1p(length) - np.log1p(count_words(answer)) if answers else 0.0,
-        np.log1p(length) - np.log1p(float(np.mean([count_words(t) for t in own]))) if own else 0.0,
-        np.log1p(length) - np.log1p(count_words(goal)) if goal else 0.0,
-        *(_share(content & part, content) for part in parts),
-        _share(content - before - parts[0], content),
-        _share(content & new_goal_words, new_goal_words),
-        _share(content & new_goal_words, content),
-        *(np.log1p(run) for run in runs),
-        *(run / counted for run in runs),
-        float(starts_lower(text) or 0),
-        float(ends_punctuated(text)),
-        float(is_question(text)),
-        float(is_polite(text)),
-        marks.count("t") / counted,
-        sum(c.isupper() for c in text) / max(1, len(text)) * 3,
-        sum(c.isdigit() for c in text) / max(1, len(text)) * 3,
-        np.log1p(text.count("\n")),
-        len(set(map(str.lower, words(text)))) / counted,
-        text.count("!") / counted * 3,
-        text.count(",") / counted * 3,
-        float(any(text.strip().lower() == t.strip().lower() for t in own)),
-        *_stratum(prefix),
-    ]
-
-
-def _stratum(prefix: Prefix) -> list[float]:
-    return [float(prefix.position == 1), float(prefix.position == 2), float(prefix.position > 2)]
-
-
-def _share(part: frozenset[str], whole: frozenset[str]) -> float:
-    return len(part) / len(whole) if whole else 0.0
-
-
-def longest_run(text: str, others: Sequence[str]) -> int:
-    """Words of the longest run of `text` that stands in one of the others, letter case aside."""
-    tokens = lower_words(text)
-    longest = 0
-    for other in others:
-        longest = max(longest, _longest_common_run(tokens, lower_words(other)))
-    return longest
-
-
-@lru_cache(maxsize=REMEMBERED)
-def lower_words(text: str) -> tuple[str, ...]:
-    """Words of a text in lower case."""
-    return tuple(map(str.lower, words(text)))
-
-
-def _longest_common_run(first: Sequence[str], second: Sequence[str]) -> int:
-    places: dict[str, list[int]] = {}
-    for index, word in enumerate(second):
-        places.setdefault(word, []).append(index)
-    longest, ending = 0, dict[int, int]()
-    for word in first:
-        ending = {index: ending.get(index - 1, 0) + 1 for index in places.get(word, ())}
-        longest = max(longest, max(ending.values(), default=0))
-    return longest
-
-
-def goal_text(goal: Goal) -> str:
-    """Summary and facets in one line."""
-    return ". ".join([goal.summary, *(facet.text for facet in goal.facets)])

@@ -1,7 +1,7 @@
-"""Facts: numbers and names of a turn, whether goal or history supports them, and contradictions of the goal.
+"""Facts: numbers and names of a turn, their support in goal or history, and contradictions of the goal.
 
-English, by rules, over the prose of a turn. A name is a capitalised word inside a sentence that is not written in
-capitals throughout, or a word with letters and digits or with inner capitals ("GPT-4", "JavaScript").
+English, by rules, on the prose of a turn. A name is a capitalised word inside a sentence that is not all in
+capitals, or a word with letters and digits or with inner capitals ("GPT-4", "JavaScript").
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from eval.fidelity.metrics.texts.lexical import REMEMBERED, stem
-from eval.next_turn.metrics.discriminators import goal_text
-from eval.next_turn.metrics.values import Metric, MetricSpec, Values
+from eval.next_turn.metrics.discriminator_features import goal_text
+from eval.next_turn.metrics.values import MetricSpec, TurnMetric, Values
 from eval.next_turn.prefixes import Prefix
 from usersim.text.code_blocks import split
 from usersim.text.spelling import dictionary, word_set
@@ -86,7 +86,7 @@ NO_UNIT = word_set(
     "single additional further extra following separate "
     "north south east west left right ago later earlier before after times"
 )
-"""Words after a number that name nothing counted."""
+"""Words after a number that are not a counted noun."""
 NO_NAMES = word_set(
     "i i'm i've i'd i'll im ok okay please thanks thank hi hello hey yes no the a an mr mrs ms dr am pm tv id "
     "english monday tuesday wednesday thursday friday saturday sunday"
@@ -95,12 +95,12 @@ STRESSED = word_set("not all any and but the you now one out use why how who its
 """Short words that people write in capitals; longer ones are in the dictionary."""
 LEAST_OF_TITLE = 4
 TITLE_SHARE = 0.6
-"""Share of capitalised words from which a sentence of four words or more is a title: its capitals name nothing."""
+"""Minimum share of capitalised words at which a sentence of at least four words is a title, without names."""
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number with the noun or unit that it counts, where one follows directly."""
+    """Number with the noun or unit that directly follows, if any."""
 
     value: float
     unit: str | None
@@ -110,7 +110,7 @@ class Quantity:
 class TextFacts:
     quantities: tuple[Quantity, ...]
     names: frozenset[str]
-    """In lower case."""
+    """Lowercase names."""
 
     @property
     def numbers(self) -> frozenset[float]:
@@ -119,7 +119,7 @@ class TextFacts:
 
 @lru_cache(maxsize=REMEMBERED)
 def facts_of(prose: str) -> TextFacts:
-    """Numbers and names of a text, in the order of the numbers. Marks of list items are no numbers; "one" is none."""
+    """Returns numbers and names of a text, numbers in order. List markers and "one" are not numbers."""
     quantities, names = list[Quantity](), set[str]()
     for sentence in _sentences(ADDRESS.sub(" ", prose)):
         quantities += _quantities(sentence)
@@ -127,8 +127,8 @@ def facts_of(prose: str) -> TextFacts:
     return TextFacts(tuple(quantities), frozenset(names))
 
 
-class FactSupport(Metric):
-    """Shares of supported and contradicting facts; the prose of a turn against all of goal and history."""
+class FactSupport(TurnMetric):
+    """Shares of supported and contradicting facts in the prose of a turn, given the whole goal and history."""
 
     @property
     def specs(self) -> Sequence[MetricSpec]:
@@ -152,7 +152,7 @@ class FactSupport(Metric):
 
 
 def support(prefix: Prefix, text: str) -> tuple[int, int]:
-    """(numbers and names of the text that goal or history holds, all of them), each counted once."""
+    """Returns (facts of the text that goal or history contain, all facts of the text), each counted once."""
     own = facts_of(split(text).prose)
     if not own.numbers and not own.names:
         return 0, 0
@@ -164,9 +164,9 @@ def support(prefix: Prefix, text: str) -> tuple[int, int]:
 
 
 def contradictions(prefix: Prefix, text: str) -> list[tuple[Quantity, Quantity]]:
-    """(quantity of the goal, quantity of the text) with the same unit and another value.
+    """Returns pairs (quantity of the goal, quantity of the text) with the same unit and different values.
 
-    Only units for which the goal has a single value; a number that goal or history holds contradicts nothing.
+    Only units for which the goal has a single value count. A number in goal or history is never a contradiction.
     """
     if prefix.goal is None:
         return []
@@ -192,7 +192,7 @@ def _sources(prefix: Prefix) -> list[str]:
 
 @lru_cache(maxsize=REMEMBERED)
 def _numbers_and_words(text: str) -> tuple[frozenset[float], frozenset[str]]:
-    """All numbers and lower-case words of a text, code and lists included."""
+    """All numbers and lowercase words of a text, code and lists included."""
     tokens = list(TOKEN.finditer(text))
     numbers = {quantity.value for quantity in _quantities(tokens)}
     numbers |= {float(digits) for match in tokens if match["list"] for digits in re.findall(r"\d+", match[0])}
@@ -214,7 +214,7 @@ def _is_among(name: str, words: frozenset[str]) -> bool:
 
 
 def _sentences(text: str) -> Iterator[list[re.Match[str]]]:
-    """Tokens by sentence or clause; what opens a clause may be capitalised for that reason."""
+    """Tokens by sentence or clause; the first word of a clause may be capitalised without being a name."""
     sentence: list[re.Match[str]] = []
     for match in TOKEN.finditer(text):
         if match["end"] or match["list"]:
@@ -254,7 +254,7 @@ def _digits(match: re.Match[str]) -> float:
 
 
 def _spelled(tokens: Sequence[re.Match[str]]) -> tuple[float | None, int]:
-    """Value of the number words that the tokens begin with, and how many tokens they are; "one" alone is none."""
+    """Value of the leading number words, and their number of tokens; "one" alone is not a number."""
     total, current, used = 0.0, 0.0, 0
     for match in tokens:
         parts = match[0].lower().split("-") if match["word"] else []
@@ -274,7 +274,7 @@ def _spelled(tokens: Sequence[re.Match[str]]) -> tuple[float | None, int]:
 
 
 def _hyphenated(match: re.Match[str]) -> list[Quantity]:
-    """ "500-word": 500 words; "five-day": 5 days; "10km": 10 km."""
+    """Quantity of a compound: "500-word" is 500 words; "five-day" 5 days; "10km" 10 km."""
     if not match["word"]:
         return []
     parts = re.fullmatch(r"(\d+(?:\.\d+)?|[a-z]+)(-?)([a-z]+)(?:-[a-z]+)*", match[0].lower())
@@ -316,6 +316,6 @@ def _hyphenated_number(lower: str) -> bool:
 
 
 def _is_common_in_capitals(bare: str) -> bool:
-    """An ordinary word written in capitals for stress: "NOT", "MUST". Acronyms are unknown to the dictionary."""
+    """True for an ordinary word in capitals for emphasis ("NOT", "MUST"). The dictionary has no acronyms."""
     loaded = dictionary()
     return bare.isupper() and loaded is not None and (bare.lower() in loaded[1] or bare.lower() in STRESSED)

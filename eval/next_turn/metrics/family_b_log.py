@@ -1,7 +1,7 @@
 """Log of every use of discriminator family B.
 
-Family B is evidence only as long as nothing is tuned against it. Each use is one line of a JSON Lines file in the
-repository, and a page that shows its numbers says how many uses of that model went before.
+Family B is evidence only if nothing is tuned against it. Each use is one line of a JSON Lines file in the repository,
+and a page with its numbers shows how many uses of that model came before.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from usersim.storage.records import append_line, whole_lines
 from usersim.types import Record
 
 LOG = "docs/results/family-b.jsonl"
-"""Log of this repository's own uses, from its root."""
+"""Path of the log, from the root of the repository."""
 
 
 class FamilyBUse(Record):
     """One use of family B on the turns of one simulator."""
 
     date: str
-    """UTC, ISO 8601 to the second."""
+    """Time in UTC, ISO 8601 to the second."""
     code: str
-    """Commit of the checkout (`+changes` where files differ from it), or version of the installed package."""
+    """Commit of the checkout (`+changes` if files differ from it), or version of the installed package."""
     model: str
-    """Name of the simulator, with a hash of its weights where they are at hand."""
+    """Name of the simulator, with a hash of its weights if available."""
     command: str
     prefixes: int
 
@@ -36,7 +36,7 @@ class FamilyBUse(Record):
 def log_use(
     path: str | Path, model: str, command: str, prefixes: int, *, date: datetime | None = None
 ) -> int:
-    """Appends one use and returns its number among those of the model, from 1.
+    """Appends one use; returns its number among the uses of the model, from 1.
 
     Raises:
         BackendError: The file cannot be written.
@@ -54,12 +54,12 @@ def log_use(
 
 
 def count(path: str | Path, model: str | None = None) -> int:
-    """Uses in the log, of one model or of all; 0 where there is no file."""
+    """Returns the number of uses in the log, of one model or of all; 0 if there is no file."""
     return sum(model is None or use.model == model for use in uses(path))
 
 
 def uses(path: str | Path) -> list[FamilyBUse]:
-    """The uses in their order; lines that are none are left out."""
+    """Returns the uses in order; malformed lines are skipped."""
     log = []
     for _, _, value in whole_lines(path):
         try:
@@ -70,7 +70,7 @@ def uses(path: str | Path) -> list[FamilyBUse]:
 
 
 def code_version() -> str:
-    """Commit of the checkout that this code runs from, or the version of the installed package."""
+    """Returns the commit of the checkout that this code runs from, or the version of the installed package."""
     folder = Path(__file__).parent
     commit = _git(folder, "rev-parse", "HEAD")
     # An installed package may lie inside a foreign repository: only a tracked file is of this checkout.

@@ -1,7 +1,7 @@
-"""Fluency of turns: bits a character under a language model in context, and under an n-gram model of people's turns.
+"""Fluency of turns: bits per character under a language model in context, and under an n-gram model of people's turns.
 
-It is read two-sided: what everyone expects needs fewer bits than people's turns. The n-gram model sees the order of
-neighbouring words; gibberish that was cut from the text it was fitted on is smoother to it than people are.
+It is read two-sided: text that is too predictable needs fewer bits than people's. The n-gram model sees only the order
+of neighbouring words; gibberish cut from its training text is smoother to it than people's turns.
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ from typing import Any
 import numpy as np
 
 from eval.next_turn.metrics.coherence import Coherence
-from eval.next_turn.metrics.values import Metric, MetricSpec, Values
+from eval.next_turn.metrics.values import MetricSpec, TurnMetric, Values
 from eval.next_turn.prefixes import Prefix
 from usersim.errors import DataError
 from usersim.stats.estimates import rng_for
 
 TOKENS = re.compile(r" ?\w{1,32}|[^\w\s]|\s")
-"""Words with the space before them, marks, white space."""
+"""Tokens: words with the space before them, marks, white space."""
 TOKEN_ORDER = 2
-"""On development data pairs of words told shuffled turns from people's better than triples or characters did."""
+"""Order of the word model. On dev, bigrams told shuffled turns from people's better than trigrams or characters did."""
 SPELLING_ORDER = 6
 SCORED_CHARACTERS = 512
-"""Only the beginning of a longer turn is scored, about as much as a language model's tokens cover."""
+"""Maximum scored characters of a turn, about the same length as the language model's limit."""
 FITTED_CHARACTERS = 2_000_000
-"""Characters of training text; more costs memory and changes little."""
+"""Maximum characters of training text; more costs memory and changes little."""
 SPELLINGS = 50_000
-"""Tokens whose spelling probability is remembered."""
+"""Number of tokens whose spelling probability is cached."""
 ALPHABET = 1_114_112
-"""Unicode's characters: an unseen one has that probability, and not 0."""
+"""Number of Unicode characters: an unseen one has this probability instead of 0."""
 FOLDS = 5
 
 
 class WittenBell:
     """Interpolated n-gram model of sequences (Witten and Bell, 1991).
 
-    p(x | h) = (c(h x) + t(h) p(x | h without its first)) / (c(h) + t(h)), with t(h) the distinct successors of h.
+    p(x | h) = (c(h x) + t(h) p(x | h without its first)) / (c(h) + t(h)); t(h): number of distinct successors of h.
 
     Args:
-        sequences: What it is fitted on.
-        order: Longest n-gram.
-        base: Probability of an element apart from any count.
+        sequences: Training sequences.
+        order: Length of the longest n-gram.
+        base: Probability of an element without counts.
     """
 
     def __init__(
@@ -65,12 +65,12 @@ class WittenBell:
             self._types[gram[:-1]] += 1
 
     def bits(self, sequence: Sequence[Hashable]) -> float:
-        """-log2 p of a whole sequence."""
+        """Returns -log2 p of a whole sequence."""
         padded = (*(None for _ in range(self.order - 1)), *sequence)
         return -sum(math.log2(self._probability(padded[i : i + self.order])) for i in range(len(sequence)))
 
     def _probability(self, gram: tuple[Hashable, ...]) -> float:
-        """p of the last element after the others."""
+        """Probability of the last element after the others."""
         probability = self.base(gram[-1])
         for start in range(len(gram) - 1, -1, -1):
             types = self._types[gram[start:-1]]
@@ -82,10 +82,7 @@ class WittenBell:
 
 
 class TurnModel:
-    """Bigram model of words and marks, interpolated with a character model that spells them.
-
-    The words see their order, the characters what is no word.
-    """
+    """Bigram model of words and marks, interpolated with a character model that spells unknown words."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         sequences = [TOKENS.findall(text) for text in _portion(texts)]
@@ -100,13 +97,13 @@ class TurnModel:
         return self._words.bits(TOKENS.findall(text))
 
 
-class LanguageModelFluency(Metric):
-    """`fluency.lm`: bits a character of a turn in its own history, Σ bits / Σ characters of the scored beginnings.
+class LanguageModelFluency(TurnMetric):
+    """`fluency.lm`: bits per character of a turn in its own history, Σ bits / Σ characters of the scored beginnings.
 
     A turn without history follows the bare header of a user message.
 
     Args:
-        coherence: Holds the language model, the contexts and the prefixes that are scored.
+        coherence: Metric with the language model, the contexts and the scored prefixes.
     """
 
     def __init__(self, coherence: Coherence) -> None:
@@ -130,14 +127,14 @@ class LanguageModelFluency(Metric):
         return {"fluency.lm": Values(bits_P, characters_P)}
 
 
-class NgramFluency(Metric):
-    """`fluency.ngram`: bits a character of a turn's beginning under `TurnModel`, Σ bits / Σ characters.
+class NgramFluency(TurnMetric):
+    """`fluency.ngram`: bits per character of a turn's beginning under `TurnModel`, Σ bits / Σ characters.
 
     Build it with `fitted` or `cross_fitted`.
 
     Args:
-        models: One, or one a fold.
-        folds: Number of the model for the turns at a cluster's prefixes; the first for a cluster without one.
+        models: One model, or one per fold.
+        folds: Index of the model by cluster; 0 for a cluster that is missing.
     """
 
     def __init__(self, models: Sequence[TurnModel], folds: Mapping[str, int] | None = None) -> None:
@@ -145,19 +142,19 @@ class NgramFluency(Metric):
 
     @classmethod
     def fitted(cls, texts: Iterable[str]) -> NgramFluency:
-        """On people's turns of other conversations, such as those of a training file, which are read once."""
+        """Fits one model on people's turns of other conversations, such as a training file, which is read once."""
         return cls([TurnModel(texts)])
 
     @classmethod
     def cross_fitted(cls, prefixes: Sequence[Prefix], seed: int) -> NgramFluency:
-        """On people's own turns at these prefixes: no turn is scored by a model that has seen its person.
+        """Fits one model per fold on people's own turns; no turn is scored by a model that saw its person.
 
         Raises:
             DataError: The prefixes are of fewer than two people.
         """
         clusters = sorted({prefix.cluster for prefix in prefixes})
         if len(clusters) < 2:
-            raise DataError("fluency.ngram: turns of two people are needed; give training conversations")
+            raise DataError("fluency.ngram needs turns of at least two people; add training conversations")
         number = min(FOLDS, len(clusters))
         order = rng_for(seed, "fluency folds").permutation(len(clusters))
         folds = {clusters[index]: place % number for place, index in enumerate(order)}

@@ -1,8 +1,8 @@
-"""The goal as a simulator is shown it: the person's own, none, or one whose number of facets says nothing.
+"""Goal conditions of a simulator: the person's own goal, none, or one with an uninformative number of facets.
 
-Goals were written from finished conversations: every facet was said in the end, so their number tells when the person
-leaves. A count-neutral goal drops facets that the person said and adds facets that the person never said. The number
-that results is uniform over 1 to 4 in every conversation, so that counting cannot help.
+Goals were written from finished conversations: every facet was said in the end, so their number predicts the end. A
+count-neutral goal drops facets that the person said and adds facets that the person never said. The resulting number
+is uniform over 1 to 4 in every conversation, so that counting facets gives no information.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ GoalCondition = Literal["own", "none", "count_neutral"]
 CONDITIONS: tuple[GoalCondition, ...] = get_args(GoalCondition)
 MOST_ADDED = 3
 MOST_FACETS = MOST_ADDED + 1
-"""Reached from a goal of one facet by adding `MOST_ADDED`."""
+"""Maximum number of facets: that of a goal of one facet plus `MOST_ADDED`."""
 Unsaid = Mapping[str, Sequence[str]]
 """By conversation: facets that fit the goal and that the person never said."""
 
 
 def read_unsaid(path: str | Path) -> dict[str, tuple[str, ...]]:
-    """`unsaid` of an annotation file (JSON Lines with `id`); conversations without one are left out.
+    """Reads the field `unsaid` of an annotation file (JSON Lines with `id`); conversations without it are left out.
 
     Raises:
-        DataError: A line has no `id`, or `unsaid` is no list of texts.
+        DataError: A line has no `id`, or `unsaid` is not a list of texts.
     """
     unsaid: dict[str, tuple[str, ...]] = {}
     for number, line in read_jsonl(path):
         if not isinstance(line, dict) or not isinstance(line.get("id"), str):
-            raise DataError(f"{path}:{number}: an annotation needs an id")
+            raise DataError(f"{path}:{number}: the annotation has no id")
         texts = line.get("unsaid", [])
         if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
-            raise DataError(f"{path}:{number}: unsaid has to be a list of texts")
+            raise DataError(f"{path}:{number}: unsaid must be a list of texts")
         if texts:
             unsaid.setdefault(line["id"], tuple(text.strip() for text in texts))
     return unsaid
@@ -52,15 +52,17 @@ def read_unsaid(path: str | Path) -> dict[str, tuple[str, ...]]:
 def under_condition(
     prefixes: Sequence[Prefix], condition: GoalCondition, *, unsaid: Unsaid | None = None, seed: int = 0
 ) -> list[Prefix]:
-    """The same prefixes under another goal; all prefixes of a conversation get the same one.
+    """Returns the same prefixes under another goal; all prefixes of a conversation get the same goal.
 
     Args:
-        prefixes: Prefixes under the people's own goals.
-        condition: own: as they are. none: no goal. count_neutral: see the module; goals without facets stay.
-        unsaid: Facets that people never said (`read_unsaid`). Where they are too few, those of the nearest other goal
-            of the same source are added.
-        seed: A conversation's goal follows from it and the conversation's id. Only the facets of the nearest other
-            goal depend on the other prefixes.
+        prefixes: Prefixes under people's own goals.
+        condition: own: unchanged. none: no goal. count_neutral: see the module; goals without facets are unchanged.
+
+        unsaid: Facets that people never said (`read_unsaid`). If there are too few, those of the nearest other goal of
+            the same source are added.
+
+        seed: Determines a conversation's goal with the conversation's id. Only added facets of the nearest other goal
+            depend on the other prefixes.
     """
     if condition == "own":
         return list(prefixes)
@@ -73,9 +75,9 @@ def under_condition(
 
 
 def counting_gain(prefixes: Sequence[Prefix], *, seed: int = 0) -> tuple[LeavingMetrics, Values]:
-    """Log-loss that counting facets saves beside the turn number, over prefixes under a condition.
+    """Log-loss saved by counting facets in addition to the turn number, over prefixes under a condition.
 
-    Under people's own goals it is well above 0. Under count-neutral ones it has to be near 0: the check that they are.
+    Under people's own goals it is well above 0. Under count-neutral goals it must be near 0, which checks them.
     Prefixes without facets are left out.
     """
     faceted = [prefix for prefix in prefixes if prefix.goal is not None and prefix.goal.facets]
@@ -84,7 +86,7 @@ def counting_gain(prefixes: Sequence[Prefix], *, seed: int = 0) -> tuple[Leaving
 
 
 def _count_neutral(prefixes: Sequence[Prefix], unsaid: Unsaid, seed: int) -> dict[str, Goal]:
-    """By conversation whose goal has facets."""
+    """Count-neutral goals by conversation, for goals with facets."""
     own = {p.conversation: p.goal for p in prefixes if p.goal is not None and p.goal.facets}
     goals = {}
     for conversation, spare in spare_facets(prefixes, unsaid).items():
@@ -94,8 +96,10 @@ def _count_neutral(prefixes: Sequence[Prefix], unsaid: Unsaid, seed: int) -> dic
 
 
 def spare_facets(prefixes: Sequence[Prefix], unsaid: Unsaid) -> dict[str, list[str]]:
-    """Facets that could be added, by conversation whose goal has facets: those unsaid, then those of the nearest other
-    goals of the same source."""
+    """Returns facets that could be added, by conversation whose goal has facets.
+
+    Unsaid facets come first, then those of the nearest goals of other people of the same source.
+    """
     faceted = [p for p in prefixes if p.goal is not None and p.goal.facets]
     own = {p.conversation: (p.goal, p.cluster) for p in faceted if p.goal is not None}
     foreign: dict[str, list[str]] = {}
@@ -109,7 +113,7 @@ def spare_facets(prefixes: Sequence[Prefix], unsaid: Unsaid) -> dict[str, list[s
 
 
 def _chosen(own: Sequence[Facet], spare: Sequence[str], rng: np.random.Generator) -> tuple[Facet, ...]:
-    """1 to 4 facets in random order, with equal chances whatever the number of those that were said."""
+    """1 to 4 facets in random order, with equal probabilities for any number of facets that were said."""
     total = int(rng.integers(1, MOST_FACETS + 1))
     least, most = max(0, total - len(own)), min(MOST_ADDED, total - 1)
     added = min(int(rng.integers(least, most + 1)), len(spare))
@@ -119,7 +123,7 @@ def _chosen(own: Sequence[Facet], spare: Sequence[str], rng: np.random.Generator
 
 
 def _foreign_facets(own: Mapping[str, tuple[Goal, str]], unsaid: Unsaid) -> dict[str, list[str]]:
-    """Facets of the nearest goals of other people of one source, for the conversations with too few unsaid ones."""
+    """Facets of the nearest goals of other people of one source, for conversations with too few unsaid facets."""
     lacking = [name for name in own if len(unsaid.get(name, ())) < MOST_ADDED]
     if not lacking or len(own) < 2:
         return {}
@@ -140,7 +144,7 @@ def _foreign_facets(own: Mapping[str, tuple[Goal, str]], unsaid: Unsaid) -> dict
 
 
 def _distinct(texts: Sequence[str], goal: Goal) -> list[str]:
-    """Without repetitions and without what the goal already has."""
+    """Facets without duplicates and without those of the goal."""
     texts_lower = {facet.text.lower() for facet in goal.facets}
     distinct = []
     for text in texts:

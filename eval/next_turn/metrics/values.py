@@ -1,10 +1,10 @@
-"""Values of a metric at prefixes; their means with intervals; tests between a simulator and people.
+"""Values of a metric at prefixes, their means with intervals, and tests between a simulator and people.
 
-Every metric is a ratio of sums over prefixes. Conversations of one person are one cluster, which weighs no more than
-`CLUSTER_TURNS` turns. One person who writes 199 turns would otherwise be a fifth of a sample of 200 conversations, and
-no interval holds. Intervals are cluster-robust: the influence of a cluster is what leaving it out changes (jackknife).
-They use Student's t at the degrees of freedom that the fourth moments leave, since few clusters carry a rare act.
-Those of shares are Wilson's at the effective sample size. Tests permute whole clusters.
+Every metric is a ratio of sums over prefixes. Conversations of one person are one cluster, which weighs at most
+`CLUSTER_TURNS` turns. Otherwise one person who writes 199 turns would be a fifth of a sample of 200 conversations, and
+intervals would not hold. Intervals are cluster-robust: the influence of a cluster is the change when it is left out
+(jackknife). They use Student's t at degrees of freedom from the fourth moments, since few clusters have a rare act.
+Intervals of shares are Wilson's at the effective sample size. Tests permute whole clusters.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ Group = Literal[
 Positions = Literal["all", "1", "2", "2+", "3+"]
 PERMUTATIONS = 10_000
 CLUSTER_TURNS = 5
-"""Prefixes at which a metric is defined that a cluster counts for at most; all of its own have the same weight."""
+"""Maximum number of prefixes that a cluster counts for; all of its prefixes have the same weight."""
 CHUNK = 1_000
-"""Permutations whose sums are in memory at once."""
+"""Number of permutations whose sums are in memory at once."""
 
 
 class MetricSpec(Record):
-    """Description of a metric, apart from any data."""
+    """Description of a metric, independent of data."""
 
     key: str
     """`group.name[.scorer][.positions]`."""
@@ -42,56 +42,56 @@ class MetricSpec(Record):
     label: str
     unit: str
     is_share: bool = False
-    """A share of prefixes: between 0 and 1."""
+    """The metric is a share of prefixes, between 0 and 1."""
     positions: Positions = "all"
     """User turns at which it is defined."""
     is_ratio: bool = False
     """Denominators differ between texts, such as characters; else both sides are measured where both are defined."""
     scorer: str | None = None
-    """Which of two unrelated scorers it is from; a claim needs both."""
+    """Scorer of the metric, out of two unrelated ones; a claim needs both."""
 
 
 @dataclass(frozen=True)
 class Values:
-    """A metric at P prefixes: the metric is Σ numerator / Σ denominator; the denominator is 0 where it is undefined."""
+    """Values of a metric at P prefixes: Σ numerator / Σ denominator; the denominator is 0 where it is undefined."""
 
     numerator_P: Floats
     denominator_P: Floats
 
     @classmethod
     def of(cls, values: Sequence[float | None]) -> Values:
-        """One value a prefix; None where it is undefined."""
+        """Builds values from one number per prefix; None where it is undefined."""
         is_defined = np.array([value is not None for value in values], dtype=np.float64)
         return cls(np.array([value or 0.0 for value in values], dtype=np.float64), is_defined)
 
     @classmethod
     def of_ratios(cls, ratios: Sequence[tuple[float, float]]) -> Values:
-        """(numerator, denominator) of each prefix."""
+        """Builds values from (numerator, denominator) of each prefix."""
         pairs = np.array(ratios, dtype=np.float64).reshape(-1, 2)
         return cls(pairs[:, 0], pairs[:, 1])
 
     def at(self, mask_P: NDArray[np.bool_]) -> Values:
-        """Undefined outside the mask."""
+        """Returns the values with those outside the mask undefined."""
         return Values(np.where(mask_P, self.numerator_P, 0.0), np.where(mask_P, self.denominator_P, 0.0))
 
 
-class Metric(Protocol):
+class TurnMetric(Protocol):
     """One or more numbers over the texts written at prefixes."""
 
     @property
     def specs(self) -> Sequence[MetricSpec]: ...
 
     def values(self, prefixes: Sequence[Prefix], texts: Sequence[str]) -> dict[str, Values]:
-        """By key; `texts[i]` is what a simulator or a person wrote at `prefixes[i]`."""
+        """Returns values by key; `texts[i]` was written by a simulator or a person at `prefixes[i]`."""
         ...
 
     def people(self, prefixes: Sequence[Prefix]) -> dict[str, Values]:
-        """By key, of what the persons themselves wrote there."""
+        """Returns values by key for the turns that people themselves wrote at the prefixes."""
         return self.values(prefixes, [prefix.text or "" for prefix in prefixes])
 
 
 def at_positions(prefixes: Sequence[Prefix], positions: Positions) -> NDArray[np.bool_]:
-    """Mask of the prefixes that stand at these user turns."""
+    """Mask of the prefixes at these user turns."""
     number_P = np.array([prefix.position for prefix in prefixes], dtype=np.int64)
     if positions == "all":
         return np.ones(len(prefixes), dtype=bool)
@@ -102,14 +102,14 @@ def at_positions(prefixes: Sequence[Prefix], positions: Positions) -> NDArray[np
 
 
 def cluster_weights(defined_C: Floats) -> Floats:
-    """Weight of each cluster by its turns at which a metric is defined: at most `CLUSTER_TURNS` of them count."""
+    """Weight of each cluster by its number of defined turns: at most `CLUSTER_TURNS` count."""
     weights: Floats = np.minimum(1.0, CLUSTER_TURNS / np.maximum(defined_C, 1.0))
     return weights
 
 
 @dataclass(frozen=True)
 class ClusterSums:
-    """Numerator and denominator of a metric summed over the prefixes of every cluster, large clusters weighed down."""
+    """Numerator and denominator of a metric summed per cluster, large clusters down-weighted."""
 
     numerator_C: Floats
     denominator_C: Floats
@@ -130,7 +130,7 @@ class ClusterSums:
 
     @property
     def residuals_C(self) -> Floats:
-        """Influence of each cluster: the ratio minus what it is without the cluster."""
+        """Influence of each cluster: the ratio minus the ratio without the cluster."""
         rest_C = self.denominator_C.sum() - self.denominator_C
         residuals: Floats = np.divide(
             self.numerator_C - self.ratio * self.denominator_C,
@@ -142,7 +142,7 @@ class ClusterSums:
 
     @property
     def n_clusters(self) -> int:
-        """Clusters in which the metric is defined."""
+        """Number of clusters in which the metric is defined."""
         return int((self.denominator_C > 0).sum())
 
 
@@ -154,8 +154,8 @@ def standard_error(residuals_C: Floats, n_clusters: int) -> float:
 def degrees_of_freedom(residuals_C: Floats, n_clusters: int) -> float:
     """Degrees of freedom of the variance of `n_clusters` influences, by their fourth moments (Satterthwaite).
 
-    They are between 1 and n_clusters - 1: the latter where influences are Gaussian, about the number of clusters that
-    carry the variance where few do.
+    They are between 1 and n_clusters - 1. The maximum is reached if influences are Gaussian. If few clusters carry the
+    variance, it is about their number.
     """
     squares, fourth = float((residuals_C**2).sum()), float((residuals_C**4).sum())
     excess, most = fourth - squares**2 / max(n_clusters, 1), float(max(n_clusters - 1, 1))
@@ -163,14 +163,14 @@ def degrees_of_freedom(residuals_C: Floats, n_clusters: int) -> float:
 
 
 def estimate(sums: ClusterSums, *, is_share: bool = False) -> Estimate:
-    """The ratio with its 95 % interval; n is clusters in which it is defined.
+    """The ratio with its 95 % interval; n counts clusters in which it is defined.
 
     Raises:
         ValueError: The metric is defined nowhere.
     """
     n_clusters = sums.n_clusters
     if not n_clusters:
-        raise ValueError("a ratio over nothing")
+        raise ValueError("the metric is defined at no prefix")
     value, residuals_C = sums.ratio, sums.residuals_C
     error, freedom = standard_error(residuals_C, n_clusters), degrees_of_freedom(residuals_C, n_clusters)
     if is_share:
@@ -207,7 +207,7 @@ def unpaired_difference(first: ClusterSums, second: ClusterSums) -> Estimate:
 def p_paired(
     first: ClusterSums, second: ClusterSums, rng: np.random.Generator, permutations: int = PERMUTATIONS
 ) -> float:
-    """Two-sided p of "both sides are exchangeable": the labels of a pair are swapped, whole clusters at a time."""
+    """Two-sided permutation p of "both sides are exchangeable": pairs are swapped, whole clusters at a time."""
     observed = abs(first.ratio - second.ratio)
     stacked = np.stack(
         [
@@ -229,7 +229,7 @@ def p_paired(
 def p_unpaired(
     first: ClusterSums, second: ClusterSums, rng: np.random.Generator, permutations: int = PERMUTATIONS
 ) -> float:
-    """Two-sided p of "both are samples of the same people": clusters are dealt anew to sides of the same sizes."""
+    """Two-sided permutation p of "both are samples of the same people"; clusters are reassigned, sizes are kept."""
     observed = abs(first.ratio - second.ratio)
     stacked = np.stack(
         [
@@ -263,7 +263,7 @@ def p_against(
 def _as_extreme(one_R2: Floats, two_R2: Floats, observed: float) -> int:
     with np.errstate(divide="ignore", invalid="ignore"):
         gap = np.abs(one_R2[:, 0] / one_R2[:, 1] - two_R2[:, 0] / two_R2[:, 1])
-    # A deal that leaves one side nothing to measure counts against the finding.
+    # A reassignment that leaves one side without defined values counts against rejection.
     return int((~(gap < observed - 1e-12)).sum())
 
 

@@ -1,7 +1,7 @@
-"""People against people, and the coverage of intervals: the criterion of the self-test where nothing is to be found.
+"""People against people, and coverage of intervals: false positives of the metrics when there is no difference.
 
-All of it works on sums by cluster, made once. Random deals are shared by all splits. The pooled people are the same
-whatever the split, and so is the distribution of a gap when they are dealt anew. Each p is that of
+All functions work on sums by cluster, computed once. All splits share the random reassignments, because the pooled
+people are the same in every split. So the null distribution of a difference is the same too. Each p equals that of
 `values.p_unpaired` and `values.p_paired`.
 """
 
@@ -21,7 +21,7 @@ from usersim.stats.estimates import Floats, Ints, resamples, rng_for
 
 Masks = NDArray[np.bool_]
 Dealt = Callable[[Masks], float]
-"""p of a split, from the mask of the clusters on its first side."""
+"""Function from the mask of the clusters on the first side to the p of that split."""
 
 
 def halves(
@@ -34,11 +34,12 @@ def halves(
     others: Mapping[str, Dealt] | None = None,
     step: Callable[[], None] = lambda: None,
 ) -> PeopleResult:
-    """Random halves of the clusters, each source in equal parts, tested unpaired.
+    """Tests random halves of the clusters against each other, unpaired, each source in equal parts.
 
     Args:
         sums: Sums of people's values by metric, all over the same clusters.
         sources: Source of each cluster.
+
         others: Tests that are not of sums, such as a discriminator's.
         step: Called after each split.
     """
@@ -71,7 +72,7 @@ def pairs(
     permutations: int,
     seed: int,
 ) -> PeopleResult:
-    """Random pairs of different people of a source, at the turns that both have, one of them labelled simulator.
+    """Tests random pairs of people of a source, at the turns that both have; one of each pair is labelled simulator.
 
     Args:
         values: People's values by metric at the same prefixes.
@@ -108,13 +109,13 @@ def pairs(
 
 
 def coverage(sums: ClusterSums, counts_RC: Floats, *, is_share: bool = False) -> float:
-    """Share of resamples of clusters whose interval (`values.estimate`) holds the ratio of the full set.
+    """Share of bootstrap resamples of clusters whose interval (`values.estimate`) contains the ratio of the full set.
 
     Args:
-        counts_RC: How often each resample holds each cluster (`cluster_counts`).
+        counts_RC: Multiplicity of each cluster in each resample (`cluster_counts`).
 
     Raises:
-        ValueError: The ratio is the same whatever is drawn: there is nothing to cover.
+        ValueError: The ratio is the same in every resample, so coverage is undefined.
     """
     if not sums.denominator_C.any():
         raise ValueError("defined nowhere")
@@ -129,12 +130,12 @@ def coverage(sums: ClusterSums, counts_RC: Floats, *, is_share: bool = False) ->
 
 
 def cluster_counts(clusters: int, repeats: int, seed: int) -> Floats:
-    """(R, C) how often each of R resamples with replacement holds each cluster."""
+    """Multiplicity (R, C) of each cluster in R resamples with replacement."""
     return resamples(clusters, repeats, rng_for(seed, "coverage"))
 
 
 def intervals(sums: ClusterSums, counts_RC: Floats, *, is_share: bool = False) -> tuple[Floats, Floats]:
-    """Ends of `values.estimate` on every resample at once; NaN where a resample holds nothing."""
+    """Ends of `values.estimate` on every resample at once; NaN where a resample has no defined value."""
     numerator_C, denominator_C = sums.numerator_C, sums.denominator_C
     over_R = counts_RC @ denominator_C
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -166,7 +167,7 @@ def intervals(sums: ClusterSums, counts_RC: Floats, *, is_share: bool = False) -
 
 
 def split_masks(sources: Sequence[str], splits: int, rng: np.random.Generator) -> Masks:
-    """(S, C) clusters on the first side: half of every source, the odd ones to the sides in turn."""
+    """Masks (S, C) of the clusters on the first side: half of every source; odd ones alternate between the sides."""
     masks = np.zeros((splits, len(sources)), dtype=bool)
     of_source = {name: np.flatnonzero(np.asarray(sources) == name) for name in sorted(set(sources))}
     for mask in masks:
@@ -202,14 +203,14 @@ def _gaps(first_RC: Floats, numerator_CM: Floats, denominator_CM: Floats) -> Flo
 
 
 def _gap_between(one_RK: Floats, two_RK: Floats) -> Floats:
-    """|ratio - ratio|, (R, M), from columns numerator, denominator, numerator, …; NaN where a side has nothing."""
+    """Absolute difference of ratios (R, M), from columns numerator, denominator, …; NaN where a side has no value."""
     with np.errstate(divide="ignore", invalid="ignore"):
         gap: Floats = np.abs(one_RK[:, ::2] / one_RK[:, 1::2] - two_RK[:, ::2] / two_RK[:, 1::2])
     return gap
 
 
 def _p_of(seen_SM: Floats, null_RM: Floats) -> Floats:
-    """Share of deals at least as extreme; a deal or a split without a value counts against the finding."""
+    """Share of reassignments at least as extreme. One without a value counts against rejection."""
     p = np.ones_like(seen_SM)
     for column in range(seen_SM.shape[1]):
         null = np.sort(np.where(np.isfinite(null_RM[:, column]), null_RM[:, column], np.inf))

@@ -1,4 +1,4 @@
-"""The self-test as a page, as Markdown and in the terminal. None of them holds chat text."""
+"""Self-test report as HTML, Markdown and terminal output, without chat text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eval.next_turn.selftest.planted_table import ALPHA, CLOCK_BOUND, row
-from eval.next_turn.selftest.selftest_record import Cell, PeopleResult, SelfTestReport, UserResult
+from eval.next_turn.selftest.selftest_record import PeopleResult, PlantedCell, SelfTestReport, UserResult
 from usersim.errors import DataError
 from usersim.report import html as page
 from usersim.storage.records import atomic_writer, write_json
@@ -20,7 +20,7 @@ LEGEND = (
     f"{ALPHA}. Outlined (in Markdown: [ ]): a metric meant for this user; ✗ where it did not catch it."
 )
 STRONG = 12.0
-"""Standard errors at which a cell has its full colour."""
+"""Number of standard errors at which a cell has its full colour."""
 STYLE = """
 main { max-width: 1500px; }
 
@@ -38,7 +38,7 @@ td:first-child { white-space: nowrap; }
 
 
 def headline(report: SelfTestReport) -> list[str]:
-    """Findings of the self-test, one sentence a line."""
+    """Returns the findings of the self-test, one sentence per line."""
     caught, judged = sum(report.planted_caught.values()), len(report.planted_caught)
     lines = [f"{caught} of {judged} planted users are caught by a metric meant for them."]
     missed = [result for result in report.users if result.is_caught is False]
@@ -118,7 +118,7 @@ def html(report: SelfTestReport) -> str:
             [
                 escape(result.label),
                 escape(result.made),
-                escape(", ".join(expected.key for expected in row(result.name).meant)),
+                escape(", ".join(expected.key for expected in row(result.name).expectations)),
                 escape(", ".join(result.caught_by) or result.left_out or "none"),
                 escape(_facts(result)),
             ]
@@ -209,7 +209,7 @@ def terminal(report: SelfTestReport) -> Table:
 
 
 def write_selftest(report: SelfTestReport, out: str | Path) -> None:
-    """report.json, report.md and report.html in `out`, each complete or not there at all."""
+    """Writes report.json, report.md and report.html to `out`, each atomically."""
     folder = Path(out)
     try:
         write_json(folder / "report.json", report.model_dump(mode="json"))
@@ -227,17 +227,17 @@ def _columns(report: SelfTestReport) -> list[str]:
     return [spec.key for spec in report.specs if spec.key in measured]
 
 
-def _cell(result: UserResult, key: str) -> Cell | None:
+def _cell(result: UserResult, key: str) -> PlantedCell | None:
     return next((cell for cell in result.cells if cell.key == key), None)
 
 
-def _sigmas(cell: Cell) -> str:
+def _sigmas(cell: PlantedCell) -> str:
     if cell.z is None:
         return "0" if abs(cell.difference.value) < 1e-12 else "∞" if cell.difference.value > 0 else "-∞"
     return f"{cell.z:+.1f}"
 
 
-def _markdown_cell(cell: Cell | None) -> str:
+def _markdown_cell(cell: PlantedCell | None) -> str:
     if cell is None:
         return ""
     text = f"**{_sigmas(cell)}**" if cell.p_holm < ALPHA else _sigmas(cell)
@@ -246,7 +246,7 @@ def _markdown_cell(cell: Cell | None) -> str:
     return f"[{text}]" if cell.is_caught else f"[{text} ✗]"
 
 
-def _html_cell(cell: Cell | None) -> str:
+def _html_cell(cell: PlantedCell | None) -> str:
     if cell is None:
         return '<span class="soft">·</span>'
     z = cell.z if cell.z is not None else _sign(cell.difference.value) * STRONG

@@ -16,95 +16,95 @@ class SelfTestConfig(Record):
 
     seed: int = 0
     n: int = Field(default=200, ge=2)
-    """Conversations, the sources in equal parts as far as they reach."""
+    """Conversations, with equally many per source as far as available."""
     permutations: int = Field(default=PERMUTATIONS, ge=99)
     splits: int = Field(default=200, ge=1)
-    """Random splits of people into halves, and of people into pairs."""
+    """Number of random splits of people into halves, and of people into pairs."""
     resamples: int = Field(default=2_000, ge=1)
-    """Behind the coverage of the intervals."""
+    """Number of resamples for the coverage of intervals."""
     users: tuple[str, ...] | None = None
-    """Planted users that are made; None: all of the table."""
+    """Planted users; None: all of the table."""
     meant_only: bool = False
     """Only the metrics meant for one of these users."""
     language: str | None = "en"
 
 
-class Cell(Record):
-    """A planted user by a metric."""
+class PlantedCell(Record):
+    """Result of one metric on one planted user."""
 
     key: str
     value: Estimate
     people: float | None
-    """At the same prefixes; for told_apart the value that means "not told apart", for a gain 0."""
+    """Value at the same prefixes; chance for told_apart, 0 for a gain."""
     difference: Estimate
     error: float
     """Standard error of the difference."""
     z: float | None
-    """Difference over its standard error; None where it does not vary."""
+    """Difference divided by its standard error; None if it does not vary."""
     p: float
     p_holm: float
-    """Adjusted for all metrics of this user."""
+    """p, adjusted over all metrics of this user."""
     p_unpaired: float | None = None
-    """The user at one half of the clusters against people at the other: half the n, and no pairs."""
+    """p of the user at one half of the clusters against people at the other: half the n, unpaired."""
     p_unpaired_holm: float | None = None
     is_meant: bool
     is_caught: bool
-    """Differs with a Holm-adjusted p below `ALPHA`; where meant, in the direction expected."""
+    """Differs with a Holm-adjusted p below `ALPHA`; for an expected metric, in the expected direction."""
     needed_n: int | None = None
-    """Conversations at which the effect seen here would be caught with 80 % power, where it was not."""
+    """Conversations at which the observed effect would be detected with 80 % power, if it was not."""
 
 
 class UserResult(Record):
-    """A planted user and what saw it."""
+    """Result of one planted user, with the metrics that detected it."""
 
     name: str
     label: str
     made: str
     left_out: str | None = None
-    """Why it could not be made, or not be judged."""
+    """Reason why it could not be built or judged."""
     conversations: int = 0
     turns: int = 0
-    """Prefixes at which it and the person wrote."""
+    """Number of prefixes at which it and the person wrote a turn."""
     changed: float = 0.0
-    """Share of these turns that are not the person's."""
+    """Share of these turns that differ from the person's."""
     failed: dict[str, int] = Field(default_factory=dict)
-    """Prefixes without a turn, by reason: left out of both sides."""
+    """Number of prefixes without a turn, by reason; left out of both sides."""
     is_caught: bool | None = None
     caught_by: tuple[str, ...] = ()
-    """Metrics meant for it that did."""
+    """Metrics meant for it that detected it."""
     both_scorers: bool | None = None
-    """Both unrelated scorers of one of these numbers caught it; None where no number meant for it has two."""
+    """Both unrelated scorers of one of these numbers detected it; None if no number meant for it has two."""
     needed_n: int | None = None
-    cells: tuple[Cell, ...] = ()
+    cells: tuple[PlantedCell, ...] = ()
     undefined: dict[str, str] = Field(default_factory=dict)
-    """Metrics that it has no value of, with the reason."""
+    """Metrics that are undefined for it, with the reason."""
 
 
 class PeopleResult(Record):
-    """People against people: how often any metric is below `ALPHA` after Holm's adjustment."""
+    """People against people: how often a metric is below `ALPHA` after Holm's adjustment."""
 
     form: Literal["halves", "pairs"]
     """halves: two halves of the people, unpaired; pairs: different people at the same source and turn."""
     repeats: int
     metrics: int
     share: float
-    """Share of the repeats in which any metric was."""
+    """Share of the repeats in which any metric rejected."""
     by_metric: dict[str, float]
-    """The same for each metric, where it was."""
+    """The same share for each metric, where it rejected."""
 
 
 class SelfTestReport(Record):
-    """The report; flat keys first."""
+    """Self-test report; flat keys first."""
 
     title: str = "Self-test of the next-turn metrics"
     planted_caught: dict[str, bool]
     planted_needed_n: dict[str, int | None]
-    """Conversations needed, for planted users not caught."""
+    """Conversations needed, for planted users that were not caught."""
     planted_left_out: dict[str, str]
     human_false_positives: float | None
     human_false_positives_paired: float | None
     coverage: dict[str, float]
-    """Share of resamples whose interval holds the value on the full set, by metric."""
+    """Share of resamples whose interval contains the value on the full set, by metric."""
     coverage_outside: tuple[str, ...]
     """Metrics whose coverage is not between 92 and 98 %."""
     coverage_undefined: dict[str, str]
@@ -115,7 +115,7 @@ class SelfTestReport(Record):
     with_known_end: int
     sources: dict[str, int]
     excluded: dict[str, int]
-    """Conversations that could not be used, by reason."""
+    """Number of unusable conversations by reason."""
     people: tuple[PeopleResult, ...]
     users: tuple[UserResult, ...]
     specs: tuple[MetricSpec, ...]

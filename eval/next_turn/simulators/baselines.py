@@ -1,6 +1,6 @@
-"""Fair baselines: a chat model that continues the conversation unprompted, and a nearest-neighbour user.
+"""Baselines: a chat model that continues the conversation without instructions, and a nearest-neighbour user.
 
-The third one, the chat model prompted to play the user, is the kind `chat` of `eval.next_turn.simulators.draw`.
+A third baseline, the chat model prompted to play the user, is the kind `chat` of `eval.next_turn.simulators.draw`.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from usersim.types import Conversation, Goal, Turn, UserProfile, UserTurn
 from usersim.users.protocols import Draw, Sampler, Sampling
 
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>")
-"""Tokens that end a document, by family of models."""
+"""Tokens that end a document, by model family."""
 
 WINDOW = 4096
-"""Tokens of history and turn, as the shipped User LM has; the oldest exchanges are left out above."""
+"""Maximum tokens of history and turn, as for the shipped User LM; the oldest exchanges are dropped above it."""
 
 
 class UnpromptedUser:
-    """A `User` that is told nothing: a chat model that continues the conversation in its own template and true roles.
+    """`User` without instructions: a chat model that continues the conversation in its template with the real roles.
 
-    It can leave in the two ways that its text has: the document ends after the answer, where the user's header would
-    stand, or the user's message is empty. P(end) = P(end of text) + (1 - P(end of text)) P(empty message), both raw.
-    A chat model may give both next to no probability, and then never leaves: SmolLM2-135M-Instruct gave less than 1e-5
-    at 8 prefixes of dev. That is its answer; no hazard is lent to it.
+    It can leave in the two ways of its text: the document ends after the answer, or the user's message is empty.
+    P(end) = P(end of text) + (1 - P(end of text)) P(empty message), both uncalibrated.
+    A chat model may give both almost no probability, and then never leaves: SmolLM2-135M-Instruct gave less than 1e-5
+    at 8 prefixes of dev. That is reported as it is, without a fitted hazard.
     """
 
     def __init__(self, header: UserHeader, sampler: Sampler, sampling: Sampling, window: int) -> None:
@@ -97,23 +97,23 @@ def _end_of_text(header: UserHeader) -> int:
 
 @dataclass(frozen=True)
 class _Contexts:
-    """Training contexts of one class of positions, by embedding."""
+    """Training contexts of one position class, by embedding."""
 
     prefixes: list[Prefix]
     vectors: Vectors
 
 
 class NearestUser:
-    """A `User` that says what the person said after the nearest training context.
+    """`User` that repeats what the person said after the nearest training context.
 
     Contexts are compared at the same position (1, 2, 3, 4 and later). Openings are compared by their goals, later ones
-    by the last answer and the user turn before it (mean of two cosines). The words are those of the nearest context at
+    by the last answer and the user turn before it (mean of two cosines). The text is that of the nearest context at
     which the person went on. P(end) is the share of the `k` nearest whose person left; unknown ends do not count.
 
     Args:
         conversations: Training conversations.
-        k: Contexts that P(end) is counted over.
-        most: Contexts of each class at most, drawn with `seed`.
+        k: Number of contexts for P(end).
+        most: Maximum contexts per class, drawn with `seed`.
         language: Language of the user turns; None for all.
     """
 
@@ -167,7 +167,7 @@ class NearestUser:
         )
 
     def _available(self, number: int) -> int:
-        """The class itself, else the nearest one in which a person went on."""
+        """The class itself, else the nearest class in which a person went on."""
         speaking = [n for n, own in self._classes.items() if any(not prefix.has_left for prefix in own)]
         return min(speaking, key=lambda other: (abs(other - number), other))
 
@@ -184,7 +184,7 @@ def _class_of(position: int) -> int:
 
 
 def _context_vectors(contexts: Sequence[tuple[Goal | None, Sequence[Turn]]]) -> Vectors:
-    """(n, 2 d): answer and user turn before it, side by side; an opening has its goal in both halves."""
+    """Vectors (n, 2 d): answer and previous user turn side by side; an opening has its goal in both halves."""
     pairs = [_context_texts(goal, turns) for goal, turns in contexts]
     first, second = (embed([pair[half] for pair in pairs]) for half in (0, 1))
     vectors: Vectors = np.concatenate([first, second], axis=1) * np.float32(0.5**0.5)

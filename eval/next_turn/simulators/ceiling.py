@@ -1,11 +1,11 @@
-"""Human ceiling: what other people write at the same prefixes, in the form of a simulator.
+"""Human ceiling: turns that other people write at the same prefixes, in the form of a simulator.
 
 File format, JSON Lines of `AnnotatedTurn`, one line for each annotator and prefix:
 
     {"prefix": "c17@2", "person": "annotator-3", "text": "and by train?"}
     {"prefix": "c17@3", "person": "annotator-3", "ends": true}
 
-An annotator sees what a simulator is given: the goal, where there is one, and the history up to the prefix. Then the
+An annotator sees what a simulator gets: the goal, if there is one, and the history up to the prefix. Then the
 annotator writes the next user turn, or leaves.
 """
 
@@ -35,7 +35,7 @@ class AnnotatedTurn(NextTurn):
 
 
 def read_annotated(path: str | Path) -> list[AnnotatedTurn]:
-    """Turns of a ceiling file. Raises DataError for a person's second turn at one prefix, and for an empty file."""
+    """Reads a ceiling file. Raises DataError for two turns of a person at one prefix, and for an empty file."""
     turns: list[AnnotatedTurn] = []
     pairs: set[tuple[str, str]] = set()
     for number, turn in enumerate(read_records(path, AnnotatedTurn), start=1):
@@ -51,14 +51,13 @@ def read_annotated(path: str | Path) -> list[AnnotatedTurn]:
 
 
 def pooled(turns: Sequence[AnnotatedTurn], prefixes: Sequence[Prefix], seed: int) -> SimulatedTurns:
-    """All annotators as one simulator, measured like any other.
+    """Returns all annotators as one simulator, measured like any other.
 
-    A prefix has one turn: of several annotators one is drawn with `seed`, so that every prefix weighs the same.
+    A prefix has one turn. Of several annotators one is drawn with `seed`, so that every prefix has the same weight.
 
     Args:
         turns: Turns of the annotators.
-        prefixes: Prefixes that are measured. A turn at another prefix, or by the person who had the conversation,
-            is left out and counted in `failed`.
+        prefixes: Measured prefixes. A turn elsewhere, or by the person of the conversation, is counted in `failed`.
         seed: Seed of the draw.
 
     Raises:
@@ -78,7 +77,7 @@ def pooled(turns: Sequence[AnnotatedTurn], prefixes: Sequence[Prefix], seed: int
 
 
 def by_person(turns: Sequence[AnnotatedTurn], prefixes: Sequence[Prefix]) -> list[SimulatedTurns]:
-    """Each annotator as a simulator, by name. Leaves out, counts and raises as `pooled`."""
+    """Returns each annotator as a simulator, by name. Excludes, counts and raises like `pooled`."""
     usable, _ = _usable(turns, prefixes)
     annotators = []
     for person in sorted({turn.person for turn in usable}):

@@ -1,10 +1,10 @@
-"""Next turns drawn from any simulator at prefixes of real conversations, kept in a journal.
+"""Drawing of next turns from any simulator at prefixes of human conversations, with a journal.
 
-All simulators are drawn from with the same sampling and the same guards. Where a simulator tells P(end), its words and
-its decision to leave are drawn apart. P(end) is read at the first token (temperature 1, before top_p). The words are
-drawn with the end banned. The decision is a Bernoulli draw from P(end) with a seed of its own. That is the sampled
-distribution, factored: every prefix has words, and leaving can be judged by P(end). Other simulators leave as they do,
-and then have no words there.
+All simulators have the same sampling and the same guards. If a simulator has a P(end), its text and its decision to
+leave are drawn separately. P(end) is read at the first token (temperature 1, before top_p). The text is drawn with the
+end banned. The decision is a Bernoulli draw from P(end) with its own seed. This factors the sampled distribution:
+every prefix has a text, and leaving can be scored by P(end). Other simulators leave on their own, and then have no
+text there.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from usersim.users.guards import Guards, rejection
 from usersim.users.protocols import User
 
 SHORTENED = "history_shortened"
-"""Noted among a turn's rejections where the oldest exchanges did not fit into the window."""
+"""Rejection reason recorded for a turn if the oldest exchanges did not fit into the context window."""
 FAILURES_IN_A_ROW = 50
-"""After so many a simulator is taken to be down, and the rest is not asked."""
+"""Consecutive failures after which a simulator is considered down and no more requests are sent."""
 Track = Callable[[str, int], Callable[[], None]]
 
 log = logging.getLogger(__name__)
@@ -55,23 +55,22 @@ def draw_turns(
     concurrency: int = 48,
     track: Track | None = None,
 ) -> SimulatedTurns:
-    """Draws a next turn at every prefix, once; a second run goes on where the first one stopped.
+    """Draws a next turn at every prefix, once; an interrupted run resumes from the journal.
 
-    The goal shown is the prefix's own (`eval.next_turn.metrics.goal_conditions` changes it). A turn depends on
-    its prefix and the seed, not on what else is drawn. The prefixes of one conversation follow each other, so
-    that an engine's
-    prefix cache serves them.
+    The goal shown is the prefix's own (`eval.next_turn.metrics.goal_conditions` changes it). A turn depends only on its
+    prefix and the seed. The prefixes of one conversation follow each other, so that they hit an engine's prefix cache.
 
     Args:
-        simulator: What `simulator_from` returned; precomputed turns come back as they are.
-        prefixes: Prefixes, closing ones among them.
+        simulator: Result of `simulator_from`; precomputed turns are returned as they are.
+        prefixes: Prefixes, closing ones included.
         out: Directory of the journals.
-        concurrency: Requests under way at a time.
+
+        concurrency: Maximum number of concurrent requests.
         track: `track(description, total)` returns a function that is called after every prefix.
 
     Returns:
-        The turns. A prefix at which the simulator failed has none; failures are counted by error and tried again
-        by the next run.
+        The turns. A prefix at which the simulator failed has none. Failures are counted by error, and retried by the
+        next run.
 
     Raises:
         BackendError: Every prefix failed, or so many in a row that the simulator must be down.
@@ -124,9 +123,9 @@ def _simulated(
 
 
 def next_turn(prefix: Prefix, turn: UserTurn, simulator: Simulator) -> NextTurn:
-    """A drawn turn as the evaluation reads it, with the decision to leave drawn from P(end) where that is known.
+    """Returns a drawn turn as evaluated, with the decision to leave drawn from P(end) if it is known.
 
-    Before the first user turn nothing can be left.
+    A user cannot leave before the first turn.
     """
     probability = turn.end_probability if simulator.tells_end else None
     ends = turn.ends
@@ -139,7 +138,7 @@ def next_turn(prefix: Prefix, turn: UserTurn, simulator: Simulator) -> NextTurn:
 
 
 def _ask(prefix: Prefix, seed: int) -> Ask:
-    """Its key has a digest of all that the simulator sees, so that a journal outlives changed goals or texts."""
+    """Request with a key that hashes all that the simulator sees, so that a journal survives changed goals or texts."""
     profile = UserProfile(goal=prefix.goal)
     context = profile.model_dump_json() + "".join(turn.model_dump_json() for turn in prefix.history)
     key = f"{prefix.id} {hashlib.sha256(context.encode()).hexdigest()[:16]}"
@@ -147,7 +146,7 @@ def _ask(prefix: Prefix, seed: int) -> Ask:
 
 
 def _in_order(prefixes: Sequence[Prefix]) -> list[Prefix]:
-    """By conversation, as they come first, and by position within it."""
+    """Prefixes grouped by conversation, in order of first occurrence, and sorted by position."""
     place: dict[str, int] = {}
     for prefix in prefixes:
         place.setdefault(prefix.conversation, len(place))
@@ -160,7 +159,7 @@ def _journal_path(out: Path, name: str) -> Path:
 
 
 class _PrefixUser:
-    """A `User` that redraws what the guards refuse, shortens histories that are too long and stops when it is down."""
+    """`User` that resamples rejected turns, drops old turns of long histories, and stops if the simulator is down."""
 
     def __init__(self, simulator: Simulator) -> None:
         self._simulator = simulator

@@ -1,4 +1,4 @@
-"""Simulators that next turns are drawn from, by specification.
+"""Parser of specifications of simulators.
 
 A specification is `NAME=KIND:ARGUMENT[;prompt=PROMPT]`:
 
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 KINDS = ("userlm", "endpoint", "chat", "base", "nearest", "policy", "file")
 PROMPT = "impersonal"
-"""Default prompt: the likeliest on dev for the 135M base, of two of the three corpora (docs/results)."""
-BEST_OF_HELP = "User LMs only: candidates of a turn, of which the discriminator chooses (1)"
+"""Default prompt: the most likely on dev for the 135M base, on two of the three corpora (docs/results)."""
+BEST_OF_HELP = "candidates per turn, of which the discriminator chooses; User LMs only (default: 1)"
 ADDRESSES = ("http://", "https://", "unix:")
 
 
@@ -50,7 +50,7 @@ class DrawSettings(Record):
     top_p: float = Field(default=0.95, gt=0, le=1)
     max_tokens: int = Field(default=192, ge=1, le=4096)
     guards: Literal["off", "on"] = "off"
-    """off: only a turn without words is drawn again, so that what guards would catch is seen. on: the default ones."""
+    """off: only empty turns are resampled, so that faults are measured. on: the default guards."""
     seed: int = 0
     best_of: int = Field(default=1, ge=1, le=16)
     """Of User LMs alone: candidates of each turn, of which the model's discriminator chooses."""
@@ -86,7 +86,7 @@ def checked_best_of(number: int) -> int:
 
 @dataclass(frozen=True)
 class Simulator:
-    """A simulator that can be drawn from. Nothing is loaded before the first turn that the journal lacks."""
+    """Simulator that turns are drawn from. Nothing is loaded before the first turn that the journal lacks."""
 
     name: str
     kind: str
@@ -95,16 +95,16 @@ class Simulator:
     identity: dict[str, str]
     """Everything that its turns depend on: weights, prompt, sampling, guards, seed."""
     tells_end: bool
-    """Its turns carry a P(end)."""
+    """True if its turns carry a P(end)."""
     open: Callable[[], User]
     settings: DrawSettings
 
 
 def simulator_from(specification: str, settings: DrawSettings | None = None) -> Simulator | SimulatedTurns:
-    """The simulator of a specification; for `file:` its turns.
+    """Returns the simulator of a specification; for `file:` its turns.
 
     Raises:
-        ConfigError: The specification or what it names cannot be used.
+        ConfigError: The specification is malformed, or what it names is not usable.
         DataError: The file of precomputed turns is malformed.
     """
     name, equals, rest = specification.partition("=")
@@ -149,7 +149,7 @@ def _settings_text(settings: DrawSettings) -> dict[str, str]:
 
 
 def at_engine(argument: str) -> tuple[str, str | None]:
-    """(model, address of the engine that serves it or None) of `MODEL@ADDRESS`."""
+    """Parses `MODEL@ADDRESS` into (model, address of its engine or None)."""
     model, at, address = argument.rpartition("@")
     if at and address.startswith(ADDRESSES):
         return model, address
@@ -318,7 +318,7 @@ _KIND: dict[str, Callable[[str, str, Options, DrawSettings], Simulator]] = {
 
 
 class _EndBanned:
-    """A `User` whose words are drawn with the end banned, over a `UserLM` or the endpoint's client."""
+    """`User` whose text is drawn with the end banned, over a `UserLM` or the endpoint's client."""
 
     def __init__(self, user: UserLM | RemoteUser, sampling: Sampling) -> None:
         self.user, self.sampling, self.name = user, sampling, user.name
@@ -341,6 +341,6 @@ class _EndBanned:
 
 
 def _affinity(profile: UserProfile, turns: Sequence[Turn]) -> str:
-    """Equal for the prefixes of one conversation, which share the beginning of their prompts."""
+    """Routing key: equal for the prefixes of one conversation, whose prompts share their beginning."""
     goal = profile.goal.model_dump_json() if profile.goal else ""
     return hashlib.sha256((goal or "".join(turn.text for turn in turns[:1])).encode()).hexdigest()[:16]

@@ -20,7 +20,7 @@ from eval.fidelity.metrics.endings.ending import (
 from eval.fidelity.samples.invented import invented
 from eval.likelihood.conditions import CONDITIONS, passes, usable
 from eval.likelihood.figures import contrasts, draws, model_scores, positions_of
-from eval.likelihood.goals import picked
+from eval.likelihood.goals import share_won_by_first
 from eval.likelihood.likelihood import (
     ConversationScore,
     PromptedScorer,
@@ -286,9 +286,9 @@ def test_the_own_goal_is_among_ten_and_found_by_likelihood():
         for own, group in zip(people, groups, strict=True)
     )
     assert groups == candidates(people, seed=3) != candidates(people, seed=4)
-    assert picked(opening_nats(Counting(), people, seed=3)).value == 1
+    assert share_won_by_first(opening_nats(Counting(), people, seed=3)).value == 1
     blind = [[1.0] * 10] * 5
-    assert picked(blind).value == 0
+    assert share_won_by_first(blind).value == 0
 
 
 def test_the_ratio_of_perplexities_is_paired():

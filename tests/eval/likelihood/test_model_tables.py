@@ -75,8 +75,8 @@ def test_later_turns_are_asked_after_the_real_history():
 
 
 def test_the_value_asked_for_has_the_words_of_its_level():
-    for attribute in control.ASKED:
-        values = [control.value(attribute, level) for level in LEVELS]
+    for attribute in control.ATTRIBUTES:
+        values = [control.level_value(attribute, level) for level in LEVELS]
         assert values == sorted(values)
         if attribute not in control.COUNTS:
             assert [style_level(attribute, v) for v in values] == list(LEVELS)
@@ -259,7 +259,7 @@ def test_the_command_draws_all_tables(tiny_userlm, tmp_path, capsys):
     ]
     assert run_main(main, arguments) == 0
     report = json.loads(capsys.readouterr().out)
-    assert {a["attribute"] for a in report["control"]["attributes"]} == set(control.ASKED)
+    assert {a["attribute"] for a in report["control"]["attributes"]} == set(control.ATTRIBUTES)
     assert set(report["roles"]["speakers"]) == {"people", "tiny-userlm"}
     assert set(report["goals"]["disclosure"]) == {"people", "sim", "people, as annotated"}
     assert report["memory"]["training_conversations"] == 24

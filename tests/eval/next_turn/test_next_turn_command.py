@@ -136,7 +136,7 @@ def test_simulators_without_a_common_prefix_are_refused(files, tmp_path, capsys)
     argv = ["next-turn", "--human", str(human), "--simulator", f"a=file:{turns}", "--no-scorer"]
     argv += ["--simulator", f"b=file:{tmp_path / 'silent.jsonl'}", "--out", str(tmp_path / "out")]
     assert run_main(main, argv) == 2
-    assert "no prefixes at which all simulators wrote something" in " ".join(capsys.readouterr().err.split())
+    assert "the simulators share no prefix with a turn" in " ".join(capsys.readouterr().err.split())
 
 
 def test_bits_per_character_are_nats_over_characters() -> None:

@@ -1,6 +1,6 @@
 import numpy as np
 
-from eval.next_turn.comparison import Measurement, against_null, claims, compare, judged, margin_of
+from eval.next_turn.comparison import Measurement, against_null, claims, compare, margin_of, with_readings
 from eval.next_turn.metrics.values import MetricSpec, Values
 from eval.next_turn.prefixes import Prefix
 
@@ -34,10 +34,10 @@ def measured(key: str, ours: list[float], theirs: list[float], **fields: object)
 
 def test_readings_more_less_like_people_and_not_told() -> None:
     people = [0.0, 1.0] * 100
-    (more,) = judged([measured("acts.thanks", [1.0] * 200, people, is_share=True)])
-    (less,) = judged([measured("acts.thanks", [0.0] * 200, people, is_share=True)])
-    (same,) = judged([measured("acts.thanks", people, people, is_share=True)])
-    (few,) = judged([measured("acts.thanks", [1.0, 0.0, 1.0], [0.0, 1.0, 0.0], is_share=True)])
+    (more,) = with_readings([measured("acts.thanks", [1.0] * 200, people, is_share=True)])
+    (less,) = with_readings([measured("acts.thanks", [0.0] * 200, people, is_share=True)])
+    (same,) = with_readings([measured("acts.thanks", people, people, is_share=True)])
+    (few,) = with_readings([measured("acts.thanks", [1.0, 0.0, 1.0], [0.0, 1.0, 0.0], is_share=True)])
     assert [more.reading, less.reading, same.reading, few.reading] == [
         "more",
         "less",
@@ -48,7 +48,7 @@ def test_readings_more_less_like_people_and_not_told() -> None:
 
 def test_holm_counts_all_metrics_of_the_simulator() -> None:
     one = measured("acts.thanks", [1.0] * 12, [0.0, 1.0] * 6, is_share=True)
-    alone, together = judged([one])[0], judged([one] * 20)[0]
+    alone, together = with_readings([one])[0], with_readings([one] * 20)[0]
     assert together.p_holm == min(1.0, 20 * alone.p)
 
 
@@ -56,9 +56,9 @@ def test_two_scorers_that_disagree_claim_nothing() -> None:
     people = list(np.tile([10.0, 20.0], 50))
     lm = measured("coherence.answer.lm", [0.0] * 100, people, scorer="lm")
     embedding = measured("coherence.answer.embedding", people, people, scorer="embedding")
-    (claim,) = claims(judged([lm, embedding]))
+    (claim,) = claims(with_readings([lm, embedding]))
     assert (claim.key, claim.reading, claim.disagree) == ("coherence.answer", "not told", True)
-    (claim,) = claims(judged([lm]))
+    (claim,) = claims(with_readings([lm]))
     assert (claim.reading, claim.disagree) == ("less", False)
 
 

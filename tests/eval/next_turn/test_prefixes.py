@@ -108,10 +108,10 @@ def test_a_prefix_that_occurs_twice_is_refused_with_its_line(
 ) -> None:
     path = tmp_path / "turns.jsonl"
     path.write_text('{"prefix": "c@1", "text": "a"}\n{"prefix": "c@1", "text": "b"}\n', encoding="utf-8")
-    with pytest.raises(DataError, match=r":2: prefix 'c@1' occurs a second time"):
+    with pytest.raises(DataError, match=r":2: duplicate prefix 'c@1'"):
         read_turns(path, "two")
 
 
 def test_a_turn_that_neither_says_anything_nor_leaves_is_no_turn() -> None:
-    with pytest.raises(ValueError, match="has to end"):
+    with pytest.raises(ValueError, match="must have ends"):
         NextTurn(prefix="c@1", text=" ")

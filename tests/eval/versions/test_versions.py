@@ -9,7 +9,7 @@ import torch
 
 from eval.next_turn.metrics import goal_conditions
 from eval.next_turn.prefixes import prefixes_of
-from eval.versions.aims import is_met, judged, ratio, read_aims
+from eval.versions.aims import check_aims, is_met, ratio, read_aims
 from eval.versions.aims_table import markdown
 from eval.versions.asked_acts import FREE, askable, is_seen, seen_share
 from eval.versions.leaving import brier_skills, shift, with_added_facets
@@ -49,7 +49,7 @@ def bases(tmp_path_factory):
 def scorer(bases, name, folder):
     base = bases[name]
     return TeacherForcedScorer(
-        base.model.eval(), base.renderer, identity={"model": name}, cache=AnswerCache(folder / name)
+        base.model.eval(), base.renderer, cache_keys={"model": name}, cache=AnswerCache(folder / name)
     )
 
 
@@ -227,11 +227,11 @@ def test_a_ratio_has_the_interval_of_the_delta_method():
 
 
 def test_an_aim_without_a_number_is_an_error(tmp_path):
-    with pytest.raises(ConfigError, match="aims without a number: b"):
-        judged({"a": number(1)}, {"b": "<= 1"})
+    with pytest.raises(ConfigError, match="aims for numbers that were not measured: b"):
+        check_aims({"a": number(1)}, {"b": "<= 1"})
     table = tmp_path / "aims.toml"
     table.write_text('[aims]\n"a" = "about 1"\n')
-    with pytest.raises(ConfigError, match="is no rule"):
+    with pytest.raises(ConfigError, match="is not a rule"):
         read_aims(table)
 
 
@@ -240,7 +240,7 @@ def test_the_shipped_aims_are_rules(request):
 
 
 def test_aims_are_written_beside_their_numbers():
-    aims = judged({"a": number(0.5), "b": number(2.0)}, {"a": "<= 0.6"})
+    aims = check_aims({"a": number(0.5), "b": number(2.0)}, {"a": "<= 0.6"})
     assert json.loads(aims["a"].model_dump_json()) == {
         "value": 0.5, "low": 0.5, "high": 0.5, "n": 100, "aim": "<= 0.6", "met": True
     }  # fmt: skip
@@ -249,7 +249,7 @@ def test_aims_are_written_beside_their_numbers():
 
 
 def test_the_table_for_a_card_marks_what_was_missed():
-    aims = judged({"a": number(0.5), "b": number(2.0), "c": number(1.0)}, {"a": "<= 0.6", "b": "<= 1"})
+    aims = check_aims({"a": number(0.5), "b": number(2.0), "c": number(1.0)}, {"a": "<= 0.6", "b": "<= 1"})
     assert markdown(aims).splitlines()[2:] == [
         "| `a` | 0.500 [0.500, 0.500] | 100 | <= 0.6 | yes |",
         "| `b` | 2.000 [2.000, 2.000] | 100 | <= 1 | **no** |",

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.usersim.rendering.test_render import END, LEFT, renderer
 
+from tests.usersim.rendering.test_render import END, LEFT, renderer
 from usersim.decoding.discriminator import (
     BUCKETS,
     FORM,

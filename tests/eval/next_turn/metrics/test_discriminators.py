@@ -3,15 +3,8 @@
 import numpy as np
 import pytest
 
-from eval.next_turn.metrics.discriminators import (
-    Discriminator,
-    Embedded,
-    Lexical,
-    Unpaired,
-    longest_run,
-    told_apart,
-    told_apart_specs,
-)
+from eval.next_turn.metrics.discriminator_features import Embedded, Lexical, longest_run
+from eval.next_turn.metrics.discriminators import Discriminator, Unpaired, told_apart, told_apart_specs
 from eval.next_turn.prefixes import Prefix
 from usersim.errors import DataError
 from usersim.stats.estimates import rng_for

@@ -109,8 +109,8 @@ def test_unsaid_from_an_annotation_file(tmp_path):
     path.write_text("\n".join(map(json.dumps, lines)))
     assert read_unsaid(path) == {"a": ("x", "y")}
     path.write_text('{"id": "a", "unsaid": "x"}')
-    with pytest.raises(DataError, match=r"goals.jsonl:1: unsaid has to be a list of texts"):
+    with pytest.raises(DataError, match=r"goals.jsonl:1: unsaid must be a list of texts"):
         read_unsaid(path)
     path.write_text('{"goal": "a"}')
-    with pytest.raises(DataError, match="needs an id"):
+    with pytest.raises(DataError, match="has no id"):
         read_unsaid(path)

@@ -5,15 +5,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from eval.next_turn.metrics.chat_contexts import ANSWER_TOKENS, CONTEXT_TOKENS, SCORED_TOKENS
 from eval.next_turn.metrics.coherence import MOST_NATS, Coherence, Contexts
 from eval.next_turn.metrics.fluency import LanguageModelFluency, NgramFluency, TurnModel, WittenBell
-from eval.next_turn.metrics.language_model import (
-    ANSWER_TOKENS,
-    CONTEXT_TOKENS,
-    SCORED_TOKENS,
-    LanguageModelScorer,
-    ScoreJournal,
-)
+from eval.next_turn.metrics.language_model import LanguageModelScorer, ScoreJournal
 from eval.next_turn.prefixes import Prefix, prefixes_of
 from usersim.errors import DataError
 from usersim.types import Conversation, Goal, Turn, UserProfile

@@ -95,5 +95,5 @@ def test_intervals_cover_in_about_95_percent(kind: str) -> None:
 
 
 def test_a_metric_defined_nowhere_is_not_zero() -> None:
-    with pytest.raises(ValueError, match="over nothing"):
+    with pytest.raises(ValueError, match="at no prefix"):
         estimate(sums([0.0], [0.0]))

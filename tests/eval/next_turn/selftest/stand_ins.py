@@ -11,8 +11,8 @@ import numpy as np
 
 from eval.next_turn.metrics.values import (
     ClusterSums,
-    Metric,
     MetricSpec,
+    TurnMetric,
     Values,
     at_positions,
     difference,
@@ -21,8 +21,9 @@ from eval.next_turn.metrics.values import (
     p_paired,
 )
 from eval.next_turn.prefixes import Prefix
-from eval.next_turn.selftest.detection import Discriminator, Instruments, LeavingNumber
-from eval.next_turn.selftest.planted_users import Material, leaves_by_turn_number
+from eval.next_turn.selftest.instruments import DiscriminatorFamily, Instruments, LeavingNumber
+from eval.next_turn.selftest.planted_leaving import leaves_by_turn_number
+from eval.next_turn.selftest.planted_material import Material
 from eval.next_turn.turns import SimulatedTurns
 from usersim.stats.estimates import rng_for
 
@@ -33,7 +34,7 @@ def words(text):
     return WORD.findall(text.lower())
 
 
-class Simple(Metric):
+class Simple(TurnMetric):
     """One metric from a function of prefix and text; None is undefined."""
 
     def __init__(self, key, of, *, is_share=False, scorer=None):
@@ -154,7 +155,7 @@ class NoDifference:
         return 1.0
 
 
-def discriminator() -> Discriminator:
+def discriminator() -> DiscriminatorFamily:
     specs = [
         MetricSpec(
             key=f"told_apart.a.{at}",
@@ -166,7 +167,7 @@ def discriminator() -> Discriminator:
         )
         for at in ("1", "all")
     ]
-    return Discriminator(Length(), specs, Longer, NoDifference)
+    return DiscriminatorFamily(Length(), specs, Longer, NoDifference)
 
 
 class Leaving:

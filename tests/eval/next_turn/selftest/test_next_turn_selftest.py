@@ -5,7 +5,8 @@ import pytest
 
 from eval.__main__ import main
 from eval.next_turn.metrics.values import ClusterSums, Values, estimate, p_unpaired
-from eval.next_turn.selftest.detection import Instruments, sample, self_test
+from eval.next_turn.selftest.detection import self_test
+from eval.next_turn.selftest.instruments import Instruments
 from eval.next_turn.selftest.people_against_people import (
     cluster_counts,
     coverage,
@@ -17,6 +18,7 @@ from eval.next_turn.selftest.people_against_people import (
 from eval.next_turn.selftest.planted_table import TABLE, row
 from eval.next_turn.selftest.selftest_page import headline, html, markdown, write_selftest
 from eval.next_turn.selftest.selftest_record import SelfTestConfig
+from eval.next_turn.selftest.selftest_sample import sample
 from tests.eval.next_turn.selftest.stand_ins import instruments
 from tests.eval.next_turn.selftest.test_planted import conversation, people
 from usersim.cli import run_main
@@ -82,20 +84,20 @@ def test_pages_hold_every_cell_and_no_chat_text(report, tmp_path) -> None:
 
 
 def test_an_effect_too_small_for_the_sample_says_what_sample_it_needs() -> None:
-    from eval.next_turn.selftest.detection import _judged
-    from eval.next_turn.selftest.selftest_record import Cell
+    from eval.next_turn.selftest.selftest_record import PlantedCell
+    from eval.next_turn.selftest.verdicts import judge_cell
 
     one = Estimate(value=0.02, low=-0.02, high=0.06, n=100)
-    cell = Cell(
+    cell = PlantedCell(
         key="k", value=one, people=0.0, difference=one, error=0.02, z=1.0, p=0.3, p_holm=0.3, is_meant=False,
         is_caught=False,
     )  # fmt: skip
     # z of 0.01 two-sided is 2.5758, of 80 % power 0.8416: 100 * (3.4175 * 0.02 / 0.02)^2 = 1167.9.
-    assert _judged(cell, "higher", 1.0, 1).needed_n == 1168
-    assert _judged(cell, "lower", 1.0, 1).needed_n is None
+    assert judge_cell(cell, "higher", 1.0, 1).needed_n == 1168
+    assert judge_cell(cell, "lower", 1.0, 1).needed_n is None
     # (1.96 + 0.8416) * 0.02 / (0.02 - 0.01) = 5.603; 100 * 31.4.
     bounded = cell.model_copy(update={"value": one.model_copy(update={"value": 0.01})})
-    assert _judged(bounded, "bounded", 1.0, 1).needed_n == 3140
+    assert judge_cell(bounded, "bounded", 1.0, 1).needed_n == 3140
 
 
 def test_a_halves_split_has_half_of_every_source() -> None:
@@ -171,13 +173,13 @@ def test_few_conversations_missing_goals_and_other_languages_are_said_and_counte
     assert "Fewer than 50 conversations" in notes
     assert "1 of 13 conversations have no goal" in notes
     assert "Of 1 of 13 conversations it is not known who ended them" in notes
-    with pytest.raises(DataError, match=r"several people: 0 usable \(1 no assistant turn\)"):
+    with pytest.raises(DataError, match=r"at least two people; usable: 0 \(left out: 1 no assistant turn\)"):
         sample([silent], FAST)
 
 
 def test_the_command_writes_the_three_files(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(
-        "eval.next_turn.metric_vector.instruments",
+        "eval.next_turn.selftest_instruments.instruments",
         lambda chosen, config, journal: instruments(chosen.material),
     )
     file = tmp_path / "people.jsonl"
@@ -189,11 +191,11 @@ def test_the_command_writes_the_three_files(tmp_path, monkeypatch) -> None:
     assert stored["config"]["meant_only"]
     assert set(stored["planted_caught"]) <= {user.name for user in TABLE}
     measured = {cell["key"] for user in stored["users"] for cell in user["cells"] if user["name"] == "deaf"}
-    assert measured <= {e.key for user in TABLE for e in user.meant}
+    assert measured <= {e.key for user in TABLE for e in user.expectations}
     assert {"report.json", "report.md", "report.html"} == {path.name for path in out.iterdir()}
 
 
-def test_without_instruments_nothing_is_judged() -> None:
+def test_without_instruments_nothing_isjudge_cell() -> None:
     chosen = sample(varied(10), FAST)
     found = self_test(chosen, Instruments([]), FAST)
     assert found.planted_caught == {}

@@ -4,16 +4,11 @@ from collections import Counter
 import pytest
 
 from eval.next_turn.prefixes import prefixes_of
+from eval.next_turn.selftest.planted_leaving import ends_on_content
+from eval.next_turn.selftest.planted_material import Material
 from eval.next_turn.selftest.planted_table import TABLE
-from eval.next_turn.selftest.planted_users import (
-    ACKNOWLEDGEMENTS,
-    NAMES,
-    PLANTERS,
-    THANKS,
-    Material,
-    ends_on_content,
-    plant,
-)
+from eval.next_turn.selftest.planted_text import ACKNOWLEDGEMENTS, THANKS
+from eval.next_turn.selftest.planted_users import NAMES, PLANTERS, plant
 from eval.next_turn.turns import write_turns
 from usersim.errors import DataError
 from usersim.types import Conversation, Facet, Goal, Turn, UserProfile

@@ -71,7 +71,7 @@ def test_each_person_by_itself(tmp_path):
         ([], "no turns in it"),
         ([LINES[0], LINES[0]], r"ceiling\.jsonl:2: a second turn of 'ann' at prefix 'c@1'"),
         ([{"prefix": "c@1", "text": "hello"}], r"ceiling\.jsonl:1: person"),
-        ([{"prefix": "c@1", "person": "ann"}], "a turn without text has to end the conversation"),
+        ([{"prefix": "c@1", "person": "ann"}], "a turn without text must have ends = true"),
     ],
 )
 def test_a_file_that_is_no_ceiling_says_why(tmp_path, lines, message):
