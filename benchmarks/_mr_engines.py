@@ -56,7 +56,7 @@ def two_engines(*, eager: bool, user_tokens: int, keep_running: bool = False) ->
         # Before the engines: an interrupt stops those first, which ends their starting.
         threads = stack.enter_context(ThreadPoolExecutor())
         engines = [
-            stack.enter_context(Engine.of(command, settings, progress=console.print))
+            stack.enter_context(Engine.from_settings(command, settings, progress=console.print))
             for command, settings in (
                 (engine_command(user_model, mine, listen=path), mine),
                 (engine_command(assistant_model, other, listen=free_port()), other),
@@ -65,7 +65,7 @@ def two_engines(*, eager: bool, user_tokens: int, keep_running: bool = False) ->
         list(threads.map(Engine.start, engines))
         if keep_running:
             for engine in engines:
-                engine.keep_running()
+                engine.supervise()
         url = engines[0].command.url
         served = stack.enter_context(
             front(

@@ -40,7 +40,7 @@ from serve.config import EngineSettings, ServeConfig
 from serve.engine.address import private_socket
 from serve.engine.command import engine_command
 from serve.engine.supervisor import Engine
-from serve.routing.load_balancer import EnginePool
+from serve.routing.load_balancer import LoadBalancer
 from usersim.backends.vllm_http import HttpSampler
 from usersim.cli import console, emit_json, run_main
 from usersim.rendering.renderer import Renderer
@@ -105,7 +105,7 @@ def _timed() -> Iterator[list[float]]:
 
 def added_latency(engine_url: str, renderer: Renderer, count: int) -> dict[str, float]:
     """Milliseconds that the front (here in a thread of this process) adds to a request that is alone."""
-    pool, seen = EnginePool([engine_url], renderer=renderer), list[float]()
+    pool, seen = LoadBalancer([engine_url], renderer=renderer), list[float]()
     app = create_app(ServeConfig(guards=GUARDS, end=NEVER), UserLM(renderer, pool, guards=GUARDS, end=NEVER))
     with _timed() as waited, _in_thread(app) as port:
         bare = http.client.HTTPConnection("127.0.0.1", port)
@@ -283,7 +283,7 @@ def main(argv: list[str]) -> int:
     settings = EngineSettings(eager=args.quick, max_model_len=window, cores=cores)
     with private_socket() as path:
         command = engine_command(model, settings, listen=path)
-        with Engine.of(command, settings, progress=console.print) as engine:
+        with Engine.from_settings(command, settings, progress=console.print) as engine:
             startup_s = engine.start()
             figures = asyncio.run(measure(model, engine.command.url, sizes, args.only))
     versions = {name: metadata.version(name) for name in ("fastapi", "uvicorn", "httpx2", "torch")}

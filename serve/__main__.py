@@ -22,11 +22,11 @@ from serve.config import EngineSettings, ServeConfig
 from serve.engine.address import private_socket
 from serve.engine.command import engine_command
 from serve.engine.supervisor import Engine, exit_on_sigterm
-from serve.http.keys import configured
-from serve.http.logs import Sink, never_block, tell
-from serve.http.protocol import bounded
+from serve.http.keys import load_keys
+from serve.http.logs import Sink, make_logging_nonblocking, print_status
+from serve.http.protocol import bounded_protocol
 from serve.http.shutdown import Server
-from serve.routing.load_balancer import EnginePool, check_engine, check_models
+from serve.routing.load_balancer import LoadBalancer, check_engine, check_models
 from usersim.cli import run_main
 from usersim.decoding.parameters import Sampling
 from usersim.errors import ConfigError, UsersimError
@@ -41,8 +41,8 @@ log = logging.getLogger(__name__)
 
 
 def main(argv: list[str]) -> int:
-    config, read_again, dry_run = _arguments(argv)
-    refuse_open_doors(config)
+    config, reload_config, dry_run = _arguments(argv)
+    require_keys(config)
     if dry_run:
         sys.stdout.write(plan(config))
         return 0
@@ -54,30 +54,32 @@ def main(argv: list[str]) -> int:
         listener = stack.enter_context(_bind(config.host, config.port))
         path = resolve(config.model)
         renderer = Renderer.from_pretrained(path)
-        engine = None if config.engine_urls else _engine(stack, path, config, renderer)
+        engine = None if config.engine_urls else _start_engine(stack, path, config, renderer)
         urls = (engine.command.url,) if engine else config.engine_urls
-        asyncio.run(_check(urls, renderer, config))
-        pool = EnginePool(
+        asyncio.run(_check_engines(urls, renderer, config))
+        load_balancer = LoadBalancer(
             urls,
             timeout_s=config.request_timeout_s,
             limits=config.limits,
-            places=config.in_flight(),
+            samples_per_engine=config.samples_per_engine(),
             renderer=renderer,
         )
         user = UserLM(
             renderer,
-            pool,
+            load_balancer,
             sampling=sampling_of(config, renderer),
             end=config.end,
             guards=config.guards,
             name=path.name,
         )
-        app = create_app(config, user, population=_population(config.model), log_sink=_sinks(stack, config))
+        app = create_app(
+            config, user, population=_population(config.model), log_sink=_open_log_sinks(stack, config)
+        )
         if engine:
             engine.keep_running()
             app.state.service.metrics.restarts.set_function(lambda: engine.restarts)
-        _reload_on_sighup(app, read_again, urls)
-        _calm_collector()
+        _reload_on_sighup(app, reload_config, urls)
+        _freeze_garbage_collector()
         _serve(app, listener, config)
     return 0
 
@@ -115,30 +117,30 @@ def _arguments(argv: list[str]) -> tuple[ServeConfig, Callable[[], ServeConfig],
 
 def plan(config: ServeConfig) -> str:
     """What would happen, without building a model or touching a port."""
-    path = _place(config.model)
-    built = (path / SETTINGS_FILE).is_file()
-    lines = [f"model   {path}{'' if built else ' (built at start)'}"]
+    path = _model_path(config.model)
+    is_built = (path / SETTINGS_FILE).is_file()
+    lines = [f"model   {path}{'' if is_built else ' (built at start)'}"]
     if config.engine_urls:
         lines += [f"engine  {url} (runs already)" for url in config.engine_urls]
     else:
-        settings = _settings(config, Renderer.from_pretrained(path) if built else None)
+        settings = _engine_settings(config, Renderer.from_pretrained(path) if is_built else None)
         lines += [f"engine  {engine_command(path, settings, listen=Path('engine.sock'))}"]
     return "\n".join([*lines, f"front   http://{config.host}:{config.port}"]) + "\n"
 
 
 def sampling_of(config: ServeConfig, renderer: Renderer) -> Sampling:
     """Default sampling parameters: what the config sets, then the model's own choice, then the general defaults."""
-    own = renderer.settings.decoding or Sampling()
-    return own.model_copy(update=config.sampling.model_dump(exclude_unset=True))
+    model_sampling = renderer.settings.decoding or Sampling()
+    return model_sampling.model_copy(update=config.sampling.model_dump(exclude_unset=True))
 
 
-def _place(model: str | None) -> Path:
+def _model_path(model: str | None) -> Path:
     """Where the model is, or will be built; raises ConfigError where there is none to be found."""
     if model == BASE_NAME:
         return home() / BASE_NAME
-    shipped = model in (None, USERLM_NAME)
-    places = [SHIPPED_ADAPTER] if shipped or model is None else [Path(model) / "adapter", Path(model)]
-    for adapter in places:
+    is_shipped = model in (None, USERLM_NAME)
+    adapters = [SHIPPED_ADAPTER] if is_shipped or model is None else [Path(model) / "adapter", Path(model)]
+    for adapter in adapters:
         if (weights := adapter / "adapter_model.safetensors").is_file():
             return home() / f"{USERLM_NAME}-{file_hash(weights)[:12]}"
     return resolve(model)
@@ -150,28 +152,28 @@ def _population(model: str | None) -> Population | None:
     return Population(read_population(file)) if file.is_file() else None
 
 
-def _settings(config: ServeConfig, renderer: Renderer | None) -> EngineSettings:
+def _engine_settings(config: ServeConfig, renderer: Renderer | None) -> EngineSettings:
     """The engine's window is the one that the model was trained with, unless the config says otherwise."""
     if config.engine.max_model_len or renderer is None:
         return config.engine
     return config.engine.model_copy(update={"max_model_len": renderer.settings.context_tokens})
 
 
-def _engine(stack: ExitStack, path: Path, config: ServeConfig, renderer: Renderer) -> Engine:
-    settings = _settings(config, renderer)
+def _start_engine(stack: ExitStack, path: Path, config: ServeConfig, renderer: Renderer) -> Engine:
+    settings = _engine_settings(config, renderer)
     command = engine_command(path, settings, listen=stack.enter_context(private_socket()))
-    engine = stack.enter_context(Engine.of(command, settings, progress=tell))
-    tell(f"engine {command.name}: starting on cores {list(settings.bound_cores())}")
-    tell(f"engine {command.name}: ready after {engine.start():.0f} s")
+    engine = stack.enter_context(Engine.of(command, settings, progress=print_status))
+    print_status(f"engine {command.name}: starting on cores {list(settings.bound_cores())}")
+    print_status(f"engine {command.name}: ready after {engine.start():.0f} s")
     return engine
 
 
-async def _check(urls: tuple[str, ...], renderer: Renderer, config: ServeConfig) -> None:
+async def _check_engines(urls: tuple[str, ...], renderer: Renderer, config: ServeConfig) -> None:
     await asyncio.gather(*(check_engine(url, renderer) for url in urls))
-    await _check_models(urls, config)
+    await _check_engine_models(urls, config)
 
 
-async def _check_models(urls: tuple[str, ...], config: ServeConfig) -> None:
+async def _check_engine_models(urls: tuple[str, ...], config: ServeConfig) -> None:
     await asyncio.gather(*(check_models(url, config.models.values()) for url in urls if config.models))
 
 
@@ -187,7 +189,7 @@ def _bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def refuse_open_doors(config: ServeConfig) -> None:
+def require_keys(config: ServeConfig) -> None:
     """Raises ConfigError where other machines could ask without a key, and that was not asked for."""
     if not config.wants_keys and not config.is_open:
         raise ConfigError(
@@ -195,22 +197,22 @@ def refuse_open_doors(config: ServeConfig) -> None:
             "`python -m serve.http.keys NAME`, "
             "or say open_access=true to let anyone ask"
         )
-    if config.wants_keys and not configured(config):
+    if config.wants_keys and not load_keys(config):
         log.warning("no keys are configured yet: nobody gets in")
 
 
-def _sinks(stack: ExitStack, config: ServeConfig) -> Sink | None:
+def _open_log_sinks(stack: ExitStack, config: ServeConfig) -> Sink | None:
     """stdout for requests, stderr for the process's own lines; neither may hold up an answer."""
     # A stream that was closed at the start is None, and its number belongs to something else by now.
     if sys.stderr is not None:
-        own = Sink(sys.stderr.fileno())
-        never_block(own)
-        stack.callback(own.close)
+        stderr_sink = Sink(sys.stderr.fileno())
+        make_logging_nonblocking(stderr_sink)
+        stack.callback(stderr_sink.close)
     if not config.log_requests or sys.stdout is None:
         return None
-    requests = Sink(sys.stdout.fileno())
-    stack.callback(requests.close)
-    return requests
+    stdout_sink = Sink(sys.stdout.fileno())
+    stack.callback(stdout_sink.close)
+    return stdout_sink
 
 
 def _reload_on_sighup(app: FastAPI, read: Callable[[], ServeConfig], urls: tuple[str, ...]) -> None:
@@ -223,12 +225,12 @@ def _reload_on_sighup(app: FastAPI, read: Callable[[], ServeConfig], urls: tuple
     def reload() -> None:
         try:
             config = read()
-            keys = configured(config)
-            asyncio.run(_check_models(urls, config))
-            app.state.keys.replace(keys, is_open=config.is_open, asked_for=config.open_access)
+            keys = load_keys(config)
+            asyncio.run(_check_engine_models(urls, config))
+            app.state.keys.replace(keys, is_open=config.is_open, open_access=config.open_access)
             app.state.service.models = config.models
             log.warning("read the config anew")
-            if not keys and not app.state.keys.open:
+            if not keys and not app.state.keys.is_open:
                 log.error("no keys are left: nobody gets in; say open_access=true to let anyone ask")
         except UsersimError as error:
             log.error("SIGHUP: the config stays as it is: %s", error)
@@ -238,7 +240,7 @@ def _reload_on_sighup(app: FastAPI, read: Callable[[], ServeConfig], urls: tuple
         signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=reload, name="reload").start())
 
 
-def _calm_collector() -> None:
+def _freeze_garbage_collector() -> None:
     """What is loaded by now stays for good: the garbage collector need not look through it again and again. With
     Python's own thresholds that is a quarter of what a request costs."""
     gc.collect()
@@ -253,7 +255,7 @@ def _has_no_terminal() -> bool:
 def _serve(app: FastAPI, listener: socket.socket, config: ServeConfig) -> None:
     settings = uvicorn.Config(
         app,
-        http=bounded(config.max_head_bytes, config.limits.head_s),
+        http=bounded_protocol(config.max_head_bytes, config.limits.head_s),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -265,7 +267,7 @@ def _serve(app: FastAPI, listener: socket.socket, config: ServeConfig) -> None:
         # By then the drain is over: whoever is left is told so.
         timeout_graceful_shutdown=1,
     )
-    server = Server(settings, app.state.drain, began=tell)
+    server = Server(settings, app.state.shutdown, progress=print_status)
     try:
         server.run(sockets=[listener])
     except OSError as error:

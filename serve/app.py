@@ -15,13 +15,13 @@ from serve.api import chat, native, playground, promptfoo
 from serve.api.service import Service
 from serve.config import ServeConfig
 from serve.http import errors
-from serve.http.auth import Gate
-from serve.http.errors import Problem
-from serve.http.keys import KeyRing, configured
+from serve.http.auth import AuthMiddleware
+from serve.http.errors import ErrorEnvelope
+from serve.http.keys import KeyRing, load_keys
 from serve.http.logs import Sink
-from serve.http.middleware import Door, Intake
-from serve.http.shutdown import Drain
-from serve.routing.load_balancer import EnginePool
+from serve.http.middleware import AccessLogMiddleware, BodyLimitMiddleware
+from serve.http.shutdown import Shutdown
+from serve.routing.load_balancer import LoadBalancer
 from usersim.populations.sample import Population
 from usersim.users.userlm import UserLM
 
@@ -31,7 +31,7 @@ conversation ends here; `/v1/user/profiles` draws users from the
 model's population; `/v1/chat/completions` is the same user for tools that speak OpenAI's interface, in each
 tool's own dialect, chosen by the model's name or by the prompt."""
 
-PLACES = {
+INDEX = {
     "turns": "POST /v1/user/turns, /v1/user/turns/batch, /v1/user/termination",
     "users": "POST /v1/user/profiles",
     "openai": "base URL …/v1: POST /v1/chat/completions, GET /v1/models",
@@ -51,9 +51,9 @@ def create_app(
     """`app.state` holds what outlives a request: `service` (counters), `drain`, `keys`. The app closes `user` when
     it shuts down."""
     service = Service(config, user, population)
-    drain, keys = (
-        Drain(config.drain_delay_s, config.drain_timeout_s),
-        KeyRing(configured(config), is_open=config.is_open),
+    shutdown, keys = (
+        Shutdown(config.drain_delay_s, config.drain_timeout_s),
+        KeyRing(load_keys(config), is_open=config.is_open),
     )
 
     @asynccontextmanager
@@ -68,34 +68,34 @@ def create_app(
         lifespan=lifespan,
         redoc_url=None,
     )
-    app.state.service, app.state.drain, app.state.keys = service, drain, keys
+    app.state.service, app.state.shutdown, app.state.keys = service, shutdown, keys
     # The gate reads the keys; this is for /docs and for clients made from the OpenAPI document.
-    told = [] if keys.open else [Depends(HTTPBearer(auto_error=False))]
+    dependencies = [] if keys.is_open else [Depends(HTTPBearer(auto_error=False))]
     for dialect in (native, chat, promptfoo):
-        app.include_router(dialect.router(service), dependencies=told)
-    app.include_router(operations(service, drain))
+        app.include_router(dialect.router(service), dependencies=dependencies)
+    app.include_router(operations(service, shutdown))
     app.include_router(playground.router(service))
-    errors.install(app)
-    if isinstance(user.sampler, EnginePool):
+    errors.install_handlers(app)
+    if isinstance(user.sampler, LoadBalancer):
         service.metrics.include(user.sampler.metrics)
     if log_sink is not None:
         service.metrics.log_dropped.set_function(lambda: log_sink.dropped)
     # The last one added is the outermost.
     app.add_middleware(
-        Intake,
+        BodyLimitMiddleware,
         max_bytes=config.max_body_bytes,
         body_s=config.limits.body_s,
         log_content=config.log_content,
     )
     app.add_middleware(
-        Gate,
-        drain=drain,
+        AuthMiddleware,
+        shutdown=shutdown,
         keys=keys,
         protect_metrics=config.protect_metrics,
         host=None if config.open_access else config.host,
     )
     app.add_middleware(
-        Door,
+        AccessLogMiddleware,
         metrics=service.metrics,
         routes=frozenset(str(getattr(route, "path", "")) for route in app.routes),
         timeout_s=config.request_timeout_s,
@@ -105,13 +105,13 @@ def create_app(
     return app
 
 
-def operations(service: Service, drain: Drain) -> APIRouter:
+def operations(service: Service, shutdown: Shutdown) -> APIRouter:
     """What machines ask: is it alive, can it serve, what has it done."""
     routes = APIRouter(tags=["operations"])
 
     @routes.get("/", summary="Where things are")
     async def index() -> dict[str, str]:
-        return PLACES
+        return INDEX
 
     @routes.get("/health", summary="This process is alive")
     async def health() -> dict[str, str]:
@@ -119,15 +119,15 @@ def operations(service: Service, drain: Drain) -> APIRouter:
 
     @routes.get("/ready", summary="The engine answered a real completion within the last seconds")
     async def ready() -> Response:
-        if drain.begun:
-            return Problem(503, "engine_unavailable", "this server is leaving", retry=True).response()
+        if shutdown.has_begun:
+            return ErrorEnvelope(503, "engine_unavailable", "this server is leaving", retry=True).response()
         sampler = service.user.sampler
         # Whatever is no pool of engines lives in this process.
-        works = not isinstance(sampler, EnginePool) or await sampler.ready(service.config.ready_for_s)
-        service.metrics.engine_up.set(works)
-        if works:
+        is_working = not isinstance(sampler, LoadBalancer) or await sampler.ready(service.config.ready_for_s)
+        service.metrics.engine_up.set(is_working)
+        if is_working:
             return Response('{"status":"ready"}', media_type="application/json")
-        return Problem(503, "engine_unavailable", "the engine does not answer", retry=True).response()
+        return ErrorEnvelope(503, "engine_unavailable", "the engine does not answer", retry=True).response()
 
     @routes.get("/metrics", summary="Prometheus")
     async def metrics() -> Response:

@@ -47,7 +47,7 @@ class EngineSettings(Config):
         return self.cores or tuple(sorted(os.sched_getaffinity(0)))
 
 
-class Limits(Config):
+class ServeLimits(Config):
     """How much may be under way, and for how long. Samples count: a request for n turns takes n places."""
 
     max_in_flight: int | None = Field(default=None, ge=1)
@@ -109,7 +109,7 @@ class ServeConfig(Config):
     """What it leaves open is as the model's `userlm.json` says, where that has `decoding`."""
     end: EndPolicy = EndPolicy()
     guards: Guards = Guards()
-    limits: Limits = Limits()
+    limits: ServeLimits = ServeLimits()
     request_timeout_s: float = Field(default=120, gt=0)
     """How long a request may take in all, from its first byte to the last of its answer."""
     ready_for_s: float = Field(default=5, ge=0)
@@ -141,12 +141,12 @@ class ServeConfig(Config):
     """Bodies of requests and answers, too: what people typed."""
 
     @model_validator(mode="after")
-    def _one_quota_for_a_name(self) -> ServeConfig:
-        check_names(self.keys)
+    def _check_quotas(self) -> ServeConfig:
+        check_quotas(self.keys)
         return self
 
     @model_validator(mode="after")
-    def _keys_or_open(self) -> ServeConfig:
+    def _check_open_access(self) -> ServeConfig:
         if self.open_access and self.wants_keys:
             raise ValueError("open_access: keys are configured, too; leave one of them out")
         return self
@@ -160,12 +160,12 @@ class ServeConfig(Config):
         """Whether requests without a key are answered, as far as this config knows."""
         return not self.wants_keys and (self.open_access or is_loopback(self.host))
 
-    def in_flight(self) -> int:
+    def samples_per_engine(self) -> int:
         """Places per engine."""
         return self.limits.max_in_flight or self.engine.max_num_seqs * 3 // 2
 
 
-def check_names(keys: tuple[ApiKey, ...]) -> None:
+def check_quotas(keys: tuple[ApiKey, ...]) -> None:
     quotas: dict[str, tuple[int | None, int | None]] = {}
     for key in keys:
         quota = (key.requests_per_minute, key.tokens_per_minute)

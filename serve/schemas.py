@@ -30,19 +30,19 @@ AS_TEXT, AS_OBJECT, AS_PARTS = "as text", "as an object", "as parts"
 """Forms of one field; complaints leave them out."""
 
 
-class FirstOnly(FailFast):
+class HashableFailFast(FailFast):
     """The first bad element refuses a list. In a union, for which metadata has to be hashable."""
 
     __hash__ = object.__hash__
 
 
-class AskedGoal(Goal):
+class GoalInput(Goal):
     """A `Goal`, of which the first bad facet is refused without a look at the others."""
 
-    facets: Annotated[tuple[Facet, ...], FirstOnly()] = ()
+    facets: Annotated[tuple[Facet, ...], HashableFailFast()] = ()
 
 
-def form_of(value: Any) -> str | None:
+def _form_of(value: Any) -> str | None:
     """Which form of a union a value has; None for no such form."""
     forms = {str: AS_TEXT, dict: AS_OBJECT, list: AS_PARTS}
     return next(
@@ -51,24 +51,24 @@ def form_of(value: Any) -> str | None:
     )
 
 
-def either(what: str) -> Discriminator:
+def form_discriminator(message: str) -> Discriminator:
     """`what` is said where a value has none of the forms."""
-    return Discriminator(form_of, custom_error_type="form", custom_error_message=what)
+    return Discriminator(_form_of, custom_error_type="form", custom_error_message=message)
 
 
 GoalField = Annotated[
-    Annotated[Text, Tag(AS_TEXT)] | Annotated[AskedGoal, Tag(AS_OBJECT)],
-    either("Input should be a sentence, or an object with summary and facets"),
+    Annotated[Text, Tag(AS_TEXT)] | Annotated[GoalInput, Tag(AS_OBJECT)],
+    form_discriminator("Input should be a sentence, or an object with summary and facets"),
 ]
 PersonaField = Annotated[
     Annotated[Text, Tag(AS_TEXT)] | Annotated[Persona, Tag(AS_OBJECT)],
-    either("Input should be a sentence, or an object with description and style"),
+    form_discriminator("Input should be a sentence, or an object with description and style"),
 ]
-WHAT_GOAL = "what the user wants: a sentence, or a Goal with facets; never shown to the assistant"
-WHAT_PERSONA = "who is talking and how: a sentence, or a Persona with a measured style"
+GOAL_DESCRIPTION = "what the user wants: a sentence, or a Goal with facets; never shown to the assistant"
+PERSONA_DESCRIPTION = "who is talking and how: a sentence, or a Persona with a measured style"
 
 
-class Message(BaseModel):
+class ConversationMessage(BaseModel):
     """True roles: `user` is the simulated user."""
 
     model_config = ConfigDict(extra="forbid")
@@ -100,7 +100,7 @@ class SamplingFields(BaseModel):
     )
 
 
-class Situation(BaseModel):
+class ConversationInput(BaseModel):
     """Who the user is and what was said so far."""
 
     model_config = ConfigDict(extra="forbid")
@@ -109,14 +109,14 @@ class Situation(BaseModel):
     goal: GoalField | None = Field(
         default=None,
         validation_alias=AliasChoices("goal", "intent", "scenario", "instruction"),
-        description=WHAT_GOAL,
+        description=GOAL_DESCRIPTION,
     )
     persona: PersonaField | None = Field(
         default=None,
         validation_alias=AliasChoices("persona", "profile"),
-        description=WHAT_PERSONA,
+        description=PERSONA_DESCRIPTION,
     )
-    messages: Annotated[list[Message], FirstOnly()] = Field(
+    messages: Annotated[list[ConversationMessage], HashableFailFast()] = Field(
         default=[], max_length=MAX_MESSAGES, description="alternating; empty, or ending with the assistant"
     )
     conversation_id: str | None = Field(
@@ -131,14 +131,14 @@ class Situation(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_name_each(cls, given: Any) -> Any:
+    def _refuse_two_names(cls, values: Any) -> Any:
         """Two names of one field would be resolved silently."""
-        if isinstance(given, dict):
+        if isinstance(values, dict):
             for names in (("goal", "intent", "scenario", "instruction"), ("persona", "profile")):
-                used = [name for name in names if name in given]
+                used = [name for name in names if name in values]
                 if len(used) > 1:
                     raise ValueError(f"{' and '.join(used)} are the same field; give one")
-        return given
+        return values
 
     def profile(self) -> UserProfile:
         return as_profile(self.goal, self.persona)
@@ -155,7 +155,7 @@ class StreamOptions(BaseModel):
     )
 
 
-class UserTurnRequest(Situation, SamplingFields):
+class UserTurnRequest(ConversationInput, SamplingFields):
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={
@@ -188,7 +188,7 @@ class UserTurnRequest(Situation, SamplingFields):
     stream_options: StreamOptions | None = None
 
     @model_validator(mode="after")
-    def _fits_together(self) -> UserTurnRequest:
+    def _check_combinations(self) -> UserTurnRequest:
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs: true")
         if self.stream and self.top_logprobs:
@@ -200,12 +200,12 @@ class UserTurnRequest(Situation, SamplingFields):
         return self
 
     @property
-    def likeliest(self) -> int | None:
+    def logprob_count(self) -> int | None:
         """How many tokens to name beside each sampled one; None: not even those sampled."""
         return self.top_logprobs if self.logprobs or self.return_token_ids else None
 
 
-class TerminationRequest(Situation):
+class TerminationRequest(ConversationInput):
     end_of_conversation: EndPolicy | None = Field(
         default=None,
         description="mode never and greedy as for a turn; every other mode decides by the threshold",
@@ -230,5 +230,5 @@ class BatchRequest(BaseModel):
     # Read one by one, so that a bad one fails alone.
     items: Annotated[
         list[Annotated[dict[str, Any], WithJsonSchema({"$ref": "#/components/schemas/UserTurnRequest"})]],
-        FirstOnly(),
+        HashableFailFast(),
     ] = Field(min_length=1, max_length=MAX_BATCH)

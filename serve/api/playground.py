@@ -25,7 +25,7 @@ def router(service: Service) -> APIRouter:
     # The policy names the page's own script and style by their hashes, so nothing that a model says can run.
     page = PAGE.read_text(encoding="utf-8")
     headers = {"Content-Security-Policy": _policy(page), "Cache-Control": "no-cache", **HEADERS}
-    page = page.replace(FACTS, _in_html(_facts(service)))
+    page = page.replace(FACTS, _in_html(_page_settings(service)))
 
     @routes.get("/playground", include_in_schema=False)
     async def playground() -> HTMLResponse:
@@ -53,7 +53,7 @@ def _hashes(texts: list[str]) -> str:
     return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
 
 
-def _facts(service: Service) -> dict[str, Any]:
+def _page_settings(service: Service) -> dict[str, Any]:
     """What the page offers: the models, the server's defaults, and every attribute of a style."""
     user = service.user
     return {
@@ -69,8 +69,8 @@ def _facts(service: Service) -> dict[str, Any]:
 def _attribute(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     """`share`: between 0 and 1."""
     number = next(kind for kind in schema["anyOf"] if kind["type"] == "number")
-    said = str(schema.get("description", "")).replace("`", "")
-    return {"name": name, "said": said, "share": number.get("maximum") == 1}
+    description = str(schema.get("description", "")).replace("`", "")
+    return {"name": name, "said": description, "share": number.get("maximum") == 1}
 
 
 def _in_html(facts: dict[str, Any]) -> str:

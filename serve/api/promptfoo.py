@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from serve.api.chat_schemas import ChatMessage
 from serve.api.dialects import flipped
-from serve.api.dialects.reading import STOP, Ending
+from serve.api.dialects.parsed_prompt import DEFAULT_STOP_MARKER, StopMarker
 from serve.api.dialects.wrappers import unwrap
 from serve.api.service import Service, usage
 from serve.http.errors import RequestError
@@ -43,7 +43,7 @@ class TokenUsage(BaseModel):
     numRequests: int = 1
 
 
-class PromptfooAnswer(BaseModel):
+class PromptfooResponse(BaseModel):
     result: str
     tokenUsage: TokenUsage
 
@@ -52,7 +52,7 @@ def router(service: Service) -> APIRouter:
     routes = APIRouter(route_class=StrictRoute, tags=["promptfoo"])
 
     @routes.post("/compat/promptfoo/task", summary="promptfoo's simulated user")
-    async def task(request: PromptfooRequest) -> PromptfooAnswer:
+    async def task(request: PromptfooRequest) -> PromptfooResponse:
         if request.task != TASK:
             raise RequestError(
                 f"the task {request.task!r} is not a simulated user's; only {TASK!r} is answered here",
@@ -64,11 +64,13 @@ def router(service: Service) -> APIRouter:
         spoken = [ChatMessage(role=message.role, content=message.content) for message in request.history]
         profile = as_profile(unwrapped.goal, unwrapped.persona)
         turns = await service.turns(profile, flipped.history(spoken), SamplingFields())
-        used = usage(turns)
-        return PromptfooAnswer(
-            result=Ending.of(f"{instructions} {STOP}").content(turns[0]),
+        token_counts = usage(turns)
+        return PromptfooResponse(
+            result=StopMarker.from_instructions(f"{instructions} {DEFAULT_STOP_MARKER}").content(turns[0]),
             tokenUsage=TokenUsage(
-                prompt=used.prompt_tokens, completion=used.completion_tokens, total=used.total_tokens
+                prompt=token_counts.prompt_tokens,
+                completion=token_counts.completion_tokens,
+                total=token_counts.total_tokens,
             ),
         )
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from usersim.types import UserProfile
 
 
-class SaidMessage(BaseModel):
+class UserMessage(BaseModel):
     role: Literal["user"] = "user"
     content: str
 
@@ -48,12 +48,12 @@ class TurnFacts(BaseModel):
 
 class UserTurnChoice(TurnFacts):
     index: int
-    message: SaidMessage
+    message: UserMessage
     logprobs: TokenLogprobs | None = None
     token_ids: list[int] | None = None
 
 
-class Usage(BaseModel):
+class CompletionUsage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
@@ -75,7 +75,7 @@ class UserTurnResponse(BaseModel):
     system_fingerprint: str
     """Of the weights' name, the template and this software: the same one samples the same way."""
     choices: list[UserTurnChoice]
-    usage: Usage
+    usage: CompletionUsage
     prompt: PromptFacts
 
 
@@ -107,7 +107,7 @@ class UserTurnChunk(BaseModel):
     model: str
     system_fingerprint: str
     choices: list[ChunkChoice]
-    usage: Usage | None = None
+    usage: CompletionUsage | None = None
     prompt: PromptFacts | None = None
 
 
@@ -141,7 +141,7 @@ class TerminationResponse(BaseModel):
     system_fingerprint: str
     end_of_conversation: bool
     end_of_conversation_prob: float
-    usage: Usage
+    usage: CompletionUsage
     prompt: PromptFacts
 
 

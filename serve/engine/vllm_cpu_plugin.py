@@ -21,29 +21,29 @@ BUSY_RECHECK_MS, IDLE_RECHECK_MS = 5, 50
 def register() -> None:
     """Called by vLLM in each of its processes (entry point `vllm.general_plugins`). May be called again."""
     if os.environ.get(CPU_ENGINE) == "1":
-        limit_without_sorting()
-        wait_without_spinning()
+        patch_top_p()
+        patch_shared_memory_wait()
         keep_pages()  # logits of a batch are megabytes, which glibc would map and clear anew at every step
 
 
-def limit_without_sorting() -> None:
+def patch_top_p() -> None:
     """`usersim.decoding.top_p` in the place of vLLM's sort."""
     from vllm.v1.sample.ops import topk_topp_sampler as sampler
 
     from usersim.decoding.top_p import nucleus
 
-    plain = sampler.apply_top_k_top_p
+    vllm_top_k_top_p = sampler.apply_top_k_top_p
 
     def apply_top_k_top_p(
         logits: torch.Tensor, k: torch.Tensor | None, p: torch.Tensor | None
     ) -> torch.Tensor:
-        return plain(logits, k, p) if p is None else nucleus(logits, k, p)
+        return vllm_top_k_top_p(logits, k, p) if p is None else nucleus(logits, k, p)
 
-    if plain.__module__ != __name__:
+    if vllm_top_k_top_p.__module__ != __name__:
         sampler.apply_top_k_top_p = apply_top_k_top_p
 
 
-def wait_without_spinning() -> None:
+def patch_shared_memory_wait() -> None:
     """Scheduler and worker wait for each other's messages asleep.
 
     vLLM (0.32, `SpinCondition`) polls shared memory for a second before it sleeps, so that the scheduler of a busy
@@ -52,12 +52,12 @@ def wait_without_spinning() -> None:
     """
     from vllm.distributed.device_communicators import shm_broadcast
 
-    class Asleep(shm_broadcast.SpinCondition):
+    class SleepingCondition(shm_broadcast.SpinCondition):
         def wait(self, timeout_ms: int | None = None) -> None:
             is_busy = time.monotonic() < self.last_read + BUSY_S
-            look_again_ms = BUSY_RECHECK_MS if is_busy else IDLE_RECHECK_MS
+            recheck_ms = BUSY_RECHECK_MS if is_busy else IDLE_RECHECK_MS
             self.busy_loop_s = -1.0  # to the socket at once
-            super().wait(look_again_ms if timeout_ms is None else min(timeout_ms, look_again_ms))
+            super().wait(recheck_ms if timeout_ms is None else min(timeout_ms, recheck_ms))
 
     if shm_broadcast.SpinCondition.__module__ != __name__:
-        vars(shm_broadcast)["SpinCondition"] = Asleep
+        vars(shm_broadcast)["SpinCondition"] = SleepingCondition

@@ -16,13 +16,13 @@ import threading
 
 def main(argv: list[str]) -> int:
     """The engine's exit status. Ends its process group (made by the front) when the front is gone."""
-    child = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
-    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-    threading.Thread(target=_end_with_the_front, daemon=True).start()
-    return child.wait()
+    engine = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
+    signal.signal(signal.SIGTERM, lambda *_: engine.terminate())
+    threading.Thread(target=_kill_group_at_eof, daemon=True).start()
+    return engine.wait()
 
 
-def _end_with_the_front() -> None:
+def _kill_group_at_eof() -> None:
     while os.read(0, 1):
         pass
     os.killpg(0, signal.SIGKILL)

@@ -20,9 +20,9 @@ def check_size(value: Any) -> None:
     a million of them.
     """
     nested_count = 0
-    waiting: list[tuple[tuple[str | int, ...], Any]] = [((), value)]
-    while waiting:
-        path, value = waiting.pop()
+    stack: list[tuple[tuple[str | int, ...], Any]] = [((), value)]
+    while stack:
+        path, value = stack.pop()
         if not isinstance(value, (list, dict)):
             continue
         kind, most = ("a list", MAX_LIST) if isinstance(value, list) else ("an object", MAX_OBJECT)
@@ -33,7 +33,7 @@ def check_size(value: Any) -> None:
             raise TooManyError(f"the body: nested more than {MAX_DEPTH} deep")
         inner = value.items() if isinstance(value, dict) else enumerate(value)
         nested = [((*path, key), each) for key, each in inner if isinstance(each, (list, dict))]
-        waiting += nested
+        stack += nested
         nested_count += len(nested)
         if nested_count > MAX_NESTED:
             raise TooManyError(f"the body: more than {MAX_NESTED} lists and objects")

@@ -26,10 +26,10 @@ MAX_MESSAGE = 500
 """Characters: a complaint must not carry a megabyte of somebody's input back."""
 
 
-FORMS = {"body", AS_TEXT, AS_OBJECT, AS_PARTS}
+UNION_TAGS = {"body", AS_TEXT, AS_OBJECT, AS_PARTS}
 """Parts of a place that no client wrote."""
-OF_A_CLASS = re.compile(r"a valid dictionary or (?:instance|object).*")
-KINDS = {401: "authentication_error", 429: "rate_limit_error"}
+PYDANTIC_TYPE_NAME = re.compile(r"a valid dictionary or (?:instance|object).*")
+ERROR_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 
 
 class RequestError(Exception):
@@ -57,7 +57,7 @@ class DeadlineError(BackendError):
 
 
 @dataclass(frozen=True)
-class Problem:
+class ErrorEnvelope:
     status: int
     code: str
     message: str
@@ -68,7 +68,7 @@ class Problem:
     """Where it is known. None: soon."""
 
     def response(self) -> JSONResponse:
-        kind = KINDS.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        kind = ERROR_TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
         error = {"message": self.message[:MAX_MESSAGE], "type": kind, "param": self.param, "code": self.code}
         headers = {}
         if self.retry:
@@ -79,68 +79,78 @@ class Problem:
         return JSONResponse({"error": error}, status_code=self.status, headers=headers)
 
 
-def problem(error: Exception) -> Problem:
+def error_envelope(error: Exception) -> ErrorEnvelope:
     """The table."""
     match error:
         case RequestError():
-            return Problem(error.status, error.code, str(error), error.param)
+            return ErrorEnvelope(error.status, error.code, str(error), error.param)
         case RequestValidationError():
-            return _invalid(error.errors())
+            return _validation_envelope(error.errors())
         case ContextOverflowError():
-            return Problem(400, "context_length_exceeded", str(error), "messages")
+            return ErrorEnvelope(400, "context_length_exceeded", str(error), "messages")
         case RenderError():
-            return Problem(400, "invalid_request", str(error), "messages")
+            return ErrorEnvelope(400, "invalid_request", str(error), "messages")
         case GuardError():
-            return Problem(500, "guards_exhausted", str(error), retry=False)
+            return ErrorEnvelope(500, "guards_exhausted", str(error), retry=False)
         case OverloadedError():
-            return Problem(503, "overloaded", "too many requests at once; try again later", retry=True)
+            return ErrorEnvelope(503, "overloaded", "too many requests at once; try again later", retry=True)
         case DeadlineError():
-            return Problem(504, "timeout", "the answer took too long; try again", retry=True)
+            return ErrorEnvelope(504, "timeout", "the answer took too long; try again", retry=True)
         # The engine's own words stay in the log: they name sockets and paths.
         case BackendError(retryable=True):
-            return Problem(503, "engine_unavailable", "the engine does not answer; try again", retry=True)
+            return ErrorEnvelope(
+                503, "engine_unavailable", "the engine does not answer; try again", retry=True
+            )
         case BackendError():
-            return Problem(502, "engine_protocol_error", "the engine gave no usable answer", retry=False)
+            return ErrorEnvelope(
+                502, "engine_protocol_error", "the engine gave no usable answer", retry=False
+            )
         case UsersimError():
-            return Problem(500, "internal_error", str(error), retry=False)
+            return ErrorEnvelope(500, "internal_error", str(error), retry=False)
         case HTTPException():
-            return _http(error)
-    return Problem(500, "internal_error", "an error in the server; its log has the traceback", retry=False)
+            return _http_envelope(error)
+    return ErrorEnvelope(
+        500, "internal_error", "an error in the server; its log has the traceback", retry=False
+    )
 
 
-def _invalid(complaints: Sequence[Mapping[str, Any]]) -> Problem:
+def _validation_envelope(validation_errors: Sequence[Mapping[str, Any]]) -> ErrorEnvelope:
     """The first complaint, without the input that caused it."""
-    first = complaints[0]
-    where = ".".join(str(part) for part in first["loc"] if part not in FORMS)
+    first = validation_errors[0]
+    where = ".".join(str(part) for part in first["loc"] if part not in UNION_TAGS)
     if first["type"] == "json_invalid":
-        return Problem(400, "invalid_json", f"the body is not JSON ({first['ctx']['error']})")
-    more = f" (+{len(complaints) - 1} more)" if len(complaints) > 1 else ""
-    message = OF_A_CLASS.sub("an object", str(first["msg"]).removeprefix("Value error, "))
-    return Problem(400, "invalid_request", f"{where + ': ' if where else ''}{message}{more}", where or None)
+        return ErrorEnvelope(400, "invalid_json", f"the body is not JSON ({first['ctx']['error']})")
+    more = f" (+{len(validation_errors) - 1} more)" if len(validation_errors) > 1 else ""
+    message = PYDANTIC_TYPE_NAME.sub("an object", str(first["msg"]).removeprefix("Value error, "))
+    return ErrorEnvelope(
+        400, "invalid_request", f"{where + ': ' if where else ''}{message}{more}", where or None
+    )
 
 
-def _elsewhere(path: str, app: FastAPI) -> str:
+def _not_found_message(path: str, app: FastAPI) -> str:
     """What to say where nothing is."""
     if f"/v1{path}" in {getattr(route, "path", None) for route in app.routes}:
         return f"nothing is here; it is at /v1{path}: an OpenAI client's base URL ends in /v1"
     return "nothing is here; GET / says where things are"
 
 
-def _http(error: HTTPException) -> Problem:
+def _http_envelope(error: HTTPException) -> ErrorEnvelope:
     codes = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
-    return Problem(error.status_code, codes.get(error.status_code, "invalid_request"), str(error.detail))
+    return ErrorEnvelope(
+        error.status_code, codes.get(error.status_code, "invalid_request"), str(error.detail)
+    )
 
 
-def install(app: FastAPI) -> None:
+def install_handlers(app: FastAPI) -> None:
     """Every error that FastAPI sees becomes an envelope; the rest is caught by `middleware.Door`."""
 
     async def answer(request: Request, error: Exception) -> JSONResponse:
         if isinstance(error, HTTPException) and error.status_code == 404:
-            error = HTTPException(404, _elsewhere(request.url.path, app))
+            error = HTTPException(404, _not_found_message(request.url.path, app))
         # Refusals of a crowd are counted, not told one by one.
         if isinstance(error, BackendError) and not isinstance(error, OverloadedError):
             log.warning("%s", error)
-        response = problem(error).response()
+        response = error_envelope(error).response()
         if isinstance(error, HTTPException) and error.headers:
             response.headers.update(error.headers)
         return response

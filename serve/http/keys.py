@@ -14,7 +14,7 @@ import sys
 
 from pydantic import ValidationError
 
-from serve.config import ApiKey, KeyFile, ServeConfig, check_names
+from serve.config import ApiKey, KeyFile, ServeConfig, check_quotas
 from serve.http.quota import Quota
 from usersim.cli import run_main
 from usersim.errors import ConfigError
@@ -30,41 +30,45 @@ class KeyRing:
 
     def __init__(self, keys: tuple[ApiKey, ...], *, is_open: bool = False) -> None:
         self.quotas: dict[str, Quota] = {}
-        self.open = is_open
+        self.is_open = is_open
         self.replace(keys, is_open=is_open)
 
-    def replace(self, keys: tuple[ApiKey, ...], *, is_open: bool = False, asked_for: bool = False) -> None:
+    def replace(self, keys: tuple[ApiKey, ...], *, is_open: bool = False, open_access: bool = False) -> None:
         """New keys and gone ones, at once; a quota that stays the same goes on counting. `asked_for`: open access
         is, in so many words."""
-        self.open = not keys and is_open and (self.open or asked_for)
-        kept = {
+        self.is_open = not keys and is_open and (self.is_open or open_access)
+        unchanged = {
             key.name: self.quotas[key.name]
             for key in keys
-            if key.name in self.quotas and self.quotas[key.name].fits(key)
+            if key.name in self.quotas and self.quotas[key.name].matches(key)
         }
-        self.quotas = {key.name: kept.get(key.name) or Quota(key) for key in keys}
+        self.quotas = {key.name: unchanged.get(key.name) or Quota(key) for key in keys}
         self._keys = [(bytes.fromhex(key.sha256), key.name, self.quotas[key.name]) for key in keys]
 
     def find(self, headers: list[tuple[bytes, bytes]]) -> tuple[str, Quota] | None:
         """Whose request this is; None for a wrong key, none at all, or several."""
-        given = [value for header, value in headers if header == b"authorization"]
-        if len(given) != 1 or given[0][: len(SCHEME)].lower() != SCHEME:
+        credentials = [value for header, value in headers if header == b"authorization"]
+        if len(credentials) != 1 or credentials[0][: len(SCHEME)].lower() != SCHEME:
             return None
-        digest = hashlib.sha256(given[0][len(SCHEME) :].strip()).digest()
-        found = None
-        for known, name, quota in self._keys:  # to the end, so that the time says nothing about the place
-            if hmac.compare_digest(known, digest):
-                found = name, quota
-        return found
+        request_digest = hashlib.sha256(credentials[0][len(SCHEME) :].strip()).digest()
+        match = None
+        for (
+            key_digest,
+            name,
+            quota,
+        ) in self._keys:  # to the end, so that the time says nothing about the place
+            if hmac.compare_digest(key_digest, request_digest):
+                match = name, quota
+        return match
 
 
-def configured(config: ServeConfig) -> tuple[ApiKey, ...]:
+def load_keys(config: ServeConfig) -> tuple[ApiKey, ...]:
     """Of the config and its `keys_file`; raises ConfigError."""
     if config.keys_file is None:
         return config.keys
     keys = config.keys + load_config(KeyFile, config.keys_file).keys
     try:
-        check_names(keys)
+        check_quotas(keys)
     except ValueError as error:
         raise ConfigError(f"{config.keys_file}: {error}") from error
     return keys
@@ -84,9 +88,9 @@ def main(argv: list[str]) -> int:
         key = ApiKey(sha256=hashlib.sha256(secret.encode()).hexdigest(), **vars(args))
     except ValidationError as error:
         raise ConfigError(explain(error)) from error
-    facts = key.model_dump(exclude_none=True)
+    fields = key.model_dump(exclude_none=True)
     sys.stderr.write(f"{secret}\n")
-    lines = [f"{field} = {json.dumps(value)}" for field, value in facts.items()]
+    lines = [f"{field} = {json.dumps(value)}" for field, value in fields.items()]
     sys.stdout.write("\n".join(["[[keys]]", *lines]) + "\n")
     return 0
 

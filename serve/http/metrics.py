@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from serve.http import request_context as visit
-from serve.http.request_context import Visit
+from serve.http import request_context
+from serve.http.request_context import RequestContext
 from usersim.types import UserTurn
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -19,12 +19,14 @@ class EngineMetrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         registry = self.registry
-        self.waiting = Gauge("usersim_queue_length", "Requests before the engines", registry=registry)
-        self.taken = Gauge("usersim_samples_in_flight", "Samples with the engines", registry=registry)
+        self.queue_length = Gauge("usersim_queue_length", "Requests before the engines", registry=registry)
+        self.samples_in_flight = Gauge(
+            "usersim_samples_in_flight", "Samples with the engines", registry=registry
+        )
         self.queue_seconds = Histogram(
             "usersim_queue_seconds", "Time before an engine was free", buckets=SECONDS, registry=registry
         )
-        self.refused = Counter(
+        self.refusals = Counter(
             "usersim_admission_refused", "Refused: queue full, or waited too long", ["why"], registry=registry
         )
         self.healthy = Gauge("usersim_engine_healthy", "0 while set aside", ["engine"], registry=registry)
@@ -36,10 +38,10 @@ class EngineMetrics:
         )
         self.retries = Counter("usersim_engine_retries", "Calls made again", registry=registry)
 
-    def waited(self, seconds: float) -> None:
+    def observe_queue_time(self, seconds: float) -> None:
         self.queue_seconds.observe(seconds)
-        if (request := visit.current()) is not None:
-            request.queued_s += seconds
+        if (context := request_context.current()) is not None:
+            context.queued_s += seconds
 
 
 class Metrics:
@@ -84,30 +86,30 @@ class Metrics:
     def include(self, engines: EngineMetrics) -> None:
         self.registry.register(engines.registry)
 
-    def came_in(self, request: Visit) -> None:
-        self.received.labels(request.route).inc()
+    def request_started(self, context: RequestContext) -> None:
+        self.received.labels(context.route).inc()
         self.in_flight.inc()
 
-    def finished(self, request: Visit, outcome: str, seconds: float) -> None:
+    def request_finished(self, context: RequestContext, outcome: str, seconds: float) -> None:
         self.in_flight.dec()
-        self.requests.labels(request.route, outcome).inc()
-        self.seconds.labels(request.route).observe(seconds)
-        if request.key is not None:
-            self.by_key.labels(request.key, outcome).inc()
+        self.requests.labels(context.route, outcome).inc()
+        self.seconds.labels(context.route).observe(seconds)
+        if context.key is not None:
+            self.by_key.labels(context.key, outcome).inc()
 
-    def gave(self, turns: Sequence[UserTurn]) -> None:
+    def count_turns(self, turns: Sequence[UserTurn]) -> None:
         prompt, sampled = turns[0].prompt_tokens, sum(turn.tokens for turn in turns)
         self.turns.inc(len(turns))
         self.ends.inc(sum(turn.ends for turn in turns))
         self.tokens.labels("prompt").inc(prompt)
         self.tokens.labels("sampled").inc(sampled)
-        if (request := visit.current()) is not None:
-            request.prompt_tokens += prompt
-            request.sampled_tokens += sampled
+        if (context := request_context.current()) is not None:
+            context.prompt_tokens += prompt
+            context.sampled_tokens += sampled
         for turn in turns:
-            self.rejected(turn.rejected)
+            self.count_rejections(turn.rejected)
 
-    def rejected(self, reasons: Sequence[str]) -> None:
+    def count_rejections(self, reasons: Sequence[str]) -> None:
         for reason in reasons:
             self.rejections.labels(reason).inc()
 

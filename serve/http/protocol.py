@@ -11,14 +11,14 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from serve.http.errors import Problem
+from serve.http.errors import ErrorEnvelope
 
 
 class HeadTooLargeError(Exception):
     """The parser is to stop here."""
 
 
-class BoundedHeads(HttpToolsProtocol):
+class BoundedHeadProtocol(HttpToolsProtocol):
     """Answers 431 to a head over `max_head_bytes`, and 408 to one that is not here after `head_s`."""
 
     max_head_bytes = 32 * 1024
@@ -29,16 +29,16 @@ class BoundedHeads(HttpToolsProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._received = 0
         """Bytes since the last head, body or piece of a body that the parser handed on; at most one read too many."""
-        self._begun = False
+        self._head_started = False
         """A head is under way."""
         self._too_large = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._wait_for_a_head()
+        self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
+        self._stop_head_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -49,16 +49,16 @@ class BoundedHeads(HttpToolsProtocol):
         if self._received > self.max_head_bytes:
             self._refuse_size()
         elif self.cycle is None or self.cycle.response_complete:
-            self._wait_for_a_head()
+            self._start_head_timer()
         else:
-            self._stop_waiting()
+            self._stop_head_timer()
 
     def on_message_begin(self) -> None:
-        self._begun = True
+        self._head_started = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self._begun = False
+        self._head_started = False
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > self.max_head_bytes:
             self._too_large = True
@@ -76,8 +76,8 @@ class BoundedHeads(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._begun:  # the next one, meanwhile
-            self._wait_for_a_head()
+        if self._head_started:  # the next one, meanwhile
+            self._start_head_timer()
 
     def send_400_response(self, msg: str) -> None:
         """Called for whatever stops the parser."""
@@ -88,26 +88,26 @@ class BoundedHeads(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    def _wait_for_a_head(self) -> None:
+    def _start_head_timer(self) -> None:
         if self._deadline is None:
-            self._deadline = self.loop.call_later(self.head_s, self._give_up)
+            self._deadline = self.loop.call_later(self.head_s, self._on_head_timeout)
 
-    def _stop_waiting(self) -> None:
+    def _stop_head_timer(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
-    def _give_up(self) -> None:
+    def _on_head_timeout(self) -> None:
         if self.transport.is_closing():
             return
-        if self._begun:
-            self._refuse(Problem(408, "request_timeout", "the request's head took too long"))
+        if self._head_started:
+            self._refuse(ErrorEnvelope(408, "request_timeout", "the request's head took too long"))
         else:
             self.transport.close()
 
     def _refuse_size(self) -> None:
         message = f"the request line and headers exceed {self.max_head_bytes} bytes"
-        self._refuse(Problem(431, "request_header_fields_too_large", message))
+        self._refuse(ErrorEnvelope(431, "request_header_fields_too_large", message))
 
     def _can_answer(self) -> bool:
         """Whether what is written now is the answer to what is being read, and not a piece of an earlier one's."""
@@ -115,17 +115,17 @@ class BoundedHeads(HttpToolsProtocol):
             return True
         return self.cycle.more_body and not self.cycle.response_started and not self.pipeline
 
-    def _refuse(self, problem: Problem) -> None:
+    def _refuse(self, envelope: ErrorEnvelope) -> None:
         if not self._can_answer():
             self.transport.close()
             return
-        response = problem.response()
+        response = envelope.response()
         headers = [*response.raw_headers, (b"connection", b"close")]
         lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
-        self.transport.write(STATUS_LINE[problem.status] + lines + b"\r\n" + bytes(response.body))
+        self.transport.write(STATUS_LINE[envelope.status] + lines + b"\r\n" + bytes(response.body))
         self.transport.close()
 
 
-def bounded(max_head_bytes: int, head_s: float) -> type[asyncio.Protocol]:
+def bounded_protocol(max_head_bytes: int, head_s: float) -> type[asyncio.Protocol]:
     """Protocol class for uvicorn's `http` setting."""
-    return type("Bounded", (BoundedHeads,), {"max_head_bytes": max_head_bytes, "head_s": head_s})
+    return type("Bounded", (BoundedHeadProtocol,), {"max_head_bytes": max_head_bytes, "head_s": head_s})

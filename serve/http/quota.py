@@ -10,18 +10,18 @@ from serve.config import ApiKey
 
 
 @dataclass
-class Bucket:
+class TokenBucket:
     per_minute: int
     level: float = field(init=False)
-    _filled_s: float = field(init=False)
+    _updated_s: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.level, self._filled_s = float(self.per_minute), time.monotonic()
+        self.level, self._updated_s = float(self.per_minute), time.monotonic()
 
     def _fill(self) -> None:
         now = time.monotonic()
-        gained = (now - self._filled_s) * self.per_minute / 60
-        self.level, self._filled_s = min(float(self.per_minute), self.level + gained), now
+        gained = (now - self._updated_s) * self.per_minute / 60
+        self.level, self._updated_s = min(float(self.per_minute), self.level + gained), now
 
     def wait_s(self, needed: float = 1.0) -> float:
         """Seconds until `needed` is there; 0 when it is."""
@@ -47,10 +47,10 @@ class Quota:
     """The limits of one name."""
 
     def __init__(self, key: ApiKey) -> None:
-        self.requests = Bucket(key.requests_per_minute) if key.requests_per_minute else None
-        self.tokens = Bucket(key.tokens_per_minute) if key.tokens_per_minute else None
+        self.requests = TokenBucket(key.requests_per_minute) if key.requests_per_minute else None
+        self.tokens = TokenBucket(key.tokens_per_minute) if key.tokens_per_minute else None
 
-    def fits(self, key: ApiKey) -> bool:
+    def matches(self, key: ApiKey) -> bool:
         return (
             (self.requests and self.requests.per_minute) == key.requests_per_minute
             and (self.tokens and self.tokens.per_minute) == key.tokens_per_minute
@@ -63,12 +63,12 @@ class Quota:
             self.requests.take(1)
         return wait_s
 
-    def count(self, requests: int) -> None:
+    def count_requests(self, requests: int) -> None:
         """Further requests, that came as one."""
         if self.requests:
             self.requests.take(requests)
 
-    def charge(self, tokens: int) -> None:
+    def charge_tokens(self, tokens: int) -> None:
         if self.tokens:
             self.tokens.take(tokens)
 
@@ -76,5 +76,5 @@ class Quota:
         requests = self.requests.headers("requests") if self.requests else []
         return requests + (self.tokens.headers("tokens") if self.tokens else [])
 
-    def _buckets(self) -> list[Bucket]:
+    def _buckets(self) -> list[TokenBucket]:
         return [bucket for bucket in (self.requests, self.tokens) if bucket]

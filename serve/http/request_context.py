@@ -14,14 +14,14 @@ Outcome = Literal["ok", "refused", "failed", "cancelled"]
 
 
 @dataclass
-class Visit:
+class RequestContext:
     id: str
     method: str
     route: str
     """A route of ours or "other", never a path that the client made up."""
     deadline: float
     """On the monotonic clock, as every time here."""
-    began: float = field(default_factory=time.monotonic)
+    started_s: float = field(default_factory=time.monotonic)
     key: str | None = None
     """The name of the client's key."""
     quota: Quota | None = None
@@ -39,14 +39,14 @@ class Visit:
     retries: int = 0
     outcome: Outcome | None = None
     """None: what the status says."""
-    asked: bytes = b""
-    answered: bytes = b""
+    request_body: bytes = b""
+    response_body: bytes = b""
     """Both empty unless content is to be logged."""
 
-    def left_s(self) -> float:
+    def remaining_s(self) -> float:
         return self.deadline - time.monotonic()
 
-    def asks_for(self, turns: int) -> None:
+    def count_turns(self, turns: int) -> None:
         """Every turn counts for the quota as a request; the first was counted at the gate."""
         if self.quota is not None:
             self.quota.count(turns if self.turns else turns - 1)
@@ -55,25 +55,25 @@ class Visit:
 
 # Not in `Visit`: every item of a batch has its own, and each runs in a task of its own.
 _model: ContextVar[str | None] = ContextVar("model", default=None)
-_visit: ContextVar[Visit | None] = ContextVar("visit", default=None)
+_context: ContextVar[RequestContext | None] = ContextVar("request_context", default=None)
 
 
-def current() -> Visit | None:
+def current() -> RequestContext | None:
     """The request on whose behalf this code runs; None outside of any."""
-    return _visit.get()
+    return _context.get()
 
 
-def enter(visit: Visit) -> None:
+def enter(context: RequestContext) -> None:
     """For this task and those it starts."""
-    _visit.set(visit)
+    _context.set(context)
 
 
-def ask_for(model: str | None) -> None:
+def set_model(model: str | None) -> None:
     """Whatever this task draws from now on comes from this model of the engines, by their name for it."""
     _model.set(model)
-    if (request := current()) is not None and model is not None and model not in request.models:
-        request.models.append(model)
+    if (context := current()) is not None and model is not None and model not in context.models:
+        context.models.append(model)
 
 
-def asked_model() -> str | None:
+def current_model() -> str | None:
     return _model.get()

@@ -21,9 +21,9 @@ def parse(body: bytes) -> Any:
     try:
         value = json.loads(
             body.decode("utf-8"),
-            parse_constant=_refuse,
-            parse_float=_finite,
-            object_pairs_hook=_without_twins,
+            parse_constant=_reject_constant,
+            parse_float=_finite_float,
+            object_pairs_hook=_reject_duplicate_names,
         )
         if b"\\u" in body:  # UTF-8 itself has no lone surrogates, an escape may be one
             json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -41,11 +41,11 @@ def parse(body: bytes) -> Any:
     return value
 
 
-def _refuse(name: str) -> float:
+def _reject_constant(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_duplicate_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Whoever reads the first of two and whoever reads the last would see different requests."""
     value = dict(pairs)
     if len(value) < len(pairs):
@@ -53,7 +53,7 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def _finite(text: str) -> float:
+def _finite_float(text: str) -> float:
     if not math.isfinite(value := float(text)):
         raise ValueError("a number is out of range")
     return value
@@ -72,7 +72,7 @@ class StrictRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
-        async def strictly(request: Request) -> Response:
+        async def handle_strictly(request: Request) -> Response:
             strict = StrictRequest(request.scope, request.receive)
             try:
                 return await handle(strict)
@@ -83,4 +83,4 @@ class StrictRoute(APIRoute):
                     ) from error
                 raise
 
-        return strictly
+        return handle_strictly

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from serve.app import create_app
 from serve.config import ServeConfig
-from serve.http.protocol import bounded
+from serve.http.protocol import bounded_protocol
 from usersim.rendering.renderer import Renderer, RenderSettings
 from usersim.users.userlm import UserLM
 
@@ -68,7 +68,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextlib.contextmanager
 def serving(app: Any, config: ServeConfig | None = None) -> Iterator[str]:
     config = config or ServeConfig()
-    http = bounded(config.max_head_bytes, config.limits.head_s)
+    http = bounded_protocol(config.max_head_bytes, config.limits.head_s)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on", http=http, ws="none"))
     thread = threading.Thread(target=server.run)
     thread.start()

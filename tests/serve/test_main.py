@@ -18,11 +18,11 @@ import httpx2
 import pytest
 from pydantic import ValidationError
 
-from serve.__main__ import _bind, _reload_on_sighup, _serve, main, refuse_open_doors
+from serve.__main__ import _bind, _reload_on_sighup, _serve, main, require_keys
 from serve.app import create_app
 from serve.config import ApiKey, ServeConfig
 from serve.http.keys import KeyRing
-from serve.http.logs import tell
+from serve.http.logs import print_status
 from usersim.cli import run_main
 from usersim.errors import ConfigError
 from usersim.rendering.renderer import Renderer
@@ -178,16 +178,16 @@ def test_sighup_that_takes_the_last_key_away_lets_nobody_in(
         _reload_on_sighup(app, lambda: load_config(ServeConfig, config), ())
         keys.write_text("keys = []\n", encoding="utf-8")
         hang_up()
-        assert (state.keys.open, state.keys.quotas) == (False, {})
+        assert (state.keys.is_open, state.keys.quotas) == (False, {})
         assert "nobody gets in" in caplog.text
         config.write_text(
             "port = 8001\n", encoding="utf-8"
         )  # loopback without keys: open at a start, not here
         hang_up()
-        assert not state.keys.open
+        assert not state.keys.is_open
         config.write_text("open_access = true\n", encoding="utf-8")
         hang_up()
-        assert state.keys.open
+        assert state.keys.is_open
     finally:
         signal.signal(signal.SIGHUP, before)
 
@@ -195,14 +195,14 @@ def test_sighup_that_takes_the_last_key_away_lets_nobody_in(
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "example.org"])
 def test_a_door_that_is_open_to_others_has_to_be_asked_for(host: str) -> None:
     with pytest.raises(ConfigError, match="open_access=true"):
-        refuse_open_doors(ServeConfig(host=host))
-    refuse_open_doors(ServeConfig(host=host, keys=(KEY,)))
-    refuse_open_doors(ServeConfig(host=host, open_access=True))
+        require_keys(ServeConfig(host=host))
+    require_keys(ServeConfig(host=host, keys=(KEY,)))
+    require_keys(ServeConfig(host=host, open_access=True))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_ones_own_machine_needs_no_key(host: str) -> None:
-    refuse_open_doors(ServeConfig(host=host))
+    require_keys(ServeConfig(host=host))
 
 
 def test_keys_and_open_access_contradict_each_other() -> None:
@@ -213,7 +213,7 @@ def test_keys_and_open_access_contradict_each_other() -> None:
 def test_an_empty_keys_file_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "keys.toml"
     path.write_text("keys = []\n", encoding="utf-8")
-    refuse_open_doors(ServeConfig(keys_file=str(path)))
+    require_keys(ServeConfig(keys_file=str(path)))
     assert "nobody gets in" in caplog.text
 
 
@@ -248,7 +248,7 @@ def test_dry_run_names_the_folder_that_the_start_will_use(
 
 
 def test_an_engine_with_markup_in_its_name_is_told_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    tell("engine a[/INST]b [bold]: ready :smile:")
+    print_status("engine a[/INST]b [bold]: ready :smile:")
     assert capsys.readouterr().err == "engine a[/INST]b [bold]: ready :smile:\n"
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from serve.api.chat_schemas import ChatMessage
 from serve.api.dialects import azure, collabllm, deepeval, flipped, lost_in_conversation
-from serve.api.dialects.reading import Reading, unrecognised
+from serve.api.dialects.parsed_prompt import ParsedPrompt, unrecognised
 
 
 class SinglePrompt(Protocol):
@@ -18,10 +18,10 @@ class SinglePrompt(Protocol):
 
     def recognises(self, text: str) -> bool: ...
 
-    def read(self, text: str) -> Reading: ...
+    def read(self, text: str) -> ParsedPrompt: ...
 
 
-SINGLE: dict[str, SinglePrompt] = {
+SINGLE_PROMPT_DIALECTS: dict[str, SinglePrompt] = {
     "lost-in-conversation": lost_in_conversation,
     "deepeval": deepeval,
     "azure": azure,
@@ -29,7 +29,7 @@ SINGLE: dict[str, SinglePrompt] = {
     "collabllm": collabllm,
 }
 AUTO = "auto"
-NAMES = ("flipped", *SINGLE)
+NAMES = ("flipped", *SINGLE_PROMPT_DIALECTS)
 
 
 def aliases(names: Sequence[str]) -> list[str]:
@@ -49,28 +49,28 @@ def served_name(model: str, names: Sequence[str]) -> str:
     return model.removesuffix(f"-{dialect_of(model)}")
 
 
-def read(dialect: str, messages: Sequence[ChatMessage]) -> tuple[str, Reading]:
+def read(dialect: str, messages: Sequence[ChatMessage]) -> tuple[str, ParsedPrompt]:
     """(the dialect it was read in, the reading); raises RequestError 422 for a prompt that is no such one."""
     if dialect == "flipped":
         return dialect, flipped.read(messages)
     if dialect != AUTO:
-        return dialect, SINGLE[dialect].read(_only(messages))
+        return dialect, SINGLE_PROMPT_DIALECTS[dialect].read(_only_message(messages))
     if len(messages) == 1 and messages[0].role != "assistant":
-        return _read_single(messages)
+        return _read_single_prompt(messages)
     if flipped.is_native(messages):
         return "native", flipped.read_native(messages)
     return "flipped", flipped.read(messages)
 
 
-def _only(messages: Sequence[ChatMessage]) -> str:
+def _only_message(messages: Sequence[ChatMessage]) -> str:
     if len(messages) != 1:
         raise unrecognised("this dialect takes one message that holds everything")
     return messages[0].text
 
 
-def _read_single(messages: Sequence[ChatMessage]) -> tuple[str, Reading]:
-    text = _only(messages)
-    for name, dialect in SINGLE.items():
+def _read_single_prompt(messages: Sequence[ChatMessage]) -> tuple[str, ParsedPrompt]:
+    text = _only_message(messages)
+    for name, dialect in SINGLE_PROMPT_DIALECTS.items():
         if dialect.recognises(text):
             return name, dialect.read(text)
     if messages[0].role in ("system", "developer") and flipped.is_opening(text):

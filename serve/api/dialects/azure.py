@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 from serve.api.dialects.histories import from_items
-from serve.api.dialects.reading import Ending, Reading, as_goal, unrecognised
+from serve.api.dialects.parsed_prompt import ParsedPrompt, StopMarker, as_goal, unrecognised
 from usersim.types import Turn, UserTurn
 from usersim.users.protocols import as_profile
 
@@ -28,25 +28,27 @@ def recognises(text: str) -> bool:
     return text.lstrip().startswith(SIGNATURE)
 
 
-def read(text: str) -> Reading:
-    task, found, rest = text.partition(SIGNATURE)[2].partition(AFTER_TASK)
+def read(text: str) -> ParsedPrompt:
+    task, task_end, rest = text.partition(SIGNATURE)[2].partition(AFTER_TASK)
     history = HISTORY.search(rest)
-    if not found or not history:
+    if not task_end or not history:
         raise unrecognised("no task or no history where Azure's simulator has them")
-    wanted = "" if task.strip() in NO_TASKS else task
+    goal_text = "" if task.strip() in NO_TASKS else task
     turns = _turns(history[1].strip())
-    goal = as_goal(wanted)
+    goal = as_goal(goal_text)
     if REWRITE in rest[history.end() :]:
         # Not said by an assistant: it is the question that the user is to open with.
         question = turns[0].text if turns else ""
-        goal, turns = as_goal(wanted, [question]) or as_goal(question), []
-    ending = Ending.of("")
-    return Reading(as_profile(goal), turns, lambda turn: _write(ending, turn), keys=KEYS, may_end=False)
+        goal, turns = as_goal(goal_text, [question]) or as_goal(question), []
+    stop_marker = StopMarker.from_instructions("")
+    return ParsedPrompt(
+        as_profile(goal), turns, lambda turn: _format_reply(stop_marker, turn), reply_keys=KEYS, may_end=False
+    )
 
 
-def _write(ending: Ending, turn: UserTurn) -> str:
+def _format_reply(stop_marker: StopMarker, turn: UserTurn) -> str:
     """The client replaces apostrophes, curly quotes and the word None in the raw text; escaped, they survive."""
-    text = json.dumps({"content": ending.content(turn), "role": "user"})
+    text = json.dumps({"content": stop_marker.content(turn), "role": "user"})
     return text.replace("'", "\\u0027").replace("None", "\\u004eone")
 
 

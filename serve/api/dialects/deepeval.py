@@ -12,7 +12,7 @@ import json
 import re
 
 from serve.api.dialects.histories import from_items
-from serve.api.dialects.reading import Ending, Reading, unrecognised
+from serve.api.dialects.parsed_prompt import ParsedPrompt, StopMarker, unrecognised
 from usersim.types import Turn, UserTurn
 from usersim.users.protocols import as_profile
 
@@ -34,39 +34,45 @@ def recognises(text: str) -> bool:
     return text.lstrip().startswith(SIGNATURE)
 
 
-def read(text: str) -> Reading:
+def read(text: str) -> ParsedPrompt:
     if text.lstrip().startswith(JUDGE):
         return _read_judge(text)
     task = TASK.search(text)
     if not recognises(text) or not task:
         raise unrecognised("no prompt of DeepEval's conversation simulator")
     rest, persona = text[task.end() :], None
-    if described := PERSONA.match(rest) or USER_PROFILE.match(rest):
-        rest, persona = rest[described.end() :], described[1].strip()
-    opens = SCENARIO.match(rest)
-    if not opens:
+    if persona_match := PERSONA.match(rest) or USER_PROFILE.match(rest):
+        rest, persona = rest[persona_match.end() :], persona_match[1].strip()
+    scenario_match = SCENARIO.match(rest)
+    if not scenario_match:
         raise unrecognised("no scenario where DeepEval has it")
-    scenario, history = _quoted_and_history(rest[opens.end() :])
-    ending = Ending.of("")
+    scenario, history = _quoted_and_history(rest[scenario_match.end() :])
+    stop_marker = StopMarker.from_instructions("")
 
-    def write(turn: UserTurn) -> str:
-        return json.dumps({"simulated_input": ending.content(turn)}, ensure_ascii=False)
+    def format_reply(turn: UserTurn) -> str:
+        return json.dumps({"simulated_input": stop_marker.content(turn)}, ensure_ascii=False)
 
-    said = as_profile(_known(scenario), _known(persona))
-    return Reading(said, history, write, keys=KEYS, may_end=False)
+    profile = as_profile(_text_or_empty(scenario), _text_or_empty(persona))
+    return ParsedPrompt(profile, history, format_reply, reply_keys=KEYS, may_end=False)
 
 
-def _read_judge(text: str) -> Reading:
+def _read_judge(text: str) -> ParsedPrompt:
     outcomes = list(OUTCOME.finditer(text))
     if not outcomes:
         raise unrecognised("no expected outcome where DeepEval has it")
     outcome, history = _quoted_and_history(text[outcomes[0].end() :])
-    return Reading(as_profile(_known(outcome)), history, _verdict, keys=JUDGE_KEYS, only_leaving=True)
+    return ParsedPrompt(
+        as_profile(_text_or_empty(outcome)),
+        history,
+        _format_verdict,
+        reply_keys=JUDGE_KEYS,
+        only_termination=True,
+    )
 
 
-def _verdict(turn: UserTurn) -> str:
-    does = "would leave" if turn.ends else "would stay"
-    reason = f"the simulated user {does} here; P(end) is {turn.end_probability:.3f}"
+def _format_verdict(turn: UserTurn) -> str:
+    decision = "would leave" if turn.ends else "would stay"
+    reason = f"the simulated user {decision} here; P(end) is {turn.end_probability:.3f}"
     return json.dumps({"is_complete": turn.ends, "reason": reason})
 
 
@@ -81,6 +87,6 @@ def _quoted_and_history(rest: str) -> tuple[str, list[Turn]]:
     return rest.removesuffix('"'), []
 
 
-def _known(text: str | None) -> str:
+def _text_or_empty(text: str | None) -> str:
     """Python's None is written out by the client's template."""
     return "" if text is None or text.strip() == "None" else text.strip()

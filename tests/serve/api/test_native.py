@@ -158,7 +158,7 @@ def test_complaints_name_the_clients_fields_only(front, http, goal, param):
     error = ask(http, front(ScriptedSampler()), goal=goal).json()["error"]
     assert error["param"] == param
     assert error["message"].startswith(f"{param}: ")
-    assert not {"constrained", "instance", "AskedGoal", "Facet"} & set(re.findall(r"\w+", error["message"]))
+    assert not {"constrained", "instance", "GoalInput", "Facet"} & set(re.findall(r"\w+", error["message"]))
 
 
 def test_at_temperature_0_n_turns_are_one(front, http, words):

@@ -8,8 +8,8 @@ import httpx2
 import pytest
 from starlette.exceptions import HTTPException
 
-from serve.http.errors import DeadlineError, OverloadedError, Problem, RequestError, problem
-from serve.routing.load_balancer import EnginePool
+from serve.http.errors import DeadlineError, ErrorEnvelope, OverloadedError, RequestError, error_envelope
+from serve.routing.load_balancer import LoadBalancer
 from usersim.errors import BackendError, ConfigError, ContextOverflowError, GuardError, RenderError
 from usersim.testing import ScriptedSampler
 
@@ -39,17 +39,19 @@ ROUTES = ["/v1/user/turns", "/v1/chat/completions"]
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
 def test_the_error_table(error: Exception, status: int, code: str, retry: bool | None) -> None:
-    response = problem(error).response()
-    assert (response.status_code, problem(error).code) == (status, code)
+    response = error_envelope(error).response()
+    assert (response.status_code, error_envelope(error).code) == (status, code)
     assert ("retry-after" in response.headers) is (retry is True)
     assert (response.headers.get("x-should-retry") == "false") is (retry is False)
 
 
 def test_clients_that_are_told_to_wait_come_back_soon_and_not_together() -> None:
-    waits = {problem(OverloadedError("full")).response().headers["retry-after"] for _ in range(200)}
+    waits = {error_envelope(OverloadedError("full")).response().headers["retry-after"] for _ in range(200)}
     assert len(waits) > 2
     # openai-python does not retry at all when it is told more.
-    assert Problem(429, "x", "x", retry=True, retry_after_s=999).response().headers["retry-after"] == "120"
+    assert (
+        ErrorEnvelope(429, "x", "x", retry=True, retry_after_s=999).response().headers["retry-after"] == "120"
+    )
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -193,7 +195,7 @@ def test_what_nobody_expected_is_an_envelope_and_names_the_request(front, http: 
 def test_an_engine_that_fails_is_never_passed_on(
     front, fake_engine, http: httpx2.Client, fault: str, status: int
 ) -> None:
-    url = front(EnginePool([fake_engine(fault)]))
+    url = front(LoadBalancer([fake_engine(fault)]))
     response = http.post(f"{url}/v1/user/turns", json={"n": 2})
     assert response.status_code == status
     assert "secret" not in response.text
@@ -203,20 +205,20 @@ def test_an_engine_that_fails_is_never_passed_on(
 
 
 def test_an_engine_that_answers_is_ready(front, fake_engine, http: httpx2.Client) -> None:
-    url = front(EnginePool([fake_engine()]))
+    url = front(LoadBalancer([fake_engine()]))
     assert "usersim_engine_up 0.0" in http.get(f"{url}/metrics").text
     assert http.get(f"{url}/ready").json() == {"status": "ready"}
     assert "usersim_engine_up 1.0" in http.get(f"{url}/metrics").text
 
 
 def test_a_dead_engine_is_unavailable(front, http: httpx2.Client) -> None:
-    url = front(EnginePool(["http://127.0.0.1:9"]))
+    url = front(LoadBalancer(["http://127.0.0.1:9"]))
     response = http.post(f"{url}/v1/user/turns", json={})
     assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_unavailable")
 
 
 def test_an_engine_that_hangs_meets_the_deadline(front, fake_engine, http: httpx2.Client) -> None:
-    url = front(EnginePool([fake_engine("hang")], timeout_s=0.3))
+    url = front(LoadBalancer([fake_engine("hang")], timeout_s=0.3))
     response = http.post(f"{url}/v1/user/turns", json={})
     assert (response.status_code, response.json()["error"]["code"]) == (504, "timeout")
 
@@ -230,7 +232,7 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 def test_a_client_that_hangs_up_frees_the_engine(front, fake_engine, http: httpx2.Client) -> None:
     engine = fake_engine("hang")
-    url = front(EnginePool([engine]))
+    url = front(LoadBalancer([engine]))
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as client:
         client.sendall(

@@ -8,8 +8,8 @@ import pytest
 
 from serve.config import ApiKey, KeyFile, ServeConfig
 from serve.http import quota
-from serve.http.keys import KeyRing, configured, main
-from serve.http.quota import Bucket
+from serve.http.keys import KeyRing, load_keys, main
+from serve.http.quota import TokenBucket
 from tests.serve.engines import eventually
 from usersim.errors import ConfigError
 from usersim.testing import ScriptedSampler
@@ -99,19 +99,19 @@ def test_a_changed_ring_takes_new_keys_and_drops_old_ones_but_goes_on_counting()
     ring.replace((key("new", requests_per_minute=3),))
     assert ring.quotas["alice"].admit() == 0
     ring.replace((), is_open=True)
-    assert not ring.open, "having no key left opens nothing"
-    ring.replace((), is_open=True, asked_for=True)
-    assert ring.open
-    ring.replace((key(),), is_open=True, asked_for=True)
-    assert not ring.open
+    assert not ring.is_open, "having no key left opens nothing"
+    ring.replace((), is_open=True, open_access=True)
+    assert ring.is_open
+    ring.replace((key(),), is_open=True, open_access=True)
+    assert not ring.is_open
 
 
 def test_an_open_ring_stays_open_until_there_is_a_key() -> None:
     ring = KeyRing((), is_open=True)
     ring.replace((), is_open=True)
-    assert ring.open
+    assert ring.is_open
     ring.replace((), is_open=False)  # a `keys_file` was named, and is empty
-    assert not ring.open
+    assert not ring.is_open
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_a_batch_counts_as_its_items_and_n_as_n(front, http, words, monkeypatch)
     url = front(ScriptedSampler(*[words("hi")] * 4), keys=(key(requests_per_minute=600),))
     headers = {"Authorization": f"Bearer {SECRET}"}
     taken: list[float] = []
-    monkeypatch.setattr(Bucket, "take", lambda _, amount: taken.append(amount))
+    monkeypatch.setattr(TokenBucket, "take", lambda _, amount: taken.append(amount))
     items = [{}, {"n": 3}, {"n": "bad"}]
     answer = http.post(f"{url}/v1/user/turns/batch", json={"items": items}, headers=headers)
     assert [result["status"] for result in answer.json()["results"]] == [200, 200, 400]
@@ -214,7 +214,7 @@ def test_tokens_are_charged_when_they_are_known(front, http, words) -> None:
 def test_a_bucket_fills_with_the_monotonic_clock_and_never_overflows(monkeypatch) -> None:
     now = 1000.0
     monkeypatch.setattr(quota.time, "monotonic", lambda: now)
-    bucket = Bucket(60)
+    bucket = TokenBucket(60)
     bucket.take(60)
     assert bucket.wait_s() == pytest.approx(1.0)
     now += 0.5
@@ -234,12 +234,12 @@ def test_keys_come_from_the_config_and_from_a_file(tmp_path: Path, capsys) -> No
     assert made.keys[0].sha256 == hashlib.sha256(secret.encode()).hexdigest()
     path = tmp_path / "keys.toml"
     path.write_text(table, encoding="utf-8")
-    keys = configured(ServeConfig(keys=(key(),), keys_file=str(path)))
+    keys = load_keys(ServeConfig(keys=(key(),), keys_file=str(path)))
     assert [(each.name, each.requests_per_minute) for each in keys] == [("alice", None), ("bob", 30)]
     with pytest.raises(ConfigError, match="bob has two different quotas"):
-        configured(ServeConfig(keys=(key(name="bob"),), keys_file=str(path)))
+        load_keys(ServeConfig(keys=(key(name="bob"),), keys_file=str(path)))
     with pytest.raises(ConfigError, match="no such"):
-        configured(ServeConfig(keys_file=str(tmp_path / "nowhere.toml")))
+        load_keys(ServeConfig(keys_file=str(tmp_path / "nowhere.toml")))
     with pytest.raises(ConfigError, match="name"):
         main(["two words"])
 

@@ -1,9 +1,9 @@
 """Twenty faults: what goes wrong around the endpoint, and what a client then sees. Nothing is lost: every request
 ends in a whole answer or an explicit error, the counters balance, and no engine keeps working for nobody.
 
- 1  engine killed               test_a_killed_engine_…, …_whose_engine_dies_…; test_pool: …_another_does, …_hiccup_…
- 2  engine stopped, hangs       test_a_stopped_engine_…; test_pool: …_silent_engine_…, …_hangs_…; test_engine: …_hangs_…
- 3  engine restarted            test_a_restarted_engine_…; test_pool: …_comes_back_as_another_…
+ 1  engine killed               test_a_killed_engine_…, …_whose_engine_dies_…; test_load_balancer: …_another_does, …_hiccup_…
+ 2  engine stopped, hangs       test_a_stopped_engine_…; test_load_balancer: …_silent_engine_…, …_hangs_…; test_engine: …_hangs_…
+ 3  engine restarted            test_a_restarted_engine_…; test_load_balancer: …_comes_back_as_another_…
  4  finish_reason abort         test_errors: …_fails_is_never_passed_on
  5  slow engine, slow reader    test_a_stream_without_…, …_reads_too_slowly_…, …_body_that_does_not_come_…; test_errors
  6  ten times the capacity      test_a_burst_…; test_admission
@@ -14,13 +14,13 @@ ends in a whole answer or an explicit error, the counters balance, and no engine
 11  control tokens in content   test_control_tokens; test_native: test_control_tokens_in_content_stay_text
 12  model names that are paths  test_errors: test_an_unknown_model_is_not_found
 13  adapter changed under load  test_models
-14  SIGTERM                     test_drain
+14  SIGTERM                     test_shutdown
 15  the clock jumps             test_the_time_of_day_decides_nothing; test_keys: …_monotonic_…
 16  log sink full or broken     test_logs
 17  keys                        test_keys
 18  headers for the engine      test_nothing_that_a_client_puts_into_its_head_…
-19  engine of another model     test_main: …_not_this_model_is_refused; test_pool: …_comes_back_as_another_…
-20  engine talks nonsense       test_errors: …_never_passed_on; test_pool: …_would_fail_again_…
+19  engine of another model     test_main: …_not_this_model_is_refused; test_load_balancer: …_comes_back_as_another_…
+20  engine talks nonsense       test_errors: …_never_passed_on; test_load_balancer: …_would_fail_again_…
 """
 
 import asyncio
@@ -38,8 +38,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import serve.http.middleware
-from serve.config import Limits
-from serve.routing.load_balancer import EnginePool
+from serve.config import ServeLimits
+from serve.routing.load_balancer import LoadBalancer
 from tests.serve.engines import FakeEngine, _pair, eventually, pair  # noqa: F401
 from usersim.rendering.conditioning import describe
 from usersim.rendering.renderer import Renderer
@@ -84,7 +84,7 @@ def posting(url: str, body: bytes) -> socket.socket:
 def test_a_killed_engine_costs_no_answer_while_another_lives(front, http: HTTP, pair: Pair) -> None:  # noqa: F811
     first, second = pair
     first.fault("die")
-    url = front(EnginePool([first.url, second.url]))
+    url = front(LoadBalancer([first.url, second.url]))
     assert ask(http, url).status_code == 200
     first.process.wait(30)
     assert [ask(http, url).status_code for _ in range(3)] == [200] * 3
@@ -94,7 +94,7 @@ def test_a_killed_engine_costs_no_answer_while_another_lives(front, http: HTTP, 
 def test_a_killed_engine_that_is_alone_is_said_to_be_gone(front, http: HTTP, pair: Pair) -> None:  # noqa: F811
     engine = pair[0]
     engine.fault("die")
-    url = front(EnginePool([engine.url]))
+    url = front(LoadBalancer([engine.url]))
     for _ in range(2):
         answer = ask(http, url)
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_unavailable")
@@ -112,7 +112,7 @@ def test_a_stream_whose_engine_dies_ends_in_an_error_never_in_silence(
     fault: str,
 ) -> None:
     engine = pair[0]
-    url = front(EnginePool([engine.url]))
+    url = front(LoadBalancer([engine.url]))
     assert ask(http, url).status_code == 200
     engine.fault(fault)
     with http.stream("POST", url + TURNS, json={"stream": True}) as answer:
@@ -132,7 +132,7 @@ def test_a_stopped_engine_is_a_timeout_for_who_waits_and_not_ready_for_the_rest(
     pair: Pair,  # noqa: F811
 ) -> None:
     engine = pair[0]
-    url = front(EnginePool([engine.url], timeout_s=1, limits=Limits(probe_s=1)))
+    url = front(LoadBalancer([engine.url], timeout_s=1, limits=ServeLimits(probe_s=1)))
     assert ask(http, url).status_code == 200
     engine.signal(signal.SIGSTOP)
     answer = ask(http, url)
@@ -153,7 +153,7 @@ def test_a_restarted_engine_serves_again_and_no_old_connection_shows(
     pair: Pair,  # noqa: F811
 ) -> None:
     engine = pair[0]
-    url = front(EnginePool([engine.url]), ready_for_s=0)
+    url = front(LoadBalancer([engine.url]), ready_for_s=0)
     assert ask(http, url).status_code == 200
     engine.kill()
     engine.start()
@@ -165,7 +165,7 @@ def test_a_restarted_engine_serves_again_and_no_old_connection_shows(
 def test_a_stream_without_a_first_token_is_given_up(front, http: HTTP, pair: Pair) -> None:  # noqa: F811
     engine = pair[0]
     engine.fault("hang-turns")
-    url = front(EnginePool([engine.url], limits=Limits(first_token_s=0.3)))
+    url = front(LoadBalancer([engine.url], limits=ServeLimits(first_token_s=0.3)))
     answer = ask(http, url, stream=True)
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
 
@@ -176,10 +176,10 @@ def test_a_client_that_reads_too_slowly_ends_with_its_deadline_and_fills_no_memo
     pair: Pair,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(serve.http.middleware, "SLACK_S", 0.5)
+    monkeypatch.setattr(serve.http.middleware, "GRACE_S", 0.5)
     engine = pair[0]
     engine.fault("stream-endless")
-    url = front(EnginePool([engine.url]), request_timeout_s=3)
+    url = front(LoadBalancer([engine.url]), request_timeout_s=3)
     with posting(url, b'{"stream": true}') as client:
         client.recv(1)
         eventually(lambda: metric(http, url, "usersim_requests_total") == 1)
@@ -205,7 +205,7 @@ def test_a_burst_of_ten_times_the_capacity_is_answered_or_refused_and_adds_up(
     engine = pair[0]
     engine.fault("take-0.3")
     before = engine.seen()["most"]
-    url = front(EnginePool([engine.url], places=4, limits=Limits(max_waiting=8)))
+    url = front(LoadBalancer([engine.url], samples_per_engine=4, limits=ServeLimits(max_waiting=8)))
 
     async def burst() -> list[httpx2.Response]:
         limits = httpx2.Limits(max_connections=120)
@@ -237,7 +237,7 @@ def test_a_client_that_leaves_frees_everything_and_is_counted(
 ) -> None:
     engine = pair[0]
     engine.fault("stream-hang" if when == "streaming" else "hang-turns")
-    url = front(EnginePool([engine.url], places=1))
+    url = front(LoadBalancer([engine.url], samples_per_engine=1))
     before = engine.hung()
     holder: Any = contextlib.nullcontext()
     if when == "queued":
@@ -333,7 +333,7 @@ def test_nothing_that_a_client_puts_into_its_head_reaches_the_engine(
     pair: Pair,  # noqa: F811
 ) -> None:
     engine = pair[0]
-    url = front(EnginePool([engine.url]))
+    url = front(LoadBalancer([engine.url]))
     smuggled = {
         "X-Vllm-Priority": "-100",
         "X-Session-ID": "somebody-else",

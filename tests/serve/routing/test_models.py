@@ -9,8 +9,8 @@ import pytest
 
 from serve.app import create_app
 from serve.config import ServeConfig
-from serve.http import request_context as visit
-from serve.routing.load_balancer import EnginePool, check_models
+from serve.http import request_context
+from serve.routing.load_balancer import LoadBalancer, check_models
 from tests.serve.conftest import serving
 from tests.serve.engines import FakeEngine, _pair, pair  # noqa: F401
 from usersim.errors import ConfigError
@@ -22,12 +22,12 @@ DRAW = Draw([1, 2, 3], [257], 258, Sampling(max_tokens=40))
 
 
 def test_a_draw_comes_from_the_model_that_its_task_asked_for(pair: Pair) -> None:  # noqa: F811
-    async def said(pool: EnginePool, model: str | None) -> str:
-        visit.ask_for(model)
+    async def said(pool: LoadBalancer, model: str | None) -> str:
+        request_context.set_model(model)
         return bytes((await pool.sample(DRAW))[0].token_ids[:-1]).decode()
 
     async def at_once() -> list[str]:
-        pool = EnginePool([engine.url for engine in pair])
+        pool = LoadBalancer([engine.url for engine in pair])
         try:
             return await asyncio.gather(*(asyncio.create_task(said(pool, m)) for m in ("v1", None, "v2")))
         finally:
@@ -51,7 +51,7 @@ def test_an_alias_changes_under_load_and_every_answer_has_one_author(
     for engine in pair:
         engine.fault("take-0.05")
     config = ServeConfig(names=("userlm",), models={"coach": "adapter-v1"})
-    user = UserLM(renderer, EnginePool([engine.url for engine in pair], places=4), name="bytes")
+    user = UserLM(renderer, LoadBalancer([engine.url for engine in pair], samples_per_engine=4), name="bytes")
     app = create_app(config, user)
 
     async def load(url: str) -> list[httpx2.Response]:

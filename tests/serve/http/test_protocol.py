@@ -142,7 +142,7 @@ def test_the_second_head_of_a_connection_is_timed_like_the_first(front) -> None:
 
 
 def test_a_request_that_takes_longer_than_its_head_may_is_answered(front, fake_engine, http) -> None:
-    from serve.routing.load_balancer import EnginePool
+    from serve.routing.load_balancer import LoadBalancer
 
-    url = front(EnginePool([fake_engine("take-1")]), limits={"head_s": 0.2})
+    url = front(LoadBalancer([fake_engine("take-1")]), limits={"head_s": 0.2})
     assert http.post(f"{url}/v1/user/turns", json={}).status_code == 200

@@ -9,41 +9,41 @@ from dataclasses import dataclass
 from serve.http.errors import RequestError
 from usersim.types import Facet, Goal, Turn, UserProfile, UserTurn
 
-STOP = "###STOP###"
+DEFAULT_STOP_MARKER = "###STOP###"
 MARKER = re.compile(r"###[A-Z][A-Z_-]*###|\[\[[A-Z][A-Z _-]*\]\]|<\|[A-Z][A-Z_-]*\|>")
-NAMED = re.compile(r'Use "([^"\n]{1,80})" as your response when')
+QUOTED_MARKER = re.compile(r'Use "([^"\n]{1,80})" as your response when')
 SENTENCE = re.compile(r"[^.!?\n]+[.!?\n]*")
-ENDING = re.compile(
+ENDING_WORD = re.compile(
     r"\b(?:ends?|ending|finish|finished|done|over|completed?|leave|stop|terminate|satisfied|goodbye|nothing else)\b",
     re.IGNORECASE,
 )
-ASKED_FOR = re.compile(
+REQUESTED_MARKER = re.compile(
     r"\b(?i:say|write|reply|respond|answer|output|type|send|use|emit|return|generate|print)"
     r"(?i:\s{1,3}(?:only|just|with|exactly|the|word|words|token|phrase|message|a|back)){0,4}\s{0,3}:?\s{0,3}[\"'`*“\u2018]{0,3}"
     r"(\[[A-Z][A-Z _-]{1,40}\]|\{[A-Z][A-Z _-]{1,40}\}|</[A-Za-z][\w-]{1,40}>|<[A-Z][A-Z_-]{1,40}>"
     r"|(?!JSON\b|YAML\b|HTML\b|TRUE\b|FALSE\b|NONE\b|NULL\b|ONLY\b|VALID\b)[A-Z][A-Z_-]{3,40}\b)"
 )
 """Other forms of a word for the end: only where a sentence about ending asks for it."""
-NOTHING = "…"
+EMPTY_TURN = "…"
 
 
 @dataclass(frozen=True)
-class Reading:
+class ParsedPrompt:
     profile: UserProfile
     history: list[Turn]
     """True roles."""
-    write: Callable[[UserTurn], str]
+    format_reply: Callable[[UserTurn], str]
     """The content for the client; never empty, not even for a turn that ends the conversation."""
-    keys: frozenset[str] = frozenset()
+    reply_keys: frozenset[str] = frozenset()
     """Of the JSON object that `write` makes; none: it makes plain text."""
     may_end: bool = True
     """False: the client has no word for the end, so the end is banned unless the request says otherwise."""
-    only_leaving: bool = False
+    only_termination: bool = False
     """The client asks no turn, but whether the user would leave."""
 
 
 @dataclass(frozen=True)
-class Ending:
+class StopMarker:
     """The client's word for the end: said alone when the end was sampled, and never among ordinary words."""
 
     marker: str
@@ -51,45 +51,56 @@ class Ending:
     """Every word that would end the client's run."""
 
     @classmethod
-    def of(cls, rules: str, *, default: str = STOP) -> Ending:
+    def from_instructions(cls, rules: str, *, default: str = DEFAULT_STOP_MARKER) -> StopMarker:
         """Read from the client's instructions: the marker that they name as the response to give; else
         `default`, where it is among those found or several are; else the one found."""
-        named = [name for name in NAMED.findall(rules) if name.strip()]
-        found = MARKER.findall(rules) or _asked_for(rules)
-        marker = named[-1] if named else default
-        if not named and found and default not in found:
-            marker = found[0]
-        return cls(marker, frozenset([marker, default, *named, *found]))
+        quoted = [name for name in QUOTED_MARKER.findall(rules) if name.strip()]
+        matches = MARKER.findall(rules) or _requested_markers(rules)
+        marker = quoted[-1] if quoted else default
+        if not quoted and matches and default not in matches:
+            marker = matches[0]
+        return cls(marker, frozenset([marker, default, *quoted, *matches]))
 
     def content(self, turn: UserTurn) -> str:
-        return self.marker if turn.ends else self.without(turn.text)
+        return self.marker if turn.ends else self.strip_markers(turn.text)
 
-    def without(self, text: str) -> str:
+    def strip_markers(self, text: str) -> str:
         """A user who copies a marker out of its goal must not end the client's run; nor may a turn be empty."""
         cleaned = text
         # Taking one out can join the halves of another.
         while any(marker in cleaned for marker in self.markers):
             for marker in self.markers:
                 cleaned = cleaned.replace(marker, "")
-        said = text if cleaned == text else cleaned.strip()
-        return said if said.strip() else NOTHING
+        result = text if cleaned == text else cleaned.strip()
+        return result if result.strip() else EMPTY_TURN
 
 
-def _asked_for(rules: str) -> list[str]:
+def _requested_markers(rules: str) -> list[str]:
     sentences = (sentence[0] for sentence in SENTENCE.finditer(rules))
-    return [word for sentence in sentences if ENDING.search(sentence) for word in ASKED_FOR.findall(sentence)]
+    return [
+        word
+        for sentence in sentences
+        if ENDING_WORD.search(sentence)
+        for word in REQUESTED_MARKER.findall(sentence)
+    ]
 
 
-def names_an_end(text: str, *, surely: bool = False) -> bool:
+def names_end_marker(text: str, *, only_explicit: bool = False) -> bool:
     """`surely`: in a form that stands for nothing else."""
-    return bool(MARKER.search(text) or NAMED.search(text) or (not surely and _asked_for(text)))
+    return bool(
+        MARKER.search(text) or QUOTED_MARKER.search(text) or (not only_explicit and _requested_markers(text))
+    )
 
 
-def without_end(text: str) -> str:
+def drop_end_instructions(text: str) -> str:
     """`text` less the sentences that ask for a word at the end: instructions for an actor, and no wish of a person.
     Less that word alone where nothing else stands in it."""
     sentences = [sentence[0] for sentence in SENTENCE.finditer(text)]
-    wishes = [each for each in sentences if not (ENDING.search(each) and names_an_end(each))]
+    wishes = [
+        sentence
+        for sentence in sentences
+        if not (ENDING_WORD.search(sentence) and names_end_marker(sentence))
+    ]
     if len(wishes) == len(sentences):
         return text
     return "".join(wishes).strip() or MARKER.sub("", text).strip()
@@ -103,5 +114,5 @@ def as_goal(summary: str, details: Iterable[str] = ()) -> Goal | None:
     return Goal(summary=summary, facets=facets)
 
 
-def unrecognised(why: str) -> RequestError:
-    return RequestError(why, code="unrecognized_prompt", param="messages", status=422)
+def unrecognised(reason: str) -> RequestError:
+    return RequestError(reason, code="unrecognized_prompt", param="messages", status=422)

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from serve.http.shutdown import Drain
+from serve.http.shutdown import Shutdown
 from tests.serve.engines import FAKE_ENGINE, FakeEngine, _pair, eventually, free_port, pair  # noqa: F401
 
 ROOT = Path(__file__).parents[3]
@@ -26,13 +26,13 @@ Pair = tuple[FakeEngine, FakeEngine]
 def test_the_stages_of_a_drain(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("serve.http.shutdown.time.monotonic", lambda: now)
-    drain = Drain(delay_s=5, timeout_s=30)
-    drain.in_flight = 1
+    shutdown = Shutdown(delay_s=5, timeout_s=30)
+    shutdown.in_flight = 1
     stages = []
     for at in (100.0, 100.0, 104.9, 105.0, 134.9, 135.0):
         now = at
-        stages.append((drain.begun, drain.refusing, drain.over))
-        drain.begin()
+        stages.append((shutdown.has_begun, shutdown.refuses_requests, shutdown.is_complete))
+        shutdown.begin()
     assert stages == [
         (False, False, False),
         (True, False, False),
@@ -41,9 +41,9 @@ def test_the_stages_of_a_drain(monkeypatch: pytest.MonkeyPatch) -> None:
         (True, True, False),
         (True, True, True),
     ]
-    drain = Drain(delay_s=5, timeout_s=30)
-    drain.begin(delay=False)
-    assert drain.over  # nobody is being served
+    shutdown = Shutdown(delay_s=5, timeout_s=30)
+    shutdown.begin(delay=False)
+    assert shutdown.is_complete  # nobody is being served
 
 
 @contextlib.contextmanager
