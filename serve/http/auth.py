@@ -1,5 +1,4 @@
-"""Who may come in, as pure ASGI before any body is read: nobody once the front is leaving, else those with a key
-and something left of their quota."""
+"""Authentication middleware: shutdown check, host check, API key and quota, before any body is read."""
 
 from __future__ import annotations
 
@@ -20,11 +19,20 @@ PUBLIC_PATHS = frozenset(
 )
 BYTES_PER_TOKEN = 4
 PUBLIC_PAGES = ("/playground", "/static-offline-docs")
-"""Pages are no secret; what they ask for needs the visitor's key."""
+"""Pages that need no key. The requests that their scripts send do."""
 
 
 class AuthMiddleware:
-    """`host`: where the front listens, if requests that name another are refused while no key is asked for."""
+    """Pure ASGI middleware that refuses requests during shutdown, without a valid key, or over quota.
+
+    Args:
+        app: The next ASGI application.
+        shutdown: State of the graceful shutdown; also counts requests in flight.
+        keys: Valid API keys with their quotas.
+        protect_metrics: True if /metrics needs a key as well.
+        host: Listening address of the server. While no key is needed, requests for other host names are refused.
+            None: any host name is accepted.
+    """
 
     def __init__(
         self,
@@ -45,7 +53,7 @@ class AuthMiddleware:
             return await self.app(scope, receive, send)
         if self.shutdown.refuses_requests:
             envelope = ErrorEnvelope(
-                503, "engine_unavailable", "this server is leaving; try again", retry=True
+                503, "engine_unavailable", "the server is shutting down; try again", retry=True
             )
             response = envelope.response()
             response.headers["Connection"] = "close"
@@ -57,8 +65,7 @@ class AuthMiddleware:
             self.shutdown.in_flight -= 1
 
     def _is_allowed_host(self, headers: list[tuple[bytes, bytes]]) -> bool:
-        """A page whose name now points at this machine may have a browser ask in that name (DNS rebinding); a program
-        may leave the name out."""
+        """Rejects foreign Host headers (DNS rebinding by a browser page). A missing header is accepted."""
         if self.host is None or not self.keys.is_open:
             return True
         names = [_hostname(value) for header, value in headers if header == b"host"]
@@ -99,8 +106,10 @@ class AuthMiddleware:
 
 
 class _TokenCharge:
-    """The tokens of one request, charged once, whether its client stayed to the end or not. A body that was refused
-    costs what it would have as a prompt."""
+    """Token count of one request, charged to its quota once, also when the client disconnects.
+
+    A refused body is charged as if it were a prompt.
+    """
 
     def __init__(self, quota: Quota) -> None:
         self.quota, self.charged_tokens, self.was_refused = quota, 0, False
@@ -115,7 +124,7 @@ class _TokenCharge:
 
 
 def _hostname(host: bytes) -> str:
-    """Without the port and the root's dot."""
+    """Host name without port and trailing dot."""
     text = host.decode("latin-1").lower().strip()
     return text[1 : text.find("]")] if text.startswith("[") else text.partition(":")[0].rstrip(".")
 
@@ -129,7 +138,7 @@ def _foreign_host_response() -> JSONResponse:
 
 
 def _invalid_key_response() -> JSONResponse:
-    """The same words for every reason."""
+    """Same message for every reason, so that it reveals nothing about the keys."""
     response = ErrorEnvelope(
         401, "invalid_api_key", "send a valid API key: Authorization: Bearer KEY"
     ).response()

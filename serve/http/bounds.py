@@ -10,14 +10,16 @@ MAX_DEPTH = 64
 
 
 class TooManyError(ValueError):
-    """More than any request needs."""
+    """Raised for a body with too many elements or levels."""
 
 
 def check_size(value: Any) -> None:
-    """Raises TooManyError that says where the first list or object that is too long stands.
+    """Checks list lengths, object sizes, nesting depth and element count of a parsed body.
 
-    Validation costs microseconds and a kilobyte for every element that does not fit: a body of two megabytes holds
-    a million of them.
+    Validation costs microseconds and a kilobyte per invalid element, and a body of two megabytes holds a million.
+
+    Raises:
+        TooManyError: With the path of the first list or object that is too long.
     """
     nested_count = 0
     stack: list[tuple[tuple[str | int, ...], Any]] = [((), value)]

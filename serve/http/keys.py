@@ -1,4 +1,4 @@
-"""API keys, known here by their hashes only. `python -m serve.http.keys NAME` makes one.
+"""API keys, stored as SHA-256 hashes only. `python -m serve.http.keys NAME` makes one.
 
 python -m serve.http.keys alice --requests-per-minute 60 >> keys.toml
 """
@@ -25,8 +25,10 @@ SCHEME = b"bearer "
 
 
 class KeyRing:
-    """Who may come in: those with a key, or anyone where the ring is `open`. A ring that had keys is not opened by
-    having none left."""
+    """Valid API keys and their quotas, replaceable at run time.
+
+    With `is_open` requests need no key. A ring that had keys does not become open when its last key is removed.
+    """
 
     def __init__(self, keys: tuple[ApiKey, ...], *, is_open: bool = False) -> None:
         self.quotas: dict[str, Quota] = {}
@@ -34,8 +36,13 @@ class KeyRing:
         self.replace(keys, is_open=is_open)
 
     def replace(self, keys: tuple[ApiKey, ...], *, is_open: bool = False, open_access: bool = False) -> None:
-        """New keys and gone ones, at once; a quota that stays the same goes on counting. `asked_for`: open access
-        is, in so many words."""
+        """Replaces all keys at once. Unchanged quotas keep their counts.
+
+        Args:
+            keys: The new keys.
+            is_open: True if the config allows requests without a key.
+            open_access: True if the config sets `open_access` explicitly, which opens a ring that had keys.
+        """
         self.is_open = not keys and is_open and (self.is_open or open_access)
         unchanged = {
             key.name: self.quotas[key.name]
@@ -46,7 +53,7 @@ class KeyRing:
         self._keys = [(bytes.fromhex(key.sha256), key.name, self.quotas[key.name]) for key in keys]
 
     def find(self, headers: list[tuple[bytes, bytes]]) -> tuple[str, Quota] | None:
-        """Whose request this is; None for a wrong key, none at all, or several."""
+        """Returns the name and quota of the request's key; None for a wrong key, no key, or several."""
         credentials = [value for header, value in headers if header == b"authorization"]
         if len(credentials) != 1 or credentials[0][: len(SCHEME)].lower() != SCHEME:
             return None
@@ -56,14 +63,14 @@ class KeyRing:
             key_digest,
             name,
             quota,
-        ) in self._keys:  # to the end, so that the time says nothing about the place
+        ) in self._keys:  # no early exit: constant time for every key
             if hmac.compare_digest(key_digest, request_digest):
                 match = name, quota
         return match
 
 
 def load_keys(config: ServeConfig) -> tuple[ApiKey, ...]:
-    """Of the config and its `keys_file`; raises ConfigError."""
+    """Returns the keys of the config and its `keys_file`; raises ConfigError for conflicting quotas."""
     if config.keys_file is None:
         return config.keys
     keys = config.keys + load_config(KeyFile, config.keys_file).keys
@@ -77,11 +84,13 @@ def load_keys(config: ServeConfig) -> tuple[ApiKey, ...]:
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m serve.http.keys",
-        description="Makes a key: shown once on stderr, its line for the config on stdout.",
+        description="Makes an API key. Prints the key on stderr, once, and its config entry on stdout.",
     )
-    parser.add_argument("name", help="letters, digits, _ . -; appears in logs and metrics")
-    parser.add_argument("--requests-per-minute", type=int)
-    parser.add_argument("--tokens-per-minute", type=int)
+    parser.add_argument("name", help="name of the client in logs and metrics; letters, digits, _ . -")
+    parser.add_argument("--requests-per-minute", type=int, help="turns per minute (default: unlimited)")
+    parser.add_argument(
+        "--tokens-per-minute", type=int, help="prompt and sampled tokens per minute (default: unlimited)"
+    )
     args = parser.parse_args(argv)
     secret = f"userlm-{secrets.token_urlsafe(32)}"
     try:

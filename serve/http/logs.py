@@ -1,5 +1,4 @@
-"""What is written down, so that nobody who is served ever waits for it: not for a full disk, nor for a pipe that
-nobody reads."""
+"""Non-blocking logs: a full disk or an unread pipe never delays a response."""
 
 from __future__ import annotations
 
@@ -17,22 +16,27 @@ from usersim.cli import console
 
 MAX_CONTENT_BYTES = 64 * 1024
 BATCH_DELAY_S = 0.25
-"""Lines are written so much later, many at once: waking a thread for each would cost a tenth of a request."""
+"""Seconds between batches of lines. Waking a thread for each line would cost a tenth of a request."""
 
 
 def print_status(message: str) -> None:
-    """To the person at the terminal, if one is there: a broken stderr must not stop a server."""
+    """Prints a status line to the terminal; a broken stderr must not stop the server."""
     with suppress(OSError):
         console.print(message, markup=False, emoji=False)
 
 
 class Sink:
-    """Writes lines to a file descriptor from a thread of its own. Lines that it cannot take are counted."""
+    """Writer of log lines to a file descriptor, in its own thread.
+
+    Args:
+        descriptor: File descriptor to write to.
+        capacity: Longest queue in lines. Lines beyond it are dropped and counted in `dropped`.
+    """
 
     def __init__(self, descriptor: int, *, capacity: int = 10_000) -> None:
         self.dropped = 0
         self._descriptor, self._capacity = descriptor, capacity
-        # Not a Queue: a signal handler may log while this very thread is putting something in.
+        # Not a Queue: a signal handler may log while this same thread holds the queue's lock.
         self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._writer = threading.Thread(target=self._write, name="log-sink", daemon=True)
@@ -45,7 +49,7 @@ class Sink:
             self.dropped += 1
 
     def close(self, timeout_s: float = 2.0) -> None:
-        """Gives what is waiting a last chance."""
+        """Writes the queued lines, for at most `timeout_s` seconds."""
         self._closing.set()
         self._lines.put(None)
         self._writer.join(timeout_s)
@@ -69,7 +73,7 @@ class Sink:
 
 
 class SinkHandler(logging.Handler):
-    """The process's own log lines through a `Sink`."""
+    """Logging handler that writes through a `Sink`."""
 
     def __init__(self, sink: Sink) -> None:
         super().__init__()
@@ -83,7 +87,7 @@ class SinkHandler(logging.Handler):
 
 
 def make_logging_nonblocking(sink: Sink) -> None:
-    """From now on the root logger's lines go through `sink`, in the format they had."""
+    """Replaces the root logger's handlers with one that writes to `sink` in the same format."""
     root = logging.getLogger()
     handler = SinkHandler(sink)
     for old in root.handlers[:]:
@@ -93,7 +97,7 @@ def make_logging_nonblocking(sink: Sink) -> None:
 
 
 def access_log_line(context: RequestContext, status: int, outcome: str, seconds: float) -> str:
-    """One request as JSON; content only where `Visit` holds some."""
+    """JSON line for one request; with request and response bodies only where the context holds them."""
     facts: dict[str, Any] = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "request": context.id,

@@ -1,4 +1,4 @@
-"""The way in and out of every request, as pure ASGI (a BaseHTTPMiddleware would hide disconnects)."""
+"""Access log and body limit, as pure ASGI middleware (a BaseHTTPMiddleware would hide disconnects)."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from serve.http.request_context import Outcome, RequestContext
 log = logging.getLogger(__name__)
 REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{1,128}")
 GRACE_S = 5.0
-"""What a request may take beyond its deadline: to say that it is over, or for a client that reads slowly."""
+"""Seconds after the deadline for sending the timeout error, or for a client that reads slowly."""
 
 
 class ClientDisconnectedError(Exception):
-    """Nobody is left to answer."""
+    """Raised when the client disconnects while its body is read."""
 
 
 @dataclass
 class ResponseProgress:
-    """How far an answer got."""
+    """Status of a response and whether its last part was sent."""
 
     status: int = 0
     is_complete: bool = False
@@ -42,7 +42,7 @@ class ResponseProgress:
             self.is_complete = not message.get("more_body", False)
 
     def outcome(self, context: RequestContext) -> Outcome:
-        """cancelled: the client left before it had the whole answer."""
+        """Outcome for the metrics; "cancelled" if the client disconnected before the end of the response."""
         if context.outcome is not None:
             return context.outcome
         if not self.is_complete:
@@ -51,7 +51,16 @@ class ResponseProgress:
 
 
 class AccessLogMiddleware:
-    """Names the request, counts and logs its outcome, and turns what nobody expected into an envelope."""
+    """Outermost middleware: request id, metrics, access log, and error envelopes for unexpected exceptions.
+
+    Args:
+        app: The next ASGI application.
+        metrics: Counters of received and finished requests.
+        routes: Known paths. All other paths are counted as "other".
+        timeout_s: Seconds from the first byte of a request to its deadline.
+        write: Consumer of access log lines; None: no access log.
+        log_content: True if request and response bodies are logged.
+    """
 
     def __init__(
         self,
@@ -113,11 +122,16 @@ class AccessLogMiddleware:
 
 
 class BodyLimitMiddleware:
-    """Reads the whole body, up to a cap, then lets go of requests whose client hangs up before the answer is
-    out, and of those whose time is over.
+    """Middleware that reads the whole body up to a limit, and cancels requests on disconnect or timeout.
 
-    The cap holds while reading, whatever Content-Length says or leaves out. Cancelling closes the connection
-    to the engine, which then stops generating.
+    The limit is enforced while reading, whatever Content-Length says. Cancelling closes the connection to the
+    engine, which then stops generating.
+
+    Args:
+        app: The next ASGI application.
+        max_bytes: Largest body in bytes.
+        body_s: Longest time for receiving the body, in seconds.
+        log_content: True if bodies are kept for the access log.
     """
 
     def __init__(self, app: ASGIApp, *, max_bytes: int, body_s: float, log_content: bool) -> None:
@@ -144,7 +158,7 @@ class BodyLimitMiddleware:
         return await self._answer(body, scope, receive, send, context)
 
     async def _read_body(self, receive: Receive) -> bytes | None:
-        """None: too large."""
+        """Returns the body, or None if it is too large."""
         body, more = bytearray(), True
         while more:
             message = await receive()
@@ -181,8 +195,10 @@ class BodyLimitMiddleware:
             if not disconnect.done() and context is not None:
                 context.outcome = "failed"
                 refusal = ErrorEnvelope(504, "timeout", "the answer took too long; try again", retry=True)
-        except asyncio.CancelledError:  # the server ends before the answer is there
-            refusal = ErrorEnvelope(503, "engine_unavailable", "the server ends; try again", retry=True)
+        except asyncio.CancelledError:  # the server shuts down before the response is ready
+            refusal = ErrorEnvelope(
+                503, "engine_unavailable", "the server is shutting down; try again", retry=True
+            )
             raise
         finally:
             for task in (response, disconnect):

@@ -1,7 +1,7 @@
-"""The HTTP protocol of the front: a request's head is bounded in bytes and in time, before authentication.
+"""uvicorn HTTP protocol that limits the head of a request in bytes and in time, before authentication.
 
-uvicorn bounds neither where httptools parses: a header that grows is copied with every piece of it, and a head that
-is never finished keeps its connection. What lies between and behind the pieces of a body counts the same way.
+uvicorn with httptools has neither limit. A growing header is copied with every piece received, and an unfinished head
+keeps its connection open. Bytes between and after the pieces of a chunked body count towards the same limit.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from serve.http.errors import ErrorEnvelope
 
 
 class HeadTooLargeError(Exception):
-    """The parser is to stop here."""
+    """Raised to stop the parser at a head over the size limit."""
 
 
 class BoundedHeadProtocol(HttpToolsProtocol):
-    """Answers 431 to a head over `max_head_bytes`, and 408 to one that is not here after `head_s`."""
+    """Protocol that answers 431 to a head over `max_head_bytes`, and 408 to one incomplete after `head_s` seconds."""
 
     max_head_bytes = 32 * 1024
     head_s = 10.0
@@ -28,9 +28,9 @@ class BoundedHeadProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._deadline: asyncio.TimerHandle | None = None
         self._received = 0
-        """Bytes since the last head, body or piece of a body that the parser handed on; at most one read too many."""
+        """Bytes since the parser last reported a head, body or piece of a body; at most one read too many."""
         self._head_started = False
-        """A head is under way."""
+        """True while a head is being received."""
         self._too_large = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -76,11 +76,11 @@ class BoundedHeadProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._head_started:  # the next one, meanwhile
+        if self._head_started:  # pipelined: the next head arrived meanwhile
             self._start_head_timer()
 
     def send_400_response(self, msg: str) -> None:
-        """Called for whatever stops the parser."""
+        """Overrides uvicorn's answer to every parser error."""
         if self._too_large:
             self._refuse_size()
         elif self._can_answer():
@@ -110,7 +110,7 @@ class BoundedHeadProtocol(HttpToolsProtocol):
         self._refuse(ErrorEnvelope(431, "request_header_fields_too_large", message))
 
     def _can_answer(self) -> bool:
-        """Whether what is written now is the answer to what is being read, and not a piece of an earlier one's."""
+        """True if data written now would be the response to the request being read, not part of an earlier one."""
         if self.cycle is None or self.cycle.response_complete:
             return True
         return self.cycle.more_body and not self.cycle.response_started and not self.pipeline
@@ -127,5 +127,5 @@ class BoundedHeadProtocol(HttpToolsProtocol):
 
 
 def bounded_protocol(max_head_bytes: int, head_s: float) -> type[asyncio.Protocol]:
-    """Protocol class for uvicorn's `http` setting."""
+    """Builds the protocol class for uvicorn's `http` setting."""
     return type("Bounded", (BoundedHeadProtocol,), {"max_head_bytes": max_head_bytes, "head_s": head_s})

@@ -1,4 +1,4 @@
-"""How the front goes away: /ready first, then no new requests, then, when all are answered, the process."""
+"""Graceful shutdown: /ready fails first, then new requests are refused, then the process ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ import uvicorn
 
 
 class Shutdown:
-    """Where the front stands on its way out. Times, not steps: nothing has to run for it to go on."""
+    """State of the graceful shutdown, derived from the time since it began, so that no task has to advance it.
+
+    Args:
+        delay_s: Seconds during which requests are still accepted while /ready is 503.
+        timeout_s: Seconds after that for requests in flight to finish.
+    """
 
     def __init__(self, delay_s: float, timeout_s: float) -> None:
         self.delay_s, self.timeout_s = delay_s, timeout_s
@@ -43,7 +48,7 @@ class Shutdown:
 
 
 class Server(uvicorn.Server):
-    """The first SIGTERM or Ctrl-C begins the drain, the second ends at once."""
+    """uvicorn server whose first SIGTERM or Ctrl-C starts the graceful shutdown; the second ends it at once."""
 
     def __init__(
         self, config: uvicorn.Config, shutdown: Shutdown, *, progress: Callable[[str], None]
@@ -60,7 +65,7 @@ class Server(uvicorn.Server):
         self._captured_signals.append(sig)
         if self.shutdown.has_begun:
             self.should_exit = self.force_exit = True
-        # Whoever presses Ctrl-C has no load balancer to wait for.
+        # Ctrl-C comes from a terminal: there is no load balancer to wait for.
         self.shutdown.begin(delay=sig == signal.SIGTERM)
 
     async def on_tick(self, counter: int) -> bool:

@@ -1,4 +1,4 @@
-"""JSON as the standard has it: NaN, infinity, lone surrogates, names given twice and invalid UTF-8 answer 400."""
+"""Strict JSON parsing: NaN, infinity, lone surrogates, duplicate names and invalid UTF-8 answer 400."""
 
 from __future__ import annotations
 
@@ -16,8 +16,13 @@ from serve.http.bounds import TooManyError, check_size
 
 
 def parse(body: bytes) -> Any:
-    """Raises json.JSONDecodeError, or HTTPException 400 for what Python's parser would let through, and for lists and
-    objects beyond every use."""
+    """Parses a request body.
+
+    Raises:
+        json.JSONDecodeError: If the body is not JSON.
+        HTTPException: With status 400 if Python's parser accepts the body and the JSON standard does not, or if a
+            list or object is too large.
+    """
     try:
         value = json.loads(
             body.decode("utf-8"),
@@ -46,7 +51,7 @@ def _reject_constant(name: str) -> float:
 
 
 def _reject_duplicate_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Whoever reads the first of two and whoever reads the last would see different requests."""
+    """Builds an object; rejects duplicate names, of which some parsers take the first and others the last."""
     value = dict(pairs)
     if len(value) < len(pairs):
         raise ValueError("a name appears twice in one object")
@@ -67,7 +72,7 @@ class StrictRequest(Request):
 
 
 class StrictRoute(APIRoute):
-    """A route whose body is read by `parse`, and that says so when it is not JSON at all."""
+    """Route that parses its body with `parse` and names the expected content type if it is not JSON."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()

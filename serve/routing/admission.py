@@ -1,4 +1,4 @@
-"""How many samples may be with the engines at once, and the queue before them: first come, first served."""
+"""Admission control: limits the samples in flight on all engines, with a first-in first-out queue."""
 
 from __future__ import annotations
 
@@ -14,12 +14,20 @@ from serve.http import request_context
 from serve.http.errors import DeadlineError, OverloadedError
 from serve.http.metrics import EngineMetrics
 
-# Set in the task that a place was given to: a later draw of the same request (the guards threw the first away)
-# goes to the head of the queue and is never refused for its length. What was accepted is finished.
+# True in the task of an admitted request. Its later sampling calls (after the guards rejected a turn) go to the head
+# of the queue and are never refused for its length: accepted requests are finished.
 _was_admitted: ContextVar[bool] = ContextVar("was_admitted", default=False)
 
 
 class Admission:
+    """Semaphore over samples with a bounded queue.
+
+    Args:
+        capacity: Samples in flight on all engines together.
+        limits: Length of the queue and longest wait.
+        metrics: Gauges of queue and samples in flight.
+    """
+
     def __init__(self, capacity: int, limits: ServeLimits, metrics: EngineMetrics) -> None:
         self.capacity, self.limits, self.metrics = capacity, limits, metrics
         self.in_use = 0
@@ -27,8 +35,13 @@ class Admission:
 
     @asynccontextmanager
     async def slots(self, samples: int, remaining_s: float) -> AsyncIterator[None]:
-        """Holds places for so many samples; raises OverloadedError at once when the queue is full."""
-        # One request may be larger than everything there is; alone, it may pass.
+        """Holds slots for `samples` samples.
+
+        Raises:
+            OverloadedError: At once if the queue is full, or after `limits.wait_s` seconds in it.
+            DeadlineError: If the request's deadline passes in the queue.
+        """
+        # A request larger than the capacity is admitted when it is alone.
         weight = min(samples, self.capacity)
         started_s = time.monotonic()
         await self._acquire(weight, remaining_s)
@@ -39,7 +52,7 @@ class Admission:
             self._release(weight)
 
     def resize(self, capacity: int) -> None:
-        """Engines came or went. Who is in stays in."""
+        """Changes the capacity when engines fail or recover. Admitted requests keep their slots."""
         self.capacity = capacity
         self._grant_waiting()
 
@@ -55,7 +68,7 @@ class Admission:
         was_admitted = _was_admitted.get()
         if len(self._queue) >= self.limits.max_waiting and not was_admitted:
             self.metrics.refusals.labels("full").inc()
-            raise OverloadedError("the queue is full")
+            raise OverloadedError("the admission queue is full")
         waiter = (weight, asyncio.get_running_loop().create_future())
         (self._queue.appendleft if was_admitted else self._queue.append)(waiter)
         self.metrics.queue_length.set(len(self._queue))
@@ -66,20 +79,20 @@ class Admission:
             self._abandon(waiter)
             self.metrics.refusals.labels("waited").inc()
             if remaining_s < self.limits.wait_s:
-                raise DeadlineError("waited for a place until the deadline") from None
-            raise OverloadedError("waited too long for a place") from None
+                raise DeadlineError("the deadline passed in the admission queue") from None
+            raise OverloadedError("waited too long in the admission queue") from None
         except asyncio.CancelledError:
             self._abandon(waiter)
             raise
 
     def _abandon(self, waiter: tuple[int, asyncio.Future[None]]) -> None:
         weight, granted = waiter
-        if granted.done() and not granted.cancelled():  # the place came while we were leaving
+        if granted.done() and not granted.cancelled():  # granted while the waiter gave up
             self._release(weight)
             return
         if waiter in self._queue:
             self._queue.remove(waiter)
-        self._grant_waiting()  # whoever stood behind may be lighter
+        self._grant_waiting()  # the next waiter may need fewer slots
 
     def _release(self, weight: int) -> None:
         self.in_use -= weight
@@ -95,7 +108,7 @@ class Admission:
         self.metrics.samples_in_flight.set(self.in_use)
 
     def _fits(self, weight: int) -> bool:
-        # After `resize` somebody in the queue may weigh more than all places.
+        # After `resize` a waiter may need more than the whole capacity.
         return self.in_use + weight <= self.capacity or not self.in_use
 
     def _take(self, weight: int) -> None:

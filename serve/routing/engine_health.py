@@ -1,4 +1,4 @@
-"""One engine as the front sees it: how much it has to do, whether it works, and how it comes back."""
+"""Client of one vLLM engine: outstanding load, health probes, deadlines and recovery."""
 
 from __future__ import annotations
 
@@ -21,7 +21,17 @@ FIRST_BACK_OFF_S, LONGEST_BACK_OFF_S = 0.25, 5.0
 
 
 class EngineClient:
-    """`check` says whether an engine that comes back is still the right one; `changed` hears of its health."""
+    """Client of one engine with its load and health.
+
+    Args:
+        url: Base URL of the engine, http://… or unix:/path.
+        limits: Probe and silence timeouts.
+        connections: Size of the HTTP connection pool.
+        metrics: Gauges and counters by engine.
+        probe_request: One-token request that proves that the engine works.
+        verify: Check that a recovered engine still serves the same model; None: no check.
+        on_health_change: Called when the engine becomes healthy or unhealthy.
+    """
 
     def __init__(
         self,
@@ -35,13 +45,13 @@ class EngineClient:
         on_health_change: Callable[[], None],
     ) -> None:
         self.url, self.limits, self.metrics = url, limits, metrics
-        # Deadlines are kept here, for every wait; the client's own must not come first.
+        # `deadline` limits every wait; the HTTP client's own timeout must not fire first.
         self.sampler = HttpSampler(url, timeout_s=None, connections=connections)
         self.outstanding_samples = 0
-        """Outstanding."""
+        """Samples in flight on this engine."""
         self.is_healthy, self.is_hung = True, False
         self.first_recheck: asyncio.Future[None] | None = None
-        """While set aside: done once a first probe has said whether that was a hiccup."""
+        """While unhealthy: done once the first probe has shown whether the failure was transient."""
         self._probe_request, self._verify, self._on_health_change = probe_request, verify, on_health_change
         self._last_answer_s = -1e9
         self._pending_waits: dict[asyncio.Timeout, float] = {}
@@ -52,7 +62,7 @@ class EngineClient:
         metrics.failures.labels(url)
 
     def sampler_for(self, model: str | None) -> HttpSampler:
-        """None: whatever the engine serves first."""
+        """Returns the sampler for one model of the engine; None: the engine's default model."""
         return self.sampler if model is None else self.sampler.named(model)
 
     @contextmanager
@@ -69,7 +79,12 @@ class EngineClient:
 
     @asynccontextmanager
     async def deadline(self, remaining_s: float) -> AsyncIterator[None]:
-        """Around every wait for this engine. DeadlineError after `left_s`; BackendError when it was given up."""
+        """Limits one wait for this engine.
+
+        Raises:
+            DeadlineError: After `remaining_s` seconds.
+            BackendError: If the engine was found to hang and its waits were cancelled.
+        """
         try:
             async with asyncio.timeout(remaining_s) as wait:
                 self._pending_waits[wait] = time.monotonic()
@@ -79,41 +94,44 @@ class EngineClient:
                     del self._pending_waits[wait]
         except TimeoutError:
             if self.is_hung:
-                raise BackendError(f"engine {self.url}: hangs", retryable=True) from None
+                raise BackendError(f"engine {self.url}: does not respond", retryable=True) from None
             self.probe_if_healthy()
             raise DeadlineError(f"engine {self.url}: no answer within {remaining_s:.1f} s") from None
         self._record_answer()
 
     def cancel_waits(self) -> None:
-        """What waits for this engine goes elsewhere."""
+        """Cancels all waits for this engine, so that their requests are retried on another."""
         now = asyncio.get_running_loop().time()
         for wait in self._pending_waits:
             if not wait.expired():
                 wait.reschedule(now)
 
     def silence_s(self) -> float:
-        """For how long nothing has come though something was asked for; 0 without work."""
+        """Returns the seconds without output while requests are pending; 0 without requests."""
         if not self._pending_waits:
             return 0.0
         return time.monotonic() - max(self._last_answer_s, min(self._pending_waits.values()))
 
     def probe_if_healthy(self) -> None:
-        """It may hang: a probe decides."""
+        """Starts a probe of an engine that may hang."""
         if self.is_healthy:
             self._shared_probe()
 
     async def is_working(self, fresh_s: float = 0.0) -> bool:
-        """Whether it answered within the last seconds, or does now. An engine set aside is not asked again."""
+        """Returns True if the engine answered within `fresh_s` seconds or answers a probe now.
+
+        An unhealthy engine is not probed again: its recovery task does that.
+        """
         if not self.is_healthy:
             return False
         return time.monotonic() - self._last_answer_s < fresh_s or await asyncio.shield(self._shared_probe())
 
     def mark_failed(self, reason: object, *, is_hung: bool = False) -> None:
-        """Set aside, until a real completion works again."""
+        """Takes the engine out of rotation until a real completion works again."""
         self.metrics.failures.labels(self.url).inc()
         if not self.is_healthy:
             return
-        log.warning("engine %s is set aside: %s", self.url, reason)
+        log.warning("engine %s is out of rotation: %s", self.url, reason)
         self.is_hung = is_hung
         self.first_recheck = asyncio.get_running_loop().create_future()
         if is_hung:
@@ -129,7 +147,7 @@ class EngineClient:
         await self.sampler.aclose()
 
     def _shared_probe(self) -> asyncio.Task[bool]:
-        """One at a time, shared by whoever asks."""
+        """Returns the running probe, or starts one. All callers share it."""
         if self._probe_task is None or self._probe_task.done():
             self._probe_task = asyncio.create_task(self._probe())
         return self._probe_task
@@ -138,7 +156,7 @@ class EngineClient:
         try:
             await self._sample_one_token()
         except TimeoutError:
-            # A busy engine may be slow over a probe: only silence is a sign.
+            # A busy engine may be slow to answer a probe: it hangs only if it is also silent.
             if not self._pending_waits or self.silence_s() > self.limits.silent_s:
                 self.mark_failed(f"no token within {self.limits.probe_s:.1f} s", is_hung=True)
             return False
@@ -160,7 +178,7 @@ class EngineClient:
                 if self._verify is not None:
                     await self._verify(self.url)
             except (UsersimError, TimeoutError) as error:
-                log.debug("engine %s is still away: %s", self.url, error)
+                log.debug("engine %s is still down: %s", self.url, error)
                 self._finish_recheck()
                 delay_s = min(max(2 * delay_s, FIRST_BACK_OFF_S), LONGEST_BACK_OFF_S)
                 delay_s *= random.uniform(0.8, 1.2)
@@ -168,8 +186,10 @@ class EngineClient:
                 return self._mark_recovered()
 
     def _record_answer(self) -> None:
-        """To somebody. An engine that was set aside for one failure and goes on answering others is none to shun:
-        when it is full, its probe would wait behind all of them."""
+        """Records an answer, and restores an engine that keeps answering after a single failure.
+
+        When the engine is full, its probe would wait behind all other requests.
+        """
         self._last_answer_s = time.monotonic()
         if not self.is_healthy and not self.is_hung:
             if self._recovery_task is not None:
@@ -177,7 +197,7 @@ class EngineClient:
             self._mark_recovered()
 
     def _mark_recovered(self) -> None:
-        log.warning("engine %s is back", self.url)
+        log.warning("engine %s is back in rotation", self.url)
         self.is_hung = False
         self._set_healthy(True)
         self._finish_recheck()

@@ -1,4 +1,4 @@
-"""The engines behind the front: who answers, who answers instead, and the check that they are the right ones."""
+"""Load balancer over vLLM engines, with failover, health checks and checks of the model they serve."""
 
 from __future__ import annotations
 
@@ -29,10 +29,17 @@ T = TypeVar("T")
 
 
 class LoadBalancer:
-    """A `Sampler` over one engine or several; all must serve the same User LM.
+    """A `Sampler` over one or several engines that serve the same User LM.
 
-    The engine with the fewest samples outstanding answers; draws of one `affinity` stay with one engine while it
-    is not much busier. What fails before anything was given out is asked again, of another engine first.
+    Requests go to the engine with the fewest outstanding samples. Requests with one `affinity` go to the same engine
+    unless it is much busier. A request that fails before its first output is retried, on another engine first.
+
+    Args:
+        urls: Base URLs of the engines.
+        timeout_s: Longest time for a request, in seconds.
+        limits: Queue, probe and silence limits.
+        samples_per_engine: Samples in flight per engine.
+        renderer: Renderer of the User LM, for real probe prompts and for checks of recovered engines.
     """
 
     def __init__(
@@ -75,8 +82,10 @@ class LoadBalancer:
                 yield piece
 
     async def ready(self, fresh_s: float) -> bool:
-        """Whether some engine answered within the last seconds, or does now. A live process proves nothing:
-        vLLM's own /health is 200 while its core hangs."""
+        """Returns True if an engine answered within `fresh_s` seconds or answers a probe now.
+
+        A live process is no proof: vLLM's own /health is 200 while its core hangs.
+        """
         for working in asyncio.as_completed([engine.is_working(fresh_s) for engine in self._engines]):
             if await working:
                 return True
@@ -123,7 +132,7 @@ class LoadBalancer:
                     self.metrics.retries.inc()
 
     def _deadline(self) -> Callable[[], float]:
-        """Seconds left: of the whole request, where there is one."""
+        """Returns a function for the seconds left: of the HTTP request, or of `timeout_s` outside of one."""
         loop, context = asyncio.get_running_loop(), request_context.current()
         own = loop.time() + self.timeout_s
         return lambda: min(own - loop.time(), context.remaining_s() if context else self.timeout_s)
@@ -131,19 +140,19 @@ class LoadBalancer:
     async def _choose_engine(
         self, affinity: str | None, failed_engines: list[EngineClient], error: BackendError | None = None
     ) -> EngineClient:
-        """Raises `error` when nobody is left. An engine that failed may be chosen again once it is back."""
+        """Selects an engine; raises `error` if none is healthy. A failed engine may be chosen again once it is back."""
         if not any(engine.is_healthy for engine in self._engines):
             await self._wait_for_recovery()
         healthy_engines = [engine for engine in self._engines if engine.is_healthy]
         if not healthy_engines:
-            raise error or BackendError("no engine answers", retryable=True)
+            raise error or BackendError("no engine is healthy", retryable=True)
         return _select_engine(
             [engine for engine in healthy_engines if engine not in failed_engines] or healthy_engines,
             affinity,
         )
 
     async def _wait_for_recovery(self) -> None:
-        """Waits until an engine is back, or until a first probe of each has said that it was no hiccup."""
+        """Waits until an engine recovers, or until the first probe of each has failed."""
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + self.limits.probe_s
         while not any(engine.is_healthy for engine in self._engines) and loop.time() < deadline_s:
@@ -215,7 +224,7 @@ def _probe_request(renderer: Renderer | None) -> Draw:
 
 
 async def check_models(url: str, names: Collection[str]) -> None:
-    """Raises ConfigError when the engine does not serve one of these models of its own."""
+    """Checks that the engine serves the models `names`; raises ConfigError with those that are missing."""
     client, base = http_client(url, timeout_s=30)
     async with client:
         listing = await _request_json(client, url, "GET", f"{base}/v1/models", None)
@@ -224,10 +233,14 @@ async def check_models(url: str, names: Collection[str]) -> None:
 
 
 async def check_engine(url: str, renderer: Renderer) -> None:
-    """Raises ConfigError when the engine at `url` cannot be this User LM: other tokens, or a shorter window.
+    """Checks that the engine at `url` serves this User LM, and warms it up.
 
-    Token ids that mean something else would give fluent nonsense instead of an error. Ends with a few sampled
-    tokens: the first request of an engine is slow, and should not be a client's.
+    A different tokenizer would give fluent nonsense instead of an error. The first request of an engine is slow, so a
+    few tokens are sampled here.
+
+    Raises:
+        ConfigError: If the engine has other tokens, a shorter context window, or is no vLLM server.
+        BackendError: If the engine does not answer.
     """
     settings = renderer.settings
     client, base = http_client(url, timeout_s=30)

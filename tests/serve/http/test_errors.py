@@ -155,7 +155,7 @@ def test_a_base_url_without_v1_is_told_where_things_are(front, http: httpx2.Clie
     url = front(ScriptedSampler())
     missed = http.post(f"{url}/chat/completions", json={}).json()["error"]
     assert missed["message"] == (
-        "nothing is here; it is at /v1/chat/completions: an OpenAI client's base URL ends in /v1"
+        "no route /chat/completions; use /v1/chat/completions: an OpenAI client's base URL ends in /v1"
     )
     assert "GET /" in http.get(f"{url}/nowhere").json()["error"]["message"]
     assert "/v1/user/turns" in http.get(url).json()["turns"]
