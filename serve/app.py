@@ -1,4 +1,4 @@
-"""The FastAPI application over a User LM; needs no torch and starts nothing by itself."""
+"""FastAPI application over a User LM; needs no torch and starts no process."""
 
 from __future__ import annotations
 
@@ -26,10 +26,9 @@ from usersim.populations.sample import Population
 from usersim.users.userlm import UserLM
 
 DESCRIPTION = """A language model of the *human* side of a chat. `/v1/user/turns` takes a hidden goal, a
-persona and the conversation so far, and gives the user's next turn with the probability that the
-conversation ends here; `/v1/user/profiles` draws users from the
-model's population; `/v1/chat/completions` is the same user for tools that speak OpenAI's interface, in each
-tool's own dialect, chosen by the model's name or by the prompt."""
+persona and the conversation so far. It returns the user's next turn with the probability that the conversation
+ends here. `/v1/user/profiles` draws users from the model's population. `/v1/chat/completions` is the same user for
+tools that use OpenAI's interface, in the tool's own dialect, chosen by the model's name or by the prompt."""
 
 INDEX = {
     "turns": "POST /v1/user/turns, /v1/user/turns/batch, /v1/user/termination",
@@ -48,8 +47,17 @@ def create_app(
     population: Population | None = None,
     log_sink: Sink | None = None,
 ) -> FastAPI:
-    """`app.state` holds what outlives a request: `service` (counters), `drain`, `keys`. The app closes `user` when
-    it shuts down."""
+    """Builds the application with its routes and middleware.
+
+    Args:
+        config: Settings of the endpoint.
+        user: The User LM; closed when the application shuts down.
+        population: Population for /v1/user/profiles; None: that route answers 404.
+        log_sink: Sink of the access log; None: no access log.
+
+    Returns:
+        The application. Its `state` holds `service` (counters and aliases), `shutdown` and `keys`.
+    """
     service = Service(config, user, population)
     shutdown, keys = (
         Shutdown(config.drain_delay_s, config.drain_timeout_s),
@@ -69,7 +77,7 @@ def create_app(
         redoc_url=None,
     )
     app.state.service, app.state.shutdown, app.state.keys = service, shutdown, keys
-    # The gate reads the keys; this is for /docs and for clients made from the OpenAPI document.
+    # `AuthMiddleware` checks the keys; this only documents them in /docs and in the OpenAPI document.
     dependencies = [] if keys.is_open else [Depends(HTTPBearer(auto_error=False))]
     for dialect in (native, chat, promptfoo):
         app.include_router(dialect.router(service), dependencies=dependencies)
@@ -80,7 +88,7 @@ def create_app(
         service.metrics.include(user.sampler.metrics)
     if log_sink is not None:
         service.metrics.log_dropped.set_function(lambda: log_sink.dropped)
-    # The last one added is the outermost.
+    # The middleware added last is the outermost.
     app.add_middleware(
         BodyLimitMiddleware,
         max_bytes=config.max_body_bytes,
@@ -106,10 +114,10 @@ def create_app(
 
 
 def operations(service: Service, shutdown: Shutdown) -> APIRouter:
-    """What machines ask: is it alive, can it serve, what has it done."""
+    """Routes for operations: index, liveness, readiness, metrics and version."""
     routes = APIRouter(tags=["operations"])
 
-    @routes.get("/", summary="Where things are")
+    @routes.get("/", summary="Index of the routes")
     async def index() -> dict[str, str]:
         return INDEX
 
@@ -120,9 +128,11 @@ def operations(service: Service, shutdown: Shutdown) -> APIRouter:
     @routes.get("/ready", summary="The engine answered a real completion within the last seconds")
     async def ready() -> Response:
         if shutdown.has_begun:
-            return ErrorEnvelope(503, "engine_unavailable", "this server is leaving", retry=True).response()
+            return ErrorEnvelope(
+                503, "engine_unavailable", "the server is shutting down", retry=True
+            ).response()
         sampler = service.user.sampler
-        # Whatever is no pool of engines lives in this process.
+        # Every other sampler runs in this process.
         is_working = not isinstance(sampler, LoadBalancer) or await sampler.ready(service.config.ready_for_s)
         service.metrics.engine_up.set(is_working)
         if is_working:

@@ -1,8 +1,8 @@
-"""A supervised engine process: started with progress, restarted with back-off, never left behind.
+"""Supervised engine process: progress at start, restarts with back-off, and no process left behind.
 
     python -m serve.engine --model smollm2-135m-instruct --port 8001 --cores 1
 
-runs one in the foreground until Ctrl-C or SIGTERM (any model folder, also a plain chat model).
+runs one in the foreground until Ctrl-C or SIGTERM. The model may be any model folder, also a plain chat model.
 """
 
 from __future__ import annotations
@@ -44,15 +44,24 @@ STAGES = (
     (re.compile(r"Warming up done"), "compiled"),
 )
 STARTUP_FAILURE = re.compile(r"EngineCore failed to start|Worker failed with error")
-"""The core's last words at a failed start; the server and the worker can outlive it for minutes."""
+"""Log lines of a failed start. vLLM's server and worker processes can outlive its core process for minutes."""
 DAMAGED_KERNEL = re.compile(
     r"(\S*/torch_compile_cache/(?:torch_aot_compile/)?[^/\s]+)/\S*\.so: (?:file too short|invalid ELF)"
 )
-"""A compiled kernel that a kill left half-written; vLLM would fail on it at every start."""
+"""Log line about a compiled kernel that was half-written when vLLM was killed; it makes every start fail."""
 
 
 class Engine:
-    """One engine and its process group. A context manager: leaving it ends every process of the engine."""
+    """One engine process with its process group; a context manager that ends all its processes on exit.
+
+    Args:
+        command: Command line of the engine.
+        startup_timeout_s: Longest time until the engine answers, in seconds.
+        stop_timeout_s: Seconds between SIGTERM and SIGKILL.
+        probe_every_s: Interval and timeout of one-token probes, in seconds.
+        probe_misses: Failed probes in a row before a restart.
+        progress: Consumer of status lines.
+    """
 
     def __init__(
         self,
@@ -96,7 +105,11 @@ class Engine:
         return "\n".join(list(self._lines)[-count:])
 
     def start(self) -> float:
-        """Seconds until it answered; raises BackendError with its last log lines if it does not come up."""
+        """Starts the engine and returns the seconds until it answered.
+
+        Raises:
+            BackendError: With the engine's last log lines if it does not start, or if its port is taken.
+        """
         started_s = time.monotonic()
         free_address(self.command.url)
         self._spawn()
@@ -106,7 +119,7 @@ class Engine:
                 raise BackendError(f"engine {self.command.name}: stopped while starting")
             if self._has_failed.is_set() and self._removed_kernel.is_set():
                 self._progress(
-                    f"engine {self.command.name}: removed compiled kernels that a kill had left damaged"
+                    f"engine {self.command.name}: removed damaged compiled kernels; starting again"
                 )
                 self._kill_group(graceful=False)
                 self._spawn()
@@ -116,23 +129,23 @@ class Engine:
         return time.monotonic() - started_s
 
     def supervise(self) -> None:
-        """From now on a dead or hung engine is started again: after 1 s, then 2, 4 … 60 while it keeps failing."""
+        """Starts a thread that restarts a dead or hung engine after 1 s, then 2, 4 … 60 s while it keeps failing."""
         self._watch_thread = threading.Thread(
             target=self._restart_on_failure, name="engine-watch", daemon=True
         )
         self._watch_thread.start()
 
     def stop(self) -> None:
-        """Ends every process of the engine; safe to call twice."""
+        """Ends every process of the engine; may be called twice."""
         self._stopping.set()
         if self._watch_thread is not None:
-            # First of all, so that a probe of a hung engine ends; the watcher may be starting another meanwhile.
+            # Before the join, to end a pending probe of a hung engine; the thread may start another engine meanwhile.
             self._kill_group()
             self._watch_thread.join()
         self._kill_group()
 
     def wait(self) -> None:
-        """Returns when the engine has died."""
+        """Blocks until the engine process exits."""
         if self._process is not None:
             self._process.wait()
 
@@ -147,7 +160,7 @@ class Engine:
     def _spawn(self) -> None:
         self._has_failed.clear()
         self._removed_kernel.clear()
-        # A session of its own: Ctrl-C in the terminal reaches the front, which then stops in its own order.
+        # A separate session: Ctrl-C in the terminal reaches only the API server, which then stops the engine.
         self._process = subprocess.Popen(
             [sys.executable, "-IS", str(WATCHDOG), *self.command.argv],
             stdin=subprocess.PIPE,
@@ -165,7 +178,7 @@ class Engine:
         self._output_thread.start()
 
     def _read_output(self, output: IO[str]) -> None:
-        """Keeps the last lines, and turns milestones into progress."""
+        """Keeps the engine's last lines, and reports milestones as progress."""
         reported_stages: set[str] = set()
         with output:
             for line in output:
@@ -174,7 +187,7 @@ class Engine:
                     shutil.rmtree(kernel_match[1], ignore_errors=True)
                     if not Path(kernel_match[1]).exists():
                         self._removed_kernel.set()
-                if STARTUP_FAILURE.search(line):  # last: one line may be both, and `start` looks at once
+                if STARTUP_FAILURE.search(line):  # last: a line may match both, and `start` polls meanwhile
                     self._has_failed.set()
                 log.debug("%s: %s", self.command.name, line.rstrip())
                 stage = next((words for pattern, words in STAGES if pattern.search(line)), None)
@@ -189,7 +202,7 @@ class Engine:
             return False
 
     def _can_generate(self) -> bool:
-        """Whether it gives one token: /health of an engine whose core hangs is 200 all the same."""
+        """Requests one token. vLLM's /health is 200 even while its core hangs."""
         try:
             status = request_status(
                 self.command.url,
@@ -200,7 +213,7 @@ class Engine:
             )
         except httpx2.HTTPError:
             return False
-        return status < 500 or status == 503  # full is not hung
+        return status < 500 or status == 503  # 503: full, not hung
 
     def _startup_error(self, elapsed_s: float) -> BackendError:
         code = None if self._process is None else self._process.poll()
@@ -228,7 +241,7 @@ class Engine:
                 log.error("%s", error)
 
     def _wait_for_failure(self) -> str | None:
-        """Returns when the engine has died or hangs; None when it is to be stopped."""
+        """Blocks until the engine dies or hangs, and returns the reason; None after `stop`."""
         misses, probe_s = 0, time.monotonic() + self.probe_every_s
         while not self._stopping.wait(0.25):
             if not self.is_alive:
@@ -242,7 +255,7 @@ class Engine:
         return None
 
     def _kill_group(self, *, graceful: bool = True) -> None:
-        """`ask`: with a SIGTERM first, which a hung engine would not hear."""
+        """Kills the process group; with `graceful` after a SIGTERM, which a hung engine would ignore."""
         process = self._process
         if process is None:
             return
@@ -250,18 +263,18 @@ class Engine:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(self.stop_timeout_s)
-        # Also when the leader is gone already: vLLM's core process survives a crash of its server.
+        # Also if the group leader is gone: vLLM's core process survives a crash of its server.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         if process.stdin is not None:
             process.stdin.close()
         if self._output_thread is not None:
-            self._output_thread.join(5)  # so that the last words are complete
+            self._output_thread.join(5)  # so that the last lines are complete
 
 
 def exit_on_sigterm() -> None:
-    """SIGTERM unwinds like any exit, with status 0, so that context managers stop the engine."""
+    """Turns SIGTERM into SystemExit(0), so that context managers stop the engine."""
 
     def raise_exit(*_: object) -> None:
         raise SystemExit(0)
@@ -271,15 +284,15 @@ def exit_on_sigterm() -> None:
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m serve.engine", description="One vLLM engine in the foreground."
+        prog="python -m serve.engine", description="Runs one vLLM engine in the foreground."
     )
-    parser.add_argument("--model", required=True, help="a model folder, or smollm2-135m-instruct")
+    parser.add_argument("--model", required=True, help="model folder, or smollm2-135m-instruct")
     address = parser.add_mutually_exclusive_group(required=True)
-    address.add_argument("--port", type=int, help="on 127.0.0.1")
-    address.add_argument("--uds", type=Path, help="a Unix socket instead")
-    parser.add_argument("--name", help="what clients call the model (default: its folder's name)")
-    parser.add_argument("--cores", help="e.g. 0,1 (default: all of this process)")
-    parser.add_argument("--dry-run", action="store_true", help="print the command line and stop")
+    address.add_argument("--port", type=int, help="port on 127.0.0.1")
+    address.add_argument("--uds", type=Path, help="Unix socket instead of a port")
+    parser.add_argument("--name", help="model name for clients (default: name of the folder)")
+    parser.add_argument("--cores", help="CPU cores, e.g. 0,1 (default: all cores of this process)")
+    parser.add_argument("--dry-run", action="store_true", help="print the engine's command line and exit")
     parser.add_argument("settings", nargs="*", help="key=value of the engine settings, e.g. eager=true")
     args = parser.parse_intermixed_args(argv)
     cores = [] if args.cores is None else [f"cores=[{args.cores}]"]

@@ -1,4 +1,4 @@
-"""A vLLM plugin that makes engines on few CPU cores faster; on in those that `usersim` starts, and in no others."""
+"""vLLM plugin that speeds up engines on few CPU cores; active only in engines that `usersim` starts."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
     import torch
 
 BUSY_S = 2.0
-"""Seconds after a message for which the next one is expected soon."""
+"""Seconds after a message in which the shorter recheck interval applies."""
 BUSY_RECHECK_MS, IDLE_RECHECK_MS = 5, 50
-"""Longest sleep before shared memory is looked at without a notification."""
+"""Longest sleep in milliseconds before shared memory is checked without a notification."""
 
 
 def register() -> None:
-    """Called by vLLM in each of its processes (entry point `vllm.general_plugins`). May be called again."""
+    """Entry point `vllm.general_plugins`, called by vLLM in each of its processes, possibly more than once."""
     if os.environ.get(CPU_ENGINE) == "1":
         patch_top_p()
         patch_shared_memory_wait()
-        keep_pages()  # logits of a batch are megabytes, which glibc would map and clear anew at every step
+        keep_pages()  # glibc would map and clear the megabytes of a batch's logits at every step
 
 
 def patch_top_p() -> None:
-    """`usersim.decoding.top_p` in the place of vLLM's sort."""
+    """Replaces vLLM's sort in top-k and top-p by `usersim.decoding.top_p`."""
     from vllm.v1.sample.ops import topk_topp_sampler as sampler
 
     from usersim.decoding.top_p import nucleus
@@ -44,11 +44,11 @@ def patch_top_p() -> None:
 
 
 def patch_shared_memory_wait() -> None:
-    """Scheduler and worker wait for each other's messages asleep.
+    """Makes scheduler and worker sleep, not busy-wait, until a message arrives.
 
-    vLLM (0.32, `SpinCondition`) polls shared memory for a second before it sleeps, so that the scheduler of a busy
-    engine keeps a whole core at waiting: one that the worker, the front or another engine lacks. A notification is lost
-    at times, and vLLM then looks again after seconds only; a second of polling hides that, and sleep must not show it.
+    vLLM (0.32, `SpinCondition`) polls shared memory for a second before it sleeps. So the scheduler of a busy engine
+    keeps one core busy that the worker, the API server or another engine needs. Notifications are sometimes lost, and
+    vLLM rechecks only after seconds. Its second of polling hides that; the short recheck intervals here do the same.
     """
     from vllm.distributed.device_communicators import shm_broadcast
 

@@ -179,7 +179,7 @@ def test_sighup_that_takes_the_last_key_away_lets_nobody_in(
         keys.write_text("keys = []\n", encoding="utf-8")
         hang_up()
         assert (state.keys.is_open, state.keys.quotas) == (False, {})
-        assert "nobody gets in" in caplog.text
+        assert "every request is refused" in caplog.text
         config.write_text(
             "port = 8001\n", encoding="utf-8"
         )  # loopback without keys: open at a start, not here
@@ -214,7 +214,7 @@ def test_an_empty_keys_file_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptu
     path = tmp_path / "keys.toml"
     path.write_text("keys = []\n", encoding="utf-8")
     require_keys(ServeConfig(keys_file=str(path)))
-    assert "nobody gets in" in caplog.text
+    assert "every request is refused" in caplog.text
 
 
 def test_a_port_that_another_process_took_meanwhile_is_said_so(model_folder: Path) -> None:
