@@ -1,4 +1,4 @@
-"""What is asked over the wire. Where we own the dialect an unknown field is an error."""
+"""Request schemas of the endpoint's own dialect, in which an unknown field is an error."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ Text = Annotated[str, StringConstraints(max_length=MAX_CHARACTERS)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63, strict=True)]
 Label = Annotated[str, StringConstraints(max_length=512)]
 AS_TEXT, AS_OBJECT, AS_PARTS = "as text", "as an object", "as parts"
-"""Forms of one field; complaints leave them out."""
+"""Tags of the forms of a field; left out of error messages."""
 
 
 class HashableFailFast(FailFast):
-    """The first bad element refuses a list. In a union, for which metadata has to be hashable."""
+    """FailFast for lists in unions, whose metadata must be hashable."""
 
     __hash__ = object.__hash__
 
 
 class GoalInput(Goal):
-    """A `Goal`, of which the first bad facet is refused without a look at the others."""
+    """A `Goal` whose validation stops at the first invalid facet."""
 
     facets: Annotated[tuple[Facet, ...], HashableFailFast()] = ()
 
 
 def _form_of(value: Any) -> str | None:
-    """Which form of a union a value has; None for no such form."""
+    """Tag of a value's form; None for an unknown form."""
     forms = {str: AS_TEXT, dict: AS_OBJECT, list: AS_PARTS}
     return next(
         (form for kind, form in forms.items() if isinstance(value, kind)),
@@ -52,7 +52,7 @@ def _form_of(value: Any) -> str | None:
 
 
 def form_discriminator(message: str) -> Discriminator:
-    """`what` is said where a value has none of the forms."""
+    """Discriminator by form; `message` is the error for a value of no known form."""
     return Discriminator(_form_of, custom_error_type="form", custom_error_message=message)
 
 
@@ -69,7 +69,7 @@ PERSONA_DESCRIPTION = "who is talking and how: a sentence, or a Persona with a m
 
 
 class ConversationMessage(BaseModel):
-    """True roles: `user` is the simulated user."""
+    """Message with true roles: `user` is the simulated user."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -81,16 +81,16 @@ class ConversationMessage(BaseModel):
 
 
 class SamplingFields(BaseModel):
-    """Left out: the server's default."""
+    """Sampling parameters; unset fields take the server's defaults."""
 
     n: int | None = Field(default=None, ge=1, le=MAX_N, strict=True, description="default: 1")
     seed: Seed | None = Field(
-        default=None, description="the same seed and the same prompt give the same turn; answers tell seeds"
+        default=None, description="the same seed and prompt give the same turn; responses report the seed"
     )
     common_noise: bool | None = Field(
         default=None,
         strict=True,
-        description="true: one seed draws the same noise whatever the prompt (common random numbers)",
+        description="true: a seed gives the same noise for every prompt (common random numbers)",
     )
     temperature: float | None = Field(default=None, ge=0, le=2, strict=True)
     top_p: float | None = Field(default=None, gt=0, le=1, strict=True)
@@ -101,7 +101,7 @@ class SamplingFields(BaseModel):
 
 
 class ConversationInput(BaseModel):
-    """Who the user is and what was said so far."""
+    """Profile of the user and the conversation so far."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -122,8 +122,8 @@ class ConversationInput(BaseModel):
     conversation_id: str | None = Field(
         default=None,
         max_length=128,
-        description="the same one for the turns of one conversation goes to the same engine, whose cache knows "
-        "the beginning; nothing is kept",
+        description="routing key: turns of one conversation go to the same engine, whose prefix cache holds the "
+        "history; nothing is stored",
     )
     metadata: dict[Label, Label] | None = Field(
         default=None, max_length=16, description="for the client's own use; ignored"
@@ -132,7 +132,7 @@ class ConversationInput(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _refuse_two_names(cls, values: Any) -> Any:
-        """Two names of one field would be resolved silently."""
+        """Refuses two names of one field, which pydantic would resolve silently."""
         if isinstance(values, dict):
             for names in (("goal", "intent", "scenario", "instruction"), ("persona", "profile")):
                 used = [name for name in names if name in values]
@@ -171,7 +171,7 @@ class UserTurnRequest(ConversationInput, SamplingFields):
     max_tokens: int | None = Field(default=None, ge=1, le=4096, strict=True)
     act: Act | None = Field(
         default=None,
-        description="what the turn is to do, of a model that was trained to be told; not the opening",
+        description="act of the turn, for models trained with acts; not for the opening turn",
     )
     logprobs: bool = Field(
         default=False, strict=True, description="every sampled token with its log-probability"
@@ -181,7 +181,7 @@ class UserTurnRequest(ConversationInput, SamplingFields):
         ge=0,
         le=MAX_TOP_LOGPROBS,
         strict=True,
-        description="needs logprobs: so many likeliest tokens beside each",
+        description="number of likeliest tokens per position; needs logprobs",
     )
     return_token_ids: bool = Field(default=False, strict=True)
     stream: bool = Field(default=False, strict=True, description="server-sent events; one turn, not n")
@@ -201,7 +201,7 @@ class UserTurnRequest(ConversationInput, SamplingFields):
 
     @property
     def logprob_count(self) -> int | None:
-        """How many tokens to name beside each sampled one; None: not even those sampled."""
+        """Number of likeliest tokens per position; None: no log-probabilities at all."""
         return self.top_logprobs if self.logprobs or self.return_token_ids else None
 
 
@@ -213,7 +213,7 @@ class TerminationRequest(ConversationInput):
 
 
 class ProfilesRequest(BaseModel):
-    """Users to draw from the model's population."""
+    """Request for users sampled from the model's population."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"n": 3, "seed": 1}})
 
@@ -227,7 +227,7 @@ class ProfilesRequest(BaseModel):
 class BatchRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    # Read one by one, so that a bad one fails alone.
+    # Validated one by one, so that an invalid item fails alone.
     items: Annotated[
         list[Annotated[dict[str, Any], WithJsonSchema({"$ref": "#/components/schemas/UserTurnRequest"})]],
         HashableFailFast(),

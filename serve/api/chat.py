@@ -1,6 +1,6 @@
-"""`POST /v1/chat/completions`: the simulated user behind OpenAI's interface, in the dialects of `serve.api.dialects`.
+"""`POST /v1/chat/completions`: the simulated user through OpenAI's interface, in the dialects of `serve.api.dialects`.
 
-When the end of the conversation was sampled, the content is the marker that the client's own prompt asks for.
+A turn that ends the conversation has as content the stop marker that the client's prompt names.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ UNSUPPORTED = {
     "modalities": ["text"],
     "audio": None,
 }
-"""Names of OpenAI's and vLLM's that would change the answer, with a value that would not."""
+"""Unsupported parameters of OpenAI and vLLM that would change the answer, each with its neutral value."""
 MAX_IGNORED_NAMES = 20
 HEADER_SAFE_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
@@ -84,6 +84,7 @@ def router(service: Service) -> APIRouter:
 
 
 async def sample(service: Service, request: ChatRequest, prompt: ParsedPrompt) -> list[UserTurn]:
+    """Samples the request's turns; `goal` and `persona` of the request override those of the prompt."""
     request_profile = as_profile(request.goal, request.persona)
     profile = UserProfile(
         goal=request_profile.goal or prompt.profile.goal,
@@ -111,7 +112,7 @@ async def sample(service: Service, request: ChatRequest, prompt: ParsedPrompt) -
 
 
 def refuse_unsupported(request: ChatRequest) -> None:
-    """What would silently change the meaning of the answer; an empty list of tools does not."""
+    """Raises RequestError for parameters that would change the meaning of the answer; empty tool lists are accepted."""
     for name in ("tools", "functions"):
         if getattr(request, name):
             raise RequestError(
@@ -124,7 +125,7 @@ def refuse_unsupported(request: ChatRequest) -> None:
 
 
 def _ignored_names(request: ChatRequest) -> list[str]:
-    """Names that mean nothing here, as far as they can stand in a header."""
+    """Unknown parameters of the request whose names fit into a header."""
     names = (name for name, value in (request.model_extra or {}).items() if value is not None)
     return [name for name in names if HEADER_SAFE_NAME.fullmatch(name) and name not in UNSUPPORTED][
         :MAX_IGNORED_NAMES
@@ -132,15 +133,18 @@ def _ignored_names(request: ChatRequest) -> list[str]:
 
 
 def _warnings(request: ChatRequest, turns: list[UserTurn]) -> list[str]:
-    """temperature-0 is left over from prompting assistants: a user who always says the likeliest thing. What the
-    guards refused of that (mostly: what the user had said before) was drawn warm."""
+    """Warnings for the response header.
+
+    Temperature 0, a habit from prompting assistants, gives a user who always says the likeliest thing. Turns that the
+    guards rejected (mostly repeats) were sampled again at a higher temperature: "drawn-warm".
+    """
     if request.temperature != 0:
         return []
     return ["temperature-0", *(["drawn-warm"] if any(turn.rejected for turn in turns) else [])]
 
 
 def refuse_response_format(request: ChatRequest, prompt: ParsedPrompt) -> None:
-    """JSON only where the dialect makes it, a schema only with the same keys."""
+    """Raises RequestError for a response format other than the dialect's own."""
     response_format = request.response_format or {}
     if response_format.get("type", "text") == "text" or (
         prompt.reply_keys and response_format.get("type") == "json_object"
@@ -189,10 +193,9 @@ def _choice(index: int, turn: UserTurn, prompt: ParsedPrompt, stops: list[str]) 
 
 
 async def chunks(answer: ChatResponse, *, include_usage: bool) -> AsyncGenerator[dict[str, Any], None]:
-    """Of each choice the role, the words, and why it stopped with everything that OpenAI has no word for.
+    """Chunks of a stream: for each choice its role, its text, and its finish reason with our extra fields.
 
-    The words are one delta: only of a finished turn is it known that the guards let it pass and that it holds
-    no marker.
+    The text is one delta: only a finished turn is known to pass the guards and to hold no stop marker.
     """
     head: dict[str, Any] = answer.model_dump(include={"id", "created", "model"})
     head |= {"object": "chat.completion.chunk"} | ({"usage": None} if include_usage else {})

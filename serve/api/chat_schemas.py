@@ -1,4 +1,4 @@
-"""OpenAI's chat completion as it goes over the wire, as far as it means anything for a simulated user."""
+"""Request and response schemas of OpenAI's chat completion, with the fields that apply to a simulated user."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ContentPart(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _read_part(cls, values: Any) -> Any:
-        """A refusal is words, too. Pictures and sounds are named as what they are."""
+        """Reads a refusal as text; names the type of any other part in the error."""
         kind = values.get("type") if isinstance(values, dict) else None
         if kind == "refusal":
             return {"type": "text", "text": values.get("refusal")}
@@ -42,7 +42,7 @@ class ContentPart(BaseModel):
 
 
 class ChatMessage(BaseModel):
-    """Whose words they are depends on the dialect: in a flipped chat the agent under test is `user`."""
+    """Message of a chat. The dialect decides on its side: in a flipped chat the agent under test is `user`."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: (
@@ -57,7 +57,7 @@ class ChatMessage(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _drop_tool_results(cls, values: Any) -> Any:
-        """What a tool gave back is not read, however long; an agent that only refuses says its refusal."""
+        """Drops tool results, however long, and reads the refusal of an agent that says nothing else."""
         if not isinstance(values, dict):
             return values
         if values.get("role") in TOOL_ROLES:
@@ -74,7 +74,7 @@ class ChatMessage(BaseModel):
 
     @property
     def is_tool_traffic(self) -> bool:
-        """Between an agent and its tools, and no more than that: a person in a chat does not see it."""
+        """True for messages between an agent and its tools only, which a person in a chat does not see."""
         return self.role in TOOL_ROLES or (bool(self.tool_calls) and not self.text.strip())
 
     @property
@@ -89,7 +89,7 @@ class ChatStreamOptions(BaseModel):
 
 
 class ChatRequest(SamplingFields):
-    """OpenAI's request. What would change the answer is refused; other names are ignored, and told."""
+    """OpenAI's request. Fields that would change the answer are refused; unknown others are ignored and reported."""
 
     model_config = ConfigDict(
         extra="allow",
@@ -111,7 +111,7 @@ class ChatRequest(SamplingFields):
     messages: Annotated[list[ChatMessage], HashableFailFast()] = Field(
         min_length=1,
         max_length=MAX_MESSAGES,
-        description="roles flipped: the agent speaks as `user`, and last; a system message says what the user wants",
+        description="roles flipped: the agent speaks as `user`, and last; the system message holds the user's goal",
     )
     max_tokens: int | None = Field(default=None, ge=1, strict=True)
     max_completion_tokens: int | None = Field(default=None, ge=1, strict=True)
@@ -121,7 +121,7 @@ class ChatRequest(SamplingFields):
             form_discriminator("Input should be text, or a list of texts"),
         ]
         | None
-    ) = Field(default=None, description="the user's words are cut before the first of these")
+    ) = Field(default=None, description="the turn is cut before the first of these")
     stream: bool | None = Field(default=None, strict=True)
     stream_options: ChatStreamOptions | None = None
     tools: list[Any] | None = None
@@ -135,7 +135,7 @@ class ChatRequest(SamplingFields):
         description=f"beyond OpenAI, instead of the persona in the messages: {PERSONA_DESCRIPTION}",
     )
     conversation_id: str | None = Field(
-        default=None, max_length=128, description="beyond OpenAI, as in a turn's request"
+        default=None, max_length=128, description="beyond OpenAI, as in /v1/user/turns"
     )
 
     @property
@@ -153,7 +153,7 @@ class ChatReply(BaseModel):
 
 
 class ChatChoice(BaseModel):
-    """OpenAI's choice; what it lacks rides along as further keys, which OpenAI's client keeps."""
+    """OpenAI's choice with further keys, which OpenAI's client keeps."""
 
     index: int
     message: ChatReply

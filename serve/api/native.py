@@ -1,4 +1,4 @@
-"""`/v1/user/…`: the endpoint's own dialect, with true roles."""
+"""Routes `/v1/user/…`: the endpoint's own dialect, with true roles."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ from usersim.users.protocols import TurnPiece
 log = logging.getLogger(__name__)
 STREAM_RESPONSE: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "The turns. With `stream: true` server-sent events, each a `user.turn.chunk`: the choice of "
-        "the first has `end_of_conversation_prob`, those that follow have `delta.content`, the last has "
-        "`finish_reason` and the facts of a turn; then `[DONE]`. An error half-way is an event with `error`.",
+        "description": "The turns. With `stream: true` server-sent events, each a `user.turn.chunk`. The first choice "
+        "has `end_of_conversation_prob`, the next have `delta.content`, the last has `finish_reason` and the other "
+        "fields of a turn; then `[DONE]`. An error during the stream is an event with `error`.",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     }
 }
@@ -66,10 +66,10 @@ def router(service: Service) -> APIRouter:
     )
     async def user_turns(request: UserTurnRequest) -> Response:
         if request.stream:
-            head = _head(service, request.model)  # an unknown model is refused before anything streams
+            head = _head(service, request.model)  # refuses an unknown model before the stream starts
             return EventStream(_chunks(service, request, head))
         answer = await _turns(service, request)
-        # Made by us from the model itself: FastAPI would validate all of it once more.
+        # Serialised here: FastAPI would validate the whole response once more.
         return Response(answer.model_dump_json(), media_type="application/json")
 
     @routes.post("/v1/user/turns/batch", summary="Independent turns; each has its own result or error")
@@ -77,7 +77,7 @@ def router(service: Service) -> APIRouter:
         results = await asyncio.gather(*(_item(service, *item) for item in enumerate(request.items)))
         return BatchResponse(id=f"utb_{uuid.uuid4().hex}", created=int(time.time()), results=results)
 
-    @routes.post("/v1/user/termination", summary="Whether the user would leave now; draws no words")
+    @routes.post("/v1/user/termination", summary="P(end): would the user leave now? Samples no text")
     async def termination(request: TerminationRequest) -> TerminationResponse:
         head = _head(service, request.model)
         termination = await service.termination(
@@ -111,7 +111,7 @@ def router(service: Service) -> APIRouter:
 
 
 def _head(service: Service, model: str | None) -> dict[str, Any]:
-    """What every answer begins with; raises RequestError for an unknown model."""
+    """Fields that begin every response; raises RequestError for an unknown model."""
     name = service.check_model(model)
     return {
         "model": name,
@@ -141,7 +141,7 @@ async def _turns(service: Service, request: UserTurnRequest) -> UserTurnResponse
 
 
 async def _item(service: Service, index: int, fields: dict[str, Any]) -> BatchResult:
-    """Never raises but when it is cancelled: every item ends in a body or an error of its own."""
+    """Result of one item, its body or its error. Raises only when cancelled."""
     try:
         request = UserTurnRequest.model_validate(fields)
         if request.stream:
@@ -149,7 +149,7 @@ async def _item(service: Service, index: int, fields: dict[str, Any]) -> BatchRe
         return BatchResult(index=index, status=200, body=await _turns(service, request))
     except ValidationError as error:
         if (context := request_context.current()) is not None:
-            context.count_turns(1)  # as a good one
+            context.count_turns(1)  # counted like a valid item
         failure: Exception = RequestValidationError(error.errors())
     except Exception as error:
         if not isinstance(error, (UsersimError, RequestError)):

@@ -1,4 +1,4 @@
-"""`POST /compat/promptfoo/task`: what promptfoo's simulated user asks of its own cloud.
+"""`POST /compat/promptfoo/task`: the route that promptfoo's simulated user calls in promptfoo's cloud.
 
 Point it here with PROMPTFOO_REMOTE_GENERATION_URL. The history is flipped, and the end is ###STOP###.
 """
@@ -29,7 +29,7 @@ class PromptfooMessage(BaseModel):
 
 
 class PromptfooRequest(BaseModel):
-    """Its e-mail address and version are not read."""
+    """promptfoo's request; its e-mail address and version are ignored."""
 
     task: str = Field(max_length=64)
     instructions: Text | None = None

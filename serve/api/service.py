@@ -1,4 +1,4 @@
-"""What every dialect stands on: the User LM, its names, the server's defaults, and the counters."""
+"""Service layer of all dialects: the User LM, its model names, default parameters and metrics."""
 
 from __future__ import annotations
 
@@ -23,13 +23,19 @@ from usersim.users.userlm import UserLM
 
 
 class Service:
-    """Stateless between requests, but for the counters."""
+    """User LM with defaults and metrics; holds no state of conversations.
+
+    Args:
+        config: Settings of the endpoint.
+        user: The User LM.
+        population: Population of simulated users; None: the model has none.
+    """
 
     def __init__(self, config: ServeConfig, user: UserLM, population: Population | None = None) -> None:
         self.config, self.user, self.metrics = config, user, Metrics()
         self.population = population
         self.models = config.models
-        """Aliases and the engines' names for them; may be replaced while requests are under way."""
+        """Aliases and their engine model names; may be replaced while requests are in progress."""
         self.started = int(time.time())
 
     @property
@@ -37,13 +43,19 @@ class Service:
         return tuple(dict.fromkeys([*self.config.names, self.user.name, *self.models]))
 
     def fingerprint(self, name: str) -> str:
-        """Equal ones sample alike, as far as an engine does: the weights by their name, template, software."""
+        """Hash of weights' name, template and software version; equal fingerprints sample alike."""
         facts = (usersim.__version__, self.models.get(name, self.user.name), self.user.renderer.fingerprint)
         return f"fp_{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}"
 
     def check_model(self, name: str | None) -> str:
-        """The name to answer under, whose model this task draws from; raises RequestError 404. Never looks at the
-        file system."""
+        """Resolves a requested model name, and selects its engine model for this task. Never reads the file system.
+
+        Returns:
+            The name for the response; the first served name for None.
+
+        Raises:
+            RequestError: With status 404 for an unknown name.
+        """
         if name is not None and name not in self.names:
             served_names = ", ".join(self.names)
             raise RequestError(
@@ -57,7 +69,7 @@ class Service:
         return name
 
     def population_of(self, name: str) -> Population:
-        """The population of a model by one of its names; raises RequestError 404 where it has none."""
+        """Returns the population of a model name; raises RequestError 404 if it has none."""
         if self.population is None or name in self.models:
             raise RequestError(
                 f"the model {name[:80]!r} has no population of users; `usersim population fit` makes one, and the "
@@ -79,7 +91,20 @@ class Service:
         logprobs: int | None = None,
         act: Act | None = None,
     ) -> list[UserTurn]:
-        """The asked-for samples; what the request leaves open is the server's default."""
+        """Samples `fields.n` turns.
+
+        Args:
+            profile: Goal and persona of the user.
+            history: Turns so far, with true roles.
+            fields: Sampling fields of the request; unset fields take the server's defaults.
+            max_tokens: Longest turn in tokens; None: the server's default.
+            affinity: Routing key; requests with equal keys go to the same engine.
+            logprobs: Number of likeliest tokens reported per position; None: no log-probabilities.
+            act: User act that the turn shall perform.
+
+        Raises:
+            GuardError: If the guards rejected all attempts.
+        """
         if (context := request_context.current()) is not None:
             context.count_turns(fields.n or 1)
         try:
@@ -113,7 +138,7 @@ class Service:
         logprobs: bool = False,
         act: Act | None = None,
     ) -> AsyncGenerator[TurnPiece | UserTurn, None]:
-        """One turn as it is said, the whole of it last; what the guards say of it is only told."""
+        """Streams one turn in pieces, then the whole turn. Guards report objections and reject nothing."""
         events = self.user.stream(
             profile,
             history,
@@ -139,6 +164,7 @@ class Service:
         *,
         affinity: str | None = None,
     ) -> Leaving:
+        """Computes P(end) for the next turn, without sampling text."""
         termination = await self.user.termination(profile, history, end=self._end(end), affinity=affinity)
         self.metrics.tokens.labels("prompt").inc(termination.prompt_tokens)
         if (context := request_context.current()) is not None:

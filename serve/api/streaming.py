@@ -1,7 +1,7 @@
-"""Answers as server-sent events: `data: {…}` per event, then `data: [DONE]`; an error comes before that [DONE].
+"""Responses as server-sent events: `data: {…}` per event, then `data: [DONE]`.
 
-An error before the first event is an ordinary response with its own status. Later the status is out: the error
-is an event (OpenAI's client raises on it), and the request counts as failed.
+An error before the first event is an ordinary response with its own status. A later error is an event before [DONE],
+on which OpenAI's client raises, and the request counts as failed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from usersim.errors import UsersimError
 
 log = logging.getLogger(__name__)
 KEEP_ALIVE_S = 15.0
-HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # proxies are not to collect the events
+HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # proxies must not buffer events
 DONE, COMMENT = b"data: [DONE]\n\n", b": keep-alive\n\n"
 
 
@@ -33,13 +33,16 @@ def frame(event: BaseModel | dict[str, Any]) -> bytes:
 
 
 def error_body(error: Exception) -> dict[str, Any]:
-    """The envelope that the same error has in a response."""
+    """Error envelope as in an ordinary response."""
     envelope: dict[str, Any] = json.loads(bytes(error_envelope(error).response().body))
     return envelope
 
 
 class EventStream(Response):
-    """Takes the next event only when the client has read the last, and closes `events` when it has gone."""
+    """Server-sent events with back-pressure: reads the next event after the last was sent.
+
+    Sends keep-alive comments, and closes `events` when the client disconnects.
+    """
 
     media_type = "text/event-stream"
 

@@ -1,7 +1,7 @@
-"""azure-ai-evaluation's Simulator: one system message with task, history and action; `content` and `role` back.
+"""Dialect of azure-ai-evaluation's Simulator: one system message in, JSON with `content` and `role` out.
 
-The client has no word for the end, so the end is banned. Its other prompt, which makes questions from a text, is
-no simulated user.
+The client has no stop marker, so the end is banned. Its other prompt, which makes questions from a text, is not
+supported.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def read(text: str) -> ParsedPrompt:
     task, task_end, rest = text.partition(SIGNATURE)[2].partition(AFTER_TASK)
     history = HISTORY.search(rest)
     if not task_end or not history:
-        raise unrecognised("no task or no history where Azure's simulator has them")
+        raise unrecognised("no task or no history in the format of Azure's simulator")
     goal_text = "" if task.strip() in NO_TASKS else task
     turns = _turns(history[1].strip())
     goal = as_goal(goal_text)
     if REWRITE in rest[history.end() :]:
-        # Not said by an assistant: it is the question that the user is to open with.
+        # Not a turn of the assistant: the question with which the user opens.
         question = turns[0].text if turns else ""
         goal, turns = as_goal(goal_text, [question]) or as_goal(question), []
     stop_marker = StopMarker.from_instructions("")
@@ -47,13 +47,13 @@ def read(text: str) -> ParsedPrompt:
 
 
 def _format_reply(stop_marker: StopMarker, turn: UserTurn) -> str:
-    """The client replaces apostrophes, curly quotes and the word None in the raw text; escaped, they survive."""
+    """JSON reply with escapes: the client replaces apostrophes, curly quotes and the word None in the raw text."""
     text = json.dumps({"content": stop_marker.content(turn), "role": "user"})
     return text.replace("'", "\\u0027").replace("None", "\\u004eone")
 
 
 def _turns(line: str) -> list[Turn]:
-    """A Python list on one line, as its template prints it, or JSON."""
+    """Parses the history: a Python list on one line, as the client's template prints it, or JSON."""
     try:
         items = json.loads(line)
     except (ValueError, RecursionError):
@@ -61,11 +61,11 @@ def _turns(line: str) -> list[Turn]:
     try:
         return from_items(items)
     except (KeyError, TypeError) as error:
-        raise unrecognised("a history that is no list of role and content") from error
+        raise unrecognised("the history is not a list of messages with role and content") from error
 
 
 def _literal(line: str) -> Any:
     try:
         return ast.literal_eval(line)
     except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
-        raise unrecognised("a history that is neither Python nor JSON") from error
+        raise unrecognised("the history is neither a Python list nor JSON") from error

@@ -1,7 +1,7 @@
-"""CollabLLM and verl's recipe of it: the whole conversation in one message, JSON with three keys back.
+"""Dialect of CollabLLM and verl's recipe: the whole conversation in one message, JSON with three keys out.
 
-Of their three keys only `response` is the user's; the other two are thoughts, which this model does not have:
-they are empty. The task description names a kind of task and is the goal only where no other is given.
+Only `response` is the user's turn. The other two keys are thoughts, which this model does not have, and stay empty.
+The task description names a kind of task and is the goal only if the prompt has no other.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def recognises(text: str) -> bool:
 
 def read(text: str) -> ParsedPrompt:
     goal = between(text, GOAL, "<|The End of Complete Prompt or Reference Goal|>")
-    # To the last closing mark: the agent's words stand inside and might name one.
+    # Up to the last closing mark: the agent's turns lie between the marks and may contain one.
     history = between(
         text, SIGNATURE, "<|The End of Chat History|>", start=goal.end if goal else 0, last=True
     )
@@ -49,8 +49,10 @@ def read(text: str) -> ParsedPrompt:
 
 
 def keep_text(response: str) -> str:
-    """Their parser makes numbers, booleans and null of strings that look like them, then fails on those; so
-    full stops are added until it does not ("42." is a number to it, "42.." is not)."""
+    """Appends full stops to a response that the client's parser would read as number, boolean or null.
+
+    The client fails on those types. "42." is a number to it, "42.." is not.
+    """
     while response.lower() in ("true", "false", "null") or _is_number(response):
         response += "."
     return response or EMPTY_TURN

@@ -1,9 +1,8 @@
-"""DeepEval's ConversationSimulator: one prompt with scenario, persona and history; `simulated_input` back.
+"""Dialect of DeepEval's ConversationSimulator: one prompt in, JSON with `simulated_input` out.
 
-The client has no word for the end, so the end is banned in a turn. Instead it asks the same model whether an
-expected outcome was reached. A User LM judges nothing; but where this dialect was asked for by its alias, that
-question is answered by whether the user would leave here (P(end) against the threshold of the end policy), with the
-expected outcome as goal, and the `reason` says so.
+The client has no stop marker, so the end is banned in a turn. Instead it asks the same model whether an expected
+outcome was reached. A User LM does not judge. Under this dialect's alias the question is answered by P(end) against
+the threshold of the end policy, with the expected outcome as goal. The `reason` says so.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from usersim.users.protocols import as_profile
 
 SIGNATURE = "Pretend you are a user of an LLM app."
 JUDGE = "You are a Conversation Completion Checker."
-# The examples before it stand behind "Example Language".
+# The prompt's examples come first, under "Example Language".
 TASK = re.compile(r"^[ \t]*Language: .*$", re.MULTILINE)
 PERSONA = re.compile(r"\A\s*<persona>\n(.*?)\n[ \t]*</persona>\s*(?=Scenario: \")", re.DOTALL)
 USER_PROFILE = re.compile(r"\A\s*User Profile: \"(.*?)\"\s*(?=Scenario: \")", re.DOTALL)
@@ -39,13 +38,13 @@ def read(text: str) -> ParsedPrompt:
         return _read_judge(text)
     task = TASK.search(text)
     if not recognises(text) or not task:
-        raise unrecognised("no prompt of DeepEval's conversation simulator")
+        raise unrecognised("not a prompt of DeepEval's conversation simulator")
     rest, persona = text[task.end() :], None
     if persona_match := PERSONA.match(rest) or USER_PROFILE.match(rest):
         rest, persona = rest[persona_match.end() :], persona_match[1].strip()
     scenario_match = SCENARIO.match(rest)
     if not scenario_match:
-        raise unrecognised("no scenario where DeepEval has it")
+        raise unrecognised("no scenario in DeepEval's format")
     scenario, history = _quoted_and_history(rest[scenario_match.end() :])
     stop_marker = StopMarker.from_instructions("")
 
@@ -59,7 +58,7 @@ def read(text: str) -> ParsedPrompt:
 def _read_judge(text: str) -> ParsedPrompt:
     outcomes = list(OUTCOME.finditer(text))
     if not outcomes:
-        raise unrecognised("no expected outcome where DeepEval has it")
+        raise unrecognised("no expected outcome in DeepEval's format")
     outcome, history = _quoted_and_history(text[outcomes[0].end() :])
     return ParsedPrompt(
         as_profile(_text_or_empty(outcome)),
@@ -77,7 +76,7 @@ def _format_verdict(turn: UserTurn) -> str:
 
 
 def _quoted_and_history(rest: str) -> tuple[str, list[Turn]]:
-    """What stands between the opening quote and the history; the first place from where JSON reaches the end."""
+    """Splits the text into the quoted part and the history: the first heading that is followed by JSON to the end."""
     rest = rest.rstrip().removesuffix(CLOSING).rstrip()
     for mark in HISTORY.finditer(rest):
         try:
@@ -88,5 +87,5 @@ def _quoted_and_history(rest: str) -> tuple[str, list[Turn]]:
 
 
 def _text_or_empty(text: str | None) -> str:
-    """Python's None is written out by the client's template."""
+    """Text of a field; empty for "None", which the client's template prints for a missing value."""
     return "" if text is None or text.strip() == "None" else text.strip()

@@ -1,8 +1,8 @@
-"""Chats with a system message: tau-bench, tau2, LangWatch scenario, openevals, inspect and whoever does likewise.
+"""Dialect of chats with a system message: tau-bench, tau2, LangWatch scenario, openevals, inspect and similar clients.
 
-Flipped: the agent under test speaks as `user`, and last; the simulated user speaks as `assistant`. Native: the
-roles are true, and the agent speaks last as `assistant`. Traffic with tools is left out, but for what is said beside
-it: a person does not see it.
+Flipped: the agent under test speaks as `user`, and last; the simulated user speaks as `assistant`. Native: the roles
+are true, and the agent speaks last as `assistant`. Tool calls and results are left out, since a person does not see
+them; text beside them is kept.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from usersim.users.guards import ASSISTANT_SPEAK
 from usersim.users.protocols import as_profile
 
 OPENEVALS_OPENING = "Generate an initial query to start a conversation"
-"""openevals says this where the history is empty; no agent did."""
+"""Message of openevals for an empty history; not a turn of the agent."""
 RESPONSE_HEADER = "User Response:"
 JUDGES = ("You are a supervisor of the Agent", "You are a Conversation Completion Checker")
 
 
 def read(messages: Sequence[ChatMessage]) -> ParsedPrompt:
-    """Raises RequestError where this is no flipped chat."""
+    """Parses a flipped chat; raises RequestError for any other prompt."""
     system, spoken = _split(messages)
     if not system and len(spoken) == 1:
-        raise unrecognised("a lone message without a system message that says what the user wants")
+        raise unrecognised("a single message without a system message that holds the user's goal")
     if len(spoken) == 1 and spoken[0].text.startswith(OPENEVALS_OPENING):
         spoken = []
     unwrapped = unwrap(system)
@@ -51,7 +51,7 @@ def read_native(messages: Sequence[ChatMessage]) -> ParsedPrompt:
 
 
 def history(spoken: Sequence[ChatMessage], *, thinks_aloud: bool = False) -> list[Turn]:
-    """Flipped messages as turns; several in a row of one side are one turn."""
+    """Converts flipped messages to turns; consecutive messages of one side become one turn."""
     if spoken and spoken[-1].role == "assistant":
         raise RequestError(
             "roles are flipped here: the agent speaks as `user`, and speaks last; "
@@ -79,7 +79,7 @@ def is_native(messages: Sequence[ChatMessage]) -> bool:
 
 
 def is_opening(system: str) -> bool:
-    """Whether a lone system message asks for a user's first words, by what it looks like."""
+    """Returns True if a single system message looks like a request for a user's opening turn."""
     return unwrap(system).flips_roles or names_end_marker(system, surely=True)
 
 
@@ -92,7 +92,7 @@ def _split(messages: Sequence[ChatMessage]) -> tuple[str, list[ChatMessage]]:
         raise RequestError("system messages come first", param="messages")
     text = "\n\n".join(system)
     if text.lstrip().startswith(JUDGES):
-        raise unrecognised("this asks for a judgement, and this model plays a user; send it to another model")
+        raise unrecognised("this is a judge's prompt, and this model plays a user; send it to another model")
     return text, spoken
 
 
@@ -112,5 +112,5 @@ def _parsed_prompt(
 
 
 def _strip_thought(text: str) -> str:
-    """tau-bench's `react` users think aloud first; their client splits at these words."""
+    """Reply without the thought of tau-bench's `react` users; their client splits at these headers."""
     return text.rpartition(RESPONSE_HEADER)[2].rpartition("Thought:")[2].strip() or EMPTY_TURN

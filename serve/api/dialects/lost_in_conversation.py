@@ -1,8 +1,8 @@
-"""lost_in_conversation: a user who reveals one shard of a task a turn; JSON with `response` and `shard_id` back.
+"""Dialect of lost_in_conversation, whose user reveals one shard of a task per turn; `response` and `shard_id` out.
 
-The model does not say which shard it revealed. `shard_id` is read off its words afterwards: the shard not yet
-revealed of whose content words the response has the largest share, at least half; -1 where there is none.
-The client has no word for the end (it stops when the task is solved or all is revealed), so the end is banned.
+The model does not report the shard it revealed. `shard_id` is inferred: the hidden shard with the largest share of its
+content words in the response, at least half; -1 if there is none. The client stops by itself and has no stop marker,
+so the end is banned.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def recognises(text: str) -> bool:
 def read(text: str) -> ParsedPrompt:
     history_start, hidden = CONVERSATION.search(text), list(HIDDEN.finditer(text))
     if not history_start or not hidden:
-        raise unrecognised("no conversation or no list of hints where lost_in_conversation has them")
-    # The last of each: the agent's words stand before the lists, and JSON keeps to its line.
+        raise unrecognised("no conversation or no list of hints in the format of lost_in_conversation")
+    # The last of each: the agent's turns come before the lists, and each JSON list is one line.
     revealed = list(REVEALED.finditer(text, history_start.end(), hidden[-1].history_start()))
     revealed_shards, hidden_shards = _shards(revealed[-1][1] if revealed else "[]"), _shards(hidden[-1][1])
     shard_lists = revealed[-1] if revealed else hidden[-1]
@@ -72,7 +72,7 @@ def match_shard(response: str, hidden: list[TaskShard]) -> Any:
 
 
 def _content_words(text: str) -> set[str]:
-    """Short ones say nothing about what a text is about, but for numbers."""
+    """Words of more than three letters, and numbers."""
     return {word for word in re.findall(r"\w+", text.lower()) if len(word) > 3 or word[0].isdigit()}
 
 
@@ -80,4 +80,4 @@ def _shards(line: str) -> list[TaskShard]:
     try:
         return [TaskShard(item["shard_id"], str(item["shard"])) for item in json.loads(line)]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise unrecognised(f"a list of hints that is not JSON with shard and shard_id ({error})") from error
+        raise unrecognised(f"the list of hints is not JSON with shard and shard_id ({error})") from error

@@ -1,4 +1,4 @@
-"""What a client's messages come down to, and what it wants to read back."""
+"""Result of parsing a client's prompt, and the stop markers that clients use for the end of a conversation."""
 
 from __future__ import annotations
 
@@ -23,37 +23,42 @@ REQUESTED_MARKER = re.compile(
     r"(\[[A-Z][A-Z _-]{1,40}\]|\{[A-Z][A-Z _-]{1,40}\}|</[A-Za-z][\w-]{1,40}>|<[A-Z][A-Z_-]{1,40}>"
     r"|(?!JSON\b|YAML\b|HTML\b|TRUE\b|FALSE\b|NONE\b|NULL\b|ONLY\b|VALID\b)[A-Z][A-Z_-]{3,40}\b)"
 )
-"""Other forms of a word for the end: only where a sentence about ending asks for it."""
+"""Stop markers in other forms, accepted only in a sentence about ending that asks for them."""
 EMPTY_TURN = "…"
 
 
 @dataclass(frozen=True)
 class ParsedPrompt:
+    """Profile and history of a client's prompt, with the format of its replies."""
+
     profile: UserProfile
     history: list[Turn]
-    """True roles."""
+    """Turns with true roles."""
     format_reply: Callable[[UserTurn], str]
-    """The content for the client; never empty, not even for a turn that ends the conversation."""
+    """Builds the reply's content; never empty, not even for a turn that ends the conversation."""
     reply_keys: frozenset[str] = frozenset()
-    """Of the JSON object that `write` makes; none: it makes plain text."""
+    """Keys of the JSON object that `format_reply` builds; empty: it builds plain text."""
     may_end: bool = True
-    """False: the client has no word for the end, so the end is banned unless the request says otherwise."""
+    """False: the client has no stop marker, so the end is banned unless the request sets an end policy."""
     only_termination: bool = False
-    """The client asks no turn, but whether the user would leave."""
+    """True: the client wants no turn, only the decision whether the user would leave."""
 
 
 @dataclass(frozen=True)
 class StopMarker:
-    """The client's word for the end: said alone when the end was sampled, and never among ordinary words."""
+    """Stop marker of a client: the whole reply when the end was sampled, and never part of another reply."""
 
     marker: str
     markers: frozenset[str]
-    """Every word that would end the client's run."""
+    """All markers that would end the client's run."""
 
     @classmethod
     def from_instructions(cls, rules: str, *, default: str = DEFAULT_STOP_MARKER) -> StopMarker:
-        """Read from the client's instructions: the marker that they name as the response to give; else
-        `default`, where it is among those found or several are; else the one found."""
+        """Reads the marker from a client's instructions.
+
+        In this order: the quoted response that they ask for, `default` if they contain it or no marker, their first
+        marker.
+        """
         quoted = [name for name in QUOTED_MARKER.findall(rules) if name.strip()]
         matches = MARKER.findall(rules) or _requested_markers(rules)
         marker = quoted[-1] if quoted else default
@@ -65,9 +70,9 @@ class StopMarker:
         return self.marker if turn.ends else self.strip_markers(turn.text)
 
     def strip_markers(self, text: str) -> str:
-        """A user who copies a marker out of its goal must not end the client's run; nor may a turn be empty."""
+        """Removes markers that the user copied from its goal, which would end the client's run; never empty."""
         cleaned = text
-        # Taking one out can join the halves of another.
+        # Removing one marker can join the halves of another.
         while any(marker in cleaned for marker in self.markers):
             for marker in self.markers:
                 cleaned = cleaned.replace(marker, "")
@@ -86,15 +91,17 @@ def _requested_markers(rules: str) -> list[str]:
 
 
 def names_end_marker(text: str, *, only_explicit: bool = False) -> bool:
-    """`surely`: in a form that stands for nothing else."""
+    """Returns True if the text names a stop marker; `only_explicit`: in a form with no other meaning."""
     return bool(
         MARKER.search(text) or QUOTED_MARKER.search(text) or (not only_explicit and _requested_markers(text))
     )
 
 
 def drop_end_instructions(text: str) -> str:
-    """`text` less the sentences that ask for a word at the end: instructions for an actor, and no wish of a person.
-    Less that word alone where nothing else stands in it."""
+    """Removes sentences that ask for a stop marker: they instruct an actor and are no part of a person's goal.
+
+    If nothing else remains, removes only the marker.
+    """
     sentences = [sentence[0] for sentence in SENTENCE.finditer(text)]
     wishes = [
         sentence
@@ -107,7 +114,7 @@ def drop_end_instructions(text: str) -> str:
 
 
 def as_goal(summary: str, details: Iterable[str] = ()) -> Goal | None:
-    """None where nothing is said."""
+    """Builds a goal; None if the summary is empty."""
     facets = tuple(Facet(text=detail) for detail in details if detail.strip())
     if not summary.strip():
         return None

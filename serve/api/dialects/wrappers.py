@@ -1,7 +1,7 @@
-"""The user's own part of the prompts that clients wrap around it: what the person wants, and who they are.
+"""Extraction of goal and persona from clients' system prompts.
 
-A User LM was trained on goals, not on rules for actors, so only what the client marks as the person's is given
-to it. Text without such marks is the goal as a whole, but for the sentence that says how to end.
+A User LM was trained on goals, not on instructions for actors, so it gets only the parts that the client marks as the
+person's. Text without such marks is the goal as a whole, without the sentence about the stop marker.
 """
 
 from __future__ import annotations
@@ -25,17 +25,20 @@ SECTIONS = ("Domain", "Reason for call", "Known info", "Unknown info", "Task ins
 
 @dataclass(frozen=True)
 class UnwrappedPrompt:
+    """Goal, persona and remaining instructions of a system prompt."""
+
     goal: Goal | None
     persona: str | None
     rules: str
-    """What the client tells its actor besides; the whole text where nothing is marked."""
+    """Instructions for the actor; the whole text if nothing is marked as the person's."""
     flips_roles: bool
-    """Written by a client that always flips roles."""
+    """True for a known client that always flips roles."""
     has_stop_marker: bool
-    """Whether the client knows an end that the user decides."""
+    """True if the prompt names a marker with which the user ends the conversation."""
 
 
 def unwrap(system: str) -> UnwrappedPrompt:
+    """Parses a client's system prompt."""
     if match := TAU.match(system) or TAU_WITHOUT_GOAL.match(system):
         goal = match[1] if match.lastindex == 2 else ""
         return UnwrappedPrompt(
@@ -57,16 +60,16 @@ def unwrap(system: str) -> UnwrappedPrompt:
     return UnwrappedPrompt(
         goal=goal if scenario else as_goal(drop_end_instructions(rules)),
         persona=persona,
-        # A prompt of somebody's own may name the end within its scenario; these clients do not.
+        # A custom prompt may name the stop marker inside its scenario; the known clients do not.
         rules=rules if flips_roles or names_end_marker(rules) else system,
         flips_roles=flips_roles,
-        # A word that the client does not know would reach the agent as the user's.
+        # A marker that the client does not know would reach the agent as the user's text.
         has_stop_marker=names_end_marker(rules) or (not flips_roles and names_end_marker(system)),
     )
 
 
 def _scenario(text: str) -> tuple[Goal | None, str | None]:
-    """tau2 writes a persona and instructions in indented sections; everybody else plain text."""
+    """Parses a scenario: tau2's has indented sections for persona and instructions, others are plain text."""
     parts = _sections(text, ("Persona", "Instructions"))
     if "Instructions" not in parts:
         return as_goal(text), None
@@ -83,7 +86,7 @@ def _scenario(text: str) -> tuple[Goal | None, str | None]:
 
 
 def _sections(text: str, names: tuple[str, ...]) -> dict[str, str]:
-    """`Name:` at the start of a line, what is said behind it or indented below; empty where text has others."""
+    """Sections `Name:` with their text; empty if the text begins with anything else."""
     heading = re.compile(rf"^({'|'.join(names)}):[ \t]*", re.MULTILINE)
     heads = list(heading.finditer(text))
     if not heads or text[: heads[0].start()].strip():
