@@ -50,9 +50,8 @@ def create_app(
     """Builds the application with its routes and middleware.
 
     Args:
-        config: Settings of the endpoint.
-        user: The User LM; closed when the application shuts down.
-        population: Population for /v1/user/profiles; None: that route answers 404.
+        user: The User LM; closed at shutdown.
+        population: Population for /v1/user/profiles; None: 404.
         log_sink: Sink of the access log; None: no access log.
 
     Returns:

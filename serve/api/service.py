@@ -94,13 +94,9 @@ class Service:
         """Samples `fields.n` turns.
 
         Args:
-            profile: Goal and persona of the user.
-            history: Turns so far, with true roles.
-            fields: Sampling fields of the request; unset fields take the server's defaults.
-            max_tokens: Longest turn in tokens; None: the server's default.
-            affinity: Routing key; requests with equal keys go to the same engine.
-            logprobs: Number of likeliest tokens reported per position; None: no log-probabilities.
-            act: User act that the turn shall perform.
+            fields: Sampling fields; unset ones take the server's defaults.
+            affinity: Routing key; equal keys go to the same engine.
+            logprobs: Number of likeliest tokens per position; None: no log-probabilities.
 
         Raises:
             GuardError: If the guards rejected all attempts.

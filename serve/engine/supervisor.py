@@ -55,10 +55,8 @@ class Engine:
     """One engine process with its process group; a context manager that ends all its processes on exit.
 
     Args:
-        command: Command line of the engine.
-        startup_timeout_s: Longest time until the engine answers, in seconds.
         stop_timeout_s: Seconds between SIGTERM and SIGKILL.
-        probe_every_s: Interval and timeout of one-token probes, in seconds.
+        probe_every_s: Interval and timeout of one-token probes.
         probe_misses: Failed probes in a row before a restart.
         progress: Consumer of status lines.
     """

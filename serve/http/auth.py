@@ -26,12 +26,8 @@ class AuthMiddleware:
     """Pure ASGI middleware that refuses requests during shutdown, without a valid key, or over quota.
 
     Args:
-        app: The next ASGI application.
-        shutdown: State of the graceful shutdown; also counts requests in flight.
-        keys: Valid API keys with their quotas.
         protect_metrics: True if /metrics needs a key as well.
-        host: Listening address of the server. While no key is needed, requests for other host names are refused.
-            None: any host name is accepted.
+        host: Listening address. While no key is needed, requests for other host names are refused. None: no check.
     """
 
     def __init__(

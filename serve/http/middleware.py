@@ -54,12 +54,9 @@ class AccessLogMiddleware:
     """Outermost middleware: request id, metrics, access log, and error envelopes for unexpected exceptions.
 
     Args:
-        app: The next ASGI application.
-        metrics: Counters of received and finished requests.
         routes: Known paths. All other paths are counted as "other".
-        timeout_s: Seconds from the first byte of a request to its deadline.
+        timeout_s: Seconds until the request's deadline.
         write: Consumer of access log lines; None: no access log.
-        log_content: True if request and response bodies are logged.
     """
 
     def __init__(

@@ -24,13 +24,9 @@ class EngineClient:
     """Client of one engine with its load and health.
 
     Args:
-        url: Base URL of the engine, http://… or unix:/path.
-        limits: Probe and silence timeouts.
         connections: Size of the HTTP connection pool.
-        metrics: Gauges and counters by engine.
         probe_request: One-token request that proves that the engine works.
         verify: Check that a recovered engine still serves the same model; None: no check.
-        on_health_change: Called when the engine becomes healthy or unhealthy.
     """
 
     def __init__(

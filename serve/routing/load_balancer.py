@@ -35,11 +35,9 @@ class LoadBalancer:
     unless it is much busier. A request that fails before its first output is retried, on another engine first.
 
     Args:
-        urls: Base URLs of the engines.
-        timeout_s: Longest time for a request, in seconds.
-        limits: Queue, probe and silence limits.
+        timeout_s: Longest time for a request.
         samples_per_engine: Samples in flight per engine.
-        renderer: Renderer of the User LM, for real probe prompts and for checks of recovered engines.
+        renderer: Renderer of the User LM, for probe prompts and checks of recovered engines.
     """
 
     def __init__(

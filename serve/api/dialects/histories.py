@@ -60,9 +60,6 @@ def between(text: str, opens: str, closes: str, *, start: int = 0, last: bool = 
     Not a regular expression: one that matches any text takes quadratic time on a prompt that repeats its beginning.
 
     Args:
-        text: The prompt.
-        opens: Start of the opening line.
-        closes: Start of the closing line.
         start: Position at which the search begins.
         last: True: up to the last closing line, else up to the first.
     """

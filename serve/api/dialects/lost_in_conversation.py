@@ -53,19 +53,19 @@ def read(text: str) -> ParsedPrompt:
     stop_marker = StopMarker.from_instructions("")
 
     def format_reply(turn: UserTurn) -> str:
-        said = stop_marker.content(turn)
-        answer = {"response": said, "shard_id": match_shard(said, hidden_shards)}
+        response = stop_marker.content(turn)
+        answer = {"response": response, "shard_id": match_shard(response, hidden_shards)}
         return json.dumps(answer, ensure_ascii=False)
 
     goal = as_goal(first or " ".join(details), details if first else [])
     return ParsedPrompt(as_profile(goal), turns, format_reply, reply_keys=KEYS, may_end=False)
 
 
-def match_shard(response: str, hidden: list[TaskShard]) -> Any:
+def match_shard(response: str, hidden_shards: list[TaskShard]) -> Any:
     response_words = _content_words(response)
     shares = [
         (len(_content_words(shard.text) & response_words) / max(1, len(_content_words(shard.text))), shard)
-        for shard in hidden
+        for shard in hidden_shards
     ]
     share, best = max(shares, key=lambda pair: pair[0], default=(0.0, TaskShard(-1, "")))
     return best.id if share >= OVERLAP else -1
