@@ -83,7 +83,7 @@ def serving(app: Any, config: ServeConfig | None = None) -> Iterator[str]:
 
 
 @pytest.fixture
-def front(renderer: Renderer) -> Iterator[Callable[..., str]]:
+def start_server(renderer: Renderer) -> Iterator[Callable[..., str]]:
     """`front(sampler, **settings)`: the URL of the real app over that sampler, on a real socket."""
     with contextlib.ExitStack() as stack:
 

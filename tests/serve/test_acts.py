@@ -54,8 +54,8 @@ def test_an_unknown_act_is_refused(url, http: httpx2.Client) -> None:
     assert answer.json()["error"]["param"] == "act"
 
 
-def test_a_model_that_was_not_trained_to_be_told_says_so(front, words) -> None:
-    user = usersim.connect(front(ScriptedSampler(words("rome"))))
+def test_a_model_that_was_not_trained_to_be_told_says_so(start_server, words) -> None:
+    user = usersim.connect(start_server(ScriptedSampler(words("rome"))))
     with pytest.raises(RenderError, match="act=asks: this model was not trained"):
         usersim.sample(turns=MESSAGES, act="asks", user=user)
 

@@ -18,13 +18,13 @@ MESSAGES: list[Any] = [
 
 
 @pytest.fixture
-def client(front: Callable[..., str]) -> Iterator[Callable[..., openai.OpenAI]]:
+def client(start_server: Callable[..., str]) -> Iterator[Callable[..., openai.OpenAI]]:
     """`client(sampler, …)`: the package's client of a front over it."""
     opened: list[openai.OpenAI] = []
 
     def connect(sampler: Any, *, max_retries: int = 0) -> openai.OpenAI:
         made = openai.OpenAI(
-            base_url=f"{front(sampler)}/v1", api_key="none", max_retries=max_retries, timeout=120
+            base_url=f"{start_server(sampler)}/v1", api_key="none", max_retries=max_retries, timeout=120
         )
         opened.append(made)
         return made

@@ -45,8 +45,8 @@ browser_needed = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: 
 # -- the page as a response ----------------------------------------------------------------------------
 
 
-def test_the_page_stands_alone_and_trusts_no_other_host(front, http: httpx2.Client) -> None:
-    response = http.get(front(ScriptedSampler()) + "/playground")
+def test_the_page_stands_alone_and_trusts_no_other_host(start_server, http: httpx2.Client) -> None:
+    response = http.get(start_server(ScriptedSampler()) + "/playground")
     assert response.headers["content-type"].startswith("text/html")
     policy = dict(rule.split(" ", 1) for rule in response.headers["content-security-policy"].split("; "))
     assert policy["default-src"] == "'none'"
@@ -57,9 +57,9 @@ def test_the_page_stands_alone_and_trusts_no_other_host(front, http: httpx2.Clie
     assert "src=" not in response.text
 
 
-def test_a_models_name_cannot_become_markup(front, http: httpx2.Client) -> None:
+def test_a_models_name_cannot_become_markup(start_server, http: httpx2.Client) -> None:
     name = "</script><img src=x onerror=alert(1)>"
-    page = http.get(front(ScriptedSampler(), names=[name]) + "/playground").text
+    page = http.get(start_server(ScriptedSampler(), names=[name]) + "/playground").text
     assert "<img" not in page
     facts = page.split('id="facts">')[1].split("</script>")[0]
     assert json.loads(facts)["models"][0] == name
@@ -199,7 +199,7 @@ HOSTILE = "<img src=x onerror=document.title='owned'> & co"
 
 @browser_needed
 def test_a_visitor_talks_resamples_and_chooses(
-    front, browser: str, words: Callable[[str], list[int]]
+    start_server, browser: str, words: Callable[[str], list[int]]
 ) -> None:
     sampler = Slow(
         words("hey, need a cheap weekend trip for 2, by train. ideas?"),
@@ -211,7 +211,7 @@ def test_a_visitor_talks_resamples_and_chooses(
         [258],
         end_probability=0.07,
     )
-    url = front(sampler)
+    url = start_server(sampler)
 
     async def visit() -> None:
         async with tab(browser) as page:
@@ -259,10 +259,10 @@ def test_a_visitor_talks_resamples_and_chooses(
 
 @browser_needed
 def test_what_the_visitor_sets_is_what_is_asked_and_copied(
-    front, browser: str, words: Callable[[str], list[int]]
+    start_server, browser: str, words: Callable[[str], list[int]]
 ) -> None:
     sampler = ScriptedSampler(words("one"))
-    url = front(sampler)
+    url = start_server(sampler)
 
     async def visit() -> tuple[str, str]:
         async with tab(browser) as page:
@@ -312,7 +312,7 @@ def test_what_the_visitor_sets_is_what_is_asked_and_copied(
 
 @browser_needed
 def test_errors_are_shown_and_can_be_tried_again(
-    front, browser: str, words: Callable[[str], list[int]]
+    start_server, browser: str, words: Callable[[str], list[int]]
 ) -> None:
     class Breaking(ScriptedSampler):
         async def stream(self, asked: Draw) -> Any:
@@ -326,7 +326,7 @@ def test_errors_are_shown_and_can_be_tried_again(
         async def sample(self, asked: Draw) -> list[Sampled]:
             return await super().sample(asked)
 
-    url = front(Breaking(words("whole")))
+    url = start_server(Breaking(words("whole")))
 
     async def visit() -> None:
         async with tab(browser) as page:
@@ -345,10 +345,10 @@ def test_errors_are_shown_and_can_be_tried_again(
 
 @browser_needed
 def test_a_stream_is_stopped_by_escape_and_the_engine_with_it(
-    front, browser: str, words: Callable[[str], list[int]]
+    start_server, browser: str, words: Callable[[str], list[int]]
 ) -> None:
     sampler = Slow(words("on and on " * 200), pause_s=0.05)
-    url = front(sampler)
+    url = start_server(sampler)
 
     async def visit() -> None:
         async with tab(browser) as page:
@@ -368,9 +368,9 @@ def test_a_stream_is_stopped_by_escape_and_the_engine_with_it(
 @browser_needed
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_it_is_readable_on_a_phone_and_by_keyboard(
-    front, browser: str, words: Callable[[str], list[int]], dark: bool
+    start_server, browser: str, words: Callable[[str], list[int]], dark: bool
 ) -> None:
-    url = front(ScriptedSampler(words("need 2 cheap tickets"), words("no " + "x" * 80)))
+    url = start_server(ScriptedSampler(words("need 2 cheap tickets"), words("no " + "x" * 80)))
 
     async def visit() -> None:
         async with tab(browser) as page:

@@ -138,8 +138,8 @@ def test_the_guards_only_say_what_they_would_have_refused(
 # -- over HTTP -----------------------------------------------------------------------------------------
 
 
-def test_events_add_up_to_the_turn(front, http, words) -> None:
-    url = front(ScriptedSampler(words(TEXT), words(TEXT)))
+def test_events_add_up_to_the_turn(start_server, http, words) -> None:
+    url = start_server(ScriptedSampler(words(TEXT), words(TEXT)))
     asked = {"messages": MESSAGES, "seed": 7, "goal": "plan a trip"}
     whole = http.post(f"{url}/v1/user/turns", json=asked).json()
     found = events(http, url, **asked, stream_options={"include_usage": True})
@@ -155,12 +155,12 @@ def test_events_add_up_to_the_turn(front, http, words) -> None:
     assert (usage["choices"], usage["usage"]) == ([], whole["usage"])
 
 
-def test_usage_comes_only_when_it_is_asked_for(front, http, words) -> None:
-    assert not any("usage" in event for event in events(http, front(ScriptedSampler(words("a"))))[:-1])
+def test_usage_comes_only_when_it_is_asked_for(start_server, http, words) -> None:
+    assert not any("usage" in event for event in events(http, start_server(ScriptedSampler(words("a"))))[:-1])
 
 
-def test_tokens_come_with_the_pieces_they_belong_to(front, http, words, renderer: Renderer) -> None:
-    url = front(ScriptedSampler(words("é!")))
+def test_tokens_come_with_the_pieces_they_belong_to(start_server, http, words, renderer: Renderer) -> None:
+    url = start_server(ScriptedSampler(words("é!")))
     found = events(http, url, logprobs=True, return_token_ids=True)
     choices = [choice for event in found[:-1] for choice in event["choices"]]
     assert [token for choice in choices for token in choice.get("token_ids", [])] == words("é!")
@@ -180,9 +180,9 @@ def test_tokens_come_with_the_pieces_they_belong_to(front, http, words, renderer
     ids=["model", "history", "n", "top_logprobs"],
 )
 def test_what_is_wrong_before_the_first_event_has_a_status_of_its_own(
-    front, http, body: dict[str, Any], status: int, code: str
+    start_server, http, body: dict[str, Any], status: int, code: str
 ) -> None:
-    response = http.post(front(ScriptedSampler()) + "/v1/user/turns", json={"stream": True, **body})
+    response = http.post(start_server(ScriptedSampler()) + "/v1/user/turns", json={"stream": True, **body})
     assert (response.status_code, response.json()["error"]["code"]) == (status, code)
 
 
@@ -204,8 +204,8 @@ class BreakingSampler(ScriptedSampler):
             self.closed += 1
 
 
-def test_an_engine_that_fails_before_the_first_token_is_an_ordinary_error(front, http) -> None:
-    url = front(BreakingSampler(error=BackendError("gone", retryable=True)))
+def test_an_engine_that_fails_before_the_first_token_is_an_ordinary_error(start_server, http) -> None:
+    url = start_server(BreakingSampler(error=BackendError("gone", retryable=True)))
     response = http.post(f"{url}/v1/user/turns", json={"stream": True})
     assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_unavailable")
 
@@ -220,9 +220,9 @@ def test_an_engine_that_fails_before_the_first_token_is_an_ordinary_error(front,
     ids=["unavailable", "protocol", "bug"],
 )
 def test_an_error_half_way_is_an_event_before_the_end_and_counts_as_failed(
-    front, http, error: Exception, code: str
+    start_server, http, error: Exception, code: str
 ) -> None:
-    url = front(BreakingSampler(*b"hello", error=error))
+    url = start_server(BreakingSampler(*b"hello", error=error))
     found = events(http, url)
     assert found[-1] == "[DONE]"
     assert found[-2]["error"]["code"] == code
@@ -240,9 +240,9 @@ def until(true: Callable[[], bool]) -> None:
     asyncio.run(poll())
 
 
-def test_a_reader_who_leaves_stops_the_engine_and_counts_as_cancelled(front, http) -> None:
+def test_a_reader_who_leaves_stops_the_engine_and_counts_as_cancelled(start_server, http) -> None:
     sampler = BreakingSampler(*b"hello")
-    url = front(sampler)
+    url = start_server(sampler)
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as client:
         client.sendall(

@@ -45,8 +45,8 @@ def metrics(http: httpx2.Client, url: str) -> str:
     ],
     ids=["none", "wrong", "basic", "bare", "longer", "hash", "two", "twice", "bytes"],
 )
-def test_without_the_key_every_request_is_refused_in_the_same_words(front, http, headers) -> None:
-    url = front(ScriptedSampler(), keys=(key(),))
+def test_without_the_key_every_request_is_refused_in_the_same_words(start_server, http, headers) -> None:
+    url = start_server(ScriptedSampler(), keys=(key(),))
     answers = [
         http.post(f"{url}/v1/user/turns", json={}, headers=headers),
         http.get(f"{url}/v1/models", headers=headers),
@@ -59,8 +59,8 @@ def test_without_the_key_every_request_is_refused_in_the_same_words(front, http,
     assert {answer.headers["www-authenticate"] for answer in answers} == {"Bearer"}
 
 
-def test_with_the_key_one_is_served_and_counted_by_name(front, http, words) -> None:
-    url = front(ScriptedSampler(words("hi")), keys=(key(), key("other", "bob")))
+def test_with_the_key_one_is_served_and_counted_by_name(start_server, http, words) -> None:
+    url = start_server(ScriptedSampler(words("hi")), keys=(key(), key("other", "bob")))
     assert ask(http, url).status_code == 200
     assert ask(http, url, "guess").status_code == 401
     counted = ('{key="alice",outcome="ok"} 1.0', '{key="invalid",outcome="refused"} 1.0')
@@ -69,13 +69,13 @@ def test_with_the_key_one_is_served_and_counted_by_name(front, http, words) -> N
     assert SECRET not in metrics(http, url)
 
 
-def test_what_machines_ask_is_open_and_metrics_only_while_they_are_not_protected(front, http) -> None:
-    url = front(ScriptedSampler(), keys=(key(),))
+def test_what_machines_ask_is_open_and_metrics_only_while_they_are_not_protected(start_server, http) -> None:
+    url = start_server(ScriptedSampler(), keys=(key(),))
     for path in ("/health", "/ready", "/version", "/openapi.json", "/docs", "/metrics"):
         assert http.get(url + path).status_code == 200
     document = http.get(f"{url}/openapi.json").json()
     assert document["paths"]["/v1/user/turns"]["post"]["security"] == [{"HTTPBearer": []}]
-    protected = front(ScriptedSampler(), keys=(key(),), protect_metrics=True)
+    protected = start_server(ScriptedSampler(), keys=(key(),), protect_metrics=True)
     assert http.get(f"{protected}/metrics").status_code == 401
     allowed = http.get(f"{protected}/metrics", headers={"Authorization": f"bearer {SECRET}"})
     assert allowed.status_code == 200
@@ -117,14 +117,16 @@ def test_an_open_ring_stays_open_until_there_is_a_key() -> None:
 @pytest.mark.parametrize(
     "empty", [{"keys_file": "{}/keys.toml"}, {"host": "0.0.0.0"}], ids=["an empty file", "another host"]
 )
-def test_an_empty_configuration_opens_nothing(front, http, tmp_path: Path, empty: dict[str, str]) -> None:
+def test_an_empty_configuration_opens_nothing(
+    start_server, http, tmp_path: Path, empty: dict[str, str]
+) -> None:
     (tmp_path / "keys.toml").write_text("keys = []\n", encoding="utf-8")
-    url = front(ScriptedSampler(), **{name: value.format(tmp_path) for name, value in empty.items()})
+    url = start_server(ScriptedSampler(), **{name: value.format(tmp_path) for name, value in empty.items()})
     assert ask(http, url).status_code == ask(http, url, None).status_code == 401
 
 
-def test_open_access_is_for_everybody_under_every_name(front, http, words) -> None:
-    url = front(ScriptedSampler(words("hi")), host="0.0.0.0", open_access=True)
+def test_open_access_is_for_everybody_under_every_name(start_server, http, words) -> None:
+    url = start_server(ScriptedSampler(words("hi")), host="0.0.0.0", open_access=True)
     answer = http.post(f"{url}/v1/user/turns", json={}, headers={"Host": "example.org"})
     assert answer.status_code == 200
 
@@ -145,14 +147,16 @@ def test_open_access_is_for_everybody_under_every_name(front, http, words) -> No
         ("", 421),
     ],
 )
-def test_a_keyless_server_of_ones_own_machine_answers_to_no_other_name(front, http, host, status) -> None:
-    url = front(ScriptedSampler())
+def test_a_keyless_server_of_ones_own_machine_answers_to_no_other_name(
+    start_server, http, host, status
+) -> None:
+    url = start_server(ScriptedSampler())
     for path in ("/v1/models", "/health", "/playground"):
         assert http.get(url + path, headers={"Host": host}).status_code == status
 
 
-def test_with_keys_a_proxy_may_pass_its_name_on(front, http, words) -> None:
-    url = front(ScriptedSampler(words("hi")), keys=(key(),))
+def test_with_keys_a_proxy_may_pass_its_name_on(start_server, http, words) -> None:
+    url = start_server(ScriptedSampler(words("hi")), keys=(key(),))
     headers = {"Host": "example.org", "Authorization": f"Bearer {SECRET}"}
     assert http.post(f"{url}/v1/user/turns", json={}, headers=headers).status_code == 200
 
@@ -161,8 +165,8 @@ def remaining(answer: httpx2.Response, kind: str) -> int:
     return int(answer.headers[f"x-ratelimit-remaining-{kind}"])
 
 
-def test_a_batch_counts_as_its_items_and_n_as_n(front, http, words, monkeypatch) -> None:
-    url = front(ScriptedSampler(*[words("hi")] * 4), keys=(key(requests_per_minute=600),))
+def test_a_batch_counts_as_its_items_and_n_as_n(start_server, http, words, monkeypatch) -> None:
+    url = start_server(ScriptedSampler(*[words("hi")] * 4), keys=(key(requests_per_minute=600),))
     headers = {"Authorization": f"Bearer {SECRET}"}
     taken: list[float] = []
     monkeypatch.setattr(TokenBucket, "take", lambda _, amount: taken.append(amount))
@@ -172,8 +176,8 @@ def test_a_batch_counts_as_its_items_and_n_as_n(front, http, words, monkeypatch)
     assert sum(taken) == 1 + 3 + 1
 
 
-def test_a_large_batch_uses_the_minute_up(front, http, words) -> None:
-    url = front(ScriptedSampler(*[words("hi")] * 64), keys=(key(requests_per_minute=60),))
+def test_a_large_batch_uses_the_minute_up(start_server, http, words) -> None:
+    url = start_server(ScriptedSampler(*[words("hi")] * 64), keys=(key(requests_per_minute=60),))
     headers = {"Authorization": f"Bearer {SECRET}"}
     answer = http.post(f"{url}/v1/user/turns/batch", json={"items": [{"n": 16}] * 4}, headers=headers)
     assert answer.status_code == 200
@@ -181,8 +185,8 @@ def test_a_large_batch_uses_the_minute_up(front, http, words) -> None:
     assert ask(http, url).status_code == 429
 
 
-def test_a_refused_body_costs_what_it_would_have_as_a_prompt(front, http) -> None:
-    url = front(ScriptedSampler(), keys=(key(tokens_per_minute=20_000),))
+def test_a_refused_body_costs_what_it_would_have_as_a_prompt(start_server, http) -> None:
+    url = start_server(ScriptedSampler(), keys=(key(tokens_per_minute=20_000),))
     headers = {"Authorization": f"Bearer {SECRET}"}
     bad = {"goal": ["x" * 100_000]}
     first, second = (http.post(f"{url}/v1/user/turns", json=bad, headers=headers) for _ in range(2))
@@ -190,8 +194,8 @@ def test_a_refused_body_costs_what_it_would_have_as_a_prompt(front, http) -> Non
     assert second.status_code == 429
 
 
-def test_more_requests_than_the_quota_are_told_when_to_come_back(front, http, words) -> None:
-    url = front(ScriptedSampler(words("hi")), keys=(key(requests_per_minute=1),))
+def test_more_requests_than_the_quota_are_told_when_to_come_back(start_server, http, words) -> None:
+    url = start_server(ScriptedSampler(words("hi")), keys=(key(requests_per_minute=1),))
     given = [ask(http, url) for _ in range(2)]
     assert [answer.status_code for answer in given] == [200, 429]
     assert given[1].json()["error"]["code"] == "rate_limit_exceeded"
@@ -200,8 +204,8 @@ def test_more_requests_than_the_quota_are_told_when_to_come_back(front, http, wo
     assert [answer.headers["x-ratelimit-remaining-requests"] for answer in given] == ["0", "0"]
 
 
-def test_tokens_are_charged_when_they_are_known(front, http, words) -> None:
-    url = front(ScriptedSampler(words("hello there")), keys=(key(tokens_per_minute=10),))
+def test_tokens_are_charged_when_they_are_known(start_server, http, words) -> None:
+    url = start_server(ScriptedSampler(words("hello there")), keys=(key(tokens_per_minute=10),))
     first = ask(http, url)
     assert first.json()["usage"]["total_tokens"] > 60  # more than six minutes' worth
     assert first.headers["x-ratelimit-limit-tokens"] == "10"

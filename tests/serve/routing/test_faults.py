@@ -82,20 +82,20 @@ def posting(url: str, body: bytes) -> socket.socket:
     return send(url, f"POST {TURNS} HTTP/1.1", b"Content-Length: %d\r\n\r\n" % len(body) + body)
 
 
-def test_a_killed_engine_costs_no_answer_while_another_lives(front, http: HTTP, pair: Pair) -> None:  # noqa: F811
+def test_a_killed_engine_costs_no_answer_while_another_lives(start_server, http: HTTP, pair: Pair) -> None:  # noqa: F811
     first, second = pair
     first.fault("die")
-    url = front(LoadBalancer([first.url, second.url]))
+    url = start_server(LoadBalancer([first.url, second.url]))
     assert ask(http, url).status_code == 200
     first.process.wait(30)
     assert [ask(http, url).status_code for _ in range(3)] == [200] * 3
     assert http.get(f"{url}/ready").status_code == 200
 
 
-def test_a_killed_engine_that_is_alone_is_said_to_be_gone(front, http: HTTP, pair: Pair) -> None:  # noqa: F811
+def test_a_killed_engine_that_is_alone_is_said_to_be_gone(start_server, http: HTTP, pair: Pair) -> None:  # noqa: F811
     engine = pair[0]
     engine.fault("die")
-    url = front(LoadBalancer([engine.url]))
+    url = start_server(LoadBalancer([engine.url]))
     for _ in range(2):
         answer = ask(http, url)
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_unavailable")
@@ -107,13 +107,13 @@ def test_a_killed_engine_that_is_alone_is_said_to_be_gone(front, http: HTTP, pai
 
 @pytest.mark.parametrize("fault", ["stream-die", "stream-cut", "stream-error", "stream-abort"])
 def test_a_stream_whose_engine_dies_ends_in_an_error_never_in_silence(
-    front,
+    start_server,
     http: HTTP,
     pair: Pair,  # noqa: F811
     fault: str,
 ) -> None:
     engine = pair[0]
-    url = front(LoadBalancer([engine.url]))
+    url = start_server(LoadBalancer([engine.url]))
     assert ask(http, url).status_code == 200
     engine.fault(fault)
     with http.stream("POST", url + TURNS, json={"stream": True}) as answer:
@@ -128,12 +128,12 @@ def test_a_stream_whose_engine_dies_ends_in_an_error_never_in_silence(
 
 
 def test_a_stopped_engine_is_a_timeout_for_who_waits_and_not_ready_for_the_rest(
-    front,
+    start_server,
     http: HTTP,
     pair: Pair,  # noqa: F811
 ) -> None:
     engine = pair[0]
-    url = front(LoadBalancer([engine.url], timeout_s=1, limits=ServeLimits(probe_s=1)))
+    url = start_server(LoadBalancer([engine.url], timeout_s=1, limits=ServeLimits(probe_s=1)))
     assert ask(http, url).status_code == 200
     engine.signal(signal.SIGSTOP)
     answer = ask(http, url)
@@ -149,12 +149,12 @@ def test_a_stopped_engine_is_a_timeout_for_who_waits_and_not_ready_for_the_rest(
 
 
 def test_a_restarted_engine_serves_again_and_no_old_connection_shows(
-    front,
+    start_server,
     http: HTTP,
     pair: Pair,  # noqa: F811
 ) -> None:
     engine = pair[0]
-    url = front(LoadBalancer([engine.url]), ready_for_s=0)
+    url = start_server(LoadBalancer([engine.url]), ready_for_s=0)
     assert ask(http, url).status_code == 200
     engine.kill()
     engine.start()
@@ -163,16 +163,16 @@ def test_a_restarted_engine_serves_again_and_no_old_connection_shows(
     assert http.get(f"{url}/ready").status_code == 200
 
 
-def test_a_stream_without_a_first_token_is_given_up(front, http: HTTP, pair: Pair) -> None:  # noqa: F811
+def test_a_stream_without_a_first_token_is_given_up(start_server, http: HTTP, pair: Pair) -> None:  # noqa: F811
     engine = pair[0]
     engine.fault("hang-turns")
-    url = front(LoadBalancer([engine.url], limits=ServeLimits(first_token_s=0.3)))
+    url = start_server(LoadBalancer([engine.url], limits=ServeLimits(first_token_s=0.3)))
     answer = ask(http, url, stream=True)
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
 
 
 def test_a_client_that_reads_too_slowly_ends_with_its_deadline_and_fills_no_memory(
-    front,
+    start_server,
     http: HTTP,
     pair: Pair,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
@@ -180,7 +180,7 @@ def test_a_client_that_reads_too_slowly_ends_with_its_deadline_and_fills_no_memo
     monkeypatch.setattr(serve.http.middleware, "GRACE_S", 0.5)
     engine = pair[0]
     engine.fault("stream-endless")
-    url = front(LoadBalancer([engine.url]), request_timeout_s=3)
+    url = start_server(LoadBalancer([engine.url]), request_timeout_s=3)
     with posting(url, b'{"stream": true}') as client:
         client.recv(1)
         eventually(lambda: metric(http, url, "usersim_requests_total") == 1)
@@ -191,22 +191,22 @@ def test_a_client_that_reads_too_slowly_ends_with_its_deadline_and_fills_no_memo
     assert f'usersim_requests_total{{outcome="failed",route="{TURNS}"}} 1.0' in counted
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(front, http: HTTP) -> None:
-    url = front(ScriptedSampler(), limits={"body_s": 0.3})
+def test_a_body_that_does_not_come_is_not_waited_for(start_server, http: HTTP) -> None:
+    url = start_server(ScriptedSampler(), limits={"body_s": 0.3})
     with send(url, f"POST {TURNS} HTTP/1.1", b"Content-Length: 9\r\n\r\n{") as client:
         assert client.recv(100).startswith(b"HTTP/1.1 408")
     eventually(lambda: balanced(http, url))
 
 
 def test_a_burst_of_ten_times_the_capacity_is_answered_or_refused_and_adds_up(
-    front,
+    start_server,
     http: HTTP,
     pair: Pair,  # noqa: F811
 ) -> None:
     engine = pair[0]
     engine.fault("take-0.3")
     before = engine.seen()["most"]
-    url = front(LoadBalancer([engine.url], samples_per_engine=4, limits=ServeLimits(max_waiting=8)))
+    url = start_server(LoadBalancer([engine.url], samples_per_engine=4, limits=ServeLimits(max_waiting=8)))
 
     async def burst() -> list[httpx2.Response]:
         limits = httpx2.Limits(max_connections=120)
@@ -231,14 +231,14 @@ def test_a_burst_of_ten_times_the_capacity_is_answered_or_refused_and_adds_up(
 
 @pytest.mark.parametrize("when", ["before its body", "queued", "in flight", "streaming"])
 def test_a_client_that_leaves_frees_everything_and_is_counted(
-    front,
+    start_server,
     http: HTTP,
     pair: Pair,  # noqa: F811
     when: str,
 ) -> None:
     engine = pair[0]
     engine.fault("stream-hang" if when == "streaming" else "hang-turns")
-    url = front(LoadBalancer([engine.url], samples_per_engine=1))
+    url = start_server(LoadBalancer([engine.url], samples_per_engine=1))
     before = engine.hung()
     holder: Any = contextlib.nullcontext()
     if when == "queued":
@@ -296,9 +296,9 @@ class Echo(ScriptedSampler):
         return await super().sample(asked)
 
 
-def test_any_text_comes_through_unharmed(front, http: HTTP, renderer: Renderer) -> None:
+def test_any_text_comes_through_unharmed(start_server, http: HTTP, renderer: Renderer) -> None:
     echo = Echo()
-    url = front(echo, guards={"empty": False, "repeat": False, "goal_copy": False, "attempts": 1})
+    url = start_server(echo, guards={"empty": False, "repeat": False, "goal_copy": False, "attempts": 1})
 
     @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
     @given(STRANGE, STRANGE)
@@ -313,11 +313,11 @@ def test_any_text_comes_through_unharmed(front, http: HTTP, renderer: Renderer) 
     comes_through()
 
 
-def test_the_time_of_day_decides_nothing(front, http: HTTP, words, monkeypatch) -> None:
+def test_the_time_of_day_decides_nothing(start_server, http: HTTP, words, monkeypatch) -> None:
     """An hour forward, two back: no deadline passes, no quota fills, no proof of life expires."""
     now, shifts = time.time, [0.0]
     monkeypatch.setattr(time, "time", lambda: now() + shifts[-1])
-    url = front(ScriptedSampler(*[words("hi")] * 3), request_timeout_s=60)
+    url = start_server(ScriptedSampler(*[words("hi")] * 3), request_timeout_s=60)
     created = []
     for shift in (0.0, 3600.0, -3600.0):
         shifts.append(shift)
@@ -329,12 +329,12 @@ def test_the_time_of_day_decides_nothing(front, http: HTTP, words, monkeypatch) 
 
 
 def test_nothing_that_a_client_puts_into_its_head_reaches_the_engine(
-    front,
+    start_server,
     http: HTTP,
     pair: Pair,  # noqa: F811
 ) -> None:
     engine = pair[0]
-    url = front(LoadBalancer([engine.url]))
+    url = start_server(LoadBalancer([engine.url]))
     smuggled = {
         "X-Vllm-Priority": "-100",
         "X-Session-ID": "somebody-else",

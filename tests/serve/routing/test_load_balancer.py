@@ -254,11 +254,11 @@ def test_an_engine_that_comes_back_as_another_model_stays_away(
     run(asked())
 
 
-def test_a_live_engine_that_hangs_is_not_ready(front, pair: Pair, http: httpx2.Client) -> None:  # noqa: F811
+def test_a_live_engine_that_hangs_is_not_ready(start_server, pair: Pair, http: httpx2.Client) -> None:  # noqa: F811
     engine = pair[0]
     engine.fault("hang")
     assert http.get(f"{engine.url}/health").status_code == 200
-    url = front(LoadBalancer([engine.url], limits=ServeLimits(probe_s=0.3)), ready_for_s=600)
+    url = start_server(LoadBalancer([engine.url], limits=ServeLimits(probe_s=0.3)), ready_for_s=600)
     for _ in range(3):
         assert http.get(f"{url}/ready").status_code == 503
     text = http.get(f"{url}/metrics").text
