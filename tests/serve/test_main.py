@@ -41,13 +41,13 @@ def serve(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
         [sys.executable, "-m", "serve", *map(str, arguments)], stderr=subprocess.PIPE, text=True, cwd=ROOT
     )
     assert process.stderr is not None
-    said = ""
+    output = ""
     for line in process.stderr:
-        said += line
+        output += line
         if "serving at" in line:
             break
     try:
-        yield process, said
+        yield process, output
     finally:
         process.kill()
         process.communicate()
@@ -58,8 +58,8 @@ def test_it_serves_until_it_is_told_to_stop(
     fake_engine: Callable[..., str], model_folder: Path, how: signal.Signals, status: int
 ) -> None:
     engine = fake_engine()
-    with serve("--model", model_folder, "--engine-url", engine, "--port", 0) as (process, said):
-        url = re.findall(r"http://\S+", said)[-1]
+    with serve("--model", model_folder, "--engine-url", engine, "--port", 0) as (process, output):
+        url = re.findall(r"http://\S+", output)[-1]
         with httpx2.Client(trust_env=False) as client:
             answer = client.post(f"{url}/v1/user/turns", json={"model": "bytes", "goal": "x"})
             assert answer.status_code == 200
@@ -87,8 +87,8 @@ def test_an_engine_that_is_not_this_model_is_refused(
 def test_a_taken_port_is_one_line_and_starts_no_engine(
     model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
         assert run_main(main, ["--model", str(model_folder), "--port", str(port)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
@@ -159,9 +159,9 @@ def test_sighup_reads_keys_and_aliases_anew_and_keeps_them_when_it_cannot(
             config.write_text(text, encoding="utf-8")
             hang_up()
             assert state.service.models == {"coach": "fake"}
-            found = state.keys.find([(b"authorization", b"Bearer secret")])
-            assert found is not None
-            assert found[0] == "alice"
+            match = state.keys.find([(b"authorization", b"Bearer secret")])
+            assert match is not None
+            assert match[0] == "alice"
     finally:
         signal.signal(signal.SIGHUP, before)
 

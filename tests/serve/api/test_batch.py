@@ -18,21 +18,21 @@ def send(http: httpx2.Client, url: str, items: Any) -> httpx2.Response:
 
 
 class Together(ScriptedSampler):
-    """Answers nobody until `parties` are waiting, then each with its own seed as text."""
+    """Sampler that waits for `parties` requests, then answers each with its own seed as text."""
 
     def __init__(self, parties: int) -> None:
         super().__init__()
         self.waiting, self.parties, self.all_here = 0, parties, asyncio.Event()
 
-    async def sample(self, asked: Draw) -> list[Sampled]:
+    async def sample(self, request: Draw) -> list[Sampled]:
         self.waiting += 1
         if self.waiting == self.parties:
             self.all_here.set()
         await self.all_here.wait()
-        assert asked.seed is not None
-        await asyncio.sleep(0.001 * (self.parties - asked.seed))  # the last is ready first
-        self.continuations = [[*map(ord, str(asked.seed)), 257]]
-        return await super().sample(asked)
+        assert request.seed is not None
+        await asyncio.sleep(0.001 * (self.parties - request.seed))  # the last is ready first
+        self.continuations = [[*map(ord, str(request.seed)), 257]]
+        return await super().sample(request)
 
 
 def test_all_items_are_under_way_at_once_and_their_order_is_kept(start_server, http, renderer) -> None:
@@ -67,12 +67,12 @@ def test_a_bad_item_fails_alone(start_server, http, words) -> None:
 
 def test_an_engine_that_fails_for_one_item_fails_that_item(start_server, http, words) -> None:
     class Failing(ScriptedSampler):
-        async def sample(self, asked: Draw) -> list[Sampled]:
-            if asked.seed == 1:
+        async def sample(self, request: Draw) -> list[Sampled]:
+            if request.seed == 1:
                 raise BackendError("secret socket", retryable=True)
-            if asked.seed == 2:
+            if request.seed == 2:
                 raise ZeroDivisionError("secret bug")
-            return await super().sample(asked)
+            return await super().sample(request)
 
     url = start_server(Failing(words("a train")))
     results = send(http, url, [{**GOOD, "seed": seed, "common_noise": True} for seed in range(3)]).json()[

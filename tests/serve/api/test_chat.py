@@ -81,8 +81,8 @@ def test_the_sampled_end_is_the_clients_marker_and_nothing_else(start_server, ht
 
 def test_a_marker_among_the_words_does_not_end_the_run(start_server, http, words):
     url = start_server(ScriptedSampler(words("ok ###STOP### now"), words("###STOP###")))
-    said = [ask(http, url, [SYSTEM, GREETING]).json()["choices"][0] for _ in range(2)]
-    assert [choice["message"]["content"] for choice in said] == ["ok  now", "…"]
+    choices = [ask(http, url, [SYSTEM, GREETING]).json()["choices"][0] for _ in range(2)]
+    assert [choice["message"]["content"] for choice in choices] == ["ok  now", "…"]
 
 
 @pytest.mark.parametrize(
@@ -134,8 +134,8 @@ def test_what_means_nothing_here_is_ignored(start_server, http, words):
     }
     response = ask(http, start_server(ScriptedSampler(words("size nine"))), [SYSTEM, GREETING], **fields)
     assert response.status_code == 200
-    told = response.headers["x-userlm-ignored"].split(", ")
-    assert told == ["tool_choice", "parallel_tool_calls", "user", "metadata", "something_new"]
+    ignored_names = response.headers["x-userlm-ignored"].split(", ")
+    assert ignored_names == ["tool_choice", "parallel_tool_calls", "user", "metadata", "something_new"]
 
 
 @pytest.mark.parametrize(
@@ -182,8 +182,8 @@ def test_a_marker_of_another_form_is_the_clients_where_a_sentence_about_ending_a
     sampler = ScriptedSampler([END], words(f"ok {marker}"))
     url = start_server(sampler, **ENDS_AT_ONCE)
     messages = [{"role": "system", "content": system}, GREETING]
-    said = [ask(http, url, messages).json()["choices"][0]["message"]["content"] for _ in range(2)]
-    assert said == [marker, "ok"]
+    contents = [ask(http, url, messages).json()["choices"][0]["message"]["content"] for _ in range(2)]
+    assert contents == [marker, "ok"]
     history = [Turn(role="assistant", text="Hi! How can I help you today?")]
     assert sampler.prompts == [renderer.prompt(as_profile("You want pasta."), history)] * 2
 
@@ -207,8 +207,8 @@ def test_no_marker_is_said_to_a_client_that_named_none(start_server, http, words
     assert sampler.banned == [[END]]
     history = [Turn(role="assistant", text="Hi! How can I help you today?")]
     assert sampler.prompts == [renderer.prompt(as_profile(system), history)]
-    asked = ask(http, url, messages, end_of_conversation={"mode": "sample"}).json()["choices"][0]
-    assert asked["end_of_conversation"] is True
+    choice = ask(http, url, messages, end_of_conversation={"mode": "sample"}).json()["choices"][0]
+    assert choice["end_of_conversation"] is True
 
 
 def test_a_sentence_that_also_says_the_goal_stays_without_its_marker(start_server, http, words, renderer):
@@ -384,7 +384,7 @@ def test_a_cold_user_who_repeats_himself_goes_on_warm_and_says_so(start_server, 
     choice = response.json()["choices"][0]
     assert (choice["message"]["content"], choice["rejected"]) == ("size nine", ["repeat"])
     assert response.headers["x-userlm-warning"] == "temperature-0, drawn-warm"
-    assert [asked.sampling.temperature for asked in sampler.asked] == [0, 1]
+    assert [request.sampling.temperature for request in sampler.asked] == [0, 1]
     assert sampler.seeds[1] is not None, "the same request gets the same turn"
 
 
@@ -417,8 +417,8 @@ def test_a_stream_gives_role_words_and_reason_to_the_openai_package(start_server
         )
         chunks = list(stream)
     pieces = [choice for chunk in chunks for choice in chunk.choices]
-    said = {i: "".join(p.delta.content or "" for p in pieces if p.index == i) for i in (0, 1)}
-    assert said == {0: "size nine", 1: "größe 10"}
+    contents = {i: "".join(p.delta.content or "" for p in pieces if p.index == i) for i in (0, 1)}
+    assert contents == {0: "size nine", 1: "größe 10"}
     assert [p.delta.role for p in pieces if p.delta.role] == ["assistant"] * 2
     assert [p.finish_reason for p in pieces if p.finish_reason] == ["stop"] * 2
     assert pieces[-1].end_of_conversation is False  # type: ignore[attr-defined]

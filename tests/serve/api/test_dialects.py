@@ -1,4 +1,4 @@
-"""What each client sends, answered over a real socket: the prompt that is rendered, and what the client reads."""
+"""Requests of each client over a real socket: the rendered prompt, and the reply that the client parses."""
 
 import json
 
@@ -106,8 +106,10 @@ def test_the_end_is_said_in_the_clients_own_word(start_server, http, prompt, mar
 
 
 def test_no_word_that_ends_a_run_is_left_among_others(start_server, http, words):
-    said = "get me a ###TRANSFER### ok? ###ST###OUT-OF-SCOPE###OP###"
-    response = ask(http, start_server(ScriptedSampler(words(said))), [system(prompts.tau2("x")), GREETING])
+    turn_text = "get me a ###TRANSFER### ok? ###ST###OUT-OF-SCOPE###OP###"
+    response = ask(
+        http, start_server(ScriptedSampler(words(turn_text))), [system(prompts.tau2("x")), GREETING]
+    )
     assert content(response) == "get me a  ok?"
 
 
@@ -165,13 +167,13 @@ def test_collabllm_and_verl(start_server, http, words, renderer, client, model):
 
 
 @pytest.mark.parametrize(
-    ("said", "response"),
+    ("turn_text", "response"),
     [("42", "42.."), ("4.5", "4.5."), ("1e5", "1e5."), ("True", "True."), ("null", "null."), ("no", "no")],
 )
 def test_collabllm_never_gets_a_string_that_its_parser_takes_for_a_number(
-    start_server, http, words, said, response
+    start_server, http, words, turn_text, response
 ):
-    url = start_server(ScriptedSampler(words(said)))
+    url = start_server(ScriptedSampler(words(turn_text)))
     text = content(ask(http, url, [user(prompts.collabllm("add", TURNS))]))
     assert json.loads(text)["response"] == response
 
@@ -183,8 +185,8 @@ def test_collabllms_own_word_for_the_end_is_read_from_behind_the_history(start_s
     ]
     message = user(prompts.collabllm("cook", turns, stop="<<BYE>>"))
     url = start_server(ScriptedSampler([END], words("pasta <<BYE>>")), **ENDS_AT_ONCE)
-    said = [json.loads(content(ask(http, url, [message])))["response"] for _ in range(2)]
-    assert said == ["<<BYE>>", "pasta"]
+    turn_text = [json.loads(content(ask(http, url, [message])))["response"] for _ in range(2)]
+    assert turn_text == ["<<BYE>>", "pasta"]
 
 
 def test_collabllm_opens_with_an_empty_history_and_a_task_alone_is_the_goal(
@@ -196,13 +198,13 @@ def test_collabllm_opens_with_an_empty_history_and_a_task_alone_is_the_goal(
 
 
 @pytest.mark.parametrize(
-    ("said", "shard_id"),
+    ("turn_text", "shard_id"),
     [("its at most 200 numbers", 3), ("skip the negative numbers", 5), ("i dont know", -1)],
 )
 def test_lost_in_conversation_is_told_the_shard_that_the_words_give_away(
-    start_server, http, words, said, shard_id
+    start_server, http, words, turn_text, shard_id
 ):
-    sampler = ScriptedSampler(words(said))
+    sampler = ScriptedSampler(words(turn_text))
     url = start_server(sampler, names=["userlm", "gpt-4o-mini-userlm"], **ENDS_AT_ONCE)
     response = ask(
         http,
@@ -213,7 +215,7 @@ def test_lost_in_conversation_is_told_the_shard_that_the_words_give_away(
         max_completion_tokens=None,
         response_format={"type": "json_object"},
     )
-    assert json.loads(content(response)) == {"response": said, "shard_id": shard_id}
+    assert json.loads(content(response)) == {"response": turn_text, "shard_id": shard_id}
     assert sampler.banned == [[END]]
     assert response.json()["model"] == "gpt-4o-mini-userlm"
 
@@ -281,8 +283,8 @@ def test_deepevals_judge_is_answered_from_p_end_only_under_its_alias(start_serve
 
 @pytest.mark.parametrize("model", ["userlm", "userlm-azure"])
 def test_azure(start_server, http, words, renderer, model):
-    said = "it's Ann's, \u201cnow\u201d. None of 'em!"
-    sampler = ScriptedSampler(words(said))
+    turn_text = "it's Ann's, \u201cnow\u201d. None of 'em!"
+    sampler = ScriptedSampler(words(turn_text))
     response = ask(
         http,
         start_server(sampler, **ENDS_AT_ONCE),
@@ -298,7 +300,7 @@ def test_azure(start_server, http, words, renderer, model):
     # The client rewrites all of these in the raw text before it parses it.
     assert not set("'\u2019\u2018\u201c\u201d") & set(text)
     assert "None" not in text
-    assert json.loads(text) == {"content": said, "role": "user"}
+    assert json.loads(text) == {"content": turn_text, "role": "user"}
     assert sampler.prompts == [renderer.prompt(as_profile("return the shoes"), HISTORY)]
 
 

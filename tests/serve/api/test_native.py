@@ -65,8 +65,8 @@ def test_connect_reaches_the_model_with_the_same_tokens_as_load(
     remote, local = usersim.connect(start_server(over_http)), UserLM(renderer, direct)
 
     async def both() -> None:
-        said = await remote.sample(profile, HISTORY, seed=3, sampling=Sampling(temperature=0.5))
-        assert said == await local.sample(profile, HISTORY, seed=3, sampling=Sampling(temperature=0.5))
+        turns = await remote.sample(profile, HISTORY, seed=3, sampling=Sampling(temperature=0.5))
+        assert turns == await local.sample(profile, HISTORY, seed=3, sampling=Sampling(temperature=0.5))
         await remote.aclose()
 
     asyncio.run(both())
@@ -168,7 +168,7 @@ def test_at_temperature_0_n_turns_are_one(start_server, http, words):
     choices = ask(http, start_server(sampler), n=3, temperature=0).json()["choices"]
     assert [choice["message"]["content"] for choice in choices] == ["a train"] * 3
     assert [choice["index"] for choice in choices] == [0, 1, 2]
-    assert [asked.n for asked in sampler.asked] == [1]
+    assert [request.n for request in sampler.asked] == [1]
 
 
 def test_the_end_is_a_field_and_the_text_is_empty(start_server, http):
@@ -233,22 +233,22 @@ def test_every_field_of_a_request_reaches_the_model(start_server, http, words):
     body = {"temperature": 0.5, "top_p": 0.8, "top_k": 40, "max_tokens": 9, "seed": 3}
     other = {"conversation_id": "c-1", "metadata": {"run": "7"}, "stream": False}
     assert ask(http, start_server(sampler), **body, **other).status_code == 200
-    (asked,) = sampler.asked
-    assert asked.sampling == Sampling(temperature=0.5, top_p=0.8, top_k=40, max_tokens=9)
-    assert (asked.seed, asked.affinity) == (sampler_seed(3, asked.prompt_ids, common=False), "c-1")
+    (request,) = sampler.asked
+    assert request.sampling == Sampling(temperature=0.5, top_p=0.8, top_k=40, max_tokens=9)
+    assert (request.seed, request.affinity) == (sampler_seed(3, request.prompt_ids, common=False), "c-1")
 
 
 def test_logprobs_name_every_token_and_add_up(start_server, http, renderer: Renderer):
-    said = [*renderer.encode("ö!"), 257]
-    url = start_server(ScriptedSampler(said))
-    asked = {"logprobs": True, "top_logprobs": 2, "return_token_ids": True}
-    choice = ask(http, url, **asked).json()["choices"][0]
+    token_ids = [*renderer.encode("ö!"), 257]
+    url = start_server(ScriptedSampler(token_ids))
+    fields = {"logprobs": True, "top_logprobs": 2, "return_token_ids": True}
+    choice = ask(http, url, **fields).json()["choices"][0]
     content = choice["logprobs"]["content"]
-    assert choice["token_ids"] == [token["id"] for token in content] == said
+    assert choice["token_ids"] == [token["id"] for token in content] == token_ids
     assert sum(token["logprob"] for token in content) == choice["logprob"] == -4.0
     assert [token["bytes"] for token in content] == [[0xC3], [0xB6], [33], []]
     assert [len(token["top_logprobs"]) for token in content] == [2, 2, 2, 2]
-    assert content[2]["top_logprobs"][0] == {"id": said[2], "token": "!", "bytes": [33], "logprob": -1.0}
+    assert content[2]["top_logprobs"][0] == {"id": token_ids[2], "token": "!", "bytes": [33], "logprob": -1.0}
 
 
 def test_an_end_decided_by_its_probability_said_no_token(start_server, http, words):
@@ -299,9 +299,9 @@ def test_termination_is_a_probability_and_a_decision(start_server, http, end, pr
     answer = http.post(start_server(sampler) + "/v1/user/termination", json=body).json()
     assert (answer["end_of_conversation_prob"], answer["end_of_conversation"]) == (probability, ends)
     assert answer["usage"]["completion_tokens"] == 1
-    (asked,) = sampler.asked
-    assert (asked.sampling.max_tokens, asked.sampling.temperature, asked.n) == (1, 0, 1)
-    assert (asked.affinity, list(asked.ban_ids)) == ("c", [])
+    (request,) = sampler.asked
+    assert (request.sampling.max_tokens, request.sampling.temperature, request.n) == (1, 0, 1)
+    assert (request.affinity, list(request.ban_ids)) == ("c", [])
 
 
 def test_termination_takes_no_sampling_fields(start_server, http):

@@ -131,10 +131,10 @@ class Tab:
             await self.call("Input.dispatchKeyEvent", key=key, code=key, windowsVirtualKeyCode=code, **event)
 
     async def texts(self, selector: str) -> list[str]:
-        found: list[str] = await self.js(
+        texts: list[str] = await self.js(
             f"[...document.querySelectorAll({selector!r})].map((element) => element.textContent)"
         )
-        return found
+        return texts
 
     async def shoot(self, name: str) -> Path:
         # Two frames: the last change is on the screen only then.
@@ -188,8 +188,8 @@ class Slow(ScriptedSampler):
         super().__init__(*lines, end_probability=end_probability)
         self.pause_s = pause_s
 
-    async def stream(self, asked: Draw) -> Any:
-        async for piece in super().stream(asked):
+    async def stream(self, request: Draw) -> Any:
+        async for piece in super().stream(request):
             yield piece
             await asyncio.sleep(self.pause_s)
 
@@ -231,13 +231,13 @@ def test_a_visitor_talks_resamples_and_chooses(
             await page.click("#resample")
             await page.until("document.querySelectorAll('.card').length === 4")
             await page.idle()
-            shown = [
+            bubbles = [
                 "ok and where would we stay",
                 HOSTILE,
                 "leaves the conversation",
                 "sounds good but pricey",
             ]
-            assert await page.texts(".card .text") == shown
+            assert await page.texts(".card .text") == bubbles
             await page.shoot("wide")
             await page.click(".card:nth-child(4) button")
             assert (await page.texts(".turn.user .text"))[1] == "sounds good but pricey"
@@ -253,7 +253,7 @@ def test_a_visitor_talks_resamples_and_chooses(
             assert page.problems == []
 
     asyncio.run(visit())
-    history = [asked.prompt_ids for asked in sampler.asked]
+    history = [request.prompt_ids for request in sampler.asked]
     assert list(history[1]) == list(history[2]), "alternatives are drawn for the same situation"
 
 
@@ -293,9 +293,9 @@ def test_what_the_visitor_sets_is_what_is_asked_and_copied(
             return curl, await page.js("document.getElementById('source').value")
 
     curl, python = asyncio.run(visit())
-    (asked,) = sampler.asked
-    assert asked.seed == sampler_seed(7, asked.prompt_ids, common=False)
-    assert (asked.sampling.temperature, asked.sampling.top_k) == (0.5, 30)
+    (request,) = sampler.asked
+    assert request.seed == sampler_seed(7, request.prompt_ids, common=False)
+    assert (request.sampling.temperature, request.sampling.top_k) == (0.5, 30)
     commands = [[sys.executable, "-c", python]]
     if shutil.which("curl"):
         commands.append(["bash", "-c", curl])
@@ -315,16 +315,16 @@ def test_errors_are_shown_and_can_be_tried_again(
     start_server, browser: str, words: Callable[[str], list[int]]
 ) -> None:
     class Breaking(ScriptedSampler):
-        async def stream(self, asked: Draw) -> Any:
+        async def stream(self, request: Draw) -> Any:
             if not self.asked:
-                self.asked.append(asked)
+                self.asked.append(request)
                 yield SampledPiece(list(b"half a"), [-1.0] * 6, 0.1, False)
                 raise ZeroDivisionError
-            async for piece in super().stream(asked):
+            async for piece in super().stream(request):
                 yield piece
 
-        async def sample(self, asked: Draw) -> list[Sampled]:
-            return await super().sample(asked)
+        async def sample(self, request: Draw) -> list[Sampled]:
+            return await super().sample(request)
 
     url = start_server(Breaking(words("whole")))
 

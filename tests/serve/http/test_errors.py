@@ -142,13 +142,13 @@ def test_a_body_over_the_cap_is_refused_while_it_is_read(
 
 def test_every_answer_carries_a_request_id(start_server, http: httpx2.Client) -> None:
     url = start_server(ScriptedSampler())
-    given = http.get(f"{url}/health", headers={"X-Request-ID": "abc-123"})
-    assert given.headers["x-request-id"] == "abc-123"
+    echoed = http.get(f"{url}/health", headers={"X-Request-ID": "abc-123"})
+    assert echoed.headers["x-request-id"] == "abc-123"
     for bad in ("two words", "x" * 200, "<script>"):
-        made = http.get(f"{url}/nowhere", headers={"X-Request-ID": bad})
-        assert made.status_code == 404
-        assert made.json()["error"]["code"] == "not_found"
-        assert len(made.headers["x-request-id"]) == 32
+        generated = http.get(f"{url}/nowhere", headers={"X-Request-ID": bad})
+        assert generated.status_code == 404
+        assert generated.json()["error"]["code"] == "not_found"
+        assert len(generated.headers["x-request-id"]) == 32
 
 
 def test_a_base_url_without_v1_is_told_where_things_are(start_server, http: httpx2.Client) -> None:

@@ -82,8 +82,8 @@ def test_what_machines_ask_is_open_and_metrics_only_while_they_are_not_protected
 
 
 def whose(ring: KeyRing, secret: str) -> str | None:
-    found = ring.find([(b"authorization", f"Bearer {secret}".encode())])
-    return found and found[0]
+    match = ring.find([(b"authorization", f"Bearer {secret}".encode())])
+    return match and match[0]
 
 
 def test_a_changed_ring_takes_new_keys_and_drops_old_ones_but_goes_on_counting() -> None:
@@ -168,12 +168,12 @@ def remaining(answer: httpx2.Response, kind: str) -> int:
 def test_a_batch_counts_as_its_items_and_n_as_n(start_server, http, words, monkeypatch) -> None:
     url = start_server(ScriptedSampler(*[words("hi")] * 4), keys=(key(requests_per_minute=600),))
     headers = {"Authorization": f"Bearer {SECRET}"}
-    taken: list[float] = []
-    monkeypatch.setattr(TokenBucket, "take", lambda _, amount: taken.append(amount))
+    amounts: list[float] = []
+    monkeypatch.setattr(TokenBucket, "take", lambda _, amount: amounts.append(amount))
     items = [{}, {"n": 3}, {"n": "bad"}]
     answer = http.post(f"{url}/v1/user/turns/batch", json={"items": items}, headers=headers)
     assert [result["status"] for result in answer.json()["results"]] == [200, 200, 400]
-    assert sum(taken) == 1 + 3 + 1
+    assert sum(amounts) == 1 + 3 + 1
 
 
 def test_a_large_batch_uses_the_minute_up(start_server, http, words) -> None:
@@ -196,12 +196,12 @@ def test_a_refused_body_costs_what_it_would_have_as_a_prompt(start_server, http)
 
 def test_more_requests_than_the_quota_are_told_when_to_come_back(start_server, http, words) -> None:
     url = start_server(ScriptedSampler(words("hi")), keys=(key(requests_per_minute=1),))
-    given = [ask(http, url) for _ in range(2)]
-    assert [answer.status_code for answer in given] == [200, 429]
-    assert given[1].json()["error"]["code"] == "rate_limit_exceeded"
-    assert 1 <= int(given[1].headers["retry-after"]) <= 60
-    assert given[0].headers["x-ratelimit-limit-requests"] == "1"
-    assert [answer.headers["x-ratelimit-remaining-requests"] for answer in given] == ["0", "0"]
+    responses = [ask(http, url) for _ in range(2)]
+    assert [answer.status_code for answer in responses] == [200, 429]
+    assert responses[1].json()["error"]["code"] == "rate_limit_exceeded"
+    assert 1 <= int(responses[1].headers["retry-after"]) <= 60
+    assert responses[0].headers["x-ratelimit-limit-requests"] == "1"
+    assert [answer.headers["x-ratelimit-remaining-requests"] for answer in responses] == ["0", "0"]
 
 
 def test_tokens_are_charged_when_they_are_known(start_server, http, words) -> None:
@@ -231,11 +231,11 @@ def test_a_bucket_fills_with_the_monotonic_clock_and_never_overflows(monkeypatch
 
 def test_keys_come_from_the_config_and_from_a_file(tmp_path: Path, capsys) -> None:
     assert main(["bob", "--requests-per-minute", "30"]) == 0
-    said = capsys.readouterr()
-    secret, table = said.err.strip(), said.out
+    captured = capsys.readouterr()
+    secret, table = captured.err.strip(), captured.out
     assert secret not in table
-    made = KeyFile.model_validate(tomllib.loads(table))
-    assert made.keys[0].sha256 == hashlib.sha256(secret.encode()).hexdigest()
+    key_file = KeyFile.model_validate(tomllib.loads(table))
+    assert key_file.keys[0].sha256 == hashlib.sha256(secret.encode()).hexdigest()
     path = tmp_path / "keys.toml"
     path.write_text(table, encoding="utf-8")
     keys = load_keys(ServeConfig(keys=(key(),), keys_file=str(path)))

@@ -1,4 +1,4 @@
-"""What stands before and around a body: bounded in bytes and in time, before anybody is asked for a key."""
+"""Limits in bytes and time on heads and on the bytes around a body, before authentication."""
 
 import asyncio
 import hashlib
@@ -91,14 +91,14 @@ TOO_LONG = b"GET / HTTP/1.1\r\nX: " + b"a" * 40_000
 )
 @pytest.mark.parametrize("started", [True, False], ids=["running", "not begun"])
 def test_a_refusal_is_never_written_into_the_answer_of_an_earlier_request(sent: bytes, started: bool) -> None:
-    begun, ended = threading.Event(), threading.Event()
+    response_started, ended = threading.Event(), threading.Event()
 
     async def words() -> AsyncIterator[bytes]:
         yield b"first words"
         await asyncio.Event().wait()
 
     async def slow(request: Request) -> StreamingResponse:
-        begun.set()
+        response_started.set()
         while not started and not ended.is_set():
             await asyncio.sleep(0.01)
         return StreamingResponse(words())
@@ -109,7 +109,7 @@ def test_a_refusal_is_never_written_into_the_answer_of_an_earlier_request(sent: 
         answer = b""
         while started and b"first words\r\n" not in answer:
             answer += client.recv(65536)
-        assert begun.wait(PATIENT_S)
+        assert response_started.wait(PATIENT_S)
         try:
             client.sendall(sent)
             rest = b"".join(_rest(client))

@@ -141,7 +141,7 @@ def test_a_stopped_engine_is_a_timeout_for_who_waits_and_not_ready_for_the_rest(
     assert "retry-after" in answer.headers
     eventually(lambda: http.get(f"{url}/ready").status_code == 503)
     began = time.monotonic()
-    assert ask(http, url).status_code == 503  # known by now: nobody waits for it
+    assert ask(http, url).status_code == 503  # out of rotation: no request waits for it
     assert time.monotonic() - began < 10
     engine.signal(signal.SIGCONT)
     eventually(lambda: http.get(f"{url}/ready").status_code == 200)
@@ -158,7 +158,7 @@ def test_a_restarted_engine_serves_again_and_no_old_connection_shows(
     assert ask(http, url).status_code == 200
     engine.kill()
     engine.start()
-    # The pooled connections are dead, and nobody has noticed yet.
+    # The pooled connections are dead, which is not detected yet.
     assert [ask(http, url).status_code for _ in range(5)] == [200] * 5
     assert http.get(f"{url}/ready").status_code == 200
 
@@ -185,7 +185,7 @@ def test_a_client_that_reads_too_slowly_ends_with_its_deadline_and_fills_no_memo
         client.recv(1)
         eventually(lambda: metric(http, url, "usersim_requests_total") == 1)
     assert metric(http, url, "usersim_samples_in_flight") == 0
-    # What nobody reads is not fetched: a few buffers full, not three seconds of a machine's output.
+    # Unread output is not fetched: a few buffers full, not three seconds of a machine's output.
     assert engine.hung()["events"] * 150 < 40_000_000
     counted = http.get(f"{url}/metrics").text
     assert f'usersim_requests_total{{outcome="failed",route="{TURNS}"}} 1.0' in counted
@@ -256,8 +256,8 @@ def test_a_client_that_leaves_frees_everything_and_is_counted(
             eventually(lambda: metric(http, url, "usersim_queue_length") == 0)
             assert metric(http, url, "usersim_samples_in_flight") == 1
     eventually(lambda: balanced(http, url))
-    begun = engine.hung()["begun"] - before["begun"]
-    eventually(lambda: engine.hung()["abandoned"] - before["abandoned"] == begun)
+    started = engine.hung()["begun"] - before["begun"]
+    eventually(lambda: engine.hung()["abandoned"] - before["abandoned"] == started)
     assert metric(http, url, "usersim_samples_in_flight") == 0
     left = 2.0 if when == "queued" else 1.0
     text = http.get(f"{url}/metrics").text
@@ -291,9 +291,9 @@ class Echo(ScriptedSampler):
 
     said: list[int]
 
-    async def sample(self, asked: Any) -> Any:
-        self.continuations = [self.said] * asked.n
-        return await super().sample(asked)
+    async def sample(self, request: Any) -> Any:
+        self.continuations = [self.said] * request.n
+        return await super().sample(request)
 
 
 def test_any_text_comes_through_unharmed(start_server, http: HTTP, renderer: Renderer) -> None:

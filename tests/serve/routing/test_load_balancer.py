@@ -90,33 +90,33 @@ def test_what_one_engine_cannot_another_does(pair: Pair, fault: str) -> None:  #
     first, second = pair
     first.fault(fault)
 
-    async def asked() -> None:
+    async def scenario() -> None:
         async with pooled(first, second) as pool:
-            drawn = await pool.sample(DRAW)
-            assert bytes(drawn[0].token_ids[:-1]) == b"hello"
+            completions = await pool.sample(DRAW)
+            assert bytes(completions[0].token_ids[:-1]) == b"hello"
             assert counted(pool, "usersim_engine_healthy", engine=first.url) == 0
             assert counted(pool, "usersim_engine_retries_total") == 1
             before = first.turns()
             await pool.sample(DRAW)
-            assert first.turns() == before  # set aside: nobody's request finds out again
+            assert first.turns() == before  # out of rotation: no further request fails
             first.fault("none")
             await until(lambda: counted(pool, "usersim_engine_healthy", engine=first.url) == 1)
 
-    run(asked())
+    run(scenario())
 
 
 def test_a_hiccup_of_the_only_engine_reaches_nobody(pair: Pair) -> None:  # noqa: F811
     engine = pair[0]
 
-    async def asked() -> None:
+    async def scenario() -> None:
         async with pooled(engine) as pool:
             await pool.sample(DRAW)  # the connection is pooled now
             for fault in ("disconnect", "cut", "500"):
                 engine.fault(fault, times=1)
-                drawn = await asyncio.gather(*(pool.sample(DRAW) for _ in range(5)))
-                assert all(bytes(each[0].token_ids[:-1]) == b"hello" for each in drawn)
+                completions = await asyncio.gather(*(pool.sample(DRAW) for _ in range(5)))
+                assert all(bytes(each[0].token_ids[:-1]) == b"hello" for each in completions)
 
-    run(asked())
+    run(scenario())
 
 
 @pytest.mark.parametrize("fault", ["400", "garbage", "not-json", "fewer"])
@@ -124,7 +124,7 @@ def test_what_would_fail_again_is_not_asked_again(pair: Pair, fault: str) -> Non
     first, second = pair
     first.fault(fault)
 
-    async def asked() -> int:
+    async def scenario() -> int:
         async with pooled(first, second) as pool:
             before = second.turns()
             with pytest.raises(BackendError) as raised:
@@ -132,14 +132,14 @@ def test_what_would_fail_again_is_not_asked_again(pair: Pair, fault: str) -> Non
             assert not raised.value.retryable
             return second.turns() - before
 
-    assert run(asked()) == 0
+    assert run(scenario()) == 0
 
 
 def test_a_request_is_tried_three_times_and_no_more(pair: Pair) -> None:  # noqa: F811
     for engine in pair:
         engine.fault("500")
 
-    async def asked() -> None:
+    async def scenario() -> None:
         async with pooled(*pair) as pool:
             before = sum(engine.turns() for engine in pair)
             with pytest.raises(BackendError) as raised:
@@ -152,13 +152,13 @@ def test_a_request_is_tried_three_times_and_no_more(pair: Pair) -> None:  # noqa
             assert sum(engine.turns() for engine in pair) == asked_for  # known to be away: said at once
             assert not await pool.ready(5)
 
-    run(asked())
+    run(scenario())
 
 
 def test_a_silent_engine_meets_the_deadline_and_is_then_known_to_hang(pair: Pair) -> None:  # noqa: F811
     engine = pair[0]
 
-    async def asked() -> None:
+    async def scenario() -> None:
         async with pooled(engine, timeout_s=0.5, limits=ServeLimits(probe_s=0.5)) as pool:
             assert await pool.ready(5)
             engine.signal(signal.SIGSTOP)
@@ -174,27 +174,27 @@ def test_a_silent_engine_meets_the_deadline_and_is_then_known_to_hang(pair: Pair
             await until(lambda: counted(pool, "usersim_engine_healthy", engine=engine.url) == 1)
             assert await pool.ready(600)
 
-    run(asked())
+    run(scenario())
 
 
 def test_what_waits_for_an_engine_that_hangs_goes_to_another(pair: Pair) -> None:  # noqa: F811
     first, second = pair
     first.fault("hang")
 
-    async def asked() -> None:
+    async def scenario() -> None:
         async with pooled(first, second, limits=ServeLimits(probe_s=0.3, silent_s=0.3)) as pool:
-            drawn = await asyncio.gather(*(pool.sample(DRAW) for _ in range(6)))
-            assert all(bytes(each[0].token_ids[:-1]) == b"hello" for each in drawn)
+            completions = await asyncio.gather(*(pool.sample(DRAW) for _ in range(6)))
+            assert all(bytes(each[0].token_ids[:-1]) == b"hello" for each in completions)
             assert counted(pool, "usersim_samples_in_flight") == 0
 
-    run(asked())
+    run(scenario())
 
 
 def test_a_busy_engine_that_is_slow_over_a_probe_stays(pair: Pair) -> None:  # noqa: F811
     engine = pair[0]
     engine.fault("slow-probes")
 
-    async def asked() -> None:
+    async def scenario() -> None:
         async with pooled(engine, limits=ServeLimits(probe_s=0.2)) as pool:
             draw = asyncio.create_task(pool.sample(DRAW))
             before = engine.turns()
@@ -203,34 +203,34 @@ def test_a_busy_engine_that_is_slow_over_a_probe_stays(pair: Pair) -> None:  # n
             assert counted(pool, "usersim_engine_healthy", engine=engine.url) == 1
             await draw
 
-    run(asked())
+    run(scenario())
 
 
 def test_a_stream_starts_again_elsewhere_only_before_its_first_token(pair: Pair) -> None:  # noqa: F811
     first, second = pair
 
-    async def said(pool: LoadBalancer) -> list[int]:
+    async def streamed_tokens(pool: LoadBalancer) -> list[int]:
         ids: list[int] = []
         async with aclosing(pool.stream(DRAW)) as pieces:
             async for piece in pieces:
                 ids += piece.token_ids
         return ids
 
-    async def asked() -> None:
+    async def scenario() -> None:
         async with pooled(first, second) as pool:
             first.fault("503", times=1)
-            assert bytes((await said(pool))[:-1]) == b"hello"
+            assert bytes((await streamed_tokens(pool))[:-1]) == b"hello"
             for fault in ("stream-cut", "stream-error", "stream-abort"):
                 first.fault("none")
                 await until(lambda: counted(pool, "usersim_engine_healthy", engine=first.url) == 1)
                 first.fault(fault)
                 before = second.turns()
                 with pytest.raises(BackendError):
-                    await said(pool)
+                    await streamed_tokens(pool)
                 assert second.turns() == before
             assert counted(pool, "usersim_samples_in_flight") == 0
 
-    run(asked())
+    run(scenario())
 
 
 def test_an_engine_that_comes_back_as_another_model_stays_away(
@@ -239,7 +239,7 @@ def test_an_engine_that_comes_back_as_another_model_stays_away(
 ) -> None:
     first, second = pair
 
-    async def asked() -> None:
+    async def scenario() -> None:
         async with pooled(first, second, renderer=renderer) as pool:
             first.kill()
             await pool.sample(DRAW)
@@ -251,7 +251,7 @@ def test_an_engine_that_comes_back_as_another_model_stays_away(
             first.fault("none")
             await until(lambda: counted(pool, "usersim_engine_healthy", engine=first.url) == 1)
 
-    run(asked())
+    run(scenario())
 
 
 def test_a_live_engine_that_hangs_is_not_ready(start_server, pair: Pair, http: httpx2.Client) -> None:  # noqa: F811
@@ -271,7 +271,7 @@ def test_a_live_engine_that_hangs_is_not_ready(start_server, pair: Pair, http: h
 def test_a_full_engine_that_fails_one_request_keeps_the_others(pair: Pair) -> None:  # noqa: F811
     engine = pair[0]
 
-    async def asked() -> None:
+    async def scenario() -> None:
         async with pooled(engine, limits=ServeLimits(probe_s=600)) as pool:
             before = engine.seen()["probes"]
             engine.fault("slow-probes")  # two seconds a turn, and no probe comes through
@@ -282,9 +282,9 @@ def test_a_full_engine_that_fails_one_request_keeps_the_others(pair: Pair) -> No
             await until(lambda: counted(pool, "usersim_engine_failures_total", engine=engine.url) == 1)
             engine.fault("slow-probes")
             assert counted(pool, "usersim_engine_healthy", engine=engine.url) == 0
-            drawn = await failing  # waits for a word from the engine, to anybody, and is asked again
-            assert bytes(drawn[0].token_ids[:-1]) == b"hello"
+            completions = await failing  # waits for any answer of the engine, then is retried
+            assert bytes(completions[0].token_ids[:-1]) == b"hello"
             assert engine.seen()["probes"] == before  # and not for a probe, each of which takes five minutes
             assert all(await asyncio.gather(*draws))
 
-    run(asked())
+    run(scenario())

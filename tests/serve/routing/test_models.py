@@ -22,14 +22,16 @@ DRAW = Draw([1, 2, 3], [257], 258, Sampling(max_tokens=40))
 
 
 def test_a_draw_comes_from_the_model_that_its_task_asked_for(pair: Pair) -> None:  # noqa: F811
-    async def said(pool: LoadBalancer, model: str | None) -> str:
+    async def sampled_text(pool: LoadBalancer, model: str | None) -> str:
         request_context.set_model(model)
         return bytes((await pool.sample(DRAW))[0].token_ids[:-1]).decode()
 
     async def at_once() -> list[str]:
         pool = LoadBalancer([engine.url for engine in pair])
         try:
-            return await asyncio.gather(*(asyncio.create_task(said(pool, m)) for m in ("v1", None, "v2")))
+            return await asyncio.gather(
+                *(asyncio.create_task(sampled_text(pool, m)) for m in ("v1", None, "v2"))
+            )
         finally:
             await pool.aclose()
 
@@ -56,16 +58,16 @@ def test_an_alias_changes_under_load_and_every_answer_has_one_author(
 
     async def load(url: str) -> list[httpx2.Response]:
         async with httpx2.AsyncClient(trust_env=False, timeout=60) as client:
-            asked = [
+            requests = [
                 asyncio.create_task(client.post(f"{url}/v1/user/turns", json={"model": "coach", "n": 2}))
                 for _ in range(50)
             ]
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(60):
-                    await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait(requests, return_when=asyncio.FIRST_COMPLETED)
             app.state.service.models = {"coach": "adapter-v2"}
             late = [client.post(f"{url}/v1/user/turns", json={"model": "coach"}) for _ in range(5)]
-            return [*await asyncio.gather(*asked), *await asyncio.gather(*late)]
+            return [*await asyncio.gather(*requests), *await asyncio.gather(*late)]
 
     with serving(app) as url:
         answers = asyncio.run(load(url))
