@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
             config, user, population=_population(config.model), log_sink=_open_log_sinks(stack, config)
         )
         if engine:
-            engine.keep_running()
+            engine.supervise()
             app.state.service.metrics.restarts.set_function(lambda: engine.restarts)
         _reload_on_sighup(app, reload_config, urls)
         _freeze_garbage_collector()

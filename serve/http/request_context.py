@@ -50,7 +50,7 @@ class RequestContext:
     def count_turns(self, turns: int) -> None:
         """Charges every turn to the quota as a request. `AuthMiddleware` has counted the first."""
         if self.quota is not None:
-            self.quota.count(turns if self.turns else turns - 1)
+            self.quota.count_requests(turns if self.turns else turns - 1)
         self.turns += turns
 
 
