@@ -236,7 +236,7 @@ async def thousand(served: Front, sizes: dict[str, int]) -> dict[str, Any]:
         "turns_per_minute": 60 * rates[1],
         "turn_ms_p50": statistics.median(tally.milliseconds),
         "turn_ms_p99": statistics.quantiles(tally.milliseconds, n=100)[98],
-        "engine_set_aside": sum("set aside" in line for line in served.said),
+        "engine_set_aside": sum("out of rotation" in line for line in served.said),
         "counters": grown,
         "counters_balance": grown["received"] == sum(t.asked for t in tallies)
         and grown["received"] == sum(grown.get(name, 0) for name in OUTCOMES)

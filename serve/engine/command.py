@@ -88,7 +88,10 @@ def engine_command(
     device = installed if settings.device == "auto" else settings.device
     name = name or model.name
     argv = [sys.executable, "-m", VLLM_SERVER_MODULE, "--model", str(model), "--served-model-name", name]
-    argv += ["--uds", str(listen)] if isinstance(listen, Path) else _loopback(listen)
+    if isinstance(listen, Path):
+        argv += ["--uds", str(listen)]
+    else:
+        argv += ["--host", "127.0.0.1", "--port", str(listen)]
     argv += [
         *("--dtype", _dtype(settings, device)),
         *("--max-num-seqs", str(settings.max_num_seqs)),
@@ -131,10 +134,6 @@ def _max_position_embeddings(model: Path) -> int:
         return int(json.loads((model / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"])
     except (OSError, ValueError, KeyError):
         return 0
-
-
-def _loopback(port: int) -> list[str]:
-    return ["--host", "127.0.0.1", "--port", str(port)]
 
 
 def _environment(settings: EngineSettings, device: Literal["cpu", "gpu"]) -> dict[str, str]:

@@ -129,7 +129,7 @@ def _foreign_host_response() -> JSONResponse:
     return ErrorEnvelope(
         421,
         "foreign_host",
-        "this server answers requests to localhost only; for other names configure keys, or say open_access=true",
+        "this server answers requests to localhost only; for other names configure keys, or set open_access=true",
     ).response()
 
 
