@@ -169,7 +169,7 @@ def _engine_settings(config: ServeConfig, renderer: Renderer | None) -> EngineSe
 def _start_engine(stack: ExitStack, path: Path, config: ServeConfig, renderer: Renderer) -> Engine:
     settings = _engine_settings(config, renderer)
     command = engine_command(path, settings, listen=stack.enter_context(private_socket()))
-    engine = stack.enter_context(Engine.of(command, settings, progress=print_status))
+    engine = stack.enter_context(Engine.from_settings(command, settings, progress=print_status))
     print_status(f"engine {command.name}: starting on cores {list(settings.bound_cores())}")
     print_status(f"engine {command.name}: ready after {engine.start():.0f} s")
     return engine

@@ -59,11 +59,8 @@ class KeyRing:
             return None
         request_digest = hashlib.sha256(credentials[0][len(SCHEME) :].strip()).digest()
         match = None
-        for (
-            key_digest,
-            name,
-            quota,
-        ) in self._keys:  # no early exit: constant time for every key
+        # No early exit, so that the time does not depend on the key.
+        for key_digest, name, quota in self._keys:
             if hmac.compare_digest(key_digest, request_digest):
                 match = name, quota
         return match
