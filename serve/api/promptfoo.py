@@ -17,7 +17,7 @@ from serve.api.dialects.wrappers import unwrap
 from serve.api.service import Service, usage
 from serve.http.errors import RequestError
 from serve.http.strict_json import StrictRoute
-from serve.schemas import MAX_MESSAGES, FirstOnly, SamplingFields, Text
+from serve.schemas import MAX_MESSAGES, HashableFailFast, SamplingFields, Text
 from usersim.users.protocols import as_profile
 
 TASK = "tau"
@@ -33,7 +33,9 @@ class PromptfooRequest(BaseModel):
 
     task: str = Field(max_length=64)
     instructions: Text | None = None
-    history: Annotated[list[PromptfooMessage], FirstOnly()] = Field(default=[], max_length=MAX_MESSAGES)
+    history: Annotated[list[PromptfooMessage], HashableFailFast()] = Field(
+        default=[], max_length=MAX_MESSAGES
+    )
 
 
 class TokenUsage(BaseModel):

@@ -80,7 +80,7 @@ def is_native(messages: Sequence[ChatMessage]) -> bool:
 
 def is_opening(system: str) -> bool:
     """Returns True if a single system message looks like a request for a user's opening turn."""
-    return unwrap(system).flips_roles or names_end_marker(system, surely=True)
+    return unwrap(system).flips_roles or names_end_marker(system, only_explicit=True)
 
 
 def _split(messages: Sequence[ChatMessage]) -> tuple[str, list[ChatMessage]]:
