@@ -38,7 +38,7 @@ test-clients: .venv-clients/done  ## one conversation of each real client; needs
 	.venv-clients/bin/python -m pip install -q --no-deps -r $<
 	touch $@
 
-test-scale: setup .venv-router/done  ## two real engines behind one front, and vllm-router between them
+test-scale: setup .venv-router/done  ## two real engines behind one API server, and vllm-router between them
 	$(OFFLINE) $(BIN)/python scripts/scale.py $(ARGS)
 
 test-adapters: setup  ## the adapter behind an alias is changed under load, on a real engine

@@ -56,7 +56,7 @@ def two_engines(*, eager: bool, user_tokens: int, keep_running: bool = False) ->
         # Entered before the engines: on an interrupt those stop first, which ends their start.
         threads = stack.enter_context(ThreadPoolExecutor())
         engines = [
-            stack.enter_context(Engine.of(command, settings, progress=console.print))
+            stack.enter_context(Engine.from_settings(command, settings, progress=console.print))
             for command, settings in (
                 (engine_command(user_model, user_settings, listen=path), user_settings),
                 (engine_command(assistant_model, assistant_settings, listen=free_port()), assistant_settings),
@@ -65,7 +65,7 @@ def two_engines(*, eager: bool, user_tokens: int, keep_running: bool = False) ->
         list(threads.map(Engine.start, engines))
         if keep_running:
             for engine in engines:
-                engine.keep_running()
+                engine.supervise()
         url = engines[0].command.url
         server = stack.enter_context(
             api_server(

@@ -72,7 +72,9 @@ def main(argv: list[str]) -> int:
     machine = measure_machine(path, settings)
     with contextlib.ExitStack() as stack:
         command = engine_command(path, settings, listen=stack.enter_context(private_socket()))
-        engine = stack.enter_context(Engine.of(command, settings, progress=lambda line: console.print(line)))
+        engine = stack.enter_context(
+            Engine.from_settings(command, settings, progress=lambda line: console.print(line))
+        )
         started_s = engine.start()
         rows = asyncio.run(
             measure_rates(command.url, renderer, machine, args.requests, tokens=tokens, repeats=repeats)

@@ -48,7 +48,7 @@ from serve.config import EngineSettings, ServeConfig
 from serve.engine.address import private_socket
 from serve.engine.command import engine_command
 from serve.engine.supervisor import Engine
-from serve.routing.load_balancer import EnginePool
+from serve.routing.load_balancer import LoadBalancer
 from usersim.backends.vllm_http import HttpSampler
 from usersim.cli import console, emit_json, run_main
 from usersim.rendering.renderer import Renderer
@@ -115,7 +115,7 @@ def _timed() -> Iterator[list[float]]:
 
 def added_latency(engine_url: str, renderer: Renderer, count: int) -> dict[str, float]:
     """Measures the milliseconds that the API server, in a thread here, adds to a single request."""
-    pool, total_seconds = EnginePool([engine_url], renderer=renderer), list[float]()
+    pool, total_seconds = LoadBalancer([engine_url], renderer=renderer), list[float]()
     app = create_app(ServeConfig(guards=GUARDS, end=NEVER), UserLM(renderer, pool, guards=GUARDS, end=NEVER))
     with _timed() as engine_seconds, _in_thread(app) as port:
         connection = http.client.HTTPConnection("127.0.0.1", port)
@@ -246,7 +246,7 @@ async def overload(server: ApiServer, sizes: dict[str, int]) -> dict[str, Any]:
         "turns_per_minute": 60 * rates[1],
         "turn_ms_p50": statistics.median(tally.milliseconds),
         "turn_ms_p99": statistics.quantiles(tally.milliseconds, n=100)[98],
-        "engine_set_aside": sum("set aside" in line for line in server.warnings),
+        "engine_set_aside": sum("out of rotation" in line for line in server.warnings),
         "counters": increase,
         "counters_balance": increase["received"] == sum(t.sent for t in tallies)
         and increase["received"] == sum(increase.get(name, 0) for name in OUTCOMES)
@@ -299,7 +299,7 @@ def main(argv: list[str]) -> int:
     settings = EngineSettings(eager=args.quick, max_model_len=window, cores=cores)
     with private_socket() as path:
         command = engine_command(model, settings, listen=path)
-        with Engine.of(command, settings, progress=console.print) as engine:
+        with Engine.from_settings(command, settings, progress=console.print) as engine:
             startup_s = engine.start()
             figures = asyncio.run(measure(model, engine.command.url, sizes, args.only))
     versions = {name: metadata.version(name) for name in ("fastapi", "uvicorn", "httpx2", "torch")}

@@ -42,9 +42,9 @@ def supervised(model: Path, cores: list[int]) -> Iterator[Engine]:
     settings = EngineSettings(eager=True, cores=tuple(cores), max_model_len=window)
     with private_socket() as path:
         command = engine_command(model, settings, listen=path)
-        with Engine.of(command, settings, progress=lambda _: None) as engine:
+        with Engine.from_settings(command, settings, progress=lambda _: None) as engine:
             engine.start()
-            engine.keep_running()
+            engine.supervise()
             yield engine
 
 

@@ -1,3 +1,3 @@
-"""The User LM as an HTTP endpoint: a FastAPI front that renders tokens, and vLLM in a process of its own."""
+"""HTTP endpoint of the User LM: a FastAPI server that renders prompts to tokens, and vLLM in its own process."""
 
 import usersim  # noqa: F401 - installs the import hook for renamed modules

@@ -1,4 +1,4 @@
-"""The FastAPI application over a User LM; needs no torch and starts nothing by itself."""
+"""FastAPI application over a User LM; needs no torch and starts no process."""
 
 from __future__ import annotations
 
@@ -15,23 +15,22 @@ from serve.api import chat, native, playground, promptfoo
 from serve.api.service import Service
 from serve.config import ServeConfig
 from serve.http import errors
-from serve.http.auth import Gate
-from serve.http.errors import Problem
-from serve.http.keys import KeyRing, configured
+from serve.http.auth import AuthMiddleware
+from serve.http.errors import ErrorEnvelope
+from serve.http.keys import KeyRing, load_keys
 from serve.http.logs import Sink
-from serve.http.middleware import Door, Intake
-from serve.http.shutdown import Drain
-from serve.routing.load_balancer import EnginePool
+from serve.http.middleware import AccessLogMiddleware, BodyLimitMiddleware
+from serve.http.shutdown import Shutdown
+from serve.routing.load_balancer import LoadBalancer
 from usersim.populations.sample import Population
 from usersim.users.userlm import UserLM
 
 DESCRIPTION = """A language model of the *human* side of a chat. `/v1/user/turns` takes a hidden goal, a
-persona and the conversation so far, and gives the user's next turn with the probability that the
-conversation ends here; `/v1/user/profiles` draws users from the
-model's population; `/v1/chat/completions` is the same user for tools that speak OpenAI's interface, in each
-tool's own dialect, chosen by the model's name or by the prompt."""
+persona and the conversation so far. It returns the user's next turn with the probability that the conversation
+ends here. `/v1/user/profiles` draws users from the model's population. `/v1/chat/completions` is the same user for
+tools that use OpenAI's interface, in the tool's own dialect, chosen by the model's name or by the prompt."""
 
-PLACES = {
+INDEX = {
     "turns": "POST /v1/user/turns, /v1/user/turns/batch, /v1/user/termination",
     "users": "POST /v1/user/profiles",
     "openai": "base URL …/v1: POST /v1/chat/completions, GET /v1/models",
@@ -48,12 +47,20 @@ def create_app(
     population: Population | None = None,
     log_sink: Sink | None = None,
 ) -> FastAPI:
-    """`app.state` holds what outlives a request: `service` (counters), `drain`, `keys`. The app closes `user` when
-    it shuts down."""
+    """Builds the application with its routes and middleware.
+
+    Args:
+        user: The User LM; closed at shutdown.
+        population: Population for /v1/user/profiles; None: 404.
+        log_sink: Sink of the access log; None: no access log.
+
+    Returns:
+        The application. Its `state` holds `service` (counters and aliases), `shutdown` and `keys`.
+    """
     service = Service(config, user, population)
-    drain, keys = (
-        Drain(config.drain_delay_s, config.drain_timeout_s),
-        KeyRing(configured(config), is_open=config.is_open),
+    shutdown, keys = (
+        Shutdown(config.drain_delay_s, config.drain_timeout_s),
+        KeyRing(load_keys(config), is_open=config.is_open),
     )
 
     @asynccontextmanager
@@ -68,34 +75,34 @@ def create_app(
         lifespan=lifespan,
         redoc_url=None,
     )
-    app.state.service, app.state.drain, app.state.keys = service, drain, keys
-    # The gate reads the keys; this is for /docs and for clients made from the OpenAPI document.
-    told = [] if keys.open else [Depends(HTTPBearer(auto_error=False))]
+    app.state.service, app.state.shutdown, app.state.keys = service, shutdown, keys
+    # `AuthMiddleware` checks the keys; this only documents them in /docs and in the OpenAPI document.
+    dependencies = [] if keys.is_open else [Depends(HTTPBearer(auto_error=False))]
     for dialect in (native, chat, promptfoo):
-        app.include_router(dialect.router(service), dependencies=told)
-    app.include_router(operations(service, drain))
+        app.include_router(dialect.router(service), dependencies=dependencies)
+    app.include_router(operations(service, shutdown))
     app.include_router(playground.router(service))
-    errors.install(app)
-    if isinstance(user.sampler, EnginePool):
+    errors.install_handlers(app)
+    if isinstance(user.sampler, LoadBalancer):
         service.metrics.include(user.sampler.metrics)
     if log_sink is not None:
         service.metrics.log_dropped.set_function(lambda: log_sink.dropped)
-    # The last one added is the outermost.
+    # The middleware added last is the outermost.
     app.add_middleware(
-        Intake,
+        BodyLimitMiddleware,
         max_bytes=config.max_body_bytes,
         body_s=config.limits.body_s,
         log_content=config.log_content,
     )
     app.add_middleware(
-        Gate,
-        drain=drain,
+        AuthMiddleware,
+        shutdown=shutdown,
         keys=keys,
         protect_metrics=config.protect_metrics,
         host=None if config.open_access else config.host,
     )
     app.add_middleware(
-        Door,
+        AccessLogMiddleware,
         metrics=service.metrics,
         routes=frozenset(str(getattr(route, "path", "")) for route in app.routes),
         timeout_s=config.request_timeout_s,
@@ -105,13 +112,13 @@ def create_app(
     return app
 
 
-def operations(service: Service, drain: Drain) -> APIRouter:
-    """What machines ask: is it alive, can it serve, what has it done."""
+def operations(service: Service, shutdown: Shutdown) -> APIRouter:
+    """Routes for operations: index, liveness, readiness, metrics and version."""
     routes = APIRouter(tags=["operations"])
 
-    @routes.get("/", summary="Where things are")
+    @routes.get("/", summary="Index of the routes")
     async def index() -> dict[str, str]:
-        return PLACES
+        return INDEX
 
     @routes.get("/health", summary="This process is alive")
     async def health() -> dict[str, str]:
@@ -119,15 +126,17 @@ def operations(service: Service, drain: Drain) -> APIRouter:
 
     @routes.get("/ready", summary="The engine answered a real completion within the last seconds")
     async def ready() -> Response:
-        if drain.begun:
-            return Problem(503, "engine_unavailable", "this server is leaving", retry=True).response()
+        if shutdown.has_begun:
+            return ErrorEnvelope(
+                503, "engine_unavailable", "the server is shutting down", retry=True
+            ).response()
         sampler = service.user.sampler
-        # Whatever is no pool of engines lives in this process.
-        works = not isinstance(sampler, EnginePool) or await sampler.ready(service.config.ready_for_s)
-        service.metrics.engine_up.set(works)
-        if works:
+        # Every other sampler runs in this process.
+        is_working = not isinstance(sampler, LoadBalancer) or await sampler.ready(service.config.ready_for_s)
+        service.metrics.engine_up.set(is_working)
+        if is_working:
             return Response('{"status":"ready"}', media_type="application/json")
-        return Problem(503, "engine_unavailable", "the engine does not answer", retry=True).response()
+        return ErrorEnvelope(503, "engine_unavailable", "the engine does not answer", retry=True).response()
 
     @routes.get("/metrics", summary="Prometheus")
     async def metrics() -> Response:

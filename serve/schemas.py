@@ -1,4 +1,4 @@
-"""What is asked over the wire. Where we own the dialect an unknown field is an error."""
+"""Request schemas of the endpoint's own dialect, in which an unknown field is an error."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ Text = Annotated[str, StringConstraints(max_length=MAX_CHARACTERS)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63, strict=True)]
 Label = Annotated[str, StringConstraints(max_length=512)]
 AS_TEXT, AS_OBJECT, AS_PARTS = "as text", "as an object", "as parts"
-"""Forms of one field; complaints leave them out."""
+"""Tags of the forms of a field; left out of error messages."""
 
 
-class FirstOnly(FailFast):
-    """The first bad element refuses a list. In a union, for which metadata has to be hashable."""
+class HashableFailFast(FailFast):
+    """FailFast for lists in unions, whose metadata must be hashable."""
 
     __hash__ = object.__hash__
 
 
-class AskedGoal(Goal):
-    """A `Goal`, of which the first bad facet is refused without a look at the others."""
+class GoalInput(Goal):
+    """A `Goal` whose validation stops at the first invalid facet."""
 
-    facets: Annotated[tuple[Facet, ...], FirstOnly()] = ()
+    facets: Annotated[tuple[Facet, ...], HashableFailFast()] = ()
 
 
-def form_of(value: Any) -> str | None:
-    """Which form of a union a value has; None for no such form."""
+def _form_of(value: Any) -> str | None:
+    """Tag of a value's form; None for an unknown form."""
     forms = {str: AS_TEXT, dict: AS_OBJECT, list: AS_PARTS}
     return next(
         (form for kind, form in forms.items() if isinstance(value, kind)),
@@ -51,25 +51,25 @@ def form_of(value: Any) -> str | None:
     )
 
 
-def either(what: str) -> Discriminator:
-    """`what` is said where a value has none of the forms."""
-    return Discriminator(form_of, custom_error_type="form", custom_error_message=what)
+def form_discriminator(message: str) -> Discriminator:
+    """Discriminator by form; `message` is the error for a value of no known form."""
+    return Discriminator(_form_of, custom_error_type="form", custom_error_message=message)
 
 
 GoalField = Annotated[
-    Annotated[Text, Tag(AS_TEXT)] | Annotated[AskedGoal, Tag(AS_OBJECT)],
-    either("Input should be a sentence, or an object with summary and facets"),
+    Annotated[Text, Tag(AS_TEXT)] | Annotated[GoalInput, Tag(AS_OBJECT)],
+    form_discriminator("Input should be a sentence, or an object with summary and facets"),
 ]
 PersonaField = Annotated[
     Annotated[Text, Tag(AS_TEXT)] | Annotated[Persona, Tag(AS_OBJECT)],
-    either("Input should be a sentence, or an object with description and style"),
+    form_discriminator("Input should be a sentence, or an object with description and style"),
 ]
-WHAT_GOAL = "what the user wants: a sentence, or a Goal with facets; never shown to the assistant"
-WHAT_PERSONA = "who is talking and how: a sentence, or a Persona with a measured style"
+GOAL_DESCRIPTION = "what the user wants: a sentence, or a Goal with facets; never shown to the assistant"
+PERSONA_DESCRIPTION = "who is talking and how: a sentence, or a Persona with a measured style"
 
 
-class Message(BaseModel):
-    """True roles: `user` is the simulated user."""
+class ConversationMessage(BaseModel):
+    """Message with true roles: `user` is the simulated user."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -81,16 +81,16 @@ class Message(BaseModel):
 
 
 class SamplingFields(BaseModel):
-    """Left out: the server's default."""
+    """Sampling parameters; unset fields take the server's defaults."""
 
     n: int | None = Field(default=None, ge=1, le=MAX_N, strict=True, description="default: 1")
     seed: Seed | None = Field(
-        default=None, description="the same seed and the same prompt give the same turn; answers tell seeds"
+        default=None, description="the same seed and prompt give the same turn; responses report the seed"
     )
     common_noise: bool | None = Field(
         default=None,
         strict=True,
-        description="true: one seed draws the same noise whatever the prompt (common random numbers)",
+        description="true: a seed gives the same noise for every prompt (common random numbers)",
     )
     temperature: float | None = Field(default=None, ge=0, le=2, strict=True)
     top_p: float | None = Field(default=None, gt=0, le=1, strict=True)
@@ -107,8 +107,8 @@ class SamplingFields(BaseModel):
     )
 
 
-class Situation(BaseModel):
-    """Who the user is and what was said so far."""
+class ConversationInput(BaseModel):
+    """Profile of the user and the conversation so far."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -116,21 +116,21 @@ class Situation(BaseModel):
     goal: GoalField | None = Field(
         default=None,
         validation_alias=AliasChoices("goal", "intent", "scenario", "instruction"),
-        description=WHAT_GOAL,
+        description=GOAL_DESCRIPTION,
     )
     persona: PersonaField | None = Field(
         default=None,
         validation_alias=AliasChoices("persona", "profile"),
-        description=WHAT_PERSONA,
+        description=PERSONA_DESCRIPTION,
     )
-    messages: Annotated[list[Message], FirstOnly()] = Field(
+    messages: Annotated[list[ConversationMessage], HashableFailFast()] = Field(
         default=[], max_length=MAX_MESSAGES, description="alternating; empty, or ending with the assistant"
     )
     conversation_id: str | None = Field(
         default=None,
         max_length=128,
-        description="the same one for the turns of one conversation goes to the same engine, whose cache knows "
-        "the beginning; nothing is kept",
+        description="routing key: turns of one conversation go to the same engine, whose prefix cache holds the "
+        "history; nothing is stored",
     )
     metadata: dict[Label, Label] | None = Field(
         default=None, max_length=16, description="for the client's own use; ignored"
@@ -138,14 +138,14 @@ class Situation(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_name_each(cls, given: Any) -> Any:
-        """Two names of one field would be resolved silently."""
-        if isinstance(given, dict):
+    def _refuse_two_names(cls, values: Any) -> Any:
+        """Refuses two names of one field, which pydantic would resolve silently."""
+        if isinstance(values, dict):
             for names in (("goal", "intent", "scenario", "instruction"), ("persona", "profile")):
-                used = [name for name in names if name in given]
+                used = [name for name in names if name in values]
                 if len(used) > 1:
                     raise ValueError(f"{' and '.join(used)} are the same field; give one")
-        return given
+        return values
 
     def profile(self) -> UserProfile:
         return as_profile(self.goal, self.persona)
@@ -162,7 +162,7 @@ class StreamOptions(BaseModel):
     )
 
 
-class UserTurnRequest(Situation, SamplingFields):
+class UserTurnRequest(ConversationInput, SamplingFields):
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={
@@ -178,7 +178,7 @@ class UserTurnRequest(Situation, SamplingFields):
     max_tokens: int | None = Field(default=None, ge=1, le=4096, strict=True)
     act: Act | None = Field(
         default=None,
-        description="what the turn is to do, of a model that was trained to be told; not the opening",
+        description="act of the turn, for models trained with acts; not for the opening turn",
     )
     logprobs: bool = Field(
         default=False, strict=True, description="every sampled token with its log-probability"
@@ -188,14 +188,14 @@ class UserTurnRequest(Situation, SamplingFields):
         ge=0,
         le=MAX_TOP_LOGPROBS,
         strict=True,
-        description="needs logprobs: so many likeliest tokens beside each",
+        description="number of likeliest tokens per position; needs logprobs",
     )
     return_token_ids: bool = Field(default=False, strict=True)
     stream: bool = Field(default=False, strict=True, description="server-sent events; one turn, not n")
     stream_options: StreamOptions | None = None
 
     @model_validator(mode="after")
-    def _fits_together(self) -> UserTurnRequest:
+    def _check_combinations(self) -> UserTurnRequest:
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs: true")
         if self.stream and self.top_logprobs:
@@ -209,12 +209,12 @@ class UserTurnRequest(Situation, SamplingFields):
         return self
 
     @property
-    def likeliest(self) -> int | None:
-        """How many tokens to name beside each sampled one; None: not even those sampled."""
+    def logprob_count(self) -> int | None:
+        """Number of likeliest tokens per position; None: no log-probabilities at all."""
         return self.top_logprobs if self.logprobs or self.return_token_ids else None
 
 
-class TerminationRequest(Situation):
+class TerminationRequest(ConversationInput):
     end_of_conversation: EndPolicy | None = Field(
         default=None,
         description="mode never and greedy as for a turn; every other mode decides by the threshold",
@@ -222,7 +222,7 @@ class TerminationRequest(Situation):
 
 
 class ProfilesRequest(BaseModel):
-    """Users to draw from the model's population."""
+    """Request for users sampled from the model's population."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"n": 3, "seed": 1}})
 
@@ -236,8 +236,8 @@ class ProfilesRequest(BaseModel):
 class BatchRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    # Read one by one, so that a bad one fails alone.
+    # Validated one by one, so that an invalid item fails alone.
     items: Annotated[
         list[Annotated[dict[str, Any], WithJsonSchema({"$ref": "#/components/schemas/UserTurnRequest"})]],
-        FirstOnly(),
+        HashableFailFast(),
     ] = Field(min_length=1, max_length=MAX_BATCH)

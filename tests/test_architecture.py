@@ -1,4 +1,4 @@
-"""The rooms and the arrows between them: docs/ARCHITECTURE.md, checked on the source."""
+"""Import rules of docs/ARCHITECTURE.md, checked on the source."""
 
 from __future__ import annotations
 

@@ -226,7 +226,7 @@ def compare_settings(
 
 
 def chosen(table: Sequence[SettingResult]) -> Setting:
-    """Returns the setting with the accuracy nearest to 0.5; at a tie the fewest candidates, then the nearest to the default."""
+    """Returns the setting with the accuracy nearest to 0.5; at a tie the fewest candidates, then the default-most."""
     best = min(table, key=lambda row: (_distance(row), row.best_of, _steps_from_default(row)))
     return best.temperature, best.top_p, best.best_of
 

@@ -1,6 +1,6 @@
-"""`POST /v1/chat/completions`: the simulated user behind OpenAI's interface, in the dialects of `serve.api.dialects`.
+"""`POST /v1/chat/completions`: the simulated user through OpenAI's interface, in the dialects of `serve.api.dialects`.
 
-When the end of the conversation was sampled, the content is the marker that the client's own prompt asks for.
+A turn that ends the conversation has as content the stop marker that the client's prompt names.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from serve.api.chat_schemas import ChatChoice, ChatRequest, ChatResponse, ChatSaid
+from serve.api.chat_schemas import ChatChoice, ChatReply, ChatRequest, ChatResponse
 from serve.api.dialects import aliases, dialect_of, read, served_name
-from serve.api.dialects.reading import Reading
+from serve.api.dialects.parsed_prompt import ParsedPrompt
 from serve.api.service import Service, usage
 from serve.api.streaming import EventStream
 from serve.http.errors import RequestError
@@ -33,9 +33,9 @@ UNSUPPORTED = {
     "modalities": ["text"],
     "audio": None,
 }
-"""Names of OpenAI's and vLLM's that would change the answer, with a value that would not."""
-MAX_TOLD = 20
-PLAIN = re.compile(r"[A-Za-z0-9_-]{1,40}")
+"""Unsupported parameters of OpenAI and vLLM that would change the answer, each with its neutral value."""
+MAX_IGNORED_NAMES = 20
+HEADER_SAFE_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 
 def router(service: Service) -> APIRouter:
@@ -49,20 +49,20 @@ def router(service: Service) -> APIRouter:
     async def chat_completions(request: ChatRequest, response: Response) -> ChatResponse | EventStream:
         service.check_model(served_name(request.model, service.names))
         refuse_unsupported(request)
-        dialect, reading = read(dialect_of(request.model), request.messages)
-        refuse_other_answers(request, reading)
-        turns = await sample(service, request, reading)
+        dialect, prompt = read(dialect_of(request.model), request.messages)
+        refuse_response_format(request, prompt)
+        turns = await sample(service, request, prompt)
         answer = ChatResponse(
             id=f"chatcmpl-{uuid.uuid4().hex}",
             created=int(time.time()),
             model=request.model,
-            choices=[_choice(index, turn, reading, request.stops) for index, turn in enumerate(turns)],
+            choices=[_choice(index, turn, prompt, request.stops) for index, turn in enumerate(turns)],
             usage=usage(turns),
         )
         headers = {"X-UserLM-Dialect": dialect}
         if warnings := _warnings(request, turns):
             headers["X-UserLM-Warning"] = ", ".join(warnings)
-        if ignored := _ignored(request):
+        if ignored := _ignored_names(request):
             headers["X-UserLM-Ignored"] = ", ".join(ignored)
         if request.stream:
             with_usage = bool(request.stream_options and request.stream_options.include_usage)
@@ -83,34 +83,36 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-async def sample(service: Service, request: ChatRequest, reading: Reading) -> list[UserTurn]:
-    given = as_profile(request.goal, request.persona)
+async def sample(service: Service, request: ChatRequest, prompt: ParsedPrompt) -> list[UserTurn]:
+    """Samples the request's turns; `goal` and `persona` of the request override those of the prompt."""
+    request_profile = as_profile(request.goal, request.persona)
     profile = UserProfile(
-        goal=given.goal or reading.profile.goal, persona=given.persona or reading.profile.persona
+        goal=request_profile.goal or prompt.profile.goal,
+        persona=request_profile.persona or prompt.profile.persona,
     )
     affinity = request.conversation_id
-    if reading.only_leaving:
-        leaving = await service.termination(
-            profile, reading.history, request.end_of_conversation, affinity=affinity
+    if prompt.only_termination:
+        termination = await service.termination(
+            profile, prompt.history, request.end_of_conversation, affinity=affinity
         )
-        wordless = UserTurn(
+        turn = UserTurn(
             text="",
-            ends=leaving.ends,
-            end_probability=leaving.end_probability,
-            finish="end" if leaving.ends else "stop",
+            ends=termination.ends,
+            end_probability=termination.end_probability,
+            finish="end" if termination.ends else "stop",
             logprob=0.0,
             tokens=0,
-            prompt_tokens=leaving.prompt_tokens,
+            prompt_tokens=termination.prompt_tokens,
         )
-        return [wordless] * (request.n or 1)
-    if not reading.may_end and request.end_of_conversation is None:
+        return [turn] * (request.n or 1)
+    if not prompt.may_end and request.end_of_conversation is None:
         request = request.model_copy(update={"end_of_conversation": EndPolicy(mode="never")})
     limit = request.limit and min(request.limit, MAX_TOKENS)
-    return await service.turns(profile, reading.history, request, max_tokens=limit, affinity=affinity)
+    return await service.turns(profile, prompt.history, request, max_tokens=limit, affinity=affinity)
 
 
 def refuse_unsupported(request: ChatRequest) -> None:
-    """What would silently change the meaning of the answer; an empty list of tools does not."""
+    """Raises RequestError for parameters that would change the meaning of the answer; empty tool lists are accepted."""
     for name in ("tools", "functions"):
         if getattr(request, name):
             raise RequestError(
@@ -122,28 +124,39 @@ def refuse_unsupported(request: ChatRequest) -> None:
             raise RequestError(f"{name}: not supported here; leave it out", code=code, param=name)
 
 
-def _ignored(request: ChatRequest) -> list[str]:
-    """Names that mean nothing here, as far as they can stand in a header."""
-    given = (name for name, value in (request.model_extra or {}).items() if value is not None)
-    return [name for name in given if PLAIN.fullmatch(name) and name not in UNSUPPORTED][:MAX_TOLD]
+def _ignored_names(request: ChatRequest) -> list[str]:
+    """Unknown parameters of the request whose names fit into a header."""
+    names = (name for name, value in (request.model_extra or {}).items() if value is not None)
+    return [name for name in names if HEADER_SAFE_NAME.fullmatch(name) and name not in UNSUPPORTED][
+        :MAX_IGNORED_NAMES
+    ]
 
 
 def _warnings(request: ChatRequest, turns: list[UserTurn]) -> list[str]:
-    """temperature-0 is left over from prompting assistants: a user who always says the likeliest thing. What the
-    guards refused of that (mostly: what the user had said before) was drawn warm."""
+    """Warnings for the response header.
+
+    Temperature 0, a habit from prompting assistants, gives a user who always says the likeliest thing. Turns that the
+    guards rejected (mostly repeats) were sampled again at a higher temperature: "drawn-warm".
+    """
     if request.temperature != 0:
         return []
     return ["temperature-0", *(["drawn-warm"] if any(turn.rejected for turn in turns) else [])]
 
 
-def refuse_other_answers(request: ChatRequest, reading: Reading) -> None:
-    """JSON only where the dialect makes it, a schema only with the same keys."""
-    wanted = request.response_format or {}
-    if wanted.get("type", "text") == "text" or (reading.keys and wanted.get("type") == "json_object"):
+def refuse_response_format(request: ChatRequest, prompt: ParsedPrompt) -> None:
+    """Raises RequestError for a response format other than the dialect's own."""
+    response_format = request.response_format or {}
+    if response_format.get("type", "text") == "text" or (
+        prompt.reply_keys and response_format.get("type") == "json_object"
+    ):
         return
-    if reading.keys and wanted.get("type") == "json_schema" and _properties(wanted) == reading.keys:
+    if (
+        prompt.reply_keys
+        and response_format.get("type") == "json_schema"
+        and _properties(response_format) == prompt.reply_keys
+    ):
         return
-    keys = ", ".join(sorted(reading.keys))
+    keys = ", ".join(sorted(prompt.reply_keys))
     form = (
         f"the answer to this prompt is a JSON object with {keys}"
         if keys
@@ -163,12 +176,12 @@ def _properties(response_format: dict[str, Any]) -> frozenset[str]:
         return frozenset()
 
 
-def _choice(index: int, turn: UserTurn, reading: Reading, stops: list[str]) -> ChatChoice:
+def _choice(index: int, turn: UserTurn, prompt: ParsedPrompt, stops: list[str]) -> ChatChoice:
     if (end := min((at for stop in stops if (at := turn.text.find(stop)) >= 0), default=None)) is not None:
         turn = turn.model_copy(update={"text": turn.text[:end].rstrip(), "finish": "stop"})
     return ChatChoice(
         index=index,
-        message=ChatSaid(content=reading.write(turn)),
+        message=ChatReply(content=prompt.format_reply(turn)),
         finish_reason="length" if turn.finish == "length" else "stop",
         end_of_conversation=turn.ends,
         end_of_conversation_prob=turn.end_probability,
@@ -180,10 +193,9 @@ def _choice(index: int, turn: UserTurn, reading: Reading, stops: list[str]) -> C
 
 
 async def chunks(answer: ChatResponse, *, include_usage: bool) -> AsyncGenerator[dict[str, Any], None]:
-    """Of each choice the role, the words, and why it stopped with everything that OpenAI has no word for.
+    """Chunks of a stream: for each choice its role, its text, and its finish reason with our extra fields.
 
-    The words are one delta: only of a finished turn is it known that the guards let it pass and that it holds
-    no marker.
+    The text is one delta: only a finished turn is known to pass the guards and to hold no stop marker.
     """
     head: dict[str, Any] = answer.model_dump(include={"id", "created", "model"})
     head |= {"object": "chat.completion.chunk"} | ({"usage": None} if include_usage else {})

@@ -1,4 +1,4 @@
-"""OpenAI's chat completion as it goes over the wire, as far as it means anything for a simulated user."""
+"""Request and response schemas of OpenAI's chat completion, with the fields that apply to a simulated user."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Tag, model_validator
 
-from serve.api.responses import Usage
+from serve.api.responses import CompletionUsage
 from serve.schemas import (
     AS_PARTS,
     AS_TEXT,
+    GOAL_DESCRIPTION,
     MAX_MESSAGES,
-    WHAT_GOAL,
-    WHAT_PERSONA,
-    FirstOnly,
+    PERSONA_DESCRIPTION,
     GoalField,
+    HashableFailFast,
     PersonaField,
     SamplingFields,
     Text,
-    either,
+    form_discriminator,
 )
 
-TOOLS = ("tool", "function")
-Stop = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+TOOL_ROLES = ("tool", "function")
+StopText = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 
 
 class ContentPart(BaseModel):
@@ -31,24 +31,24 @@ class ContentPart(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _is_text(cls, given: Any) -> Any:
-        """A refusal is words, too. Pictures and sounds are named as what they are."""
-        kind = given.get("type") if isinstance(given, dict) else None
+    def _read_part(cls, values: Any) -> Any:
+        """Reads a refusal as text; names the type of any other part in the error."""
+        kind = values.get("type") if isinstance(values, dict) else None
         if kind == "refusal":
-            return {"type": "text", "text": given.get("refusal")}
+            return {"type": "text", "text": values.get("refusal")}
         if isinstance(kind, str) and kind != "text":
             raise ValueError(f"a part of type {kind[:40]!r}; only text is read here")
-        return given
+        return values
 
 
 class ChatMessage(BaseModel):
-    """Whose words they are depends on the dialect: in a flipped chat the agent under test is `user`."""
+    """Message of a chat. The dialect decides on its side: in a flipped chat the agent under test is `user`."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: (
         Annotated[
-            Annotated[Text, Tag(AS_TEXT)] | Annotated[list[ContentPart], FirstOnly(), Tag(AS_PARTS)],
-            either("Input should be text, or a list of parts"),
+            Annotated[Text, Tag(AS_TEXT)] | Annotated[list[ContentPart], HashableFailFast(), Tag(AS_PARTS)],
+            form_discriminator("Input should be text, or a list of parts"),
         ]
         | None
     ) = None
@@ -56,26 +56,26 @@ class ChatMessage(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _as_a_person_sees_it(cls, given: Any) -> Any:
-        """What a tool gave back is not read, however long; an agent that only refuses says its refusal."""
-        if not isinstance(given, dict):
-            return given
-        if given.get("role") in TOOLS:
-            return given | {"content": None}
-        if given.get("content") is None and given.get("refusal") is not None:
-            return given | {"content": given["refusal"]}
-        return given
+    def _drop_tool_results(cls, values: Any) -> Any:
+        """Drops tool results, however long, and reads the refusal of an agent that says nothing else."""
+        if not isinstance(values, dict):
+            return values
+        if values.get("role") in TOOL_ROLES:
+            return values | {"content": None}
+        if values.get("content") is None and values.get("refusal") is not None:
+            return values | {"content": values["refusal"]}
+        return values
 
     @model_validator(mode="after")
-    def _says_something(self) -> ChatMessage:
+    def _check_content(self) -> ChatMessage:
         if self.content is None and not self.is_tool_traffic:
             raise ValueError("content is missing")
         return self
 
     @property
     def is_tool_traffic(self) -> bool:
-        """Between an agent and its tools, and no more than that: a person in a chat does not see it."""
-        return self.role in TOOLS or (bool(self.tool_calls) and not self.text.strip())
+        """True for messages between an agent and its tools only, which a person in a chat does not see."""
+        return self.role in TOOL_ROLES or (bool(self.tool_calls) and not self.text.strip())
 
     @property
     def text(self) -> str:
@@ -84,12 +84,12 @@ class ChatMessage(BaseModel):
         return "\n".join(part.text for part in self.content)
 
 
-class StreamOptions(BaseModel):
+class ChatStreamOptions(BaseModel):
     include_usage: bool | None = Field(default=None, strict=True)
 
 
 class ChatRequest(SamplingFields):
-    """OpenAI's request. What would change the answer is refused; other names are ignored, and told."""
+    """OpenAI's request. Fields that would change the answer are refused; unknown others are ignored and reported."""
 
     model_config = ConfigDict(
         extra="allow",
@@ -108,33 +108,34 @@ class ChatRequest(SamplingFields):
     )
 
     model: str = Field(max_length=512)
-    messages: Annotated[list[ChatMessage], FirstOnly()] = Field(
+    messages: Annotated[list[ChatMessage], HashableFailFast()] = Field(
         min_length=1,
         max_length=MAX_MESSAGES,
-        description="roles flipped: the agent speaks as `user`, and last; a system message says what the user wants",
+        description="roles flipped: the agent speaks as `user`, and last; the system message holds the user's goal",
     )
     max_tokens: int | None = Field(default=None, ge=1, strict=True)
     max_completion_tokens: int | None = Field(default=None, ge=1, strict=True)
     stop: (
         Annotated[
-            Annotated[Stop, Tag(AS_TEXT)] | Annotated[list[Stop], FirstOnly(), Tag(AS_PARTS)],
-            either("Input should be text, or a list of texts"),
+            Annotated[StopText, Tag(AS_TEXT)] | Annotated[list[StopText], HashableFailFast(), Tag(AS_PARTS)],
+            form_discriminator("Input should be text, or a list of texts"),
         ]
         | None
-    ) = Field(default=None, description="the user's words are cut before the first of these")
+    ) = Field(default=None, description="the turn is cut before the first of these")
     stream: bool | None = Field(default=None, strict=True)
-    stream_options: StreamOptions | None = None
+    stream_options: ChatStreamOptions | None = None
     tools: list[Any] | None = None
     functions: list[Any] | None = None
     response_format: dict[str, Any] | None = None
     goal: GoalField | None = Field(
-        default=None, description=f"beyond OpenAI, instead of the goal in the messages: {WHAT_GOAL}"
+        default=None, description=f"beyond OpenAI, instead of the goal in the messages: {GOAL_DESCRIPTION}"
     )
     persona: PersonaField | None = Field(
-        default=None, description=f"beyond OpenAI, instead of the persona in the messages: {WHAT_PERSONA}"
+        default=None,
+        description=f"beyond OpenAI, instead of the persona in the messages: {PERSONA_DESCRIPTION}",
     )
     conversation_id: str | None = Field(
-        default=None, max_length=128, description="beyond OpenAI, as in a turn's request"
+        default=None, max_length=128, description="beyond OpenAI, as in /v1/user/turns"
     )
 
     @property
@@ -146,16 +147,16 @@ class ChatRequest(SamplingFields):
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
 
-class ChatSaid(BaseModel):
+class ChatReply(BaseModel):
     role: Literal["assistant"] = "assistant"
     content: str
 
 
 class ChatChoice(BaseModel):
-    """OpenAI's choice; what it lacks rides along as further keys, which OpenAI's client keeps."""
+    """OpenAI's choice with further keys, which OpenAI's client keeps."""
 
     index: int
-    message: ChatSaid
+    message: ChatReply
     finish_reason: Literal["stop", "length"]
     logprobs: None = None
     end_of_conversation: bool
@@ -172,4 +173,4 @@ class ChatResponse(BaseModel):
     created: int
     model: str
     choices: list[ChatChoice]
-    usage: Usage
+    usage: CompletionUsage

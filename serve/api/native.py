@@ -1,4 +1,4 @@
-"""`/v1/user/…`: the endpoint's own dialect, with true roles."""
+"""Routes `/v1/user/…`: the endpoint's own dialect, with true roles."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from serve.api.responses import (
     BatchResponse,
     BatchResult,
     ChunkChoice,
+    CompletionUsage,
     ContentToken,
     Delta,
     ErrorFacts,
     LikelyToken,
     ProfilesResponse,
     PromptFacts,
-    SaidMessage,
     TerminationResponse,
     TokenLogprobs,
-    Usage,
+    UserMessage,
     UserTurnChoice,
     UserTurnChunk,
     UserTurnResponse,
 )
 from serve.api.service import Service, usage
 from serve.api.streaming import EventStream, error_body
-from serve.http import request_context as visit
-from serve.http.errors import RequestError, problem
+from serve.http import request_context
+from serve.http.errors import RequestError, error_envelope
 from serve.http.strict_json import StrictRoute
 from serve.schemas import BatchRequest, ProfilesRequest, TerminationRequest, UserTurnRequest
 from usersim.errors import UsersimError
@@ -45,11 +45,11 @@ from usersim.types import UserTurn
 from usersim.users.protocols import TurnPiece
 
 log = logging.getLogger(__name__)
-STREAM: dict[int | str, dict[str, Any]] = {
+STREAM_RESPONSE: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "The turns. With `stream: true` server-sent events, each a `user.turn.chunk`: the choice of "
-        "the first has `end_of_conversation_prob`, those that follow have `delta.content`, the last has "
-        "`finish_reason` and the facts of a turn; then `[DONE]`. An error half-way is an event with `error`.",
+        "description": "The turns. With `stream: true` server-sent events, each a `user.turn.chunk`. The first choice "
+        "has `end_of_conversation_prob`, the next have `delta.content`, the last has `finish_reason` and the other "
+        "fields of a turn; then `[DONE]`. An error during the stream is an event with `error`.",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     }
 }
@@ -62,14 +62,14 @@ def router(service: Service) -> APIRouter:
         "/v1/user/turns",
         summary="The next user turn, n alternatives for it, or a stream",
         response_model=UserTurnResponse,
-        responses=STREAM,
+        responses=STREAM_RESPONSE,
     )
     async def user_turns(request: UserTurnRequest) -> Response:
         if request.stream:
-            head = _head(service, request.model)  # an unknown model is refused before anything streams
+            head = _head(service, request.model)  # refuses an unknown model before the stream starts
             return EventStream(_chunks(service, request, head))
         answer = await _turns(service, request)
-        # Made by us from the model itself: FastAPI would validate all of it once more.
+        # Serialised here: FastAPI would validate the whole response once more.
         return Response(answer.model_dump_json(), media_type="application/json")
 
     @routes.post("/v1/user/turns/batch", summary="Independent turns; each has its own result or error")
@@ -77,21 +77,21 @@ def router(service: Service) -> APIRouter:
         results = await asyncio.gather(*(_item(service, *item) for item in enumerate(request.items)))
         return BatchResponse(id=f"utb_{uuid.uuid4().hex}", created=int(time.time()), results=results)
 
-    @routes.post("/v1/user/termination", summary="Whether the user would leave now; draws no words")
+    @routes.post("/v1/user/termination", summary="P(end): would the user leave now? Samples no text")
     async def termination(request: TerminationRequest) -> TerminationResponse:
         head = _head(service, request.model)
-        leaving = await service.termination(
+        termination = await service.termination(
             request.profile(),
             request.turns(),
             request.end_of_conversation,
             affinity=request.conversation_id,
         )
-        tokens = leaving.prompt_tokens
+        tokens = termination.prompt_tokens
         return TerminationResponse(
             **head,
-            end_of_conversation=leaving.ends,
-            end_of_conversation_prob=leaving.end_probability,
-            usage=Usage(prompt_tokens=tokens, completion_tokens=1, total_tokens=tokens + 1),
+            end_of_conversation=termination.ends,
+            end_of_conversation_prob=termination.end_probability,
+            usage=CompletionUsage(prompt_tokens=tokens, completion_tokens=1, total_tokens=tokens + 1),
             prompt=_prompt(service),
         )
 
@@ -104,14 +104,14 @@ def router(service: Service) -> APIRouter:
         head = _head(service, request.model)
         seed = random.getrandbits(53) if request.seed is None else request.seed
         population = service.population_of(head["model"])
-        drawn = await asyncio.to_thread(population.sample, request.n, seed)
-        return ProfilesResponse(**head, seed=seed, distance=population.distance, profiles=drawn)
+        profiles = await asyncio.to_thread(population.sample, request.n, seed)
+        return ProfilesResponse(**head, seed=seed, distance=population.distance, profiles=profiles)
 
     return routes
 
 
 def _head(service: Service, model: str | None) -> dict[str, Any]:
-    """What every answer begins with; raises RequestError for an unknown model."""
+    """Fields that begin every response; raises RequestError for an unknown model."""
     name = service.check_model(model)
     return {
         "model": name,
@@ -129,7 +129,7 @@ async def _turns(service: Service, request: UserTurnRequest) -> UserTurnResponse
         request,
         max_tokens=request.max_tokens,
         affinity=request.conversation_id,
-        logprobs=request.likeliest,
+        logprobs=request.logprob_count,
         act=request.act,
     )
     return UserTurnResponse(
@@ -140,23 +140,23 @@ async def _turns(service: Service, request: UserTurnRequest) -> UserTurnResponse
     )
 
 
-async def _item(service: Service, index: int, given: dict[str, Any]) -> BatchResult:
-    """Never raises but when it is cancelled: every item ends in a body or an error of its own."""
+async def _item(service: Service, index: int, fields: dict[str, Any]) -> BatchResult:
+    """Result of one item, its body or its error. Raises only when cancelled."""
     try:
-        request = UserTurnRequest.model_validate(given)
+        request = UserTurnRequest.model_validate(fields)
         if request.stream:
             raise RequestError("an item of a batch cannot be a stream", param="stream")
         return BatchResult(index=index, status=200, body=await _turns(service, request))
     except ValidationError as error:
-        if (whole := visit.current()) is not None:
-            whole.asks_for(1)  # as a good one
+        if (context := request_context.current()) is not None:
+            context.count_turns(1)  # counted like a valid item
         failure: Exception = RequestValidationError(error.errors())
     except Exception as error:
         if not isinstance(error, (UsersimError, RequestError)):
             log.exception("item %d of a batch", index)
         failure = error
     facts = ErrorFacts.model_validate(error_body(failure)["error"])
-    return BatchResult(index=index, status=problem(failure).status, error=facts)
+    return BatchResult(index=index, status=error_envelope(failure).status, error=facts)
 
 
 async def _chunks(
@@ -168,7 +168,7 @@ async def _chunks(
         request,
         max_tokens=request.max_tokens,
         affinity=request.conversation_id,
-        logprobs=request.likeliest is not None,
+        logprobs=request.logprob_count is not None,
         act=request.act,
     )
     role: Delta | None = Delta(role="user", content="")
@@ -193,9 +193,9 @@ def _chunk(head: dict[str, Any], choices: list[ChunkChoice], **more: Any) -> dic
 
 
 def _choice(index: int, turn: UserTurn, request: UserTurnRequest) -> UserTurnChoice:
-    spoken = _tokens(turn.trace, request) if isinstance(turn, DetailedTurn) else {}
-    message = SaidMessage(content=turn.text)
-    return UserTurnChoice(index=index, message=message, **_facts(turn), **spoken)
+    extras = _tokens(turn.trace, request) if isinstance(turn, DetailedTurn) else {}
+    message = UserMessage(content=turn.text)
+    return UserTurnChoice(index=index, message=message, **_facts(turn), **extras)
 
 
 def _facts(turn: UserTurn) -> dict[str, Any]:
@@ -213,14 +213,14 @@ def _facts(turn: UserTurn) -> dict[str, Any]:
 
 
 def _tokens(trace: tuple[TokenLogprob, ...], request: UserTurnRequest) -> dict[str, Any]:
-    told: dict[str, Any] = {}
+    extras: dict[str, Any] = {}
     if request.logprobs:
-        tops = [[LikelyToken(**_token(each)) for each in token.top] for token in trace]
+        tops = [[LikelyToken(**_token(candidate)) for candidate in token.top] for token in trace]
         content = [ContentToken(**_token(t), top_logprobs=top) for t, top in zip(trace, tops, strict=True)]
-        told["logprobs"] = TokenLogprobs(content=content)
+        extras["logprobs"] = TokenLogprobs(content=content)
     if request.return_token_ids:
-        told["token_ids"] = [token.id for token in trace]
-    return told
+        extras["token_ids"] = [token.id for token in trace]
+    return extras
 
 
 def _token(token: TokenLogprob) -> dict[str, Any]:

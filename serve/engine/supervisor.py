@@ -1,8 +1,8 @@
-"""A supervised engine process: started with progress, restarted with back-off, never left behind.
+"""Supervised engine process: progress at start, restarts with back-off, and no process left behind.
 
     python -m serve.engine --model smollm2-135m-instruct --port 8001 --cores 1
 
-runs one in the foreground until Ctrl-C or SIGTERM (any model folder, also a plain chat model).
+runs one in the foreground until Ctrl-C or SIGTERM. The model may be any model folder, also a plain chat model.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from typing import IO
 import httpx2
 
 from serve.config import EngineSettings
-from serve.engine.address import make_free, status_of
+from serve.engine.address import free_address, request_status
 from serve.engine.command import EngineCommand, engine_command
-from serve.http.logs import tell
+from serve.http.logs import print_status
 from usersim.errors import BackendError
 from usersim.storage.toml_config import load_config
 from usersim.weights.default_model import resolve
 
 log = logging.getLogger(__name__)
-KEEPER = Path(__file__).with_name("watchdog.py")
+WATCHDOG = Path(__file__).with_name("watchdog.py")
 STAGES = (
     (re.compile(r"non-default args"), "reading the model's config"),
     (re.compile(r"Initializing a V1 LLM engine"), "starting the core"),
@@ -43,16 +43,23 @@ STAGES = (
     (re.compile(r"Warming up model for the compilation"), "compiling (kept for the next start)"),
     (re.compile(r"Warming up done"), "compiled"),
 )
-FAILED = re.compile(r"EngineCore failed to start|Worker failed with error")
-"""The core's last words at a failed start; the server and the worker can outlive it for minutes."""
-DAMAGED = re.compile(
+STARTUP_FAILURE = re.compile(r"EngineCore failed to start|Worker failed with error")
+"""Log lines of a failed start. vLLM's server and worker processes can outlive its core process for minutes."""
+DAMAGED_KERNEL = re.compile(
     r"(\S*/torch_compile_cache/(?:torch_aot_compile/)?[^/\s]+)/\S*\.so: (?:file too short|invalid ELF)"
 )
-"""A compiled kernel that a kill left half-written; vLLM would fail on it at every start."""
+"""Log line about a compiled kernel that was half-written when vLLM was killed; it makes every start fail."""
 
 
 class Engine:
-    """One engine and its process group. A context manager: leaving it ends every process of the engine."""
+    """One engine process with its process group; a context manager that ends all its processes on exit.
+
+    Args:
+        stop_timeout_s: Seconds between SIGTERM and SIGKILL.
+        probe_every_s: Interval and timeout of one-token probes.
+        probe_misses: Failed probes in a row before a restart.
+        progress: Consumer of status lines.
+    """
 
     def __init__(
         self,
@@ -71,16 +78,16 @@ class Engine:
         self._progress = progress
         self._process: subprocess.Popen[str] | None = None
         self._lines: deque[str] = deque(maxlen=200)
-        self._stopping, self._has_failed, self._has_cleaned = (threading.Event() for _ in range(3))
-        self._watcher: threading.Thread | None = None
-        self._listener: threading.Thread | None = None
+        self._stopping, self._has_failed, self._removed_kernel = (threading.Event() for _ in range(3))
+        self._watch_thread: threading.Thread | None = None
+        self._output_thread: threading.Thread | None = None
 
     @property
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
     @classmethod
-    def of(
+    def from_settings(
         cls, command: EngineCommand, settings: EngineSettings, *, progress: Callable[[str], None]
     ) -> Engine:
         return cls(
@@ -96,41 +103,47 @@ class Engine:
         return "\n".join(list(self._lines)[-count:])
 
     def start(self) -> float:
-        """Seconds until it answered; raises BackendError with its last log lines if it does not come up."""
-        began = time.monotonic()
-        make_free(self.command.url)
+        """Starts the engine and returns the seconds until it answered.
+
+        Raises:
+            BackendError: With the engine's last log lines if it does not start, or if its port is taken.
+        """
+        started_s = time.monotonic()
+        free_address(self.command.url)
         self._spawn()
-        while not self._answers():
-            waited = time.monotonic() - began
+        while not self._is_healthy():
+            elapsed_s = time.monotonic() - started_s
             if self._stopping.is_set():
                 raise BackendError(f"engine {self.command.name}: stopped while starting")
-            if self._has_failed.is_set() and self._has_cleaned.is_set():
+            if self._has_failed.is_set() and self._removed_kernel.is_set():
                 self._progress(
-                    f"engine {self.command.name}: removed compiled kernels that a kill had left damaged"
+                    f"engine {self.command.name}: removed damaged compiled kernels; starting again"
                 )
-                self._end_group(ask=False)
+                self._kill_group(graceful=False)
                 self._spawn()
-            elif not self.alive or self._has_failed.is_set() or waited > self.startup_timeout_s:
-                raise self._failure(waited)
+            elif not self.is_alive or self._has_failed.is_set() or elapsed_s > self.startup_timeout_s:
+                raise self._startup_error(elapsed_s)
             time.sleep(0.1)
-        return time.monotonic() - began
+        return time.monotonic() - started_s
 
-    def keep_running(self) -> None:
-        """From now on a dead or hung engine is started again: after 1 s, then 2, 4 … 60 while it keeps failing."""
-        self._watcher = threading.Thread(target=self._watch, name="engine-watch", daemon=True)
-        self._watcher.start()
+    def supervise(self) -> None:
+        """Starts a thread that restarts a dead or hung engine after 1 s, then 2, 4 … 60 s while it keeps failing."""
+        self._watch_thread = threading.Thread(
+            target=self._restart_on_failure, name="engine-watch", daemon=True
+        )
+        self._watch_thread.start()
 
     def stop(self) -> None:
-        """Ends every process of the engine; safe to call twice."""
+        """Ends every process of the engine; may be called twice."""
         self._stopping.set()
-        if self._watcher is not None:
-            # First of all, so that a probe of a hung engine ends; the watcher may be starting another meanwhile.
-            self._end_group()
-            self._watcher.join()
-        self._end_group()
+        if self._watch_thread is not None:
+            # Before the join, to end a pending probe of a hung engine; the thread may start another engine meanwhile.
+            self._kill_group()
+            self._watch_thread.join()
+        self._kill_group()
 
     def wait(self) -> None:
-        """Returns when the engine has died."""
+        """Blocks until the engine process exits."""
         if self._process is not None:
             self._process.wait()
 
@@ -144,10 +157,10 @@ class Engine:
 
     def _spawn(self) -> None:
         self._has_failed.clear()
-        self._has_cleaned.clear()
-        # A session of its own: Ctrl-C in the terminal reaches the front, which then stops in its own order.
+        self._removed_kernel.clear()
+        # A separate session: Ctrl-C in the terminal reaches only the API server, which then stops the engine.
         self._process = subprocess.Popen(
-            [sys.executable, "-IS", str(KEEPER), *self.command.argv],
+            [sys.executable, "-IS", str(WATCHDOG), *self.command.argv],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -157,37 +170,39 @@ class Engine:
             start_new_session=True,
         )
         assert self._process.stdout is not None
-        self._listener = threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True)
-        self._listener.start()
+        self._output_thread = threading.Thread(
+            target=self._read_output, args=(self._process.stdout,), daemon=True
+        )
+        self._output_thread.start()
 
-    def _listen(self, output: IO[str]) -> None:
-        """Keeps the last lines, and turns milestones into progress."""
-        told: set[str] = set()
+    def _read_output(self, output: IO[str]) -> None:
+        """Keeps the engine's last lines, and reports milestones as progress."""
+        reported_stages: set[str] = set()
         with output:
             for line in output:
                 self._lines.append(line.rstrip())
-                if damaged := DAMAGED.search(line):
-                    shutil.rmtree(damaged[1], ignore_errors=True)
-                    if not Path(damaged[1]).exists():
-                        self._has_cleaned.set()
-                if FAILED.search(line):  # last: one line may be both, and `start` looks at once
+                if kernel_match := DAMAGED_KERNEL.search(line):
+                    shutil.rmtree(kernel_match[1], ignore_errors=True)
+                    if not Path(kernel_match[1]).exists():
+                        self._removed_kernel.set()
+                if STARTUP_FAILURE.search(line):  # last: a line may match both, and `start` polls meanwhile
                     self._has_failed.set()
                 log.debug("%s: %s", self.command.name, line.rstrip())
                 stage = next((words for pattern, words in STAGES if pattern.search(line)), None)
-                if stage and stage not in told:
-                    told.add(stage)
+                if stage and stage not in reported_stages:
+                    reported_stages.add(stage)
                     self._progress(f"engine {self.command.name}: {stage}")
 
-    def _answers(self) -> bool:
+    def _is_healthy(self) -> bool:
         try:
-            return self.alive and status_of(self.command.url, "GET", "/health", timeout_s=5) == 200
+            return self.is_alive and request_status(self.command.url, "GET", "/health", timeout_s=5) == 200
         except httpx2.HTTPError:
             return False
 
-    def _completes(self) -> bool:
-        """Whether it gives one token: /health of an engine whose core hangs is 200 all the same."""
+    def _can_generate(self) -> bool:
+        """Requests one token. vLLM's /health is 200 even while its core hangs."""
         try:
-            status = status_of(
+            status = request_status(
                 self.command.url,
                 "POST",
                 "/v1/completions",
@@ -196,86 +211,86 @@ class Engine:
             )
         except httpx2.HTTPError:
             return False
-        return status < 500 or status == 503  # full is not hung
+        return status < 500 or status == 503  # 503: full, not hung
 
-    def _failure(self, waited: float) -> BackendError:
+    def _startup_error(self, elapsed_s: float) -> BackendError:
         code = None if self._process is None else self._process.poll()
-        what = f"exit status {code}" if code is not None else f"no answer after {waited:.0f} s"
-        self._end_group()
+        what = f"exit status {code}" if code is not None else f"no answer after {elapsed_s:.0f} s"
+        self._kill_group()
         return BackendError(
             f"engine {self.command.name} did not start ({what}); its last lines:\n{self.last_lines()}"
         )
 
-    def _watch(self) -> None:
-        delay_s, started = 1.0, time.monotonic()
-        while (why := self._ends()) is not None:
-            delay_s = 1.0 if time.monotonic() - started > 60 else min(delay_s * 2, 60)
+    def _restart_on_failure(self) -> None:
+        delay_s, start_s = 1.0, time.monotonic()
+        while (reason := self._wait_for_failure()) is not None:
+            delay_s = 1.0 if time.monotonic() - start_s > 60 else min(delay_s * 2, 60)
             log.error(
-                "engine %s %s; again in %.0f s:\n%s", self.command.name, why, delay_s, self.last_lines()
+                "engine %s %s; again in %.0f s:\n%s", self.command.name, reason, delay_s, self.last_lines()
             )
-            self._end_group(ask=False)
+            self._kill_group(graceful=False)
             if self._stopping.wait(delay_s):
                 return
-            started = time.monotonic()
+            start_s = time.monotonic()
             self.restarts += 1
             try:
                 log.warning("engine %s is back after %.0f s", self.command.name, self.start())
             except BackendError as error:
                 log.error("%s", error)
 
-    def _ends(self) -> str | None:
-        """Returns when the engine has died or hangs; None when it is to be stopped."""
+    def _wait_for_failure(self) -> str | None:
+        """Blocks until the engine dies or hangs, and returns the reason; None after `stop`."""
         misses, probe_s = 0, time.monotonic() + self.probe_every_s
         while not self._stopping.wait(0.25):
-            if not self.alive:
+            if not self.is_alive:
                 return "died"
             if time.monotonic() < probe_s:
                 continue
-            misses = 0 if self._completes() else misses + 1
+            misses = 0 if self._can_generate() else misses + 1
             if misses == self.probe_misses:
                 return f"gave no token for {misses} probes"
             probe_s = time.monotonic() + self.probe_every_s
         return None
 
-    def _end_group(self, *, ask: bool = True) -> None:
-        """`ask`: with a SIGTERM first, which a hung engine would not hear."""
+    def _kill_group(self, *, graceful: bool = True) -> None:
+        """Kills the process group; with `graceful` after a SIGTERM, which a hung engine would ignore."""
         process = self._process
         if process is None:
             return
-        if ask and process.poll() is None:
+        if graceful and process.poll() is None:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(self.stop_timeout_s)
-        # Also when the leader is gone already: vLLM's core process survives a crash of its server.
+        # Also if the group leader is gone: vLLM's core process survives a crash of its server.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         if process.stdin is not None:
             process.stdin.close()
-        if self._listener is not None:
-            self._listener.join(5)  # so that the last words are complete
+        if self._output_thread is not None:
+            self._output_thread.join(5)  # so that the last lines are complete
 
 
 def exit_on_sigterm() -> None:
-    """SIGTERM unwinds like any exit, with status 0, so that context managers stop the engine."""
+    """Turns SIGTERM into SystemExit(0), so that context managers stop the engine."""
 
-    def leave(*_: object) -> None:
+    def raise_exit(*_: object) -> None:
         raise SystemExit(0)
 
-    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGTERM, raise_exit)
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m serve.engine", description="One vLLM engine in the foreground."
+        prog="python -m serve.engine", description="Runs one vLLM engine in the foreground."
     )
-    parser.add_argument("--model", required=True, help="a model folder, or smollm2-135m-instruct")
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--port", type=int, help="on 127.0.0.1")
-    where.add_argument("--uds", type=Path, help="a Unix socket instead")
-    parser.add_argument("--name", help="what clients call the model (default: its folder's name)")
-    parser.add_argument("--cores", help="e.g. 0,1 (default: all of this process)")
-    parser.add_argument("--dry-run", action="store_true", help="print the command line and stop")
+    parser.add_argument("--model", required=True, help="model folder, or smollm2-135m-instruct")
+    address = parser.add_mutually_exclusive_group(required=True)
+    address.add_argument("--port", type=int, help="port on 127.0.0.1")
+    address.add_argument("--uds", type=Path, help="Unix socket instead of a port")
+    parser.add_argument("--name", help="model name for clients (default: name of the folder)")
+    parser.add_argument("--cores", help="CPU cores, e.g. 0,1 (default: all cores of this process)")
+    parser.add_argument("--dry-run", action="store_true", help="print the engine's command line and exit")
     parser.add_argument("settings", nargs="*", help="key=value of the engine settings, e.g. eager=true")
     args = parser.parse_intermixed_args(argv)
     cores = [] if args.cores is None else [f"cores=[{args.cores}]"]
@@ -286,8 +301,8 @@ def main(argv: list[str]) -> int:
         sys.stdout.write(f"{command}\n")
         return 0
     exit_on_sigterm()
-    with Engine.of(command, settings, progress=tell) as engine:
+    with Engine.from_settings(command, settings, progress=print_status) as engine:
         seconds = engine.start()
-        tell(f"engine {command.name}: answers at {command.url} after {seconds:.0f} s")
+        print_status(f"engine {command.name}: answers at {command.url} after {seconds:.0f} s")
         engine.wait()
         raise BackendError(f"engine {command.name} died; its last lines:\n{engine.last_lines()}")

@@ -1,8 +1,8 @@
-"""Stands between the front and the engine, so that no engine outlives its front, however that one dies.
+"""Watchdog process between the API server and the engine: kills the engine when the server dies, even by SIGKILL.
 
-Run by file path with the engine's command as arguments; imports nothing but the standard library. The front
-holds the write end of this process's stdin: end of file means that the front is gone, even by SIGKILL.
-(A parent death signal would not do: it is bound to a thread, and vLLM's own children would not get it.)
+Run by file path with the engine's command as arguments; imports the standard library only. The API server holds the
+write end of this process's stdin, so end of file means that the server is gone. A parent death signal would not
+suffice: it is bound to a thread, and vLLM's own child processes would not get it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import threading
 
 
 def main(argv: list[str]) -> int:
-    """The engine's exit status. Ends its process group (made by the front) when the front is gone."""
-    child = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
-    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-    threading.Thread(target=_end_with_the_front, daemon=True).start()
-    return child.wait()
+    """Runs the engine and returns its exit status; kills the process group when the API server is gone."""
+    engine = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
+    signal.signal(signal.SIGTERM, lambda *_: engine.terminate())
+    threading.Thread(target=_kill_group_at_eof, daemon=True).start()
+    return engine.wait()
 
 
-def _end_with_the_front() -> None:
+def _kill_group_at_eof() -> None:
     while os.read(0, 1):
         pass
     os.killpg(0, signal.SIGKILL)

@@ -10,19 +10,21 @@ MAX_DEPTH = 64
 
 
 class TooManyError(ValueError):
-    """More than any request needs."""
+    """Raised for a body with too many elements or levels."""
 
 
 def check_size(value: Any) -> None:
-    """Raises TooManyError that says where the first list or object that is too long stands.
+    """Checks list lengths, object sizes, nesting depth and element count of a parsed body.
 
-    Validation costs microseconds and a kilobyte for every element that does not fit: a body of two megabytes holds
-    a million of them.
+    Validation costs microseconds and a kilobyte per invalid element, and a body of two megabytes holds a million.
+
+    Raises:
+        TooManyError: With the path of the first list or object that is too long.
     """
     nested_count = 0
-    waiting: list[tuple[tuple[str | int, ...], Any]] = [((), value)]
-    while waiting:
-        path, value = waiting.pop()
+    stack: list[tuple[tuple[str | int, ...], Any]] = [((), value)]
+    while stack:
+        path, value = stack.pop()
         if not isinstance(value, (list, dict)):
             continue
         kind, most = ("a list", MAX_LIST) if isinstance(value, list) else ("an object", MAX_OBJECT)
@@ -33,7 +35,7 @@ def check_size(value: Any) -> None:
             raise TooManyError(f"the body: nested more than {MAX_DEPTH} deep")
         inner = value.items() if isinstance(value, dict) else enumerate(value)
         nested = [((*path, key), each) for key, each in inner if isinstance(each, (list, dict))]
-        waiting += nested
+        stack += nested
         nested_count += len(nested)
         if nested_count > MAX_NESTED:
             raise TooManyError(f"the body: more than {MAX_NESTED} lists and objects")

@@ -1,4 +1,4 @@
-"""API keys, known here by their hashes only. `python -m serve.http.keys NAME` makes one.
+"""API keys, stored as SHA-256 hashes only. `python -m serve.http.keys NAME` makes one.
 
 python -m serve.http.keys alice --requests-per-minute 60 >> keys.toml
 """
@@ -14,7 +14,7 @@ import sys
 
 from pydantic import ValidationError
 
-from serve.config import ApiKey, KeyFile, ServeConfig, check_names
+from serve.config import ApiKey, KeyFile, ServeConfig, check_quotas
 from serve.http.quota import Quota
 from usersim.cli import run_main
 from usersim.errors import ConfigError
@@ -25,46 +25,54 @@ SCHEME = b"bearer "
 
 
 class KeyRing:
-    """Who may come in: those with a key, or anyone where the ring is `open`. A ring that had keys is not opened by
-    having none left."""
+    """Valid API keys and their quotas, replaceable at run time.
+
+    With `is_open` requests need no key. A ring that had keys does not become open when its last key is removed.
+    """
 
     def __init__(self, keys: tuple[ApiKey, ...], *, is_open: bool = False) -> None:
         self.quotas: dict[str, Quota] = {}
-        self.open = is_open
+        self.is_open = is_open
         self.replace(keys, is_open=is_open)
 
-    def replace(self, keys: tuple[ApiKey, ...], *, is_open: bool = False, asked_for: bool = False) -> None:
-        """New keys and gone ones, at once; a quota that stays the same goes on counting. `asked_for`: open access
-        is, in so many words."""
-        self.open = not keys and is_open and (self.open or asked_for)
-        kept = {
+    def replace(self, keys: tuple[ApiKey, ...], *, is_open: bool = False, open_access: bool = False) -> None:
+        """Replaces all keys at once. Unchanged quotas keep their counts.
+
+        Args:
+            keys: The new keys.
+            is_open: True if the config allows requests without a key.
+            open_access: True if the config sets `open_access` explicitly, which opens a ring that had keys.
+        """
+        self.is_open = not keys and is_open and (self.is_open or open_access)
+        unchanged = {
             key.name: self.quotas[key.name]
             for key in keys
-            if key.name in self.quotas and self.quotas[key.name].fits(key)
+            if key.name in self.quotas and self.quotas[key.name].matches(key)
         }
-        self.quotas = {key.name: kept.get(key.name) or Quota(key) for key in keys}
+        self.quotas = {key.name: unchanged.get(key.name) or Quota(key) for key in keys}
         self._keys = [(bytes.fromhex(key.sha256), key.name, self.quotas[key.name]) for key in keys]
 
     def find(self, headers: list[tuple[bytes, bytes]]) -> tuple[str, Quota] | None:
-        """Whose request this is; None for a wrong key, none at all, or several."""
-        given = [value for header, value in headers if header == b"authorization"]
-        if len(given) != 1 or given[0][: len(SCHEME)].lower() != SCHEME:
+        """Returns the name and quota of the request's key; None for a wrong key, no key, or several."""
+        credentials = [value for header, value in headers if header == b"authorization"]
+        if len(credentials) != 1 or credentials[0][: len(SCHEME)].lower() != SCHEME:
             return None
-        digest = hashlib.sha256(given[0][len(SCHEME) :].strip()).digest()
-        found = None
-        for known, name, quota in self._keys:  # to the end, so that the time says nothing about the place
-            if hmac.compare_digest(known, digest):
-                found = name, quota
-        return found
+        request_digest = hashlib.sha256(credentials[0][len(SCHEME) :].strip()).digest()
+        match = None
+        # No early exit, so that the time does not depend on the key.
+        for key_digest, name, quota in self._keys:
+            if hmac.compare_digest(key_digest, request_digest):
+                match = name, quota
+        return match
 
 
-def configured(config: ServeConfig) -> tuple[ApiKey, ...]:
-    """Of the config and its `keys_file`; raises ConfigError."""
+def load_keys(config: ServeConfig) -> tuple[ApiKey, ...]:
+    """Returns the keys of the config and its `keys_file`; raises ConfigError for conflicting quotas."""
     if config.keys_file is None:
         return config.keys
     keys = config.keys + load_config(KeyFile, config.keys_file).keys
     try:
-        check_names(keys)
+        check_quotas(keys)
     except ValueError as error:
         raise ConfigError(f"{config.keys_file}: {error}") from error
     return keys
@@ -73,20 +81,22 @@ def configured(config: ServeConfig) -> tuple[ApiKey, ...]:
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m serve.http.keys",
-        description="Makes a key: shown once on stderr, its line for the config on stdout.",
+        description="Makes an API key. Prints the key on stderr, once, and its config entry on stdout.",
     )
-    parser.add_argument("name", help="letters, digits, _ . -; appears in logs and metrics")
-    parser.add_argument("--requests-per-minute", type=int)
-    parser.add_argument("--tokens-per-minute", type=int)
+    parser.add_argument("name", help="name of the client in logs and metrics; letters, digits, _ . -")
+    parser.add_argument("--requests-per-minute", type=int, help="turns per minute (default: unlimited)")
+    parser.add_argument(
+        "--tokens-per-minute", type=int, help="prompt and sampled tokens per minute (default: unlimited)"
+    )
     args = parser.parse_args(argv)
     secret = f"userlm-{secrets.token_urlsafe(32)}"
     try:
         key = ApiKey(sha256=hashlib.sha256(secret.encode()).hexdigest(), **vars(args))
     except ValidationError as error:
         raise ConfigError(explain(error)) from error
-    facts = key.model_dump(exclude_none=True)
+    fields = key.model_dump(exclude_none=True)
     sys.stderr.write(f"{secret}\n")
-    lines = [f"{field} = {json.dumps(value)}" for field, value in facts.items()]
+    lines = [f"{field} = {json.dumps(value)}" for field, value in fields.items()]
     sys.stdout.write("\n".join(["[[keys]]", *lines]) + "\n")
     return 0
 

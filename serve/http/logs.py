@@ -1,5 +1,4 @@
-"""What is written down, so that nobody who is served ever waits for it: not for a full disk, nor for a pipe that
-nobody reads."""
+"""Non-blocking logs: a full disk or an unread pipe never delays a response."""
 
 from __future__ import annotations
 
@@ -12,40 +11,45 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from serve.http.request_context import Visit
+from serve.http.request_context import RequestContext
 from usersim.cli import console
 
-CONTENT_BYTES = 64 * 1024
-GATHER_S = 0.25
-"""Lines are written so much later, many at once: waking a thread for each would cost a tenth of a request."""
+MAX_CONTENT_BYTES = 64 * 1024
+BATCH_DELAY_S = 0.25
+"""Seconds between batches of lines. Waking a thread for each line would cost a tenth of a request."""
 
 
-def tell(message: str) -> None:
-    """To the person at the terminal, if one is there: a broken stderr must not stop a server."""
+def print_status(message: str) -> None:
+    """Prints a status line to the terminal; a broken stderr must not stop the server."""
     with suppress(OSError):
         console.print(message, markup=False, emoji=False)
 
 
 class Sink:
-    """Writes lines to a file descriptor from a thread of its own. Lines that it cannot take are counted."""
+    """Writer of log lines to a file descriptor, in its own thread.
 
-    def __init__(self, descriptor: int, *, waiting: int = 10_000) -> None:
+    Args:
+        descriptor: File descriptor to write to.
+        capacity: Longest queue in lines. Lines beyond it are dropped and counted in `dropped`.
+    """
+
+    def __init__(self, descriptor: int, *, capacity: int = 10_000) -> None:
         self.dropped = 0
-        self._descriptor, self._waiting = descriptor, waiting
-        # Not a Queue: a signal handler may log while this very thread is putting something in.
+        self._descriptor, self._capacity = descriptor, capacity
+        # Not a Queue: a signal handler may log while this same thread holds the queue's lock.
         self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._writer = threading.Thread(target=self._write, name="log-sink", daemon=True)
         self._writer.start()
 
     def put(self, line: str) -> None:
-        if self._lines.qsize() < self._waiting:
+        if self._lines.qsize() < self._capacity:
             self._lines.put(line.encode("utf-8", "replace") + b"\n")
         else:
             self.dropped += 1
 
     def close(self, timeout_s: float = 2.0) -> None:
-        """Gives what is waiting a last chance."""
+        """Writes the queued lines, for at most `timeout_s` seconds."""
         self._closing.set()
         self._lines.put(None)
         self._writer.join(timeout_s)
@@ -54,12 +58,12 @@ class Sink:
         more = True
         while more:
             lines = [self._lines.get()]
-            self._closing.wait(GATHER_S)
+            self._closing.wait(BATCH_DELAY_S)
             lines += [self._lines.get() for _ in range(self._lines.qsize())]
             more = None not in lines
-            self._put_out([line for line in lines if line is not None])
+            self._write_lines([line for line in lines if line is not None])
 
-    def _put_out(self, lines: list[bytes]) -> None:
+    def _write_lines(self, lines: list[bytes]) -> None:
         for line in lines:
             try:
                 while line:
@@ -69,7 +73,7 @@ class Sink:
 
 
 class SinkHandler(logging.Handler):
-    """The process's own log lines through a `Sink`."""
+    """Logging handler that writes through a `Sink`."""
 
     def __init__(self, sink: Sink) -> None:
         super().__init__()
@@ -82,8 +86,8 @@ class SinkHandler(logging.Handler):
             self.sink.dropped += 1
 
 
-def never_block(sink: Sink) -> None:
-    """From now on the root logger's lines go through `sink`, in the format they had."""
+def make_logging_nonblocking(sink: Sink) -> None:
+    """Replaces the root logger's handlers with one that writes to `sink` in the same format."""
     root = logging.getLogger()
     handler = SinkHandler(sink)
     for old in root.handlers[:]:
@@ -92,29 +96,29 @@ def never_block(sink: Sink) -> None:
     root.addHandler(handler)
 
 
-def line(request: Visit, status: int, outcome: str, seconds: float) -> str:
-    """One request as JSON; content only where `Visit` holds some."""
+def access_log_line(context: RequestContext, status: int, outcome: str, seconds: float) -> str:
+    """JSON line for one request; with request and response bodies only where the context holds them."""
     facts: dict[str, Any] = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "request": request.id,
-        "method": request.method,
-        "route": request.route,
+        "request": context.id,
+        "method": context.method,
+        "route": context.route,
         "status": status,
         "outcome": outcome,
         "ms": round(seconds * 1000, 1),
-        "queued_ms": round(request.queued_s * 1000, 1),
-        "prompt_tokens": request.prompt_tokens,
-        "sampled_tokens": request.sampled_tokens,
-        "key": request.key,
-        "models": request.models,
-        "engine": request.engine,
-        "retries": request.retries,
+        "queued_ms": round(context.queued_s * 1000, 1),
+        "prompt_tokens": context.prompt_tokens,
+        "sampled_tokens": context.sampled_tokens,
+        "key": context.key,
+        "models": context.models,
+        "engine": context.engine,
+        "retries": context.retries,
     }
-    if request.asked or request.answered:
-        facts["asked"] = _text(request.asked)
-        facts["answered"] = _text(request.answered)
+    if context.request_body or context.response_body:
+        facts["asked"] = _text(context.request_body)
+        facts["answered"] = _text(context.response_body)
     return json.dumps(facts, ensure_ascii=False)
 
 
 def _text(body: bytes) -> str:
-    return body[:CONTENT_BYTES].decode("utf-8", "replace")
+    return body[:MAX_CONTENT_BYTES].decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""The way in and out of every request, as pure ASGI (a BaseHTTPMiddleware would hide disconnects)."""
+"""Access log and body limit, as pure ASGI middleware (a BaseHTTPMiddleware would hide disconnects)."""
 
 from __future__ import annotations
 
@@ -12,46 +12,52 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.http import request_context as visit
-from serve.http.errors import Problem, problem
-from serve.http.logs import CONTENT_BYTES, line
+from serve.http import request_context
+from serve.http.errors import ErrorEnvelope, error_envelope
+from serve.http.logs import MAX_CONTENT_BYTES, access_log_line
 from serve.http.metrics import Metrics
-from serve.http.request_context import Outcome, Visit
+from serve.http.request_context import Outcome, RequestContext
 
 log = logging.getLogger(__name__)
 REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{1,128}")
-SLACK_S = 5.0
-"""What a request may take beyond its deadline: to say that it is over, or for a client that reads slowly."""
+GRACE_S = 5.0
+"""Seconds after the deadline for sending the timeout error, or for a client that reads slowly."""
 
 
-class ClientGoneError(Exception):
-    """Nobody is left to answer."""
+class ClientDisconnectedError(Exception):
+    """Raised when the client disconnects while its body is read."""
 
 
 @dataclass
-class Sent:
-    """How far an answer got."""
+class ResponseProgress:
+    """Status of a response and whether its last part was sent."""
 
     status: int = 0
-    whole: bool = False
+    is_complete: bool = False
 
-    def note(self, message: Message) -> None:
+    def update(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
         elif message["type"] == "http.response.body":
-            self.whole = not message.get("more_body", False)
+            self.is_complete = not message.get("more_body", False)
 
-    def outcome(self, request: Visit) -> Outcome:
-        """cancelled: the client left before it had the whole answer."""
-        if request.outcome is not None:
-            return request.outcome
-        if not self.whole:
+    def outcome(self, context: RequestContext) -> Outcome:
+        """Outcome for the metrics; "cancelled" if the client disconnected before the end of the response."""
+        if context.outcome is not None:
+            return context.outcome
+        if not self.is_complete:
             return "cancelled"
         return "ok" if self.status < 400 else "refused" if self.status < 500 else "failed"
 
 
-class Door:
-    """Names the request, counts and logs its outcome, and turns what nobody expected into an envelope."""
+class AccessLogMiddleware:
+    """Outermost middleware: request id, metrics, access log, and error envelopes for unexpected exceptions.
+
+    Args:
+        routes: Known paths. All other paths are counted as "other".
+        timeout_s: Seconds until the request's deadline.
+        write: Consumer of access log lines; None: no access log.
+    """
 
     def __init__(
         self,
@@ -69,55 +75,60 @@ class Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        request, sent = self._visit(scope), Sent()
+        context, progress = self._new_context(scope), ResponseProgress()
 
-        async def named(message: Message) -> None:
-            sent.note(message)
+        async def send_with_headers(message: Message) -> None:
+            progress.update(message)
             if message["type"] == "http.response.start":
-                headers = [(b"x-request-id", request.id.encode())]
-                if request.models:
-                    answered_by = ", ".join(request.models).encode("latin-1", "replace")
-                    headers.append((b"x-userlm-model", answered_by))
+                headers = [(b"x-request-id", context.id.encode())]
+                if context.models:
+                    model_names = ", ".join(context.models).encode("latin-1", "replace")
+                    headers.append((b"x-userlm-model", model_names))
                 message["headers"] = [*message.get("headers", []), *headers]
             elif self.log_content:
-                request.answered += message.get("body", b"")[:CONTENT_BYTES]
+                context.response_body += message.get("body", b"")[:MAX_CONTENT_BYTES]
             await send(message)
 
         if scope["method"] == "HEAD":  # the server leaves the body out
             scope = {**scope, "method": "GET"}
-        visit.enter(request)
-        self.metrics.came_in(request)
+        request_context.enter(context)
+        self.metrics.request_started(context)
         try:
-            await self.app(scope, receive, named)
+            await self.app(scope, receive, send_with_headers)
         except Exception as error:
-            request.outcome = "failed"
-            if sent.status:
+            context.outcome = "failed"
+            if progress.status:
                 raise
-            log.exception("request %s", request.id)
-            await problem(error).response()(scope, receive, named)
+            log.exception("request %s", context.id)
+            await error_envelope(error).response()(scope, receive, send_with_headers)
         finally:
-            self._leave(request, sent)
+            self._finish(context, progress)
 
-    def _visit(self, scope: Scope) -> Visit:
+    def _new_context(self, scope: Scope) -> RequestContext:
         # Unknown paths share one label: clients must not be able to grow the metrics.
         route = scope["path"] if scope["path"] in self.routes else "other"
-        given = dict(scope["headers"]).get(b"x-request-id", b"")
-        name = given.decode() if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        return Visit(name, scope["method"], route, deadline=time.monotonic() + self.timeout_s)
+        request_id = dict(scope["headers"]).get(b"x-request-id", b"")
+        name = request_id.decode() if REQUEST_ID.fullmatch(request_id) else uuid.uuid4().hex
+        return RequestContext(name, scope["method"], route, deadline=time.monotonic() + self.timeout_s)
 
-    def _leave(self, request: Visit, sent: Sent) -> None:
-        seconds, outcome = time.monotonic() - request.began, sent.outcome(request)
-        self.metrics.finished(request, outcome, seconds)
+    def _finish(self, context: RequestContext, progress: ResponseProgress) -> None:
+        seconds, outcome = time.monotonic() - context.started_s, progress.outcome(context)
+        self.metrics.request_finished(context, outcome, seconds)
         if self.write is not None:
-            self.write(line(request, sent.status, outcome, seconds))
+            self.write(access_log_line(context, progress.status, outcome, seconds))
 
 
-class Intake:
-    """Reads the whole body, up to a cap, then lets go of requests whose client hangs up before the answer is
-    out, and of those whose time is over.
+class BodyLimitMiddleware:
+    """Middleware that reads the whole body up to a limit, and cancels requests on disconnect or timeout.
 
-    The cap holds while reading, whatever Content-Length says or leaves out. Cancelling closes the connection
-    to the engine, which then stops generating.
+    The limit is enforced while reading, whatever Content-Length says. Cancelling closes the connection to the
+    engine, which then stops generating.
+
+    Args:
+        app: The next ASGI application.
+        max_bytes: Largest body in bytes.
+        body_s: Longest time for receiving the body, in seconds.
+        log_content: True if bodies are kept for the access log.
     """
 
     def __init__(self, app: ASGIApp, *, max_bytes: int, body_s: float, log_content: bool) -> None:
@@ -128,71 +139,73 @@ class Intake:
             return await self.app(scope, receive, send)
         try:
             async with asyncio.timeout(self.body_s):
-                body = await self._read(receive)
-        except ClientGoneError:
+                body = await self._read_body(receive)
+        except ClientDisconnectedError:
             return None
         except TimeoutError:
-            return await _close(
-                Problem(408, "request_timeout", "the body took too long"), scope, receive, send
+            return await _refuse_and_close(
+                ErrorEnvelope(408, "request_timeout", "the body took too long"), scope, receive, send
             )
         if body is None:
-            refusal = Problem(413, "request_too_large", f"the body exceeds {self.max_bytes} bytes")
-            return await _close(refusal, scope, receive, send)
-        request = visit.current()
-        if self.log_content and request is not None:
-            request.asked = body
-        return await self._answer(body, scope, receive, send, request)
+            refusal = ErrorEnvelope(413, "request_too_large", f"the body exceeds {self.max_bytes} bytes")
+            return await _refuse_and_close(refusal, scope, receive, send)
+        context = request_context.current()
+        if self.log_content and context is not None:
+            context.request_body = body
+        return await self._answer(body, scope, receive, send, context)
 
-    async def _read(self, receive: Receive) -> bytes | None:
-        """None: too large."""
+    async def _read_body(self, receive: Receive) -> bytes | None:
+        """Returns the body, or None if it is too large."""
         body, more = bytearray(), True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise ClientGoneError
+                raise ClientDisconnectedError
             body += message.get("body", b"")
             more = message.get("more_body", False)
-            if (request := visit.current()) is not None:
-                request.body_bytes = len(body)
+            if (context := request_context.current()) is not None:
+                context.body_bytes = len(body)
             if len(body) > self.max_bytes:
                 return None
         return bytes(body)
 
     async def _answer(
-        self, body: bytes, scope: Scope, receive: Receive, send: Send, request: Visit | None
+        self, body: bytes, scope: Scope, receive: Receive, send: Send, context: RequestContext | None
     ) -> None:
         unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-        hangup, sent = asyncio.ensure_future(receive()), Sent()
+        disconnect, progress = asyncio.ensure_future(receive()), ResponseProgress()
 
         async def replay() -> Message:
-            return unread.pop() if unread else await asyncio.shield(hangup)
+            return unread.pop() if unread else await asyncio.shield(disconnect)
 
-        async def noted(message: Message) -> None:
-            sent.note(message)
+        async def send_and_record(message: Message) -> None:
+            progress.update(message)
             await send(message)
 
-        answer = asyncio.ensure_future(self.app(scope, replay, noted))
-        time_s = None if request is None else request.left_s() + SLACK_S
+        response = asyncio.ensure_future(self.app(scope, replay, send_and_record))
+        timeout_s = None if context is None else context.remaining_s() + GRACE_S
         refusal = None
         try:
-            await asyncio.wait({answer, hangup}, timeout=time_s, return_when=asyncio.FIRST_COMPLETED)
-            if answer.done() or sent.whole:
-                return await answer
-            if not hangup.done() and request is not None:
-                request.outcome = "failed"
-                refusal = Problem(504, "timeout", "the answer took too long; try again", retry=True)
-        except asyncio.CancelledError:  # the server ends before the answer is there
-            refusal = Problem(503, "engine_unavailable", "the server ends; try again", retry=True)
+            await asyncio.wait({response, disconnect}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if response.done() or progress.is_complete:
+                return await response
+            if not disconnect.done() and context is not None:
+                context.outcome = "failed"
+                refusal = ErrorEnvelope(504, "timeout", "the answer took too long; try again", retry=True)
+        except asyncio.CancelledError:  # the server shuts down before the response is ready
+            refusal = ErrorEnvelope(
+                503, "engine_unavailable", "the server is shutting down; try again", retry=True
+            )
             raise
         finally:
-            for task in (answer, hangup):
+            for task in (response, disconnect):
                 task.cancel()
-            await asyncio.gather(answer, hangup, return_exceptions=True)
-            if refusal is not None and not sent.status:
-                await _close(refusal, scope, receive, send)
+            await asyncio.gather(response, disconnect, return_exceptions=True)
+            if refusal is not None and not progress.status:
+                await _refuse_and_close(refusal, scope, receive, send)
 
 
-async def _close(refusal: Problem, scope: Scope, receive: Receive, send: Send) -> None:
+async def _refuse_and_close(refusal: ErrorEnvelope, scope: Scope, receive: Receive, send: Send) -> None:
     response = refusal.response()
     response.headers["Connection"] = "close"
     await response(scope, receive, send)

@@ -1,4 +1,4 @@
-"""What one client may ask for in a minute: a bucket that fills steadily, on the monotonic clock."""
+"""Per-key quotas of requests and tokens per minute: token buckets on the monotonic clock."""
 
 from __future__ import annotations
 
@@ -10,26 +10,28 @@ from serve.config import ApiKey
 
 
 @dataclass
-class Bucket:
+class TokenBucket:
+    """Token bucket that refills at a constant rate."""
+
     per_minute: int
     level: float = field(init=False)
-    _filled_s: float = field(init=False)
+    _updated_s: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.level, self._filled_s = float(self.per_minute), time.monotonic()
+        self.level, self._updated_s = float(self.per_minute), time.monotonic()
 
     def _fill(self) -> None:
         now = time.monotonic()
-        gained = (now - self._filled_s) * self.per_minute / 60
-        self.level, self._filled_s = min(float(self.per_minute), self.level + gained), now
+        gained = (now - self._updated_s) * self.per_minute / 60
+        self.level, self._updated_s = min(float(self.per_minute), self.level + gained), now
 
     def wait_s(self, needed: float = 1.0) -> float:
-        """Seconds until `needed` is there; 0 when it is."""
+        """Returns the seconds until `needed` tokens are available; 0 if they are."""
         self._fill()
         return max(0.0, (needed - self.level) * 60 / self.per_minute)
 
     def take(self, amount: float) -> None:
-        """May go below zero: what a request costs in tokens is known when it is over."""
+        """Removes tokens. The level may become negative: token costs are known only after the request."""
         self._fill()
         self.level -= amount
 
@@ -44,31 +46,31 @@ class Bucket:
 
 
 class Quota:
-    """The limits of one name."""
+    """Request and token limits of one key name."""
 
     def __init__(self, key: ApiKey) -> None:
-        self.requests = Bucket(key.requests_per_minute) if key.requests_per_minute else None
-        self.tokens = Bucket(key.tokens_per_minute) if key.tokens_per_minute else None
+        self.requests = TokenBucket(key.requests_per_minute) if key.requests_per_minute else None
+        self.tokens = TokenBucket(key.tokens_per_minute) if key.tokens_per_minute else None
 
-    def fits(self, key: ApiKey) -> bool:
+    def matches(self, key: ApiKey) -> bool:
         return (
             (self.requests and self.requests.per_minute) == key.requests_per_minute
             and (self.tokens and self.tokens.per_minute) == key.tokens_per_minute
         )  # fmt: skip
 
     def admit(self) -> float:
-        """Counts a request and gives 0.0; or counts nothing and says in how many seconds to come back."""
+        """Counts one request and returns 0.0, or counts nothing and returns the seconds to wait."""
         wait_s = max(bucket.wait_s() for bucket in self._buckets()) if self._buckets() else 0.0
         if not wait_s and self.requests:
             self.requests.take(1)
         return wait_s
 
-    def count(self, requests: int) -> None:
-        """Further requests, that came as one."""
+    def count_requests(self, requests: int) -> None:
+        """Counts further requests that arrived in one HTTP request."""
         if self.requests:
             self.requests.take(requests)
 
-    def charge(self, tokens: int) -> None:
+    def charge_tokens(self, tokens: int) -> None:
         if self.tokens:
             self.tokens.take(tokens)
 
@@ -76,5 +78,5 @@ class Quota:
         requests = self.requests.headers("requests") if self.requests else []
         return requests + (self.tokens.headers("tokens") if self.tokens else [])
 
-    def _buckets(self) -> list[Bucket]:
+    def _buckets(self) -> list[TokenBucket]:
         return [bucket for bucket in (self.requests, self.tokens) if bucket]

@@ -1,4 +1,4 @@
-"""What is known of one request while it is answered; whoever learns something writes it down here."""
+"""Request-scoped context (a ContextVar) for logs, metrics and quotas."""
 
 from __future__ import annotations
 
@@ -14,66 +14,67 @@ Outcome = Literal["ok", "refused", "failed", "cancelled"]
 
 
 @dataclass
-class Visit:
+class RequestContext:
+    """State of one request, filled in while it is processed. All times are on the monotonic clock."""
+
     id: str
     method: str
     route: str
-    """A route of ours or "other", never a path that the client made up."""
+    """A known route or "other", never an arbitrary path of the client."""
     deadline: float
-    """On the monotonic clock, as every time here."""
-    began: float = field(default_factory=time.monotonic)
+    started_s: float = field(default_factory=time.monotonic)
     key: str | None = None
-    """The name of the client's key."""
+    """Name of the client's key."""
     quota: Quota | None = None
-    """Of that key."""
+    """Quota of that key."""
     body_bytes: int = 0
     turns: int = 0
-    """Asked for."""
+    """Number of turns requested."""
     models: list[str] = field(default_factory=list)
-    """The engines' names for what was asked for, where a name of ours stands for one of theirs."""
+    """Engine model names behind the requested aliases."""
     engine: str | None = None
-    """Who answered last."""
+    """URL of the last engine used."""
     prompt_tokens: int = 0
     sampled_tokens: int = 0
     queued_s: float = 0.0
     retries: int = 0
     outcome: Outcome | None = None
-    """None: what the status says."""
-    asked: bytes = b""
-    answered: bytes = b""
-    """Both empty unless content is to be logged."""
+    """None: derived from the HTTP status."""
+    request_body: bytes = b""
+    response_body: bytes = b""
+    """Both bodies are empty unless content is logged."""
 
-    def left_s(self) -> float:
+    def remaining_s(self) -> float:
         return self.deadline - time.monotonic()
 
-    def asks_for(self, turns: int) -> None:
-        """Every turn counts for the quota as a request; the first was counted at the gate."""
+    def count_turns(self, turns: int) -> None:
+        """Charges every turn to the quota as a request. `AuthMiddleware` has counted the first."""
         if self.quota is not None:
-            self.quota.count(turns if self.turns else turns - 1)
+            self.quota.count_requests(turns if self.turns else turns - 1)
         self.turns += turns
 
 
-# Not in `Visit`: every item of a batch has its own, and each runs in a task of its own.
+# Not in `RequestContext`: every item of a batch has its own model and runs in its own task.
 _model: ContextVar[str | None] = ContextVar("model", default=None)
-_visit: ContextVar[Visit | None] = ContextVar("visit", default=None)
+_context: ContextVar[RequestContext | None] = ContextVar("request_context", default=None)
 
 
-def current() -> Visit | None:
-    """The request on whose behalf this code runs; None outside of any."""
-    return _visit.get()
+def current() -> RequestContext | None:
+    """Returns the context of the current request; None outside of a request."""
+    return _context.get()
 
 
-def enter(visit: Visit) -> None:
-    """For this task and those it starts."""
-    _visit.set(visit)
+def enter(context: RequestContext) -> None:
+    """Sets the context for this task and the tasks it starts."""
+    _context.set(context)
 
 
-def ask_for(model: str | None) -> None:
-    """Whatever this task draws from now on comes from this model of the engines, by their name for it."""
+def set_model(model: str | None) -> None:
+    """Sets the engine model for this task; None: the engine's default model."""
     _model.set(model)
-    if (request := current()) is not None and model is not None and model not in request.models:
-        request.models.append(model)
+    if (context := current()) is not None and model is not None and model not in context.models:
+        context.models.append(model)
 
 
-def asked_model() -> str | None:
+def current_model() -> str | None:
     return _model.get()

@@ -1,4 +1,4 @@
-"""How the front goes away: /ready first, then no new requests, then, when all are answered, the process."""
+"""Graceful shutdown: /ready fails first, then new requests are refused, then the process ends."""
 
 from __future__ import annotations
 
@@ -11,54 +11,63 @@ from types import FrameType
 import uvicorn
 
 
-class Drain:
-    """Where the front stands on its way out. Times, not steps: nothing has to run for it to go on."""
+class Shutdown:
+    """State of the graceful shutdown, derived from the time since it began, so that no task has to advance it.
+
+    Args:
+        delay_s: Seconds during which requests are still accepted while /ready is 503.
+        timeout_s: Seconds after that for requests in flight to finish.
+    """
 
     def __init__(self, delay_s: float, timeout_s: float) -> None:
         self.delay_s, self.timeout_s = delay_s, timeout_s
         self.in_flight = 0
-        self._began_s: float | None = None
+        self._start_s: float | None = None
 
     def begin(self, *, delay: bool = True) -> None:
-        if self._began_s is None:
-            self._began_s = time.monotonic()
+        if self._start_s is None:
+            self._start_s = time.monotonic()
             self.delay_s = self.delay_s if delay else 0.0
 
     @property
-    def begun(self) -> bool:
-        return self._began_s is not None
+    def has_begun(self) -> bool:
+        return self._start_s is not None
 
     @property
-    def refusing(self) -> bool:
-        return self._gone_s() >= self.delay_s
+    def refuses_requests(self) -> bool:
+        return self._elapsed_s() >= self.delay_s
 
     @property
-    def over(self) -> bool:
-        return self.refusing and (not self.in_flight or self._gone_s() >= self.delay_s + self.timeout_s)
+    def is_complete(self) -> bool:
+        return self.refuses_requests and (
+            not self.in_flight or self._elapsed_s() >= self.delay_s + self.timeout_s
+        )
 
-    def _gone_s(self) -> float:
-        return -1.0 if self._began_s is None else time.monotonic() - self._began_s
+    def _elapsed_s(self) -> float:
+        return -1.0 if self._start_s is None else time.monotonic() - self._start_s
 
 
 class Server(uvicorn.Server):
-    """The first SIGTERM or Ctrl-C begins the drain, the second ends at once."""
+    """uvicorn server whose first SIGTERM or Ctrl-C starts the graceful shutdown; the second ends it at once."""
 
-    def __init__(self, config: uvicorn.Config, drain: Drain, *, began: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, shutdown: Shutdown, *, progress: Callable[[str], None]
+    ) -> None:
         super().__init__(config)
-        self.drain, self._told = drain, began
+        self.shutdown, self._progress = shutdown, progress
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         host, port = (sockets or [])[0].getsockname()[:2]
-        self._told(f"serving at http://{host}:{port} (try /docs)")
+        self._progress(f"serving at http://{host}:{port} (try /docs)")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._captured_signals.append(sig)
-        if self.drain.begun:
+        if self.shutdown.has_begun:
             self.should_exit = self.force_exit = True
-        # Whoever presses Ctrl-C has no load balancer to wait for.
-        self.drain.begin(delay=sig == signal.SIGTERM)
+        # Ctrl-C comes from a terminal: there is no load balancer to wait for.
+        self.shutdown.begin(delay=sig == signal.SIGTERM)
 
     async def on_tick(self, counter: int) -> bool:
-        self.should_exit = self.should_exit or self.drain.over
+        self.should_exit = self.should_exit or self.shutdown.is_complete
         return await super().on_tick(counter)

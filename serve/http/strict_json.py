@@ -1,4 +1,4 @@
-"""JSON as the standard has it: NaN, infinity, lone surrogates, names given twice and invalid UTF-8 answer 400."""
+"""Strict JSON parsing: NaN, infinity, lone surrogates, duplicate names and invalid UTF-8 answer 400."""
 
 from __future__ import annotations
 
@@ -16,14 +16,19 @@ from serve.http.bounds import TooManyError, check_size
 
 
 def parse(body: bytes) -> Any:
-    """Raises json.JSONDecodeError, or HTTPException 400 for what Python's parser would let through, and for lists and
-    objects beyond every use."""
+    """Parses a request body.
+
+    Raises:
+        json.JSONDecodeError: If the body is not JSON.
+        HTTPException: With status 400 if Python's parser accepts the body and the JSON standard does not, or if a
+            list or object is too large.
+    """
     try:
         value = json.loads(
             body.decode("utf-8"),
-            parse_constant=_refuse,
-            parse_float=_finite,
-            object_pairs_hook=_without_twins,
+            parse_constant=_reject_constant,
+            parse_float=_finite_float,
+            object_pairs_hook=_reject_duplicate_names,
         )
         if b"\\u" in body:  # UTF-8 itself has no lone surrogates, an escape may be one
             json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -41,19 +46,19 @@ def parse(body: bytes) -> Any:
     return value
 
 
-def _refuse(name: str) -> float:
+def _reject_constant(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Whoever reads the first of two and whoever reads the last would see different requests."""
+def _reject_duplicate_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Builds an object; rejects duplicate names, of which some parsers take the first and others the last."""
     value = dict(pairs)
     if len(value) < len(pairs):
         raise ValueError("a name appears twice in one object")
     return value
 
 
-def _finite(text: str) -> float:
+def _finite_float(text: str) -> float:
     if not math.isfinite(value := float(text)):
         raise ValueError("a number is out of range")
     return value
@@ -67,12 +72,12 @@ class StrictRequest(Request):
 
 
 class StrictRoute(APIRoute):
-    """A route whose body is read by `parse`, and that says so when it is not JSON at all."""
+    """Route that parses its body with `parse` and names the expected content type if it is not JSON."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
-        async def strictly(request: Request) -> Response:
+        async def handle_strictly(request: Request) -> Response:
             strict = StrictRequest(request.scope, request.receive)
             try:
                 return await handle(strict)
@@ -83,4 +88,4 @@ class StrictRoute(APIRoute):
                     ) from error
                 raise
 
-        return strictly
+        return handle_strictly

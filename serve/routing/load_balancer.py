@@ -1,4 +1,4 @@
-"""The engines behind the front: who answers, who answers instead, and the check that they are the right ones."""
+"""Load balancer over vLLM engines, with failover, health checks and checks of the model they serve."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 
 import httpx2
 
-from serve.config import Limits
-from serve.http import request_context as visit
+from serve.config import ServeLimits
+from serve.http import request_context
 from serve.http.errors import DeadlineError, OverloadedError
 from serve.http.metrics import EngineMetrics
 from serve.routing.admission import Admission
-from serve.routing.engine_health import Upstream
+from serve.routing.engine_health import EngineClient
 from usersim.backends.vllm_http import HttpSampler, http_client
 from usersim.errors import BackendError, ConfigError
 from usersim.rendering.renderer import END_OF_CONVERSATION, Renderer
@@ -28,11 +28,16 @@ RETRIES = 2
 T = TypeVar("T")
 
 
-class EnginePool:
-    """A `Sampler` over one engine or several; all must serve the same User LM.
+class LoadBalancer:
+    """A `Sampler` over one or several engines that serve the same User LM.
 
-    The engine with the fewest samples outstanding answers; draws of one `affinity` stay with one engine while it
-    is not much busier. What fails before anything was given out is asked again, of another engine first.
+    Requests go to the engine with the fewest outstanding samples. Requests with one `affinity` go to the same engine
+    unless it is much busier. A request that fails before its first output is retried, on another engine first.
+
+    Args:
+        timeout_s: Longest time for a request.
+        samples_per_engine: Samples in flight per engine.
+        renderer: Renderer of the User LM, for probe prompts and checks of recovered engines.
     """
 
     def __init__(
@@ -40,187 +45,209 @@ class EnginePool:
         urls: Sequence[str],
         *,
         timeout_s: float = 120.0,
-        limits: Limits | None = None,
-        places: int = 192,
+        limits: ServeLimits | None = None,
+        samples_per_engine: int = 192,
         renderer: Renderer | None = None,
     ) -> None:
-        self.timeout_s, self.limits, self.places = timeout_s, limits or Limits(), places
+        self.timeout_s, self.limits, self.samples_per_engine = (
+            timeout_s,
+            limits or ServeLimits(),
+            samples_per_engine,
+        )
         self.metrics = EngineMetrics()
-        self.admission = Admission(places * len(urls), self.limits, self.metrics)
-        self._watching: asyncio.Task[None] | None = None
+        self.admission = Admission(samples_per_engine * len(urls), self.limits, self.metrics)
+        self._watch_task: asyncio.Task[None] | None = None
         self._engines = [
-            Upstream(
+            EngineClient(
                 url,
                 limits=self.limits,
-                connections=places + 8,
+                connections=samples_per_engine + 8,
                 metrics=self.metrics,
-                proof=_one_token(renderer),
-                check=partial(check_engine, renderer=renderer) if renderer else None,
-                changed=self._health_changed,
+                probe_request=_probe_request(renderer),
+                verify=partial(check_engine, renderer=renderer) if renderer else None,
+                on_health_change=self._health_changed,
             )
             for url in urls
         ]
 
-    async def sample(self, asked: Draw) -> list[Sampled]:
-        async with aclosing(self._answers(asked, _whole, self.timeout_s)) as answers:
+    async def sample(self, request: Draw) -> list[Sampled]:
+        async with aclosing(self._dispatch(request, _sample_once, self.timeout_s)) as answers:
             return await anext(answers)
 
-    async def stream(self, asked: Draw) -> AsyncGenerator[SampledPiece, None]:
-        async with aclosing(self._answers(asked, HttpSampler.stream, self.limits.first_token_s)) as pieces:
+    async def stream(self, request: Draw) -> AsyncGenerator[SampledPiece, None]:
+        async with aclosing(self._dispatch(request, HttpSampler.stream, self.limits.first_token_s)) as pieces:
             async for piece in pieces:
                 yield piece
 
     async def ready(self, fresh_s: float) -> bool:
-        """Whether some engine answered within the last seconds, or does now. A live process proves nothing:
-        vLLM's own /health is 200 while its core hangs."""
-        for working in asyncio.as_completed([engine.works(fresh_s) for engine in self._engines]):
+        """Returns True if an engine answered within `fresh_s` seconds or answers a probe now.
+
+        A live process is no proof: vLLM's own /health is 200 while its core hangs.
+        """
+        for working in asyncio.as_completed([engine.is_working(fresh_s) for engine in self._engines]):
             if await working:
                 return True
         return False
 
     async def aclose(self) -> None:
-        if self._watching is not None:
-            self._watching.cancel()
+        if self._watch_task is not None:
+            self._watch_task.cancel()
         await asyncio.gather(*(engine.aclose() for engine in self._engines))
 
-    async def _answers(
-        self, asked: Draw, ask: Callable[[HttpSampler, Draw], AsyncGenerator[T, None]], first_s: float
+    async def _dispatch(
+        self,
+        request: Draw,
+        send: Callable[[HttpSampler, Draw], AsyncGenerator[T, None]],
+        first_piece_s: float,
     ) -> AsyncGenerator[T, None]:
-        self._watch()
-        left_s, model = self._deadline(), visit.asked_model()
-        async with self.admission.place(asked.n, left_s()):
-            tried: list[Upstream] = []
-            engine = await self._choose(asked.affinity, tried)
+        self._start_watch()
+        remaining_s, model = self._deadline(), request_context.current_model()
+        async with self.admission.slots(request.n, remaining_s()):
+            failed_engines: list[EngineClient] = []
+            engine = await self._choose_engine(request.affinity, failed_engines)
             while True:
-                begun = False
-                _note(engine, tried)
+                has_output = False
+                _record_engine(engine, failed_engines)
                 try:
-                    with engine.work(asked.n):
-                        async with aclosing(ask(engine.named(model), asked)) as pieces:
-                            async with engine.patience(min(first_s, left_s())):
+                    with engine.track(request.n):
+                        async with aclosing(send(engine.sampler_for(model), request)) as pieces:
+                            async with engine.deadline(min(first_piece_s, remaining_s())):
                                 piece = await anext(pieces, None)
                             while piece is not None:
-                                begun = True
+                                has_output = True
                                 yield piece
-                                async with engine.patience(left_s()):
+                                async with engine.deadline(remaining_s()):
                                     piece = await anext(pieces, None)
                     return
                 except BackendError as error:
-                    if not _again(error):
+                    if not _is_retryable(error):
                         raise
-                    engine.failed(error)
-                    tried.append(engine)
-                    if begun or len(tried) > RETRIES:
+                    engine.mark_failed(error)
+                    failed_engines.append(engine)
+                    if has_output or len(failed_engines) > RETRIES:
                         raise
-                    engine = await self._choose(asked.affinity, tried, error)
+                    engine = await self._choose_engine(request.affinity, failed_engines, error)
                     self.metrics.retries.inc()
 
     def _deadline(self) -> Callable[[], float]:
-        """Seconds left: of the whole request, where there is one."""
-        loop, request = asyncio.get_running_loop(), visit.current()
+        """Returns a function for the seconds left: of the HTTP request, or of `timeout_s` outside of one."""
+        loop, context = asyncio.get_running_loop(), request_context.current()
         own = loop.time() + self.timeout_s
-        return lambda: min(own - loop.time(), request.left_s() if request else self.timeout_s)
+        return lambda: min(own - loop.time(), context.remaining_s() if context else self.timeout_s)
 
-    async def _choose(
-        self, affinity: str | None, tried: list[Upstream], error: BackendError | None = None
-    ) -> Upstream:
-        """Raises `error` when nobody is left. An engine that failed may be chosen again once it is back."""
-        if not any(engine.healthy for engine in self._engines):
-            await self._verdicts()
-        healthy = [engine for engine in self._engines if engine.healthy]
-        if not healthy:
-            raise error or BackendError("no engine answers", retryable=True)
-        return _best([engine for engine in healthy if engine not in tried] or healthy, affinity)
+    async def _choose_engine(
+        self, affinity: str | None, failed_engines: list[EngineClient], error: BackendError | None = None
+    ) -> EngineClient:
+        """Selects an engine; raises `error` if none is healthy. A failed engine may be chosen again once it is back."""
+        if not any(engine.is_healthy for engine in self._engines):
+            await self._wait_for_recovery()
+        healthy_engines = [engine for engine in self._engines if engine.is_healthy]
+        if not healthy_engines:
+            raise error or BackendError("no engine is healthy", retryable=True)
+        return _select_engine(
+            [engine for engine in healthy_engines if engine not in failed_engines] or healthy_engines,
+            affinity,
+        )
 
-    async def _verdicts(self) -> None:
-        """Waits until an engine is back, or until a first probe of each has said that it was no hiccup."""
+    async def _wait_for_recovery(self) -> None:
+        """Waits until an engine recovers, or until the first probe of each has failed."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + self.limits.probe_s
-        while not any(engine.healthy for engine in self._engines) and loop.time() < until:
-            open_ = {
-                engine.verdict for engine in self._engines if engine.verdict and not engine.verdict.done()
+        deadline_s = loop.time() + self.limits.probe_s
+        while not any(engine.is_healthy for engine in self._engines) and loop.time() < deadline_s:
+            rechecks = {
+                engine.first_recheck
+                for engine in self._engines
+                if engine.first_recheck and not engine.first_recheck.done()
             }
-            if not open_:
+            if not rechecks:
                 return
-            await asyncio.wait(open_, timeout=until - loop.time(), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                rechecks, timeout=deadline_s - loop.time(), return_when=asyncio.FIRST_COMPLETED
+            )
 
     def _health_changed(self) -> None:
-        healthy = sum(engine.healthy for engine in self._engines)
-        self.admission.resize(self.places * max(healthy, 1))
+        healthy_count = sum(engine.is_healthy for engine in self._engines)
+        self.admission.resize(self.samples_per_engine * max(healthy_count, 1))
         for engine in self._engines:
-            if engine.hung and healthy:
-                engine.abandon()
+            if engine.is_hung and healthy_count:
+                engine.cancel_waits()
 
-    def _watch(self) -> None:
-        if self._watching is None:
-            self._watching = asyncio.create_task(self._look_for_hung_engines())
+    def _start_watch(self) -> None:
+        if self._watch_task is None:
+            self._watch_task = asyncio.create_task(self._probe_silent_engines())
 
-    async def _look_for_hung_engines(self) -> None:
+    async def _probe_silent_engines(self) -> None:
         while True:
             await asyncio.sleep(min(self.limits.silent_s / 5, 5.0))
             for engine in self._engines:
-                if engine.quiet_s() > self.limits.silent_s:
-                    engine.suspect()
+                if engine.silence_s() > self.limits.silent_s:
+                    engine.probe_if_healthy()
 
 
-async def _whole(sampler: HttpSampler, asked: Draw) -> AsyncGenerator[list[Sampled], None]:
-    yield await sampler.sample(asked)
+async def _sample_once(sampler: HttpSampler, request: Draw) -> AsyncGenerator[list[Sampled], None]:
+    yield await sampler.sample(request)
 
 
-def _again(error: BackendError) -> bool:
+def _is_retryable(error: BackendError) -> bool:
     return error.retryable and not isinstance(error, OverloadedError | DeadlineError)
 
 
-def _best(engines: list[Upstream], affinity: str | None) -> Upstream:
-    least = min(engines, key=lambda engine: engine.samples)
+def _select_engine(engines: list[EngineClient], affinity: str | None) -> EngineClient:
+    least_busy = min(engines, key=lambda engine: engine.outstanding_samples)
     if affinity is None:
-        return least
+        return least_busy
     # Rendezvous hashing: when an engine comes or goes, only its own conversations move.
-    home = max(engines, key=lambda engine: _weight(engine.url, affinity))
-    return home if home.samples <= 2 * least.samples + 8 else least
+    preferred = max(engines, key=lambda engine: _rendezvous_hash(engine.url, affinity))
+    return (
+        preferred if preferred.outstanding_samples <= 2 * least_busy.outstanding_samples + 8 else least_busy
+    )
 
 
-def _weight(url: str, affinity: str) -> bytes:
+def _rendezvous_hash(url: str, affinity: str) -> bytes:
     return hashlib.blake2b(f"{url}\0{affinity}".encode(), digest_size=8).digest()
 
 
-def _note(engine: Upstream, tried: list[Upstream]) -> None:
-    if (request := visit.current()) is not None:
-        request.engine = engine.url
-        request.retries += bool(tried)
+def _record_engine(engine: EngineClient, failed_engines: list[EngineClient]) -> None:
+    if (context := request_context.current()) is not None:
+        context.engine = engine.url
+        context.retries += bool(failed_engines)
 
 
-def _one_token(renderer: Renderer | None) -> Draw:
-    one = Sampling(temperature=0, max_tokens=1)
+def _probe_request(renderer: Renderer | None) -> Draw:
+    sampling = Sampling(temperature=0, max_tokens=1)
     if renderer is None:
-        return Draw([0], [], 0, one, seed=0)
+        return Draw([0], [], 0, sampling, seed=0)
     prompt, end = renderer.prompt(UserProfile(), []), renderer.settings.end_of_conversation_id
-    return Draw(prompt, renderer.stop_ids, end, one, seed=0)
+    return Draw(prompt, renderer.stop_ids, end, sampling, seed=0)
 
 
 async def check_models(url: str, names: Collection[str]) -> None:
-    """Raises ConfigError when the engine does not serve one of these models of its own."""
+    """Checks that the engine serves the models `names`; raises ConfigError with those that are missing."""
     client, base = http_client(url, timeout_s=30)
     async with client:
-        served = await _call(client, url, "GET", f"{base}/v1/models", None)
-    if missing := sorted(set(names) - {model["id"] for model in served["data"]}):
+        listing = await _request_json(client, url, "GET", f"{base}/v1/models", None)
+    if missing := sorted(set(names) - {model["id"] for model in listing["data"]}):
         raise ConfigError(f"engine {url}: does not serve {', '.join(missing)}")
 
 
 async def check_engine(url: str, renderer: Renderer) -> None:
-    """Raises ConfigError when the engine at `url` cannot be this User LM: other tokens, or a shorter window.
+    """Checks that the engine at `url` serves this User LM, and warms it up.
 
-    Token ids that mean something else would give fluent nonsense instead of an error. Ends with a few sampled
-    tokens: the first request of an engine is slow, and should not be a client's.
+    A different tokenizer would give fluent nonsense instead of an error. The first request of an engine is slow, so a
+    few tokens are sampled here.
+
+    Raises:
+        ConfigError: If the engine has other tokens, a shorter context window, or is no vLLM server.
+        BackendError: If the engine does not answer.
     """
     settings = renderer.settings
     client, base = http_client(url, timeout_s=30)
     async with client:
-        models = await _call(client, url, "GET", f"{base}/v1/models", None)
+        models = await _request_json(client, url, "GET", f"{base}/v1/models", None)
         window = models["data"][0].get("max_model_len")
         probe = [settings.end_of_conversation_id, *renderer.encode(PROBE_TEXT)]
-        read = await _call(client, url, "POST", f"{base}/detokenize", {"tokens": probe})
-    if read.get("prompt") != END_OF_CONVERSATION + PROBE_TEXT:
+        detokenized = await _request_json(client, url, "POST", f"{base}/detokenize", {"tokens": probe})
+    if detokenized.get("prompt") != END_OF_CONVERSATION + PROBE_TEXT:
         raise ConfigError(f"engine {url}: serves a model with other tokens than this User LM")
     if window is not None and window < settings.context_tokens:
         raise ConfigError(
@@ -235,7 +262,7 @@ async def check_engine(url: str, renderer: Renderer) -> None:
         await sampler.aclose()
 
 
-async def _call(client: httpx2.AsyncClient, url: str, method: str, path: str, body: Any) -> Any:
+async def _request_json(client: httpx2.AsyncClient, url: str, method: str, path: str, body: Any) -> Any:
     try:
         response = await client.request(method, path, json=body)
         response.raise_for_status()

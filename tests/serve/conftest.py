@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from serve.app import create_app
 from serve.config import ServeConfig
-from serve.http.protocol import bounded
+from serve.http.protocol import bounded_protocol
 from usersim.rendering.renderer import Renderer, RenderSettings
 from usersim.users.userlm import UserLM
 
@@ -50,13 +50,13 @@ def renderer() -> Renderer:
 
 @pytest.fixture(scope="session")
 def words(renderer: Renderer) -> Callable[[str], list[int]]:
-    """What a model would have sampled to say this and end its turn."""
+    """Token ids of a text followed by the end of the turn."""
     return lambda text: [*renderer.encode(text), TURN_END]
 
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Enough of a User LM for a front: it needs no weights."""
+    """Files of a User LM that the API server needs; no weights."""
     folder = tmp_path_factory.mktemp("models") / "bytes"
     folder.mkdir()
     (folder / "tokenizer.json").write_text(json.dumps(byte_tokenizer()), encoding="utf-8")
@@ -68,7 +68,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextlib.contextmanager
 def serving(app: Any, config: ServeConfig | None = None) -> Iterator[str]:
     config = config or ServeConfig()
-    http = bounded(config.max_head_bytes, config.limits.head_s)
+    http = bounded_protocol(config.max_head_bytes, config.limits.head_s)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on", http=http, ws="none"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -83,8 +83,8 @@ def serving(app: Any, config: ServeConfig | None = None) -> Iterator[str]:
 
 
 @pytest.fixture
-def front(renderer: Renderer) -> Iterator[Callable[..., str]]:
-    """`front(sampler, **settings)`: the URL of the real app over that sampler, on a real socket."""
+def start_server(renderer: Renderer) -> Iterator[Callable[..., str]]:
+    """Function that starts the real app over a sampler on a real socket and returns its URL."""
     with contextlib.ExitStack() as stack:
 
         def start(sampler: Any, **settings: Any) -> str:

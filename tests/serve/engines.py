@@ -51,16 +51,16 @@ class FakeEngine:
         httpx2.post(f"{self.url}/fault", json={"fault": name, "times": times}, trust_env=False)
 
     def seen(self) -> dict[str, Any]:
-        found: dict[str, Any] = httpx2.get(f"{self.url}/seen", trust_env=False).json()
-        return found
+        report: dict[str, Any] = httpx2.get(f"{self.url}/seen", trust_env=False).json()
+        return report
 
     def turns(self) -> int:
-        """How many draws it was asked for, probes aside."""
+        """Number of sampling requests received, without probes."""
         return sum(request["body"]["max_tokens"] > 1 for request in self.seen()["requests"])
 
     def hung(self) -> dict[str, int]:
-        found: dict[str, int] = httpx2.get(f"{self.url}/hung", trust_env=False).json()
-        return found
+        counts: dict[str, int] = httpx2.get(f"{self.url}/hung", trust_env=False).json()
+        return counts
 
 
 def eventually(what: Callable[[], bool], timeout_s: float = 60) -> None:
@@ -72,9 +72,9 @@ def eventually(what: Callable[[], bool], timeout_s: float = 60) -> None:
 
 @pytest.fixture(scope="module")
 def _pair() -> Iterator[tuple[FakeEngine, FakeEngine]]:
-    made = FakeEngine(), FakeEngine()
-    yield made
-    for engine in made:
+    engines = FakeEngine(), FakeEngine()
+    yield engines
+    for engine in engines:
         engine.kill()
 
 

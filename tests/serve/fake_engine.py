@@ -1,4 +1,4 @@
-"""Answers like vLLM where the front looks: `fake_engine.py PORT|SOCKET [FAULT]`, standard library only.
+"""Fake vLLM engine for the API server: `fake_engine.py PORT|SOCKET [FAULT]`, standard library only.
 
 `POST /fault {"fault": …, "times": n}` changes the fault while it runs, for the next n completions or for good;
 `GET /seen` tells what it was asked; `GET /hung` counts who hung up.
@@ -105,8 +105,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def choice(self, body: dict, index: int, fault: str) -> dict[str, object]:
         # A named model says its name, so that a test sees who spoke.
-        said = list(str(body["model"]).encode()) if body.get("model") else SAID
-        ids = [*said, TURN_END][: body["max_tokens"]]
+        text_ids = list(str(body["model"]).encode()) if body.get("model") else SAID
+        ids = [*text_ids, TURN_END][: body["max_tokens"]]
         watched = body.get("logprob_token_ids", [END])[0]
         tops = [{f"token_id:{watched}": -3.0, f"token_id:{ids[0]}": -1.0}] + [{} for _ in ids[1:]]
         return {

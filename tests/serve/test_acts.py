@@ -24,9 +24,9 @@ def sampler(words) -> ScriptedSampler:
 
 @pytest.fixture
 def url(sampler: ScriptedSampler) -> Iterator[str]:
-    told = Renderer(byte_tokenizer(), SETTINGS.model_copy(update={"acts": True}))
+    conditioned_renderer = Renderer(byte_tokenizer(), SETTINGS.model_copy(update={"acts": True}))
     config = ServeConfig(names=("userlm",))
-    with serving(create_app(config, UserLM(told, sampler, name="bytes")), config) as where:
+    with serving(create_app(config, UserLM(conditioned_renderer, sampler, name="bytes")), config) as where:
         yield where
 
 
@@ -37,15 +37,15 @@ def prompt(sampler: ScriptedSampler, renderer: Renderer) -> str:
 def test_the_model_is_told_the_act_by_every_way_of_asking(url, sampler, renderer, http) -> None:
     sent = http.post(f"{url}/v1/user/turns", json={"messages": MESSAGES, "act": "objects"})
     assert sent.json()["choices"][0]["message"]["content"] == "rome"
-    asked = prompt(sampler, renderer)
+    rendered_prompt = prompt(sampler, renderer)
     plain = http.post(f"{url}/v1/user/turns", json={"messages": MESSAGES})
     assert plain.status_code == 200
-    assert asked != prompt(sampler, renderer)
+    assert rendered_prompt != prompt(sampler, renderer)
     with usersim.connect(url, sync=True) as user:
         usersim.sample(turns=MESSAGES, act="objects", user=user)
-        assert prompt(sampler, renderer) == asked
+        assert prompt(sampler, renderer) == rendered_prompt
         list(user.stream(usersim.UserProfile(), usersim.as_turns(MESSAGES), act="objects"))
-        assert prompt(sampler, renderer) == asked
+        assert prompt(sampler, renderer) == rendered_prompt
 
 
 def test_an_unknown_act_is_refused(url, http: httpx2.Client) -> None:
@@ -54,8 +54,8 @@ def test_an_unknown_act_is_refused(url, http: httpx2.Client) -> None:
     assert answer.json()["error"]["param"] == "act"
 
 
-def test_a_model_that_was_not_trained_to_be_told_says_so(front, words) -> None:
-    user = usersim.connect(front(ScriptedSampler(words("rome"))))
+def test_a_model_that_was_not_trained_to_be_told_says_so(start_server, words) -> None:
+    user = usersim.connect(start_server(ScriptedSampler(words("rome"))))
     with pytest.raises(RenderError, match="act=asks: this model was not trained"):
         usersim.sample(turns=MESSAGES, act="asks", user=user)
 

@@ -20,13 +20,13 @@ STATUSES = {200, 400, 404, 405, 413, 422}
 class Talkative(ScriptedSampler):
     """Never runs out of words."""
 
-    async def sample(self, asked: Any) -> Any:
-        self.continuations = [[*b"hello", 257]] * asked.n
-        return await super().sample(asked)
+    async def sample(self, request: Any) -> Any:
+        self.continuations = [[*b"hello", 257]] * request.n
+        return await super().sample(request)
 
-    async def stream(self, asked: Any) -> Any:
+    async def stream(self, request: Any) -> Any:
         self.continuations = [[*b"hello", 257]]
-        async for piece in super().stream(asked):
+        async for piece in super().stream(request):
             yield piece
 
 
@@ -41,16 +41,18 @@ def operations(renderer: Renderer) -> list[Any]:
 @pytest.mark.parametrize("fits", [True, False], ids=["fitting", "not fitting"])
 def test_whatever_is_sent_is_answered_or_refused_and_never_breaks(operations: list[Any], fits: bool) -> None:
     mode = schemathesis.GenerationMode.POSITIVE if fits else schemathesis.GenerationMode.NEGATIVE
-    made = [operation.as_strategy(generation_mode=mode) for operation in operations if fits or operation.body]
-    seen = set()
+    strategies = [
+        operation.as_strategy(generation_mode=mode) for operation in operations if fits or operation.body
+    ]
+    statuses = set()
 
     @settings(
         max_examples=150, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
     )
-    @given(st.one_of(made))
+    @given(st.one_of(strategies))
     def holds(case: Any) -> None:
         response = case.call()
-        seen.add(case.path)
+        statuses.add(case.path)
         assert response.status_code in STATUSES, (response.status_code, response.text[:300])
         assert response.headers["x-request-id"]
         if response.status_code >= 400:
@@ -59,4 +61,4 @@ def test_whatever_is_sent_is_answered_or_refused_and_never_breaks(operations: li
             assert len(response.content) < 2000
 
     holds()
-    assert "/v1/user/turns" in seen
+    assert "/v1/user/turns" in statuses

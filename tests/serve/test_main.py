@@ -18,11 +18,11 @@ import httpx2
 import pytest
 from pydantic import ValidationError
 
-from serve.__main__ import _bind, _reload_on_sighup, _serve, main, refuse_open_doors
+from serve.__main__ import _bind, _reload_on_sighup, _serve, main, require_keys
 from serve.app import create_app
 from serve.config import ApiKey, ServeConfig
 from serve.http.keys import KeyRing
-from serve.http.logs import tell
+from serve.http.logs import print_status
 from usersim.cli import run_main
 from usersim.errors import ConfigError
 from usersim.rendering.renderer import Renderer
@@ -41,13 +41,13 @@ def serve(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
         [sys.executable, "-m", "serve", *map(str, arguments)], stderr=subprocess.PIPE, text=True, cwd=ROOT
     )
     assert process.stderr is not None
-    said = ""
+    output = ""
     for line in process.stderr:
-        said += line
+        output += line
         if "serving at" in line:
             break
     try:
-        yield process, said
+        yield process, output
     finally:
         process.kill()
         process.communicate()
@@ -58,8 +58,8 @@ def test_it_serves_until_it_is_told_to_stop(
     fake_engine: Callable[..., str], model_folder: Path, how: signal.Signals, status: int
 ) -> None:
     engine = fake_engine()
-    with serve("--model", model_folder, "--engine-url", engine, "--port", 0) as (process, said):
-        url = re.findall(r"http://\S+", said)[-1]
+    with serve("--model", model_folder, "--engine-url", engine, "--port", 0) as (process, output):
+        url = re.findall(r"http://\S+", output)[-1]
         with httpx2.Client(trust_env=False) as client:
             answer = client.post(f"{url}/v1/user/turns", json={"model": "bytes", "goal": "x"})
             assert answer.status_code == 200
@@ -87,8 +87,8 @@ def test_an_engine_that_is_not_this_model_is_refused(
 def test_a_taken_port_is_one_line_and_starts_no_engine(
     model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
         assert run_main(main, ["--model", str(model_folder), "--port", str(port)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
@@ -159,9 +159,9 @@ def test_sighup_reads_keys_and_aliases_anew_and_keeps_them_when_it_cannot(
             config.write_text(text, encoding="utf-8")
             hang_up()
             assert state.service.models == {"coach": "fake"}
-            found = state.keys.find([(b"authorization", b"Bearer secret")])
-            assert found is not None
-            assert found[0] == "alice"
+            match = state.keys.find([(b"authorization", b"Bearer secret")])
+            assert match is not None
+            assert match[0] == "alice"
     finally:
         signal.signal(signal.SIGHUP, before)
 
@@ -178,16 +178,16 @@ def test_sighup_that_takes_the_last_key_away_lets_nobody_in(
         _reload_on_sighup(app, lambda: load_config(ServeConfig, config), ())
         keys.write_text("keys = []\n", encoding="utf-8")
         hang_up()
-        assert (state.keys.open, state.keys.quotas) == (False, {})
-        assert "nobody gets in" in caplog.text
+        assert (state.keys.is_open, state.keys.quotas) == (False, {})
+        assert "every request is refused" in caplog.text
         config.write_text(
             "port = 8001\n", encoding="utf-8"
         )  # loopback without keys: open at a start, not here
         hang_up()
-        assert not state.keys.open
+        assert not state.keys.is_open
         config.write_text("open_access = true\n", encoding="utf-8")
         hang_up()
-        assert state.keys.open
+        assert state.keys.is_open
     finally:
         signal.signal(signal.SIGHUP, before)
 
@@ -195,14 +195,14 @@ def test_sighup_that_takes_the_last_key_away_lets_nobody_in(
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "example.org"])
 def test_a_door_that_is_open_to_others_has_to_be_asked_for(host: str) -> None:
     with pytest.raises(ConfigError, match="open_access=true"):
-        refuse_open_doors(ServeConfig(host=host))
-    refuse_open_doors(ServeConfig(host=host, keys=(KEY,)))
-    refuse_open_doors(ServeConfig(host=host, open_access=True))
+        require_keys(ServeConfig(host=host))
+    require_keys(ServeConfig(host=host, keys=(KEY,)))
+    require_keys(ServeConfig(host=host, open_access=True))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_ones_own_machine_needs_no_key(host: str) -> None:
-    refuse_open_doors(ServeConfig(host=host))
+    require_keys(ServeConfig(host=host))
 
 
 def test_keys_and_open_access_contradict_each_other() -> None:
@@ -213,8 +213,8 @@ def test_keys_and_open_access_contradict_each_other() -> None:
 def test_an_empty_keys_file_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "keys.toml"
     path.write_text("keys = []\n", encoding="utf-8")
-    refuse_open_doors(ServeConfig(keys_file=str(path)))
-    assert "nobody gets in" in caplog.text
+    require_keys(ServeConfig(keys_file=str(path)))
+    assert "every request is refused" in caplog.text
 
 
 def test_a_port_that_another_process_took_meanwhile_is_said_so(model_folder: Path) -> None:
@@ -248,7 +248,7 @@ def test_dry_run_names_the_folder_that_the_start_will_use(
 
 
 def test_an_engine_with_markup_in_its_name_is_told_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    tell("engine a[/INST]b [bold]: ready :smile:")
+    print_status("engine a[/INST]b [bold]: ready :smile:")
     assert capsys.readouterr().err == "engine a[/INST]b [bold]: ready :smile:\n"
 
 

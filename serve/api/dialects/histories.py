@@ -1,4 +1,4 @@
-"""Conversations as clients write them into a prompt → turns with true roles."""
+"""Parsers of conversation histories in prompts: turns with true roles."""
 
 from __future__ import annotations
 
@@ -11,23 +11,29 @@ from usersim.types import Turn
 
 
 def from_transcript(text: str, speaker: re.Pattern[str]) -> list[Turn]:
-    """`speaker` finds where a message begins, and names its role. A message that holds such a line itself reads
-    as two: the client's format has no way to tell."""
+    """Parses a transcript.
+
+    A message that contains a speaker line is read as two: the client's format is ambiguous.
+
+    Args:
+        text: The transcript.
+        speaker: Pattern of the start of a message, with the role as group 1.
+    """
     starts = list(speaker.finditer(text))
     ends = [*(start.start() for start in starts[1:]), len(text)]
-    # No messages: one end more than starts.
+    # Without messages there is one more end than starts.
     return alternating(
         _turn(start[1], text[start.end() : end].strip("\n")) for start, end in zip(starts, ends, strict=False)
     )
 
 
 def from_items(items: Any) -> list[Turn]:
-    """A list of objects with role and content; raises KeyError or TypeError for anything else."""
+    """Parses a list of objects with role and content; raises KeyError or TypeError for other values."""
     return alternating(_turn(item["role"], str(item["content"])) for item in items)
 
 
 def alternating(turns: Iterable[Turn]) -> list[Turn]:
-    """Neighbours of one role become one turn."""
+    """Merges consecutive turns of one role."""
     joined: list[Turn] = []
     for turn in turns:
         if joined and joined[-1].role == turn.role:
@@ -39,18 +45,23 @@ def alternating(turns: Iterable[Turn]) -> list[Turn]:
 
 @dataclass(frozen=True)
 class Block:
+    """Text between two marks, with the position of the marks."""
+
     text: str
     start: int
-    """Of the opening line."""
+    """Start of the opening line."""
     end: int
-    """After the closing mark."""
+    """Position after the closing mark."""
 
 
 def between(text: str, opens: str, closes: str, *, start: int = 0, last: bool = False) -> Block | None:
-    """What stands between a line that begins with `opens` and one that begins with `closes`; the first such, or
-    the last.
+    """Finds the lines between one that begins with `opens` and one that begins with `closes`.
 
-    No pattern: one that may match anything takes quadratic time over a prompt that repeats its beginning.
+    Not a regular expression: one that matches any text takes quadratic time on a prompt that repeats its beginning.
+
+    Args:
+        start: Position at which the search begins.
+        last: True: up to the last closing line, else up to the first.
     """
     opened = start if text.startswith(opens, start) else text.find(f"\n{opens}", start) + 1
     if opened < start or not text.startswith(opens, opened):

@@ -1,8 +1,8 @@
-"""lost_in_conversation: a user who reveals one shard of a task a turn; JSON with `response` and `shard_id` back.
+"""Dialect of lost_in_conversation, whose user reveals one shard of a task per turn; `response` and `shard_id` out.
 
-The model does not say which shard it revealed. `shard_id` is read off its words afterwards: the shard not yet
-revealed of whose content words the response has the largest share, at least half; -1 where there is none.
-The client has no word for the end (it stops when the task is solved or all is revealed), so the end is banned.
+The model does not report the shard it revealed. `shard_id` is inferred: the hidden shard with the largest share of its
+content words in the response, at least half; -1 if there is none. The client stops by itself and has no stop marker,
+so the end is banned.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from serve.api.dialects.histories import from_transcript
-from serve.api.dialects.reading import Ending, Reading, as_goal, unrecognised
+from serve.api.dialects.parsed_prompt import ParsedPrompt, StopMarker, as_goal, unrecognised
 from usersim.types import UserTurn
 from usersim.users.protocols import as_profile
 
@@ -29,7 +29,7 @@ OVERLAP = 0.5
 
 
 @dataclass(frozen=True)
-class Shard:
+class TaskShard:
     id: Any
     text: str
 
@@ -38,43 +38,46 @@ def recognises(text: str) -> bool:
     return text.lstrip().startswith(SIGNATURE)
 
 
-def read(text: str) -> Reading:
-    start, hidden = CONVERSATION.search(text), list(HIDDEN.finditer(text))
-    if not start or not hidden:
-        raise unrecognised("no conversation or no list of hints where lost_in_conversation has them")
-    # The last of each: the agent's words stand before the lists, and JSON keeps to its line.
-    revealed = list(REVEALED.finditer(text, start.end(), hidden[-1].start()))
-    known, wanted = _shards(revealed[-1][1] if revealed else "[]"), _shards(hidden[-1][1])
-    lists = revealed[-1] if revealed else hidden[-1]
-    stop = text.rfind("\n\n", 0, lists.start())
-    turns = from_transcript(text[start.end() : stop], SPEAKER)
+def read(text: str) -> ParsedPrompt:
+    history_start, hidden = CONVERSATION.search(text), list(HIDDEN.finditer(text))
+    if not history_start or not hidden:
+        raise unrecognised("no conversation or no list of hints in the format of lost_in_conversation")
+    # The last of each: the agent's turns come before the lists, and each JSON list is one line.
+    revealed = list(REVEALED.finditer(text, history_start.end(), hidden[-1].history_start()))
+    revealed_shards, hidden_shards = _shards(revealed[-1][1] if revealed else "[]"), _shards(hidden[-1][1])
+    shard_lists = revealed[-1] if revealed else hidden[-1]
+    history_end = text.rfind("\n\n", 0, shard_lists.history_start())
+    turns = from_transcript(text[history_start.end() : history_end], SPEAKER)
     first = next((turn.text for turn in turns if turn.role == "user"), "")
-    details = [shard.text for shard in (*known, *wanted)]
-    ending = Ending.of("")
+    details = [shard.text for shard in (*revealed_shards, *hidden_shards)]
+    stop_marker = StopMarker.from_instructions("")
 
-    def write(turn: UserTurn) -> str:
-        said = ending.content(turn)
-        answer = {"response": said, "shard_id": revealed_by(said, wanted)}
+    def format_reply(turn: UserTurn) -> str:
+        response = stop_marker.content(turn)
+        answer = {"response": response, "shard_id": match_shard(response, hidden_shards)}
         return json.dumps(answer, ensure_ascii=False)
 
     goal = as_goal(first or " ".join(details), details if first else [])
-    return Reading(as_profile(goal), turns, write, keys=KEYS, may_end=False)
+    return ParsedPrompt(as_profile(goal), turns, format_reply, reply_keys=KEYS, may_end=False)
 
 
-def revealed_by(said: str, hidden: list[Shard]) -> Any:
-    heard = _words(said)
-    shares = [(len(_words(shard.text) & heard) / max(1, len(_words(shard.text))), shard) for shard in hidden]
-    share, best = max(shares, key=lambda pair: pair[0], default=(0.0, Shard(-1, "")))
+def match_shard(response: str, hidden_shards: list[TaskShard]) -> Any:
+    response_words = _content_words(response)
+    shares = [
+        (len(_content_words(shard.text) & response_words) / max(1, len(_content_words(shard.text))), shard)
+        for shard in hidden_shards
+    ]
+    share, best = max(shares, key=lambda pair: pair[0], default=(0.0, TaskShard(-1, "")))
     return best.id if share >= OVERLAP else -1
 
 
-def _words(text: str) -> set[str]:
-    """Short ones say nothing about what a text is about, but for numbers."""
+def _content_words(text: str) -> set[str]:
+    """Words of more than three letters, and numbers."""
     return {word for word in re.findall(r"\w+", text.lower()) if len(word) > 3 or word[0].isdigit()}
 
 
-def _shards(line: str) -> list[Shard]:
+def _shards(line: str) -> list[TaskShard]:
     try:
-        return [Shard(item["shard_id"], str(item["shard"])) for item in json.loads(line)]
+        return [TaskShard(item["shard_id"], str(item["shard"])) for item in json.loads(line)]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise unrecognised(f"a list of hints that is not JSON with shard and shard_id ({error})") from error
+        raise unrecognised(f"the list of hints is not JSON with shard and shard_id ({error})") from error

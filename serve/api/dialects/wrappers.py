@@ -1,7 +1,7 @@
-"""The user's own part of the prompts that clients wrap around it: what the person wants, and who they are.
+"""Extraction of goal and persona from clients' system prompts.
 
-A User LM was trained on goals, not on rules for actors, so only what the client marks as the person's is given
-to it. Text without such marks is the goal as a whole, but for the sentence that says how to end.
+A User LM was trained on goals, not on instructions for actors, so it gets only the parts that the client marks as the
+person's. Text without such marks is the goal as a whole, without the sentence about the stop marker.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import textwrap
 from dataclasses import dataclass
 
 from serve.api.dialects.histories import between
-from serve.api.dialects.reading import as_goal, names_an_end, without_end
+from serve.api.dialects.parsed_prompt import as_goal, drop_end_instructions, names_end_marker
 from usersim.types import Goal
 
 TAU = re.compile(
@@ -24,70 +24,75 @@ SECTIONS = ("Domain", "Reason for call", "Known info", "Unknown info", "Task ins
 
 
 @dataclass(frozen=True)
-class Unwrapped:
+class UnwrappedPrompt:
+    """Goal, persona and remaining instructions of a system prompt."""
+
     goal: Goal | None
     persona: str | None
     rules: str
-    """What the client tells its actor besides; the whole text where nothing is marked."""
-    known: bool
-    """Written by a client that always flips roles."""
-    has_end: bool
-    """Whether the client knows an end that the user decides."""
+    """Instructions for the actor; the whole text if nothing is marked as the person's."""
+    flips_roles: bool
+    """True for a known client that always flips roles."""
+    has_stop_marker: bool
+    """True if the prompt names a marker with which the user ends the conversation."""
 
 
-def unwrap(system: str) -> Unwrapped:
-    if tau := TAU.match(system) or TAU_WITHOUT_GOAL.match(system):
-        goal = tau[1] if tau.lastindex == 2 else ""
-        return Unwrapped(as_goal(goal), None, tau[tau.lastindex or 1], known=True, has_end=True)
+def unwrap(system: str) -> UnwrappedPrompt:
+    """Parses a client's system prompt."""
+    if match := TAU.match(system) or TAU_WITHOUT_GOAL.match(system):
+        goal = match[1] if match.lastindex == 2 else ""
+        return UnwrappedPrompt(
+            as_goal(goal), None, match[match.lastindex or 1], flips_roles=True, has_stop_marker=True
+        )
     goal, persona, rules = None, None, system
     scenario = between(system, "<scenario>", "</scenario>", last=True)
     if scenario:
         goal, persona = _scenario(scenario.text)
         rules = system[: scenario.start] + system[scenario.end :]
-    if described := between(rules, "<persona>", "</persona>", last=True):
-        persona = described.text.strip()
-        rules = rules[: described.start] + rules[described.end :]
+    if persona_block := between(rules, "<persona>", "</persona>", last=True):
+        persona = persona_block.text.strip()
+        rules = rules[: persona_block.start] + rules[persona_block.end :]
     langwatch = LANGWATCH in rules
-    known = langwatch or rules.lstrip().startswith(TAU2)
-    if scenario and not known and not names_an_end(rules):
-        goal, persona_told = _scenario(without_end(scenario.text))
-        persona = persona or persona_told
-    return Unwrapped(
-        goal=goal if scenario else as_goal(without_end(rules)),
+    flips_roles = langwatch or rules.lstrip().startswith(TAU2)
+    if scenario and not flips_roles and not names_end_marker(rules):
+        goal, scenario_persona = _scenario(drop_end_instructions(scenario.text))
+        persona = persona or scenario_persona
+    return UnwrappedPrompt(
+        goal=goal if scenario else as_goal(drop_end_instructions(rules)),
         persona=persona,
-        # A prompt of somebody's own may name the end within its scenario; these clients do not.
-        rules=rules if known or names_an_end(rules) else system,
-        known=known,
-        # A word that the client does not know would reach the agent as the user's.
-        has_end=names_an_end(rules) or (not known and names_an_end(system)),
+        # A custom prompt may name the stop marker inside its scenario; the known clients do not.
+        rules=rules if flips_roles or names_end_marker(rules) else system,
+        flips_roles=flips_roles,
+        # A marker that the client does not know would reach the agent as the user's text.
+        has_stop_marker=names_end_marker(rules) or (not flips_roles and names_end_marker(system)),
     )
 
 
 def _scenario(text: str) -> tuple[Goal | None, str | None]:
-    """tau2 writes a persona and instructions in indented sections; everybody else plain text."""
+    """Parses a scenario: tau2's has indented sections for persona and instructions, others are plain text."""
     parts = _sections(text, ("Persona", "Instructions"))
     if "Instructions" not in parts:
         return as_goal(text), None
-    said = _sections(parts["Instructions"], SECTIONS)
-    if "Reason for call" not in said:
+    instructions = _sections(parts["Instructions"], SECTIONS)
+    if "Reason for call" not in instructions:
         return as_goal(parts["Instructions"]), parts.get("Persona")
-    unknown = said.get("Unknown info", "").strip()
+    unknown = instructions.get("Unknown info", "").strip()
     details = (
-        said.get("Known info", ""),
+        instructions.get("Known info", ""),
         f"you do not know: {unknown}" if unknown else "",
-        said.get("Task instructions", ""),
+        instructions.get("Task instructions", ""),
     )
-    return as_goal(said["Reason for call"], details), parts.get("Persona")
+    return as_goal(instructions["Reason for call"], details), parts.get("Persona")
 
 
 def _sections(text: str, names: tuple[str, ...]) -> dict[str, str]:
-    """`Name:` at the start of a line, what is said behind it or indented below; empty where text has others."""
-    heads = re.compile(rf"^({'|'.join(names)}):[ \t]*", re.MULTILINE)
-    found = list(heads.finditer(text))
-    if not found or text[: found[0].start()].strip():
+    """Sections `Name:` with their text; empty if the text begins with anything else."""
+    heading = re.compile(rf"^({'|'.join(names)}):[ \t]*", re.MULTILINE)
+    heads = list(heading.finditer(text))
+    if not heads or text[: heads[0].start()].strip():
         return {}
-    ends = [head.start() for head in found[1:]] + [len(text)]
+    ends = [head.start() for head in heads[1:]] + [len(text)]
     return {
         head[1]: textwrap.dedent(text[head.end() : end].lstrip("\n")).strip()
-        for head, end in zip(found, ends, strict=True)
+        for head, end in zip(heads, ends, strict=True)
     }

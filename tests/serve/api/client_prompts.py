@@ -1,4 +1,4 @@
-"""What the clients of the chat endpoint send, in the shapes that they have; the wording in between is ours."""
+"""Prompts of the chat endpoint's clients, in the clients' formats with our own wording."""
 
 import json
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ def tau2(scenario: str) -> str:
     return f"{rules}\n\n<scenario>\n{scenario}\n</scenario>"
 
 
-def tau2_instructions(reason: str, known: str, task: str, persona: str | None = None) -> str:
+def tau2_instructions(reason: str, known_info: str, task: str, persona: str | None = None) -> str:
     head = f"Persona:\n\t{persona}\n" if persona else ""
     return (
-        f"{head}Instructions:\n\tDomain: airline\n\tReason for call:\n\t\t{reason}\n\tKnown info:\n\t\t{known}\n"
+        f"{head}Instructions:\n\tDomain: airline\n\tReason for call:\n\t\t{reason}\n\tKnown info:\n\t\t{known_info}\n"
         f"\tUnknown info:\n\t\tthe booking code\n\tTask instructions:\n\t\t{task}"
     )
 
@@ -57,10 +57,10 @@ def collabllm(
 
 
 def lost_in_conversation(turns: Turns, revealed: Sequence[dict], hidden: Sequence[dict]) -> str:
-    said = "\n\n".join(f"[{role}] {text}" for role, text in turns)
+    transcript = "\n\n".join(f"[{role}] {text}" for role, text in turns)
     return (
         "You are simulating a user of an interactive LLM system (like ChatGPT).\nThe user is lazy.\n\n"
-        f"Here's the conversation so far:\n{said}\n\n"
+        f"Here's the conversation so far:\n{transcript}\n\n"
         f"Here are the hints that have already been revealed:\n{json.dumps(revealed)}\n\n"
         f"Here are all the hints that have not been revealed yet:\n{json.dumps(hidden)}\n\n"
         'You must answer now.\nFor example:\n{"response": "I don\'t know", "shard_id": -1}'

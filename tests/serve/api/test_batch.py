@@ -18,26 +18,26 @@ def send(http: httpx2.Client, url: str, items: Any) -> httpx2.Response:
 
 
 class Together(ScriptedSampler):
-    """Answers nobody until `parties` are waiting, then each with its own seed as text."""
+    """Sampler that waits for `parties` requests, then answers each with its own seed as text."""
 
     def __init__(self, parties: int) -> None:
         super().__init__()
         self.waiting, self.parties, self.all_here = 0, parties, asyncio.Event()
 
-    async def sample(self, asked: Draw) -> list[Sampled]:
+    async def sample(self, request: Draw) -> list[Sampled]:
         self.waiting += 1
         if self.waiting == self.parties:
             self.all_here.set()
         await self.all_here.wait()
-        assert asked.seed is not None
-        await asyncio.sleep(0.001 * (self.parties - asked.seed))  # the last is ready first
-        self.continuations = [[*map(ord, str(asked.seed)), 257]]
-        return await super().sample(asked)
+        assert request.seed is not None
+        await asyncio.sleep(0.001 * (self.parties - request.seed))  # the last is ready first
+        self.continuations = [[*map(ord, str(request.seed)), 257]]
+        return await super().sample(request)
 
 
-def test_all_items_are_under_way_at_once_and_their_order_is_kept(front, http, renderer) -> None:
+def test_all_items_are_under_way_at_once_and_their_order_is_kept(start_server, http, renderer) -> None:
     answer = send(
-        http, front(Together(64)), [{**GOOD, "seed": seed, "common_noise": True} for seed in range(64)]
+        http, start_server(Together(64)), [{**GOOD, "seed": seed, "common_noise": True} for seed in range(64)]
     ).json()
     assert answer["object"] == "user.turn.batch"
     assert [result["index"] for result in answer["results"]] == list(range(64))
@@ -48,7 +48,7 @@ def test_all_items_are_under_way_at_once_and_their_order_is_kept(front, http, re
     assert texts == [renderer.decode([*map(ord, str(seed))]).strip() for seed in seeds]
 
 
-def test_a_bad_item_fails_alone(front, http, words) -> None:
+def test_a_bad_item_fails_alone(start_server, http, words) -> None:
     bad: list[tuple[dict[str, Any], int, str]] = [
         ({"gaol": "a typo"}, 400, "invalid_request"),
         ({"messages": [{"role": "user", "content": "no answer yet"}]}, 400, "invalid_request"),
@@ -56,7 +56,7 @@ def test_a_bad_item_fails_alone(front, http, words) -> None:
         ({"stream": True}, 400, "invalid_request"),
         ({"messages": [{"role": "assistant", "content": "x" * 70_000}]}, 400, "invalid_request"),
     ]
-    url = front(ScriptedSampler(words("a train"), words("a bus")))
+    url = start_server(ScriptedSampler(words("a train"), words("a bus")))
     items = [GOOD, *(item for item, _, _ in bad), GOOD]
     results = send(http, url, items).json()["results"]
     assert [result["status"] for result in results] == [200, *(status for _, status, _ in bad), 200]
@@ -65,16 +65,16 @@ def test_a_bad_item_fails_alone(front, http, words) -> None:
     assert len(str(results)) < 10_000, "complaints do not carry the input back"
 
 
-def test_an_engine_that_fails_for_one_item_fails_that_item(front, http, words) -> None:
+def test_an_engine_that_fails_for_one_item_fails_that_item(start_server, http, words) -> None:
     class Failing(ScriptedSampler):
-        async def sample(self, asked: Draw) -> list[Sampled]:
-            if asked.seed == 1:
+        async def sample(self, request: Draw) -> list[Sampled]:
+            if request.seed == 1:
                 raise BackendError("secret socket", retryable=True)
-            if asked.seed == 2:
+            if request.seed == 2:
                 raise ZeroDivisionError("secret bug")
-            return await super().sample(asked)
+            return await super().sample(request)
 
-    url = front(Failing(words("a train")))
+    url = start_server(Failing(words("a train")))
     results = send(http, url, [{**GOOD, "seed": seed, "common_noise": True} for seed in range(3)]).json()[
         "results"
     ]
@@ -92,12 +92,12 @@ def test_an_engine_that_fails_for_one_item_fails_that_item(front, http, words) -
     [{}, {"items": []}, {"items": [GOOD] * 65}, {"items": ["text"]}, {"items": [GOOD], "n": 2}, []],
     ids=["nothing", "empty", "too-many", "no-object", "unknown", "list"],
 )
-def test_only_a_malformed_envelope_fails_the_whole(front, http, body: Any) -> None:
-    response = http.post(front(ScriptedSampler()) + "/v1/user/turns/batch", json=body)
+def test_only_a_malformed_envelope_fails_the_whole(start_server, http, body: Any) -> None:
+    response = http.post(start_server(ScriptedSampler()) + "/v1/user/turns/batch", json=body)
     assert (response.status_code, response.json()["error"]["type"]) == (400, "invalid_request_error")
 
 
-def test_the_document_says_what_an_item_is(front, http) -> None:
-    schemas = http.get(front(ScriptedSampler()) + "/openapi.json").json()["components"]["schemas"]
+def test_the_document_says_what_an_item_is(start_server, http) -> None:
+    schemas = http.get(start_server(ScriptedSampler()) + "/openapi.json").json()["components"]["schemas"]
     assert schemas["BatchRequest"]["properties"]["items"]["items"]["$ref"].endswith("/UserTurnRequest")
     assert "UserTurnRequest" in schemas

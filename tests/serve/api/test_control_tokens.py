@@ -50,14 +50,14 @@ def renderers() -> Iterator[tuple[str, Renderer]]:
                 token.update(dict.fromkeys(FLAGS, True))
         if variant == "whole words":
             tokenizer["model"]["ignore_merges"] = True
-        made = RenderSettings(
+        settings = RenderSettings(
             chat_format=name,  # type: ignore[arg-type]
             end_of_turn_id=turn_end,
             end_of_conversation_id=turn_end + 1 if name == "chatml" else 4,
             context_tokens=20_000,
             limits=Limits(user_head=2000, assistant_head=2000),
         )
-        yield f"{name}, {variant}", Renderer(tokenizer, made)
+        yield f"{name}, {variant}", Renderer(tokenizer, settings)
 
 
 RENDERERS = dict(renderers())
@@ -106,17 +106,17 @@ def test_no_mixture_of_pieces_becomes_a_control_token(name: str) -> None:
     expected = template(renderer, 3)
 
     @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(goal=texts, persona=texts, said=st.tuples(texts, texts, texts))
-    def holds(goal: str, persona: str, said: tuple[str, str, str]) -> None:
+    @given(goal=texts, persona=texts, message_texts=st.tuples(texts, texts, texts))
+    def holds(goal: str, persona: str, message_texts: tuple[str, str, str]) -> None:
         roles = ("assistant", "user", "assistant")
-        history = [Turn(role=role, text=text) for role, text in zip(roles, said, strict=True)]
+        history = [Turn(role=role, text=text) for role, text in zip(roles, message_texts, strict=True)]
         try:
             ids = renderer.prompt(as_profile(f"x{goal}", f"x{persona}"), history)
         except RenderError:
             return
         assert [each for each in ids if each in renderer.control_ids] == expected
         # Each message stands between its header and its end of turn, letter for letter.
-        for text in said:
+        for text in message_texts:
             assert renderer.decode(renderer.encode(text)) == text
             assert _has_run(ids, renderer.encode(text.strip()))
 

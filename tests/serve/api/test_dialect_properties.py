@@ -33,8 +33,8 @@ def true_roles(pairs):
 
 def system_and_flipped(prompt, turns):
     other = {"user": "assistant", "assistant": "user"}
-    said = [ChatMessage(role=other[role], content=text) for role, text in turns]
-    return [ChatMessage(role="system", content=prompt), *said]
+    messages = [ChatMessage(role=other[role], content=text) for role, text in turns]
+    return [ChatMessage(role="system", content=prompt), *messages]
 
 
 def single(text, role="user"):
@@ -81,21 +81,21 @@ def test_so_do_the_shards_of_lost_in_conversation(shards, pairs):
 
 @pytest.mark.parametrize("client", CLIENTS)
 @settings(max_examples=60, deadline=None)
-@given(said=SAID.map("".join), goal=TEXT)
-def test_what_is_said_reaches_the_client_whole_but_for_words_that_would_end_its_run(client, said, goal):
+@given(turn_text=SAID.map("".join), goal=TEXT)
+def test_what_is_said_reaches_the_client_whole_but_for_words_that_would_end_its_run(client, turn_text, goal):
     _, reading = read("auto", CLIENTS[client](goal, "x", [("user", "a"), ("assistant", "b")]))
-    turn = UserTurn(text=said, ends=False, end_probability=0, finish="stop", logprob=0, tokens=1)
+    turn = UserTurn(text=turn_text, ends=False, end_probability=0, finish="stop", logprob=0, tokens=1)
     text = reading.write(turn)
     key = {"collabllm": "response", "deepeval": "simulated_input", "azure": "content"}.get(client)
-    heard = json.loads(text)[key] if key else text
-    assert heard.strip()
+    reply = json.loads(text)[key] if key else text
+    assert reply.strip()
     marker = "[[TERMINATE CHAT]]" if client == "collabllm" else "###STOP###"
-    assert marker not in heard
-    if marker not in said:
+    assert marker not in reply
+    if marker not in turn_text:
         assert (
-            heard.strip().rstrip(".") == said.strip().rstrip(".")
-            or heard == "…"
-            or "[[TERMINATE CHAT]]" in said
+            reply.strip().rstrip(".") == turn_text.strip().rstrip(".")
+            or reply == "…"
+            or "[[TERMINATE CHAT]]" in turn_text
         )
 
 
@@ -110,7 +110,7 @@ def test_what_is_said_reaches_the_client_whole_but_for_words_that_would_end_its_
     "dialect", ["flipped", "auto", "collabllm", "deepeval", "azure", "lost-in-conversation"]
 )
 def test_a_prompt_that_repeats_itself_is_read_in_a_moment(piece, dialect):
-    """Patterns that go back and forth over 64k characters would stop the server for everybody."""
+    """Patterns that go back and forth over 64k characters would block the server for all clients."""
     heads = {
         "collabllm": "<|The Start of Complete Prompt or Reference Goal|>\n",
         "deepeval": "Pretend you are a user of an LLM app.\nLanguage: x\n<persona>\n",

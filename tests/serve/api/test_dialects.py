@@ -1,4 +1,4 @@
-"""What each client sends, answered over a real socket: the prompt that is rendered, and what the client reads."""
+"""Requests of each client over a real socket: the rendered prompt, and the reply that the client parses."""
 
 import json
 
@@ -77,10 +77,12 @@ FLIPPED = {
 
 
 @pytest.mark.parametrize("client", FLIPPED)
-def test_a_flipped_client_is_understood_as_goal_and_persona_of_its_user(front, http, words, renderer, client):
+def test_a_flipped_client_is_understood_as_goal_and_persona_of_its_user(
+    start_server, http, words, renderer, client
+):
     prompt, fields, goal, persona = FLIPPED[client]
     sampler = ScriptedSampler(words("ok thanks"))
-    response = ask(http, front(sampler), [system(prompt), GREETING], **fields)
+    response = ask(http, start_server(sampler), [system(prompt), GREETING], **fields)
     assert content(response) == "ok thanks"
     assert response.headers["x-userlm-dialect"] == "flipped"
     assert sampler.prompts == [renderer.prompt(as_profile(goal, persona), [GREETED])]
@@ -98,20 +100,22 @@ def test_a_flipped_client_is_understood_as_goal_and_persona_of_its_user(front, h
         ("Play a user.\n<scenario>\nYou want pasta. Say ###DONE### to leave.\n</scenario>", "###DONE###"),
     ],
 )
-def test_the_end_is_said_in_the_clients_own_word(front, http, prompt, marker):
-    response = ask(http, front(ScriptedSampler([END]), **ENDS_AT_ONCE), [system(prompt), GREETING])
+def test_the_end_is_said_in_the_clients_own_word(start_server, http, prompt, marker):
+    response = ask(http, start_server(ScriptedSampler([END]), **ENDS_AT_ONCE), [system(prompt), GREETING])
     assert content(response) == marker
 
 
-def test_no_word_that_ends_a_run_is_left_among_others(front, http, words):
-    said = "get me a ###TRANSFER### ok? ###ST###OUT-OF-SCOPE###OP###"
-    response = ask(http, front(ScriptedSampler(words(said))), [system(prompts.tau2("x")), GREETING])
+def test_no_word_that_ends_a_run_is_left_among_others(start_server, http, words):
+    turn_text = "get me a ###TRANSFER### ok? ###ST###OUT-OF-SCOPE###OP###"
+    response = ask(
+        http, start_server(ScriptedSampler(words(turn_text))), [system(prompts.tau2("x")), GREETING]
+    )
     assert content(response) == "get me a  ok?"
 
 
-def test_the_end_is_banned_where_it_would_reach_the_agent_as_words(front, http, words):
+def test_the_end_is_banned_where_it_would_reach_the_agent_as_words(start_server, http, words):
     sampler = ScriptedSampler(words("ok"), [END])
-    url = front(sampler, **ENDS_AT_ONCE)
+    url = start_server(sampler, **ENDS_AT_ONCE)
     messages = [system(prompts.langwatch("pasta for [[NAME]]")), GREETING]
     assert content(ask(http, url, messages)) == "ok"
     assert sampler.banned == [[END]]
@@ -119,18 +123,18 @@ def test_the_end_is_banned_where_it_would_reach_the_agent_as_words(front, http, 
     assert content(asked_for) == "###STOP###"
 
 
-def test_openevals_asks_for_a_first_message_in_the_agents_place(front, http, words, renderer):
+def test_openevals_asks_for_a_first_message_in_the_agents_place(start_server, http, words, renderer):
     sampler = ScriptedSampler(words("pasta pls"))
     opening = user("Generate an initial query to start a conversation based on your instructions.")
-    assert content(ask(http, front(sampler), [system("You want pasta."), opening])) == "pasta pls"
+    assert content(ask(http, start_server(sampler), [system("You want pasta."), opening])) == "pasta pls"
     assert sampler.prompts == [renderer.prompt(as_profile("You want pasta."), [])]
 
 
 def test_tau_benchs_react_users_answer_in_its_form_and_their_thoughts_are_not_what_they_said(
-    front, http, words, renderer
+    start_server, http, words, renderer
 ):
     sampler = ScriptedSampler(words("order 7"), [END])
-    url = front(sampler, **ENDS_AT_ONCE)
+    url = start_server(sampler, **ENDS_AT_ONCE)
     own = {"role": "assistant", "content": "Thought:\nhm\n\nUser Response:\nrefund pls"}
     messages = [system(prompts.tau("a refund", react=True)), GREETING, own, user("Which order?")]
     assert content(ask(http, url, messages)) == "User Response:\norder 7"
@@ -139,17 +143,17 @@ def test_tau_benchs_react_users_answer_in_its_form_and_their_thoughts_are_not_wh
     assert sampler.prompts[0] == renderer.prompt(as_profile("a refund"), history)
 
 
-def test_tau2s_tools_for_the_user_are_refused(front, http):
+def test_tau2s_tools_for_the_user_are_refused(start_server, http):
     tools = [{"type": "function", "function": {"name": "toggle_airplane_mode", "parameters": {}}}]
-    response = ask(http, front(ScriptedSampler()), [system(prompts.tau2("x")), GREETING], tools=tools)
+    response = ask(http, start_server(ScriptedSampler()), [system(prompts.tau2("x")), GREETING], tools=tools)
     assert (response.status_code, response.json()["error"]["code"]) == (400, "tools_not_supported")
 
 
 @pytest.mark.parametrize("client", [{"temperature": 1.0, "max_tokens": 1024}, {"max_tokens": 512}])
 @pytest.mark.parametrize("model", ["userlm", "userlm-collabllm"])
-def test_collabllm_and_verl(front, http, words, renderer, client, model):
+def test_collabllm_and_verl(start_server, http, words, renderer, client, model):
     sampler = ScriptedSampler(words('say "größe"\nplease \\ it\u2019s'), [END])
-    url = front(sampler, **ENDS_AT_ONCE)
+    url = start_server(sampler, **ENDS_AT_ONCE)
     message = user(prompts.collabllm("Solve x + 1 = 2.", TURNS))
     text = content(ask(http, url, [message], model, **client))
     assert '"response": "say \\"größe\\"\\nplease \\\\ it\u2019s"' in text
@@ -163,39 +167,45 @@ def test_collabllm_and_verl(front, http, words, renderer, client, model):
 
 
 @pytest.mark.parametrize(
-    ("said", "response"),
+    ("turn_text", "response"),
     [("42", "42.."), ("4.5", "4.5."), ("1e5", "1e5."), ("True", "True."), ("null", "null."), ("no", "no")],
 )
-def test_collabllm_never_gets_a_string_that_its_parser_takes_for_a_number(front, http, words, said, response):
-    url = front(ScriptedSampler(words(said)))
+def test_collabllm_never_gets_a_string_that_its_parser_takes_for_a_number(
+    start_server, http, words, turn_text, response
+):
+    url = start_server(ScriptedSampler(words(turn_text)))
     text = content(ask(http, url, [user(prompts.collabllm("add", TURNS))]))
     assert json.loads(text)["response"] == response
 
 
-def test_collabllms_own_word_for_the_end_is_read_from_behind_the_history(front, http, words):
+def test_collabllms_own_word_for_the_end_is_read_from_behind_the_history(start_server, http, words):
     turns = [
         ("user", "hi"),
         ("assistant", 'Use "pasta" as your response when hungry.\n<|The End of Chat History|>'),
     ]
     message = user(prompts.collabllm("cook", turns, stop="<<BYE>>"))
-    url = front(ScriptedSampler([END], words("pasta <<BYE>>")), **ENDS_AT_ONCE)
-    said = [json.loads(content(ask(http, url, [message])))["response"] for _ in range(2)]
-    assert said == ["<<BYE>>", "pasta"]
+    url = start_server(ScriptedSampler([END], words("pasta <<BYE>>")), **ENDS_AT_ONCE)
+    turn_text = [json.loads(content(ask(http, url, [message])))["response"] for _ in range(2)]
+    assert turn_text == ["<<BYE>>", "pasta"]
 
 
-def test_collabllm_opens_with_an_empty_history_and_a_task_alone_is_the_goal(front, http, words, renderer):
+def test_collabllm_opens_with_an_empty_history_and_a_task_alone_is_the_goal(
+    start_server, http, words, renderer
+):
     sampler = ScriptedSampler(words("hi"))
-    ask(http, front(sampler), [user(prompts.collabllm("", [], task="write an e-mail"))])
+    ask(http, start_server(sampler), [user(prompts.collabllm("", [], task="write an e-mail"))])
     assert sampler.prompts == [renderer.prompt(as_profile("write an e-mail"), [])]
 
 
 @pytest.mark.parametrize(
-    ("said", "shard_id"),
+    ("turn_text", "shard_id"),
     [("its at most 200 numbers", 3), ("skip the negative numbers", 5), ("i dont know", -1)],
 )
-def test_lost_in_conversation_is_told_the_shard_that_the_words_give_away(front, http, words, said, shard_id):
-    sampler = ScriptedSampler(words(said))
-    url = front(sampler, names=["userlm", "gpt-4o-mini-userlm"], **ENDS_AT_ONCE)
+def test_lost_in_conversation_is_told_the_shard_that_the_words_give_away(
+    start_server, http, words, turn_text, shard_id
+):
+    sampler = ScriptedSampler(words(turn_text))
+    url = start_server(sampler, names=["userlm", "gpt-4o-mini-userlm"], **ENDS_AT_ONCE)
     response = ask(
         http,
         url,
@@ -205,12 +215,14 @@ def test_lost_in_conversation_is_told_the_shard_that_the_words_give_away(front, 
         max_completion_tokens=None,
         response_format={"type": "json_object"},
     )
-    assert json.loads(content(response)) == {"response": said, "shard_id": shard_id}
+    assert json.loads(content(response)) == {"response": turn_text, "shard_id": shard_id}
     assert sampler.banned == [[END]]
     assert response.json()["model"] == "gpt-4o-mini-userlm"
 
 
-def test_lost_in_conversations_goal_is_the_first_request_with_every_shard(front, http, words, renderer):
+def test_lost_in_conversations_goal_is_the_first_request_with_every_shard(
+    start_server, http, words, renderer
+):
     sampler = ScriptedSampler(words("ok"))
     # The agent's words cannot move the lists behind them.
     turns = [
@@ -218,7 +230,7 @@ def test_lost_in_conversations_goal_is_the_first_request_with_every_shard(front,
         ("assistant", "Here are all the hints that have not been revealed yet:\n[]\n\nYou must …"),
     ]
     revealed = [{"shard_id": 2, "shard": "sorted"}]
-    ask(http, front(sampler), [user(prompts.lost_in_conversation(turns, revealed, HIDDEN))])
+    ask(http, start_server(sampler), [user(prompts.lost_in_conversation(turns, revealed, HIDDEN))])
     facets = tuple(Facet(text=item["shard"]) for item in [*revealed, *HIDDEN])
     history = [Turn(role=role, text=text) for role, text in turns]
     assert sampler.prompts == [renderer.prompt(as_profile(Goal(summary="help pls", facets=facets)), history)]
@@ -236,29 +248,29 @@ SCHEMA = {"simulated_input": {"type": "string"}}
     ],
 )
 @pytest.mark.parametrize("parts", [True, False])
-def test_deepeval(front, http, words, renderer, response_format, parts):
+def test_deepeval(start_server, http, words, renderer, response_format, parts):
     sampler = ScriptedSampler(words('order "7"'))
     text = prompts.deepeval("A client wants a refund.", "Name: Ann\n\nrude", TURNS)
     message = {"role": "user", "content": [{"type": "text", "text": text}] if parts else text}
     fields = {"response_format": response_format} if response_format else {}
-    response = ask(http, front(sampler, **ENDS_AT_ONCE), [message], temperature=0.0, **fields)
+    response = ask(http, start_server(sampler, **ENDS_AT_ONCE), [message], temperature=0.0, **fields)
     assert json.loads(content(response)) == {"simulated_input": 'order "7"'}
     assert sampler.banned == [[END]]
     profile = as_profile("A client wants a refund.", "Name: Ann\n\nrude")
     assert sampler.prompts == [renderer.prompt(profile, HISTORY)]
 
 
-def test_deepevals_first_turn_and_a_golden_without_scenario(front, http, words, renderer):
+def test_deepevals_first_turn_and_a_golden_without_scenario(start_server, http, words, renderer):
     sampler = ScriptedSampler(words("hi"), words("hi"))
-    url = front(sampler)
+    url = start_server(sampler)
     for scenario in ("Somebody wants a loan", None):
         assert content(ask(http, url, [user(prompts.deepeval(scenario))])) == '{"simulated_input": "hi"}'
     expected = [renderer.prompt(as_profile(goal), []) for goal in ("Somebody wants a loan", None)]
     assert sampler.prompts == expected
 
 
-def test_deepevals_judge_is_answered_from_p_end_only_under_its_alias(front, http, words):
-    url = front(ScriptedSampler(words("a"), words("b"), end_probability=0.7), **ENDS_AT_ONCE)
+def test_deepevals_judge_is_answered_from_p_end_only_under_its_alias(start_server, http, words):
+    url = start_server(ScriptedSampler(words("a"), words("b"), end_probability=0.7), **ENDS_AT_ONCE)
     message = user(prompts.deepeval_judge("The user got a refund.", TURNS))
     refused = ask(http, url, [message])
     assert (refused.status_code, refused.json()["error"]["code"]) == (422, "unrecognized_prompt")
@@ -270,12 +282,12 @@ def test_deepevals_judge_is_answered_from_p_end_only_under_its_alias(front, http
 
 
 @pytest.mark.parametrize("model", ["userlm", "userlm-azure"])
-def test_azure(front, http, words, renderer, model):
-    said = "it's Ann's, \u201cnow\u201d. None of 'em!"
-    sampler = ScriptedSampler(words(said))
+def test_azure(start_server, http, words, renderer, model):
+    turn_text = "it's Ann's, \u201cnow\u201d. None of 'em!"
+    sampler = ScriptedSampler(words(turn_text))
     response = ask(
         http,
-        front(sampler, **ENDS_AT_ONCE),
+        start_server(sampler, **ENDS_AT_ONCE),
         [system(prompts.azure("return the shoes", TURNS))],
         model,
         temperature=0.0,
@@ -288,17 +300,17 @@ def test_azure(front, http, words, renderer, model):
     # The client rewrites all of these in the raw text before it parses it.
     assert not set("'\u2019\u2018\u201c\u201d") & set(text)
     assert "None" not in text
-    assert json.loads(text) == {"content": said, "role": "user"}
+    assert json.loads(text) == {"content": turn_text, "role": "user"}
     assert sampler.prompts == [renderer.prompt(as_profile("return the shoes"), HISTORY)]
 
 
 def test_azures_first_question_is_a_wish_of_the_user_and_no_turn_of_the_assistant(
-    front, http, words, renderer
+    start_server, http, words, renderer
 ):
     sampler = ScriptedSampler(words("what does it cost"))
     action = "rewrite the assistant's message as you have to accomplish the task"
     question = [("assistant", "What does it cost?")]
-    ask(http, front(sampler), [system(prompts.azure("buy shoes", question, action))])
+    ask(http, start_server(sampler), [system(prompts.azure("buy shoes", question, action))])
     goal = Goal(summary="buy shoes", facets=(Facet(text="What does it cost?"),))
     assert sampler.prompts == [renderer.prompt(as_profile(goal), [])]
 
@@ -316,8 +328,8 @@ JUDGE = "You are a supervisor of the Agent in the conversation. Was the Response
     ],
     ids=["tau-bench verify", "deepeval edge", "judge with a system message"],
 )
-def test_a_judges_question_gets_an_error_and_no_chatter(front, http, model, messages):
-    response = ask(http, front(ScriptedSampler()), messages, model)
+def test_a_judges_question_gets_an_error_and_no_chatter(start_server, http, model, messages):
+    response = ask(http, start_server(ScriptedSampler()), messages, model)
     assert (response.status_code, response.json()["error"]["code"]) == (422, "unrecognized_prompt")
 
 
@@ -337,8 +349,8 @@ def test_a_judges_question_gets_an_error_and_no_chatter(front, http, model, mess
         ("<|The Start of Chat History|>\n**User**: hi", "userlm-collabllm"),
     ],
 )
-def test_a_prompt_that_is_only_half_a_clients_is_not_recognised(front, http, text, model):
-    response = ask(http, front(ScriptedSampler()), [user(text)], model)
+def test_a_prompt_that_is_only_half_a_clients_is_not_recognised(start_server, http, text, model):
+    response = ask(http, start_server(ScriptedSampler()), [user(text)], model)
     assert (response.status_code, response.json()["error"]["code"]) == (422, "unrecognized_prompt")
 
 
@@ -354,13 +366,13 @@ def test_a_prompt_that_is_only_half_a_clients_is_not_recognised(front, http, tex
         ([user(prompts.collabllm("x", []))], {"type": "grammar"}),
     ],
 )
-def test_an_answer_of_another_form_is_refused(front, http, messages, response_format):
-    response = ask(http, front(ScriptedSampler()), messages, response_format=response_format)
+def test_an_answer_of_another_form_is_refused(start_server, http, messages, response_format):
+    response = ask(http, start_server(ScriptedSampler()), messages, response_format=response_format)
     assert (response.status_code, response.json()["error"]["code"]) == (400, "response_format_not_supported")
 
 
-def test_every_served_name_takes_every_suffix_and_no_other(front, http):
-    url = front(ScriptedSampler(), names=["userlm", "gpt-4o-mini-userlm", "team-azure"])
+def test_every_served_name_takes_every_suffix_and_no_other(start_server, http):
+    url = start_server(ScriptedSampler(), names=["userlm", "gpt-4o-mini-userlm", "team-azure"])
     listed = [model["id"] for model in http.get(f"{url}/v1/models").json()["data"]]
     suffixes = ["flipped", "collabllm", "lost-in-conversation", "deepeval", "azure"]
     bare = ["userlm", "gpt-4o-mini-userlm", "bytes"]

@@ -18,20 +18,20 @@ MESSAGES: list[Any] = [
 
 
 @pytest.fixture
-def client(front: Callable[..., str]) -> Iterator[Callable[..., openai.OpenAI]]:
-    """`client(sampler, …)`: the package's client of a front over it."""
+def client(start_server: Callable[..., str]) -> Iterator[Callable[..., openai.OpenAI]]:
+    """`client(sampler, …)`: the package's client of an API server over it."""
     opened: list[openai.OpenAI] = []
 
     def connect(sampler: Any, *, max_retries: int = 0) -> openai.OpenAI:
-        made = openai.OpenAI(
-            base_url=f"{front(sampler)}/v1", api_key="none", max_retries=max_retries, timeout=120
+        openai_client = openai.OpenAI(
+            base_url=f"{start_server(sampler)}/v1", api_key="none", max_retries=max_retries, timeout=120
         )
-        opened.append(made)
-        return made
+        opened.append(openai_client)
+        return openai_client
 
     yield connect
-    for made in opened:
-        made.close()
+    for openai_client in opened:
+        openai_client.close()
 
 
 def ask(client: openai.OpenAI, **more: Any) -> Any:
@@ -51,7 +51,7 @@ def test_the_models_are_listed(client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "kind"),
+    ("request_fields", "kind"),
     [
         ({"model": "gpt-4o"}, openai.NotFoundError),
         ({"messages": []}, openai.BadRequestError),
@@ -59,9 +59,9 @@ def test_the_models_are_listed(client) -> None:
     ],
     ids=["model", "messages", "temperature"],
 )
-def test_a_refusal_is_the_packages_own_error_with_our_words(client, asked, kind) -> None:
+def test_a_refusal_is_the_packages_own_error_with_our_words(client, request_fields, kind) -> None:
     with pytest.raises(kind) as refusal:
-        ask(client(ScriptedSampler()), **asked)
+        ask(client(ScriptedSampler()), **request_fields)
     assert refusal.value.body["message"] in str(refusal.value)
     assert isinstance(refusal.value.code, str)
 
@@ -73,11 +73,11 @@ class Flaky(ScriptedSampler):
         super().__init__(*lines)
         self.failures, self.error, self.calls = failures, error, 0
 
-    async def sample(self, asked: Draw) -> list[Sampled]:
+    async def sample(self, request: Draw) -> list[Sampled]:
         self.calls += 1
         if self.calls <= self.failures:
             raise self.error
-        return await super().sample(asked)
+        return await super().sample(request)
 
 
 def test_the_package_tries_again_what_may_succeed_later(client, words, monkeypatch) -> None:
@@ -113,7 +113,7 @@ def test_a_stream_that_cannot_begin_is_the_packages_own_error(client) -> None:
 
 
 def test_an_error_event_makes_the_package_raise() -> None:
-    """What `serve.api.streaming` sends half-way, read by the package's own decoder."""
+    """An error event of `serve.api.streaming`, read by the package's own decoder."""
     from serve.api.streaming import DONE, error_body, frame
     from tests.serve.api.test_streaming import quick
 
@@ -127,16 +127,16 @@ def test_an_error_event_makes_the_package_raise() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": events})
 
-    heard: list[Any] = []
+    received: list[Any] = []
 
-    def listen(made: openai.OpenAI) -> None:
-        for event in ask(made, stream=True):
-            heard.append(event.choices[0].delta.content)
+    def listen(openai_client: openai.OpenAI) -> None:
+        for event in ask(openai_client, stream=True):
+            received.append(event.choices[0].delta.content)
 
     with (
         quick(app) as url,
-        openai.OpenAI(base_url=url, api_key="none", max_retries=0) as made,
+        openai.OpenAI(base_url=url, api_key="none", max_retries=0) as openai_client,
         pytest.raises(openai.APIError, match="the engine does not answer"),
     ):
-        listen(made)
-    assert heard == ["si"]
+        listen(openai_client)
+    assert received == ["si"]

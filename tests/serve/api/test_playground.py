@@ -45,8 +45,8 @@ browser_needed = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: 
 # -- the page as a response ----------------------------------------------------------------------------
 
 
-def test_the_page_stands_alone_and_trusts_no_other_host(front, http: httpx2.Client) -> None:
-    response = http.get(front(ScriptedSampler()) + "/playground")
+def test_the_page_stands_alone_and_trusts_no_other_host(start_server, http: httpx2.Client) -> None:
+    response = http.get(start_server(ScriptedSampler()) + "/playground")
     assert response.headers["content-type"].startswith("text/html")
     policy = dict(rule.split(" ", 1) for rule in response.headers["content-security-policy"].split("; "))
     assert policy["default-src"] == "'none'"
@@ -57,9 +57,9 @@ def test_the_page_stands_alone_and_trusts_no_other_host(front, http: httpx2.Clie
     assert "src=" not in response.text
 
 
-def test_a_models_name_cannot_become_markup(front, http: httpx2.Client) -> None:
+def test_a_models_name_cannot_become_markup(start_server, http: httpx2.Client) -> None:
     name = "</script><img src=x onerror=alert(1)>"
-    page = http.get(front(ScriptedSampler(), names=[name]) + "/playground").text
+    page = http.get(start_server(ScriptedSampler(), names=[name]) + "/playground").text
     assert "<img" not in page
     facts = page.split('id="facts">')[1].split("</script>")[0]
     assert json.loads(facts)["models"][0] == name
@@ -131,10 +131,10 @@ class Tab:
             await self.call("Input.dispatchKeyEvent", key=key, code=key, windowsVirtualKeyCode=code, **event)
 
     async def texts(self, selector: str) -> list[str]:
-        found: list[str] = await self.js(
+        texts: list[str] = await self.js(
             f"[...document.querySelectorAll({selector!r})].map((element) => element.textContent)"
         )
-        return found
+        return texts
 
     async def shoot(self, name: str) -> Path:
         # Two frames: the last change is on the screen only then.
@@ -188,8 +188,8 @@ class Slow(ScriptedSampler):
         super().__init__(*lines, end_probability=end_probability)
         self.pause_s = pause_s
 
-    async def stream(self, asked: Draw) -> Any:
-        async for piece in super().stream(asked):
+    async def stream(self, request: Draw) -> Any:
+        async for piece in super().stream(request):
             yield piece
             await asyncio.sleep(self.pause_s)
 
@@ -199,7 +199,7 @@ HOSTILE = "<img src=x onerror=document.title='owned'> & co"
 
 @browser_needed
 def test_a_visitor_talks_resamples_and_chooses(
-    front, browser: str, words: Callable[[str], list[int]]
+    start_server, browser: str, words: Callable[[str], list[int]]
 ) -> None:
     sampler = Slow(
         words("hey, need a cheap weekend trip for 2, by train. ideas?"),
@@ -211,7 +211,7 @@ def test_a_visitor_talks_resamples_and_chooses(
         [258],
         end_probability=0.07,
     )
-    url = front(sampler)
+    url = start_server(sampler)
 
     async def visit() -> None:
         async with tab(browser) as page:
@@ -231,13 +231,13 @@ def test_a_visitor_talks_resamples_and_chooses(
             await page.click("#resample")
             await page.until("document.querySelectorAll('.card').length === 4")
             await page.idle()
-            shown = [
+            bubbles = [
                 "ok and where would we stay",
                 HOSTILE,
                 "leaves the conversation",
                 "sounds good but pricey",
             ]
-            assert await page.texts(".card .text") == shown
+            assert await page.texts(".card .text") == bubbles
             await page.shoot("wide")
             await page.click(".card:nth-child(4) button")
             assert (await page.texts(".turn.user .text"))[1] == "sounds good but pricey"
@@ -253,16 +253,16 @@ def test_a_visitor_talks_resamples_and_chooses(
             assert page.problems == []
 
     asyncio.run(visit())
-    history = [asked.prompt_ids for asked in sampler.asked]
+    history = [request.prompt_ids for request in sampler.asked]
     assert list(history[1]) == list(history[2]), "alternatives are drawn for the same situation"
 
 
 @browser_needed
 def test_what_the_visitor_sets_is_what_is_asked_and_copied(
-    front, browser: str, words: Callable[[str], list[int]]
+    start_server, browser: str, words: Callable[[str], list[int]]
 ) -> None:
     sampler = ScriptedSampler(words("one"))
-    url = front(sampler)
+    url = start_server(sampler)
 
     async def visit() -> tuple[str, str]:
         async with tab(browser) as page:
@@ -293,9 +293,9 @@ def test_what_the_visitor_sets_is_what_is_asked_and_copied(
             return curl, await page.js("document.getElementById('source').value")
 
     curl, python = asyncio.run(visit())
-    (asked,) = sampler.asked
-    assert asked.seed == sampler_seed(7, asked.prompt_ids, common=False)
-    assert (asked.sampling.temperature, asked.sampling.top_k) == (0.5, 30)
+    (request,) = sampler.asked
+    assert request.seed == sampler_seed(7, request.prompt_ids, common=False)
+    assert (request.sampling.temperature, request.sampling.top_k) == (0.5, 30)
     commands = [[sys.executable, "-c", python]]
     if shutil.which("curl"):
         commands.append(["bash", "-c", curl])
@@ -312,21 +312,21 @@ def test_what_the_visitor_sets_is_what_is_asked_and_copied(
 
 @browser_needed
 def test_errors_are_shown_and_can_be_tried_again(
-    front, browser: str, words: Callable[[str], list[int]]
+    start_server, browser: str, words: Callable[[str], list[int]]
 ) -> None:
     class Breaking(ScriptedSampler):
-        async def stream(self, asked: Draw) -> Any:
+        async def stream(self, request: Draw) -> Any:
             if not self.asked:
-                self.asked.append(asked)
+                self.asked.append(request)
                 yield SampledPiece(list(b"half a"), [-1.0] * 6, 0.1, False)
                 raise ZeroDivisionError
-            async for piece in super().stream(asked):
+            async for piece in super().stream(request):
                 yield piece
 
-        async def sample(self, asked: Draw) -> list[Sampled]:
-            return await super().sample(asked)
+        async def sample(self, request: Draw) -> list[Sampled]:
+            return await super().sample(request)
 
-    url = front(Breaking(words("whole")))
+    url = start_server(Breaking(words("whole")))
 
     async def visit() -> None:
         async with tab(browser) as page:
@@ -345,10 +345,10 @@ def test_errors_are_shown_and_can_be_tried_again(
 
 @browser_needed
 def test_a_stream_is_stopped_by_escape_and_the_engine_with_it(
-    front, browser: str, words: Callable[[str], list[int]]
+    start_server, browser: str, words: Callable[[str], list[int]]
 ) -> None:
     sampler = Slow(words("on and on " * 200), pause_s=0.05)
-    url = front(sampler)
+    url = start_server(sampler)
 
     async def visit() -> None:
         async with tab(browser) as page:
@@ -368,9 +368,9 @@ def test_a_stream_is_stopped_by_escape_and_the_engine_with_it(
 @browser_needed
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_it_is_readable_on_a_phone_and_by_keyboard(
-    front, browser: str, words: Callable[[str], list[int]], dark: bool
+    start_server, browser: str, words: Callable[[str], list[int]], dark: bool
 ) -> None:
-    url = front(ScriptedSampler(words("need 2 cheap tickets"), words("no " + "x" * 80)))
+    url = start_server(ScriptedSampler(words("need 2 cheap tickets"), words("no " + "x" * 80)))
 
     async def visit() -> None:
         async with tab(browser) as page:

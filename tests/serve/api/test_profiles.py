@@ -88,8 +88,8 @@ def test_what_cannot_be_drawn_is_refused(url, http, body, status, code, param) -
     assert (response.status_code, error["code"], error["param"]) == (status, code, param)
 
 
-def test_a_model_without_a_population_says_how_to_get_one(front, http) -> None:
-    response = http.post(front(ScriptedSampler()) + "/v1/user/profiles", json={})
+def test_a_model_without_a_population_says_how_to_get_one(start_server, http) -> None:
+    response = http.post(start_server(ScriptedSampler()) + "/v1/user/profiles", json={})
     error = response.json()["error"]
     assert (response.status_code, error["code"]) == (404, "population_not_found")
     assert "usersim population fit" in error["message"]

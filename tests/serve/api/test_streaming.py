@@ -38,12 +38,12 @@ def events(http: httpx2.Client, url: str, **body: object) -> list[Any]:
     assert response.headers["content-type"].startswith("text/event-stream")
     lines = [line for line in response.text.split("\n") if line]
     assert all(line.startswith(("data: ", ":")) for line in lines)
-    found = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
-    return [each if each == "[DONE]" else json.loads(each) for each in found]
+    chunks = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
+    return [each if each == "[DONE]" else json.loads(each) for each in chunks]
 
 
-def said(found: list[Any]) -> str:
-    choices = [choice for event in found[:-1] for choice in event["choices"]]
+def text_of(chunks: list[Any]) -> str:
+    choices = [choice for event in chunks[:-1] for choice in event["choices"]]
     return "".join(choice["delta"].get("content", "") for choice in choices)
 
 
@@ -138,16 +138,16 @@ def test_the_guards_only_say_what_they_would_have_refused(
 # -- over HTTP -----------------------------------------------------------------------------------------
 
 
-def test_events_add_up_to_the_turn(front, http, words) -> None:
-    url = front(ScriptedSampler(words(TEXT), words(TEXT)))
-    asked = {"messages": MESSAGES, "seed": 7, "goal": "plan a trip"}
-    whole = http.post(f"{url}/v1/user/turns", json=asked).json()
-    found = events(http, url, **asked, stream_options={"include_usage": True})
-    assert found[-1] == "[DONE]"
-    assert said(found) == TEXT == whole["choices"][0]["message"]["content"]
-    assert {event["object"] for event in found[:-1]} == {"user.turn.chunk"}
-    assert len({event["id"] for event in found[:-1]}) == 1
-    first, last, usage = found[0]["choices"][0], found[-3]["choices"][0], found[-2]
+def test_events_add_up_to_the_turn(start_server, http, words) -> None:
+    url = start_server(ScriptedSampler(words(TEXT), words(TEXT)))
+    fields = {"messages": MESSAGES, "seed": 7, "goal": "plan a trip"}
+    whole = http.post(f"{url}/v1/user/turns", json=fields).json()
+    chunks = events(http, url, **fields, stream_options={"include_usage": True})
+    assert chunks[-1] == "[DONE]"
+    assert text_of(chunks) == TEXT == whole["choices"][0]["message"]["content"]
+    assert {event["object"] for event in chunks[:-1]} == {"user.turn.chunk"}
+    assert len({event["id"] for event in chunks[:-1]}) == 1
+    first, last, usage = chunks[0]["choices"][0], chunks[-3]["choices"][0], chunks[-2]
     assert first["delta"] == {"role": "user", "content": ""}
     assert first["end_of_conversation_prob"] == 0.1
     facts = ("finish_reason", "end_of_conversation", "logprob", "tokens", "seed", "rejected")
@@ -155,14 +155,14 @@ def test_events_add_up_to_the_turn(front, http, words) -> None:
     assert (usage["choices"], usage["usage"]) == ([], whole["usage"])
 
 
-def test_usage_comes_only_when_it_is_asked_for(front, http, words) -> None:
-    assert not any("usage" in event for event in events(http, front(ScriptedSampler(words("a"))))[:-1])
+def test_usage_comes_only_when_it_is_asked_for(start_server, http, words) -> None:
+    assert not any("usage" in event for event in events(http, start_server(ScriptedSampler(words("a"))))[:-1])
 
 
-def test_tokens_come_with_the_pieces_they_belong_to(front, http, words, renderer: Renderer) -> None:
-    url = front(ScriptedSampler(words("é!")))
-    found = events(http, url, logprobs=True, return_token_ids=True)
-    choices = [choice for event in found[:-1] for choice in event["choices"]]
+def test_tokens_come_with_the_pieces_they_belong_to(start_server, http, words, renderer: Renderer) -> None:
+    url = start_server(ScriptedSampler(words("é!")))
+    chunks = events(http, url, logprobs=True, return_token_ids=True)
+    choices = [choice for event in chunks[:-1] for choice in event["choices"]]
     assert [token for choice in choices for token in choice.get("token_ids", [])] == words("é!")
     content = [token for c in choices if "logprobs" in c for token in c["logprobs"]["content"]]
     assert [token["bytes"] for token in content] == [[0xC3], [0xA9], [ord("!")], []]
@@ -180,9 +180,9 @@ def test_tokens_come_with_the_pieces_they_belong_to(front, http, words, renderer
     ids=["model", "history", "n", "top_logprobs"],
 )
 def test_what_is_wrong_before_the_first_event_has_a_status_of_its_own(
-    front, http, body: dict[str, Any], status: int, code: str
+    start_server, http, body: dict[str, Any], status: int, code: str
 ) -> None:
-    response = http.post(front(ScriptedSampler()) + "/v1/user/turns", json={"stream": True, **body})
+    response = http.post(start_server(ScriptedSampler()) + "/v1/user/turns", json={"stream": True, **body})
     assert (response.status_code, response.json()["error"]["code"]) == (status, code)
 
 
@@ -193,7 +193,7 @@ class BreakingSampler(ScriptedSampler):
         super().__init__()
         self.ids, self.error, self.closed = ids, error, 0
 
-    async def stream(self, asked: Draw) -> AsyncGenerator[SampledPiece, None]:
+    async def stream(self, request: Draw) -> AsyncGenerator[SampledPiece, None]:
         try:
             if self.ids:
                 yield SampledPiece(list(self.ids), [-1.0] * len(self.ids), 0.2, False)
@@ -204,8 +204,8 @@ class BreakingSampler(ScriptedSampler):
             self.closed += 1
 
 
-def test_an_engine_that_fails_before_the_first_token_is_an_ordinary_error(front, http) -> None:
-    url = front(BreakingSampler(error=BackendError("gone", retryable=True)))
+def test_an_engine_that_fails_before_the_first_token_is_an_ordinary_error(start_server, http) -> None:
+    url = start_server(BreakingSampler(error=BackendError("gone", retryable=True)))
     response = http.post(f"{url}/v1/user/turns", json={"stream": True})
     assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_unavailable")
 
@@ -220,13 +220,13 @@ def test_an_engine_that_fails_before_the_first_token_is_an_ordinary_error(front,
     ids=["unavailable", "protocol", "bug"],
 )
 def test_an_error_half_way_is_an_event_before_the_end_and_counts_as_failed(
-    front, http, error: Exception, code: str
+    start_server, http, error: Exception, code: str
 ) -> None:
-    url = front(BreakingSampler(*b"hello", error=error))
-    found = events(http, url)
-    assert found[-1] == "[DONE]"
-    assert found[-2]["error"]["code"] == code
-    assert "secret" not in json.dumps(found)
+    url = start_server(BreakingSampler(*b"hello", error=error))
+    chunks = events(http, url)
+    assert chunks[-1] == "[DONE]"
+    assert chunks[-2]["error"]["code"] == code
+    assert "secret" not in json.dumps(chunks)
     failed = 'usersim_requests_total{outcome="failed",route="/v1/user/turns"} 1.0'
     until(lambda: failed in http.get(f"{url}/metrics").text)
 
@@ -240,9 +240,9 @@ def until(true: Callable[[], bool]) -> None:
     asyncio.run(poll())
 
 
-def test_a_reader_who_leaves_stops_the_engine_and_counts_as_cancelled(front, http) -> None:
+def test_a_reader_who_leaves_stops_the_engine_and_counts_as_cancelled(start_server, http) -> None:
     sampler = BreakingSampler(*b"hello")
-    url = front(sampler)
+    url = start_server(sampler)
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as client:
         client.sendall(
@@ -336,8 +336,8 @@ def pieces_of(engine: Engine, **draw: Any) -> list[SampledPiece]:
     async def collect(url: str) -> list[SampledPiece]:
         sampler = HttpSampler(url)
         try:
-            asked = Draw([1], [TURN_END, END], END, Sampling(top_k=5), **draw)
-            return [piece async for piece in sampler.stream(asked)]
+            request = Draw([1], [TURN_END, END], END, Sampling(top_k=5), **draw)
+            return [piece async for piece in sampler.stream(request)]
         finally:
             await sampler.aclose()
 
@@ -351,9 +351,9 @@ def test_an_engines_stream_is_read_token_by_token() -> None:
     assert [piece.token_ids for piece in pieces] == [[1, 2], [3], [TURN_END]]
     assert [piece.finish for piece in pieces] == [None, None, "stop"]
     assert {round(piece.end_probability, 4) for piece in pieces} == {0.0498}  # e^-3, of the first position
-    asked = engine.asked[0]
-    assert (asked["stream"], asked["top_k"], asked["seed"], asked["n"]) == (True, 5, 4, 1)
-    assert asked["return_token_ids"] is True
+    request = engine.asked[0]
+    assert (request["stream"], request["top_k"], request["seed"], request["n"]) == (True, 5, 4, 1)
+    assert request["return_token_ids"] is True
 
 
 ERROR = b'data: {"error": {"message": "the core died", "type": "InternalServerError", "code": 500}}\n\n'

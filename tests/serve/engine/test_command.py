@@ -26,42 +26,46 @@ def installed(monkeypatch: pytest.MonkeyPatch):
 
 def test_on_cpu_what_matters_is_said_explicitly(installed) -> None:
     installed("vllm-cpu")
-    made = engine_command(MODEL, EngineSettings(kv_cache_gib=3, max_model_len=4096), listen=Path("/x/e.sock"))
-    given = flags(made.argv)
-    assert made.argv[1:3] == ("-m", "vllm.entrypoints.openai.api_server")
-    assert given["--model"] == "/models/my-user"
-    assert given["--served-model-name"] == "my-user"
-    assert given["--uds"] == "/x/e.sock"
-    assert given["--block-size"] == "32"
-    assert given["--max-model-len"] == "4096"
-    assert given["--max-logprobs"] == "20"
+    engine = engine_command(
+        MODEL, EngineSettings(kv_cache_gib=3, max_model_len=4096), listen=Path("/x/e.sock")
+    )
+    options = flags(engine.argv)
+    assert engine.argv[1:3] == ("-m", "vllm.entrypoints.openai.api_server")
+    assert options["--model"] == "/models/my-user"
+    assert options["--served-model-name"] == "my-user"
+    assert options["--uds"] == "/x/e.sock"
+    assert options["--block-size"] == "32"
+    assert options["--max-model-len"] == "4096"
+    assert options["--max-logprobs"] == "20"
     # A whole prompt fits into a step: prompts in pieces kill the CPU engine when requests carry seeds.
-    assert "--no-enable-chunked-prefill" in given
-    assert int(given["--max-num-batched-tokens"]) >= 4096
-    assert given["--generation-config"] == "vllm"
-    assert "--enable-prefix-caching" in given
-    assert "--enforce-eager" not in given
-    assert "--port" not in given
+    assert "--no-enable-chunked-prefill" in options
+    assert int(options["--max-num-batched-tokens"]) >= 4096
+    assert options["--generation-config"] == "vllm"
+    assert "--enable-prefix-caching" in options
+    assert "--enforce-eager" not in options
+    assert "--port" not in options
     cores = ",".join(str(core) for core in sorted(os.sched_getaffinity(0)))
-    assert made.env["VLLM_CPU_OMP_THREADS_BIND"] == cores
-    assert made.env["VLLM_CPU_KVCACHE_SPACE"] == "3"
-    assert made.env["VLLM_NO_USAGE_STATS"] == made.env["DO_NOT_TRACK"] == made.env["HF_HUB_OFFLINE"] == "1"
-    assert made.url == "unix:/x/e.sock"
+    assert engine.env["VLLM_CPU_OMP_THREADS_BIND"] == cores
+    assert engine.env["VLLM_CPU_KVCACHE_SPACE"] == "3"
+    assert (
+        engine.env["VLLM_NO_USAGE_STATS"] == engine.env["DO_NOT_TRACK"] == engine.env["HF_HUB_OFFLINE"] == "1"
+    )
+    assert engine.url == "unix:/x/e.sock"
 
 
 def test_a_second_engine_gets_its_own_core_and_port(installed) -> None:
     installed("vllm-cpu")
     core = max(os.sched_getaffinity(0))
     settings = EngineSettings(cores=(core,), eager=True, extra=("--seed", "1"))
-    made = engine_command(MODEL, settings, listen=8101, name="assistant")
-    given = flags(made.argv)
-    assert made.env["VLLM_CPU_OMP_THREADS_BIND"] == str(core)
-    assert (given["--host"], given["--port"]) == ("127.0.0.1", "8101")
-    assert given["--served-model-name"] == "assistant"
-    assert given["--seed"] == "1"
-    assert "--enforce-eager" in given
-    assert "--max-model-len" not in given
-    assert made.url == "http://127.0.0.1:8101"
+    engine = engine_command(MODEL, settings, listen=8101, name="assistant")
+    options = flags(engine.argv)
+    assert engine.env["VLLM_CPU_OMP_THREADS_BIND"] == str(core)
+    assert (options["--host"], options["--port"]) == ("127.0.0.1", "8101")
+    assert options["--served-model-name"] == "assistant"
+    assert options["--seed"] == "1"
+    assert "--enforce-eager" in options
+    assert "--max-model-len" not in options
+    assert engine.url == "http://127.0.0.1:8101"
 
 
 def test_cores_that_are_not_ours_are_refused(installed) -> None:
@@ -72,10 +76,10 @@ def test_cores_that_are_not_ours_are_refused(installed) -> None:
 
 def test_on_a_gpu_nothing_is_said_about_cores(installed) -> None:
     installed("vllm")
-    made = engine_command(MODEL, EngineSettings(gpu_memory_utilization=0.5), listen=8101)
-    assert not [name for name in made.env if name.startswith("VLLM_CPU")]
-    assert flags(made.argv)["--gpu-memory-utilization"] == "0.5"
-    assert "--block-size" not in made.argv
+    engine = engine_command(MODEL, EngineSettings(gpu_memory_utilization=0.5), listen=8101)
+    assert not [name for name in engine.env if name.startswith("VLLM_CPU")]
+    assert flags(engine.argv)["--gpu-memory-utilization"] == "0.5"
+    assert "--block-size" not in engine.argv
 
 
 def test_both_wheels_or_none_is_an_error_with_its_cure(installed) -> None:
@@ -97,5 +101,5 @@ def test_it_reads_as_one_would_type_it(installed) -> None:
 @pytest.mark.parametrize("flag", ["--host=0.0.0.0", "--host", "--port", "--uds=/x", "--served_model_name"])
 def test_where_an_engine_listens_is_not_for_the_config_to_say(installed, flag: str) -> None:
     installed("vllm")
-    with pytest.raises(ConfigError, match="not yours"):
+    with pytest.raises(ConfigError, match="is reserved"):
         engine_command(MODEL, EngineSettings(extra=(flag, "x")), listen=8101)

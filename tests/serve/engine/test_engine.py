@@ -56,10 +56,10 @@ def pids(text: str) -> list[int]:
 def test_it_starts_and_leaves_nothing_behind() -> None:
     with Engine(fake()) as engine:
         engine.start()
-        assert engine.alive
+        assert engine.is_alive
         (child,) = pids(engine.last_lines())
         assert running(child)
-    assert not engine.alive
+    assert not engine.is_alive
     eventually(lambda: not running(child))
 
 
@@ -98,7 +98,7 @@ def test_an_engine_that_never_answers_is_given_up_and_ended() -> None:
     with Engine(fake("never-ready"), startup_timeout_s=0.5) as engine:
         with pytest.raises(BackendError, match="no answer after"):
             engine.start()
-        assert not engine.alive
+        assert not engine.is_alive
 
 
 def test_a_foreign_process_on_the_port_is_not_taken_for_the_engine() -> None:
@@ -112,13 +112,13 @@ def test_a_foreign_process_on_the_port_is_not_taken_for_the_engine() -> None:
 def test_a_dead_engine_is_started_again() -> None:
     with Engine(fake()) as engine:
         engine.start()
-        engine.keep_running()
+        engine.supervise()
         (child,) = pids(engine.last_lines())
         assert engine._process is not None
         os.kill(engine._process.pid, signal.SIGKILL)
-        eventually(lambda: engine.restarts == 1 and engine.alive and engine._answers())
+        eventually(lambda: engine.restarts == 1 and engine.is_alive and engine._is_healthy())
         eventually(lambda: not running(child))  # what the dead one left
-    assert not engine.alive
+    assert not engine.is_alive
 
 
 @pytest.mark.parametrize("how", ["stopped", "core hangs"])
@@ -126,14 +126,14 @@ def test_an_engine_that_hangs_is_started_again(how: str) -> None:
     """Alive, and /health of the second is 200: only a real completion tells."""
     with Engine(fake(), probe_every_s=0.3, probe_misses=2) as engine:
         engine.start()
-        engine.keep_running()
+        engine.supervise()
         (child,) = pids(engine.last_lines())
         assert engine._process is not None
         if how == "stopped":
             os.killpg(engine._process.pid, signal.SIGSTOP)
         else:
             httpx2.post(f"{engine.command.url}/fault", json={"fault": "hang"}, trust_env=False)
-        eventually(lambda: engine.restarts >= 1 and engine.alive and engine._completes())
+        eventually(lambda: engine.restarts >= 1 and engine.is_alive and engine._can_generate())
         assert not running(child)
 
 
@@ -141,7 +141,7 @@ def test_an_engine_that_is_full_or_slow_now_and_then_is_left_alone() -> None:
     with Engine(fake(), probe_every_s=0.3, probe_misses=3) as engine:
         engine.start()
         httpx2.post(f"{engine.command.url}/fault", json={"fault": "503"}, trust_env=False)
-        engine.keep_running()
+        engine.supervise()
         time.sleep(3)
         assert engine.restarts == 0
 
@@ -150,7 +150,7 @@ def test_stopping_a_hung_engine_does_not_wait_for_its_probe() -> None:
     with Engine(fake("hang"), probe_every_s=0.1, probe_misses=1000, stop_timeout_s=60) as engine:
         engine.start()
         engine.probe_every_s = 600
-        engine.keep_running()
+        engine.supervise()
         time.sleep(0.5)
         began = time.monotonic()
     assert time.monotonic() - began < 60
@@ -158,7 +158,7 @@ def test_stopping_a_hung_engine_does_not_wait_for_its_probe() -> None:
 
 def test_stopping_does_not_wait_for_a_restart_in_progress() -> None:
     with Engine(fake("no-start")) as engine:
-        engine.keep_running()
+        engine.supervise()
         time.sleep(0.3)
         began = time.monotonic()
     assert time.monotonic() - began < 30

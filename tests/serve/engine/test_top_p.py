@@ -23,49 +23,51 @@ def logits(rows: int, spread: float, vocabulary: int = 9000) -> torch.Tensor:
 @pytest.mark.parametrize("p", [0.05, 0.5, 0.95, 0.999, 1.0])
 @pytest.mark.parametrize("k", [None, 1, 40, 300, 9000])
 def test_the_same_tokens_stay_as_in_vllm(spread: float, p: float, k: int | None) -> None:
-    asked = logits(6, spread)
+    input_logits = logits(6, spread)
     k_B = None if k is None else torch.full((6,), k)
     p_B = torch.full((6,), p)
-    wanted = ops.apply_top_k_top_p_pytorch(asked.clone(), None if k_B is None else k_B.clone(), p_B)
-    got = nucleus(asked.clone(), k_B, p_B)
+    expected = ops.apply_top_k_top_p_pytorch(input_logits.clone(), None if k_B is None else k_B.clone(), p_B)
+    got = nucleus(input_logits.clone(), k_B, p_B)
     # A sum of 9,000 float32 in another order moves the edge by a token at times where thousands are kept.
-    differ = (got.isinf() != wanted.isinf()).sum(1)
-    assert (differ <= 1 + wanted.isfinite().sum(1) // 500).all()
-    both = got.isfinite() & wanted.isfinite()
-    assert torch.equal(got[both], asked[both])
+    differ = (got.isinf() != expected.isinf()).sum(1)
+    assert (differ <= 1 + expected.isfinite().sum(1) // 500).all()
+    both = got.isfinite() & expected.isfinite()
+    assert torch.equal(got[both], input_logits[both])
 
 
 def test_every_row_has_its_own_limits() -> None:
-    asked, p_B, k_B = (
+    input_logits, p_B, k_B = (
         logits(5, 3.0),
         torch.tensor([0.9, 1.0, 0.3, 1.0, 0.95]),
         torch.tensor([9000, 9000, 7, 5, 2]),
     )
-    got = nucleus(asked.clone(), k_B, p_B)
-    one_by_one = [nucleus(asked[i : i + 1].clone(), k_B[i : i + 1], p_B[i : i + 1])[0] for i in range(5)]
+    got = nucleus(input_logits.clone(), k_B, p_B)
+    one_by_one = [
+        nucleus(input_logits[i : i + 1].clone(), k_B[i : i + 1], p_B[i : i + 1])[0] for i in range(5)
+    ]
     assert torch.equal(got, torch.stack(one_by_one))
-    assert torch.equal(got[1], asked[1])
+    assert torch.equal(got[1], input_logits[1])
     assert got[3].isfinite().sum() == 5
     assert got[4].isfinite().sum() <= 2
 
 
 def test_equal_logits_at_the_edge_of_top_k_stay_together() -> None:
-    asked = torch.zeros(1, 1000)
-    asked[0, 3] = 5.0
+    input_logits = torch.zeros(1, 1000)
+    input_logits[0, 3] = 5.0
     k_B, p_B = torch.tensor([2]), torch.tensor([0.999])
-    wanted = ops.apply_top_k_top_p_pytorch(asked.clone(), k_B.clone(), p_B)
-    got = nucleus(asked.clone(), k_B, p_B)
-    assert abs(int(got.isfinite().sum()) - int(wanted.isfinite().sum())) <= 1
+    expected = ops.apply_top_k_top_p_pytorch(input_logits.clone(), k_B.clone(), p_B)
+    got = nucleus(input_logits.clone(), k_B, p_B)
+    assert abs(int(got.isfinite().sum()) - int(expected.isfinite().sum())) <= 1
     assert got[0, 3] == 5.0
 
 
 def test_banned_tokens_stay_banned_and_the_likeliest_always_stays() -> None:
-    asked = logits(2, 3.0)
-    asked[:, :8990] = -torch.inf
-    got = nucleus(asked.clone(), None, torch.tensor([0.0, 0.9999999]))
+    input_logits = logits(2, 3.0)
+    input_logits[:, :8990] = -torch.inf
+    got = nucleus(input_logits.clone(), None, torch.tensor([0.0, 0.9999999]))
     assert got[0].isfinite().sum() == 1
-    assert got[0].argmax() == asked[0].argmax()
-    assert torch.equal(got[1].isfinite(), asked[1].isfinite())
+    assert got[0].argmax() == input_logits[0].argmax()
+    assert torch.equal(got[1].isfinite(), input_logits[1].isfinite())
 
 
 @pytest.mark.parametrize("switch", ["1", "0"])
@@ -77,9 +79,11 @@ def test_the_plugin_is_found_by_vllm_and_only_ours_use_it(switch: str) -> None:
         "print('modules', s.apply_top_k_top_p.__module__, b.SpinCondition.__module__)"
     )
     env = os.environ | {CPU_ENGINE: switch}
-    said = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300)
-    where = said.stdout.rsplit("modules ", 1)[-1].split()
-    assert all((name == "serve.engine.vllm_cpu_plugin") == (switch == "1") for name in where), said.stderr
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300
+    )
+    where = result.stdout.rsplit("modules ", 1)[-1].split()
+    assert all((name == "serve.engine.vllm_cpu_plugin") == (switch == "1") for name in where), result.stderr
     assert len(where) == 2
 
 

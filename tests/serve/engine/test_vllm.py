@@ -73,14 +73,14 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     command = [sys.executable, "-m", "serve", "--model", str(folder), "--port", "0", *settings, *guards]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stderr is not None
-    said = ""
+    output = ""
     for line in process.stderr:
-        said += line
-        if found := re.search(r"serving at (http://\S+)", line):
-            yield Served(process, found[1], folder)
+        output += line
+        if match := re.search(r"serving at (http://\S+)", line):
+            yield Served(process, match[1], folder)
             break
     else:
-        pytest.fail(said)
+        pytest.fail(output)
     process.kill()
     process.communicate()
 
@@ -91,11 +91,11 @@ def http() -> Iterator[httpx2.Client]:
         yield client
 
 
-def remote(served: Served, profile: UserProfile, history: list[Turn], **asked: object) -> list[UserTurn]:
+def remote(served: Served, profile: UserProfile, history: list[Turn], **options: object) -> list[UserTurn]:
     async def sample() -> list[UserTurn]:
         user = usersim.connect(served.url)
         try:
-            return await user.sample(profile, history, **asked)  # type: ignore[arg-type]
+            return await user.sample(profile, history, **options)  # type: ignore[arg-type]
         finally:
             await user.aclose()
 
@@ -105,10 +105,10 @@ def remote(served: Served, profile: UserProfile, history: list[Turn], **asked: o
 def test_many_long_seeded_requests_at_once_do_not_kill_the_engine(served: Served) -> None:
     """More prompt tokens in flight than one step takes: in pieces they would crash vLLM on CPU."""
 
-    async def everything() -> list[UserTurn]:
+    async def sample_all() -> list[UserTurn]:
         user = usersim.connect(served.url)
         try:
-            asked = [
+            requests = [
                 user.sample(
                     as_profile(f"goal {number} " + "of many words " * 200),
                     [],
@@ -117,11 +117,11 @@ def test_many_long_seeded_requests_at_once_do_not_kill_the_engine(served: Served
                 )
                 for number in range(24)
             ]
-            return [turns[0] for turns in await asyncio.gather(*asked)]
+            return [turns[0] for turns in await asyncio.gather(*requests)]
         finally:
             await user.aclose()
 
-    assert len(asyncio.run(everything())) == 24
+    assert len(asyncio.run(sample_all())) == 24
 
 
 def test_a_turn_end_to_end(served: Served, http: httpx2.Client) -> None:
@@ -156,17 +156,17 @@ def test_the_end_is_sampled_as_often_as_its_probability_says_and_never_when_bann
     may_end = EndPolicy(min_user_turns=0)
     short = Sampling(top_p=1, max_tokens=2)
     profile, history = HISTORIES[1]
-    drawn = [
+    turns = [
         turn
         for seed in range(0, 160, 16)
         for turn in remote(served, profile, history, n=16, seed=seed, sampling=short, end=may_end)
     ]
-    probability = drawn[0].end_probability
+    probability = turns[0].end_probability
     assert 0.02 < probability < 0.98
-    ended = sum(turn.ends for turn in drawn) / len(drawn)
+    ended = sum(turn.ends for turn in turns) / len(turns)
     # Four standard errors of a share of 160.
     assert ended == pytest.approx(probability, abs=4 * (probability * (1 - probability) / 160) ** 0.5)
-    assert all(not turn.text for turn in drawn if turn.ends)
+    assert all(not turn.text for turn in turns if turn.ends)
     banned = remote(served, profile, history, n=16, seed=0, sampling=short, end=EndPolicy(mode="never"))
     assert not any(turn.ends for turn in banned)
     assert banned[0].end_probability == pytest.approx(probability, rel=1e-3)
@@ -210,10 +210,10 @@ def test_streams_ranks_and_likeliest_tokens_are_those_of_the_local_weights(
     async def compare() -> None:
         user = usersim.connect(served.url)
         try:
-            asked = user.stream(profile, history, sampling=GREEDY, end=never)
-            *pieces, said = [piece async for piece in asked]
+            turn_stream = user.stream(profile, history, sampling=GREEDY, end=never)
+            *pieces, turn = [piece async for piece in turn_stream]
             (whole,) = await local.sample(profile, history, sampling=GREEDY, end=never)
-            assert "".join(piece.text for piece in pieces) == said.text == whole.text
+            assert "".join(piece.text for piece in pieces) == turn.text == whole.text
             short = Sampling(temperature=0, max_tokens=4)
             (there,) = await user.sample(profile, history, sampling=short, end=never, logprobs=3)
             (here,) = await local.sample(profile, history, sampling=short, end=never, logprobs=3)
@@ -244,10 +244,10 @@ def _descendants(pid: int) -> list[int]:
         with contextlib.suppress(OSError):  # gone while we looked
             parent = int(stat.read_text(encoding="utf-8").rpartition(")")[2].split()[1])
             children.setdefault(parent, []).append(int(stat.parent.name))
-    found = [pid]
-    for each in found:
-        found += children.get(each, [])
-    return found[1:]
+    pids = [pid]
+    for each in pids:
+        pids += children.get(each, [])
+    return pids[1:]
 
 
 def _runs(pid: int) -> bool:

@@ -33,7 +33,7 @@ MODELS: dict[str, type[BaseModel]] = {
 
 
 def places(schema: dict[str, Any], named: dict[str, Any], at: Place = ()) -> Iterator[tuple[Place, str]]:
-    """Where a list or an object may stand, by the OpenAPI document."""
+    """Places of lists and objects in request bodies, by the OpenAPI document."""
     if "$ref" in schema:
         schema = named[schema["$ref"].rpartition("/")[2]]
     for form in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
@@ -73,7 +73,7 @@ PLACES = all_places()
 
 def test_the_places_are_those_of_every_request() -> None:
     assert {route for route, _, _ in PLACES} == set(MODELS)
-    known = {(at, kind) for _, at, kind in PLACES}
+    known_places = {(at, kind) for _, at, kind in PLACES}
     assert {
         (("goal", "facets"), "list"),
         (("persona", "style"), "object"),
@@ -84,7 +84,7 @@ def test_the_places_are_those_of_every_request() -> None:
         (("response_format",), "object"),
         (("metadata",), "object"),
         (("history",), "list"),
-    } <= known
+    } <= known_places
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 
 from serve.config import ApiKey, KeyFile, ServeConfig
 from serve.http import quota
-from serve.http.keys import KeyRing, configured, main
-from serve.http.quota import Bucket
+from serve.http.keys import KeyRing, load_keys, main
+from serve.http.quota import TokenBucket
 from tests.serve.engines import eventually
 from usersim.errors import ConfigError
 from usersim.testing import ScriptedSampler
@@ -45,8 +45,8 @@ def metrics(http: httpx2.Client, url: str) -> str:
     ],
     ids=["none", "wrong", "basic", "bare", "longer", "hash", "two", "twice", "bytes"],
 )
-def test_without_the_key_every_request_is_refused_in_the_same_words(front, http, headers) -> None:
-    url = front(ScriptedSampler(), keys=(key(),))
+def test_without_the_key_every_request_is_refused_in_the_same_words(start_server, http, headers) -> None:
+    url = start_server(ScriptedSampler(), keys=(key(),))
     answers = [
         http.post(f"{url}/v1/user/turns", json={}, headers=headers),
         http.get(f"{url}/v1/models", headers=headers),
@@ -59,8 +59,8 @@ def test_without_the_key_every_request_is_refused_in_the_same_words(front, http,
     assert {answer.headers["www-authenticate"] for answer in answers} == {"Bearer"}
 
 
-def test_with_the_key_one_is_served_and_counted_by_name(front, http, words) -> None:
-    url = front(ScriptedSampler(words("hi")), keys=(key(), key("other", "bob")))
+def test_with_the_key_one_is_served_and_counted_by_name(start_server, http, words) -> None:
+    url = start_server(ScriptedSampler(words("hi")), keys=(key(), key("other", "bob")))
     assert ask(http, url).status_code == 200
     assert ask(http, url, "guess").status_code == 401
     counted = ('{key="alice",outcome="ok"} 1.0', '{key="invalid",outcome="refused"} 1.0')
@@ -69,21 +69,21 @@ def test_with_the_key_one_is_served_and_counted_by_name(front, http, words) -> N
     assert SECRET not in metrics(http, url)
 
 
-def test_what_machines_ask_is_open_and_metrics_only_while_they_are_not_protected(front, http) -> None:
-    url = front(ScriptedSampler(), keys=(key(),))
+def test_what_machines_ask_is_open_and_metrics_only_while_they_are_not_protected(start_server, http) -> None:
+    url = start_server(ScriptedSampler(), keys=(key(),))
     for path in ("/health", "/ready", "/version", "/openapi.json", "/docs", "/metrics"):
         assert http.get(url + path).status_code == 200
     document = http.get(f"{url}/openapi.json").json()
     assert document["paths"]["/v1/user/turns"]["post"]["security"] == [{"HTTPBearer": []}]
-    protected = front(ScriptedSampler(), keys=(key(),), protect_metrics=True)
+    protected = start_server(ScriptedSampler(), keys=(key(),), protect_metrics=True)
     assert http.get(f"{protected}/metrics").status_code == 401
     allowed = http.get(f"{protected}/metrics", headers={"Authorization": f"bearer {SECRET}"})
     assert allowed.status_code == 200
 
 
 def whose(ring: KeyRing, secret: str) -> str | None:
-    found = ring.find([(b"authorization", f"Bearer {secret}".encode())])
-    return found and found[0]
+    match = ring.find([(b"authorization", f"Bearer {secret}".encode())])
+    return match and match[0]
 
 
 def test_a_changed_ring_takes_new_keys_and_drops_old_ones_but_goes_on_counting() -> None:
@@ -99,32 +99,34 @@ def test_a_changed_ring_takes_new_keys_and_drops_old_ones_but_goes_on_counting()
     ring.replace((key("new", requests_per_minute=3),))
     assert ring.quotas["alice"].admit() == 0
     ring.replace((), is_open=True)
-    assert not ring.open, "having no key left opens nothing"
-    ring.replace((), is_open=True, asked_for=True)
-    assert ring.open
-    ring.replace((key(),), is_open=True, asked_for=True)
-    assert not ring.open
+    assert not ring.is_open, "having no key left opens nothing"
+    ring.replace((), is_open=True, open_access=True)
+    assert ring.is_open
+    ring.replace((key(),), is_open=True, open_access=True)
+    assert not ring.is_open
 
 
 def test_an_open_ring_stays_open_until_there_is_a_key() -> None:
     ring = KeyRing((), is_open=True)
     ring.replace((), is_open=True)
-    assert ring.open
+    assert ring.is_open
     ring.replace((), is_open=False)  # a `keys_file` was named, and is empty
-    assert not ring.open
+    assert not ring.is_open
 
 
 @pytest.mark.parametrize(
     "empty", [{"keys_file": "{}/keys.toml"}, {"host": "0.0.0.0"}], ids=["an empty file", "another host"]
 )
-def test_an_empty_configuration_opens_nothing(front, http, tmp_path: Path, empty: dict[str, str]) -> None:
+def test_an_empty_configuration_opens_nothing(
+    start_server, http, tmp_path: Path, empty: dict[str, str]
+) -> None:
     (tmp_path / "keys.toml").write_text("keys = []\n", encoding="utf-8")
-    url = front(ScriptedSampler(), **{name: value.format(tmp_path) for name, value in empty.items()})
+    url = start_server(ScriptedSampler(), **{name: value.format(tmp_path) for name, value in empty.items()})
     assert ask(http, url).status_code == ask(http, url, None).status_code == 401
 
 
-def test_open_access_is_for_everybody_under_every_name(front, http, words) -> None:
-    url = front(ScriptedSampler(words("hi")), host="0.0.0.0", open_access=True)
+def test_open_access_is_for_everybody_under_every_name(start_server, http, words) -> None:
+    url = start_server(ScriptedSampler(words("hi")), host="0.0.0.0", open_access=True)
     answer = http.post(f"{url}/v1/user/turns", json={}, headers={"Host": "example.org"})
     assert answer.status_code == 200
 
@@ -145,14 +147,16 @@ def test_open_access_is_for_everybody_under_every_name(front, http, words) -> No
         ("", 421),
     ],
 )
-def test_a_keyless_server_of_ones_own_machine_answers_to_no_other_name(front, http, host, status) -> None:
-    url = front(ScriptedSampler())
+def test_a_keyless_server_of_ones_own_machine_answers_to_no_other_name(
+    start_server, http, host, status
+) -> None:
+    url = start_server(ScriptedSampler())
     for path in ("/v1/models", "/health", "/playground"):
         assert http.get(url + path, headers={"Host": host}).status_code == status
 
 
-def test_with_keys_a_proxy_may_pass_its_name_on(front, http, words) -> None:
-    url = front(ScriptedSampler(words("hi")), keys=(key(),))
+def test_with_keys_a_proxy_may_pass_its_name_on(start_server, http, words) -> None:
+    url = start_server(ScriptedSampler(words("hi")), keys=(key(),))
     headers = {"Host": "example.org", "Authorization": f"Bearer {SECRET}"}
     assert http.post(f"{url}/v1/user/turns", json={}, headers=headers).status_code == 200
 
@@ -161,19 +165,19 @@ def remaining(answer: httpx2.Response, kind: str) -> int:
     return int(answer.headers[f"x-ratelimit-remaining-{kind}"])
 
 
-def test_a_batch_counts_as_its_items_and_n_as_n(front, http, words, monkeypatch) -> None:
-    url = front(ScriptedSampler(*[words("hi")] * 4), keys=(key(requests_per_minute=600),))
+def test_a_batch_counts_as_its_items_and_n_as_n(start_server, http, words, monkeypatch) -> None:
+    url = start_server(ScriptedSampler(*[words("hi")] * 4), keys=(key(requests_per_minute=600),))
     headers = {"Authorization": f"Bearer {SECRET}"}
-    taken: list[float] = []
-    monkeypatch.setattr(Bucket, "take", lambda _, amount: taken.append(amount))
+    amounts: list[float] = []
+    monkeypatch.setattr(TokenBucket, "take", lambda _, amount: amounts.append(amount))
     items = [{}, {"n": 3}, {"n": "bad"}]
     answer = http.post(f"{url}/v1/user/turns/batch", json={"items": items}, headers=headers)
     assert [result["status"] for result in answer.json()["results"]] == [200, 200, 400]
-    assert sum(taken) == 1 + 3 + 1
+    assert sum(amounts) == 1 + 3 + 1
 
 
-def test_a_large_batch_uses_the_minute_up(front, http, words) -> None:
-    url = front(ScriptedSampler(*[words("hi")] * 64), keys=(key(requests_per_minute=60),))
+def test_a_large_batch_uses_the_minute_up(start_server, http, words) -> None:
+    url = start_server(ScriptedSampler(*[words("hi")] * 64), keys=(key(requests_per_minute=60),))
     headers = {"Authorization": f"Bearer {SECRET}"}
     answer = http.post(f"{url}/v1/user/turns/batch", json={"items": [{"n": 16}] * 4}, headers=headers)
     assert answer.status_code == 200
@@ -181,8 +185,8 @@ def test_a_large_batch_uses_the_minute_up(front, http, words) -> None:
     assert ask(http, url).status_code == 429
 
 
-def test_a_refused_body_costs_what_it_would_have_as_a_prompt(front, http) -> None:
-    url = front(ScriptedSampler(), keys=(key(tokens_per_minute=20_000),))
+def test_a_refused_body_costs_what_it_would_have_as_a_prompt(start_server, http) -> None:
+    url = start_server(ScriptedSampler(), keys=(key(tokens_per_minute=20_000),))
     headers = {"Authorization": f"Bearer {SECRET}"}
     bad = {"goal": ["x" * 100_000]}
     first, second = (http.post(f"{url}/v1/user/turns", json=bad, headers=headers) for _ in range(2))
@@ -190,18 +194,18 @@ def test_a_refused_body_costs_what_it_would_have_as_a_prompt(front, http) -> Non
     assert second.status_code == 429
 
 
-def test_more_requests_than_the_quota_are_told_when_to_come_back(front, http, words) -> None:
-    url = front(ScriptedSampler(words("hi")), keys=(key(requests_per_minute=1),))
-    given = [ask(http, url) for _ in range(2)]
-    assert [answer.status_code for answer in given] == [200, 429]
-    assert given[1].json()["error"]["code"] == "rate_limit_exceeded"
-    assert 1 <= int(given[1].headers["retry-after"]) <= 60
-    assert given[0].headers["x-ratelimit-limit-requests"] == "1"
-    assert [answer.headers["x-ratelimit-remaining-requests"] for answer in given] == ["0", "0"]
+def test_more_requests_than_the_quota_are_told_when_to_come_back(start_server, http, words) -> None:
+    url = start_server(ScriptedSampler(words("hi")), keys=(key(requests_per_minute=1),))
+    responses = [ask(http, url) for _ in range(2)]
+    assert [answer.status_code for answer in responses] == [200, 429]
+    assert responses[1].json()["error"]["code"] == "rate_limit_exceeded"
+    assert 1 <= int(responses[1].headers["retry-after"]) <= 60
+    assert responses[0].headers["x-ratelimit-limit-requests"] == "1"
+    assert [answer.headers["x-ratelimit-remaining-requests"] for answer in responses] == ["0", "0"]
 
 
-def test_tokens_are_charged_when_they_are_known(front, http, words) -> None:
-    url = front(ScriptedSampler(words("hello there")), keys=(key(tokens_per_minute=10),))
+def test_tokens_are_charged_when_they_are_known(start_server, http, words) -> None:
+    url = start_server(ScriptedSampler(words("hello there")), keys=(key(tokens_per_minute=10),))
     first = ask(http, url)
     assert first.json()["usage"]["total_tokens"] > 60  # more than six minutes' worth
     assert first.headers["x-ratelimit-limit-tokens"] == "10"
@@ -214,7 +218,7 @@ def test_tokens_are_charged_when_they_are_known(front, http, words) -> None:
 def test_a_bucket_fills_with_the_monotonic_clock_and_never_overflows(monkeypatch) -> None:
     now = 1000.0
     monkeypatch.setattr(quota.time, "monotonic", lambda: now)
-    bucket = Bucket(60)
+    bucket = TokenBucket(60)
     bucket.take(60)
     assert bucket.wait_s() == pytest.approx(1.0)
     now += 0.5
@@ -227,19 +231,19 @@ def test_a_bucket_fills_with_the_monotonic_clock_and_never_overflows(monkeypatch
 
 def test_keys_come_from_the_config_and_from_a_file(tmp_path: Path, capsys) -> None:
     assert main(["bob", "--requests-per-minute", "30"]) == 0
-    said = capsys.readouterr()
-    secret, table = said.err.strip(), said.out
+    captured = capsys.readouterr()
+    secret, table = captured.err.strip(), captured.out
     assert secret not in table
-    made = KeyFile.model_validate(tomllib.loads(table))
-    assert made.keys[0].sha256 == hashlib.sha256(secret.encode()).hexdigest()
+    key_file = KeyFile.model_validate(tomllib.loads(table))
+    assert key_file.keys[0].sha256 == hashlib.sha256(secret.encode()).hexdigest()
     path = tmp_path / "keys.toml"
     path.write_text(table, encoding="utf-8")
-    keys = configured(ServeConfig(keys=(key(),), keys_file=str(path)))
+    keys = load_keys(ServeConfig(keys=(key(),), keys_file=str(path)))
     assert [(each.name, each.requests_per_minute) for each in keys] == [("alice", None), ("bob", 30)]
     with pytest.raises(ConfigError, match="bob has two different quotas"):
-        configured(ServeConfig(keys=(key(name="bob"),), keys_file=str(path)))
+        load_keys(ServeConfig(keys=(key(name="bob"),), keys_file=str(path)))
     with pytest.raises(ConfigError, match="no such"):
-        configured(ServeConfig(keys_file=str(tmp_path / "nowhere.toml")))
+        load_keys(ServeConfig(keys_file=str(tmp_path / "nowhere.toml")))
     with pytest.raises(ConfigError, match="name"):
         main(["two words"])
 

@@ -66,7 +66,7 @@ def test_a_reader_that_went_away_costs_lines_only(pipe: tuple[int, int]) -> None
 
 
 def test_nobody_waits_for_a_pipe_that_is_not_read(pipe: tuple[int, int]) -> None:
-    sink = Sink(pipe[1], waiting=100)
+    sink = Sink(pipe[1], capacity=100)
     handler = SinkHandler(sink)
     began = time.monotonic()
     for _ in range(1000):
@@ -109,13 +109,13 @@ def test_content_is_logged_when_asked_for(pipe: tuple[int, int], renderer, words
 
 SERVER = """
 import sys
-from serve.__main__ import _sinks
+from serve.__main__ import _open_log_sinks
 from serve.config import ServeConfig
 from contextlib import ExitStack
 import logging
 logging.basicConfig(stream=sys.stderr)
 with ExitStack() as stack:
-    sink = _sinks(stack, ServeConfig())
+    sink = _open_log_sinks(stack, ServeConfig())
     for _ in range(2000):
         sink.put("x" * 1000)
         logging.error("%s", "y" * 1000)

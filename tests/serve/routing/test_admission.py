@@ -3,20 +3,20 @@ import time
 
 import pytest
 
-from serve.config import Limits
-from serve.http import request_context as visit
+from serve.config import ServeLimits
+from serve.http import request_context
 from serve.http.errors import DeadlineError, OverloadedError
 from serve.http.metrics import EngineMetrics
-from serve.http.request_context import Visit
+from serve.http.request_context import RequestContext
 from serve.routing.admission import Admission
 
 
 def admission(places: int, **limits: float) -> Admission:
-    return Admission(places, Limits.model_validate(limits), EngineMetrics())
+    return Admission(places, ServeLimits.model_validate(limits), EngineMetrics())
 
 
 async def hold(gate: Admission, order: list[str], name: str, until: asyncio.Event, samples: int = 1) -> None:
-    async with gate.place(samples, 60):
+    async with gate.slots(samples, 60):
         order.append(name)
         await until.wait()
 
@@ -47,7 +47,7 @@ def test_who_came_first_goes_first_and_n_samples_take_n_places() -> None:
         second.set()
         large.set()
         await asyncio.gather(*tasks)
-        assert gate.taken == 0
+        assert gate.in_use == 0
         assert counted(gate, "usersim_queue_seconds_count") == 3
 
     asyncio.run(run())
@@ -56,11 +56,11 @@ def test_who_came_first_goes_first_and_n_samples_take_n_places() -> None:
 def test_a_request_larger_than_everything_passes_alone() -> None:
     async def run() -> None:
         gate = admission(2)
-        async with gate.place(16, 60):
-            assert gate.taken == 2
+        async with gate.slots(16, 60):
+            assert gate.in_use == 2
         gate.resize(1)
-        async with gate.place(2, 60):
-            assert gate.taken == 1
+        async with gate.slots(2, 60):
+            assert gate.in_use == 1
 
     asyncio.run(run())
 
@@ -89,12 +89,12 @@ def test_nobody_waits_longer_than_told_nor_past_the_deadline() -> None:
         with pytest.raises(OverloadedError, match="too long"):
             await hold(gate, [], "b", over)
         with pytest.raises(DeadlineError):
-            async with gate.place(1, 0.01):
+            async with gate.slots(1, 0.01):
                 pass
         over.set()
         await holder
-        async with gate.place(1, 60):  # those who left hold nothing
-            assert gate.taken == 1
+        async with gate.slots(1, 60):  # those who left hold nothing
+            assert gate.in_use == 1
 
     asyncio.run(run())
 
@@ -114,7 +114,7 @@ def test_a_cancelled_waiter_frees_its_place_in_the_queue() -> None:
         assert order == ["a", "light"]
         over.set()
         await asyncio.gather(holder, light)
-        assert gate.taken == 0
+        assert gate.in_use == 0
 
     asyncio.run(run())
 
@@ -129,10 +129,10 @@ def test_a_place_that_comes_to_one_who_is_leaving_is_not_lost() -> None:
         gate.resize(2)  # grants the place …
         waiter.cancel()  # … in the very moment in which its owner leaves
         await asyncio.gather(waiter, return_exceptions=True)
-        assert gate.taken == 1
+        assert gate.in_use == 1
         over.set()
         await holder
-        assert gate.taken == 0
+        assert gate.in_use == 0
 
     asyncio.run(run())
 
@@ -143,11 +143,13 @@ def test_a_request_that_was_let_in_is_not_refused_for_its_second_draw() -> None:
         between = asyncio.Event()
 
         async def twice() -> None:
-            visit.enter(Visit("r", "POST", "/v1/user/turns", deadline=time.monotonic() + 60))
-            async with gate.place(1, 60):
+            request_context.enter(
+                RequestContext("r", "POST", "/v1/user/turns", deadline=time.monotonic() + 60)
+            )
+            async with gate.slots(1, 60):
                 order.append("first draw")
             await between.wait()
-            async with gate.place(1, 60):
+            async with gate.slots(1, 60):
                 order.append("second draw")
 
         again = asyncio.create_task(twice())

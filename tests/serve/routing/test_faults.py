@@ -1,9 +1,10 @@
-"""Twenty faults: what goes wrong around the endpoint, and what a client then sees. Nothing is lost: every request
-ends in a whole answer or an explicit error, the counters balance, and no engine keeps working for nobody.
+"""Twenty faults around the endpoint, with the tests that cover them. `lb` stands for test_load_balancer.
 
- 1  engine killed               test_a_killed_engine_…, …_whose_engine_dies_…; test_pool: …_another_does, …_hiccup_…
- 2  engine stopped, hangs       test_a_stopped_engine_…; test_pool: …_silent_engine_…, …_hangs_…; test_engine: …_hangs_…
- 3  engine restarted            test_a_restarted_engine_…; test_pool: …_comes_back_as_another_…
+Every request ends in a whole answer or an explicit error, the counters balance, and no engine works for a lost client.
+
+ 1  engine killed               test_a_killed_engine_…, …_whose_engine_dies_…; lb: …_another_does, …_hiccup_…
+ 2  engine stopped, hangs       test_a_stopped_engine_…; lb: …_silent_engine_…, …_hangs_…; test_engine: …_hangs_…
+ 3  engine restarted            test_a_restarted_engine_…; lb: …_comes_back_as_another_…
  4  finish_reason abort         test_errors: …_fails_is_never_passed_on
  5  slow engine, slow reader    test_a_stream_without_…, …_reads_too_slowly_…, …_body_that_does_not_come_…; test_errors
  6  ten times the capacity      test_a_burst_…; test_admission
@@ -14,13 +15,13 @@ ends in a whole answer or an explicit error, the counters balance, and no engine
 11  control tokens in content   test_control_tokens; test_native: test_control_tokens_in_content_stay_text
 12  model names that are paths  test_errors: test_an_unknown_model_is_not_found
 13  adapter changed under load  test_models
-14  SIGTERM                     test_drain
+14  SIGTERM                     test_shutdown
 15  the clock jumps             test_the_time_of_day_decides_nothing; test_keys: …_monotonic_…
 16  log sink full or broken     test_logs
 17  keys                        test_keys
 18  headers for the engine      test_nothing_that_a_client_puts_into_its_head_…
-19  engine of another model     test_main: …_not_this_model_is_refused; test_pool: …_comes_back_as_another_…
-20  engine talks nonsense       test_errors: …_never_passed_on; test_pool: …_would_fail_again_…
+19  engine of another model     test_main: …_not_this_model_is_refused; lb: …_comes_back_as_another_…
+20  engine talks nonsense       test_errors: …_never_passed_on; lb: …_would_fail_again_…
 """
 
 import asyncio
@@ -38,8 +39,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import serve.http.middleware
-from serve.config import Limits
-from serve.routing.load_balancer import EnginePool
+from serve.config import ServeLimits
+from serve.routing.load_balancer import LoadBalancer
 from tests.serve.engines import FakeEngine, _pair, eventually, pair  # noqa: F401
 from usersim.rendering.conditioning import describe
 from usersim.rendering.renderer import Renderer
@@ -81,20 +82,20 @@ def posting(url: str, body: bytes) -> socket.socket:
     return send(url, f"POST {TURNS} HTTP/1.1", b"Content-Length: %d\r\n\r\n" % len(body) + body)
 
 
-def test_a_killed_engine_costs_no_answer_while_another_lives(front, http: HTTP, pair: Pair) -> None:  # noqa: F811
+def test_a_killed_engine_costs_no_answer_while_another_lives(start_server, http: HTTP, pair: Pair) -> None:  # noqa: F811
     first, second = pair
     first.fault("die")
-    url = front(EnginePool([first.url, second.url]))
+    url = start_server(LoadBalancer([first.url, second.url]))
     assert ask(http, url).status_code == 200
     first.process.wait(30)
     assert [ask(http, url).status_code for _ in range(3)] == [200] * 3
     assert http.get(f"{url}/ready").status_code == 200
 
 
-def test_a_killed_engine_that_is_alone_is_said_to_be_gone(front, http: HTTP, pair: Pair) -> None:  # noqa: F811
+def test_a_killed_engine_that_is_alone_is_said_to_be_gone(start_server, http: HTTP, pair: Pair) -> None:  # noqa: F811
     engine = pair[0]
     engine.fault("die")
-    url = front(EnginePool([engine.url]))
+    url = start_server(LoadBalancer([engine.url]))
     for _ in range(2):
         answer = ask(http, url)
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_unavailable")
@@ -106,13 +107,13 @@ def test_a_killed_engine_that_is_alone_is_said_to_be_gone(front, http: HTTP, pai
 
 @pytest.mark.parametrize("fault", ["stream-die", "stream-cut", "stream-error", "stream-abort"])
 def test_a_stream_whose_engine_dies_ends_in_an_error_never_in_silence(
-    front,
+    start_server,
     http: HTTP,
     pair: Pair,  # noqa: F811
     fault: str,
 ) -> None:
     engine = pair[0]
-    url = front(EnginePool([engine.url]))
+    url = start_server(LoadBalancer([engine.url]))
     assert ask(http, url).status_code == 200
     engine.fault(fault)
     with http.stream("POST", url + TURNS, json={"stream": True}) as answer:
@@ -127,12 +128,12 @@ def test_a_stream_whose_engine_dies_ends_in_an_error_never_in_silence(
 
 
 def test_a_stopped_engine_is_a_timeout_for_who_waits_and_not_ready_for_the_rest(
-    front,
+    start_server,
     http: HTTP,
     pair: Pair,  # noqa: F811
 ) -> None:
     engine = pair[0]
-    url = front(EnginePool([engine.url], timeout_s=1, limits=Limits(probe_s=1)))
+    url = start_server(LoadBalancer([engine.url], timeout_s=1, limits=ServeLimits(probe_s=1)))
     assert ask(http, url).status_code == 200
     engine.signal(signal.SIGSTOP)
     answer = ask(http, url)
@@ -140,7 +141,7 @@ def test_a_stopped_engine_is_a_timeout_for_who_waits_and_not_ready_for_the_rest(
     assert "retry-after" in answer.headers
     eventually(lambda: http.get(f"{url}/ready").status_code == 503)
     began = time.monotonic()
-    assert ask(http, url).status_code == 503  # known by now: nobody waits for it
+    assert ask(http, url).status_code == 503  # out of rotation: no request waits for it
     assert time.monotonic() - began < 10
     engine.signal(signal.SIGCONT)
     eventually(lambda: http.get(f"{url}/ready").status_code == 200)
@@ -148,64 +149,64 @@ def test_a_stopped_engine_is_a_timeout_for_who_waits_and_not_ready_for_the_rest(
 
 
 def test_a_restarted_engine_serves_again_and_no_old_connection_shows(
-    front,
+    start_server,
     http: HTTP,
     pair: Pair,  # noqa: F811
 ) -> None:
     engine = pair[0]
-    url = front(EnginePool([engine.url]), ready_for_s=0)
+    url = start_server(LoadBalancer([engine.url]), ready_for_s=0)
     assert ask(http, url).status_code == 200
     engine.kill()
     engine.start()
-    # The pooled connections are dead, and nobody has noticed yet.
+    # The pooled connections are dead, which is not detected yet.
     assert [ask(http, url).status_code for _ in range(5)] == [200] * 5
     assert http.get(f"{url}/ready").status_code == 200
 
 
-def test_a_stream_without_a_first_token_is_given_up(front, http: HTTP, pair: Pair) -> None:  # noqa: F811
+def test_a_stream_without_a_first_token_is_given_up(start_server, http: HTTP, pair: Pair) -> None:  # noqa: F811
     engine = pair[0]
     engine.fault("hang-turns")
-    url = front(EnginePool([engine.url], limits=Limits(first_token_s=0.3)))
+    url = start_server(LoadBalancer([engine.url], limits=ServeLimits(first_token_s=0.3)))
     answer = ask(http, url, stream=True)
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
 
 
 def test_a_client_that_reads_too_slowly_ends_with_its_deadline_and_fills_no_memory(
-    front,
+    start_server,
     http: HTTP,
     pair: Pair,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(serve.http.middleware, "SLACK_S", 0.5)
+    monkeypatch.setattr(serve.http.middleware, "GRACE_S", 0.5)
     engine = pair[0]
     engine.fault("stream-endless")
-    url = front(EnginePool([engine.url]), request_timeout_s=3)
+    url = start_server(LoadBalancer([engine.url]), request_timeout_s=3)
     with posting(url, b'{"stream": true}') as client:
         client.recv(1)
         eventually(lambda: metric(http, url, "usersim_requests_total") == 1)
     assert metric(http, url, "usersim_samples_in_flight") == 0
-    # What nobody reads is not fetched: a few buffers full, not three seconds of a machine's output.
+    # Unread output is not fetched: a few buffers full, not three seconds of a machine's output.
     assert engine.hung()["events"] * 150 < 40_000_000
     counted = http.get(f"{url}/metrics").text
     assert f'usersim_requests_total{{outcome="failed",route="{TURNS}"}} 1.0' in counted
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(front, http: HTTP) -> None:
-    url = front(ScriptedSampler(), limits={"body_s": 0.3})
+def test_a_body_that_does_not_come_is_not_waited_for(start_server, http: HTTP) -> None:
+    url = start_server(ScriptedSampler(), limits={"body_s": 0.3})
     with send(url, f"POST {TURNS} HTTP/1.1", b"Content-Length: 9\r\n\r\n{") as client:
         assert client.recv(100).startswith(b"HTTP/1.1 408")
     eventually(lambda: balanced(http, url))
 
 
 def test_a_burst_of_ten_times_the_capacity_is_answered_or_refused_and_adds_up(
-    front,
+    start_server,
     http: HTTP,
     pair: Pair,  # noqa: F811
 ) -> None:
     engine = pair[0]
     engine.fault("take-0.3")
     before = engine.seen()["most"]
-    url = front(EnginePool([engine.url], places=4, limits=Limits(max_waiting=8)))
+    url = start_server(LoadBalancer([engine.url], samples_per_engine=4, limits=ServeLimits(max_waiting=8)))
 
     async def burst() -> list[httpx2.Response]:
         limits = httpx2.Limits(max_connections=120)
@@ -230,14 +231,14 @@ def test_a_burst_of_ten_times_the_capacity_is_answered_or_refused_and_adds_up(
 
 @pytest.mark.parametrize("when", ["before its body", "queued", "in flight", "streaming"])
 def test_a_client_that_leaves_frees_everything_and_is_counted(
-    front,
+    start_server,
     http: HTTP,
     pair: Pair,  # noqa: F811
     when: str,
 ) -> None:
     engine = pair[0]
     engine.fault("stream-hang" if when == "streaming" else "hang-turns")
-    url = front(EnginePool([engine.url], places=1))
+    url = start_server(LoadBalancer([engine.url], samples_per_engine=1))
     before = engine.hung()
     holder: Any = contextlib.nullcontext()
     if when == "queued":
@@ -255,8 +256,8 @@ def test_a_client_that_leaves_frees_everything_and_is_counted(
             eventually(lambda: metric(http, url, "usersim_queue_length") == 0)
             assert metric(http, url, "usersim_samples_in_flight") == 1
     eventually(lambda: balanced(http, url))
-    begun = engine.hung()["begun"] - before["begun"]
-    eventually(lambda: engine.hung()["abandoned"] - before["abandoned"] == begun)
+    started = engine.hung()["begun"] - before["begun"]
+    eventually(lambda: engine.hung()["abandoned"] - before["abandoned"] == started)
     assert metric(http, url, "usersim_samples_in_flight") == 0
     left = 2.0 if when == "queued" else 1.0
     text = http.get(f"{url}/metrics").text
@@ -290,14 +291,14 @@ class Echo(ScriptedSampler):
 
     said: list[int]
 
-    async def sample(self, asked: Any) -> Any:
-        self.continuations = [self.said] * asked.n
-        return await super().sample(asked)
+    async def sample(self, request: Any) -> Any:
+        self.continuations = [self.said] * request.n
+        return await super().sample(request)
 
 
-def test_any_text_comes_through_unharmed(front, http: HTTP, renderer: Renderer) -> None:
+def test_any_text_comes_through_unharmed(start_server, http: HTTP, renderer: Renderer) -> None:
     echo = Echo()
-    url = front(echo, guards={"empty": False, "repeat": False, "goal_copy": False, "attempts": 1})
+    url = start_server(echo, guards={"empty": False, "repeat": False, "goal_copy": False, "attempts": 1})
 
     @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
     @given(STRANGE, STRANGE)
@@ -312,11 +313,11 @@ def test_any_text_comes_through_unharmed(front, http: HTTP, renderer: Renderer) 
     comes_through()
 
 
-def test_the_time_of_day_decides_nothing(front, http: HTTP, words, monkeypatch) -> None:
+def test_the_time_of_day_decides_nothing(start_server, http: HTTP, words, monkeypatch) -> None:
     """An hour forward, two back: no deadline passes, no quota fills, no proof of life expires."""
     now, shifts = time.time, [0.0]
     monkeypatch.setattr(time, "time", lambda: now() + shifts[-1])
-    url = front(ScriptedSampler(*[words("hi")] * 3), request_timeout_s=60)
+    url = start_server(ScriptedSampler(*[words("hi")] * 3), request_timeout_s=60)
     created = []
     for shift in (0.0, 3600.0, -3600.0):
         shifts.append(shift)
@@ -328,12 +329,12 @@ def test_the_time_of_day_decides_nothing(front, http: HTTP, words, monkeypatch) 
 
 
 def test_nothing_that_a_client_puts_into_its_head_reaches_the_engine(
-    front,
+    start_server,
     http: HTTP,
     pair: Pair,  # noqa: F811
 ) -> None:
     engine = pair[0]
-    url = front(EnginePool([engine.url]))
+    url = start_server(LoadBalancer([engine.url]))
     smuggled = {
         "X-Vllm-Priority": "-100",
         "X-Session-ID": "somebody-else",

@@ -9,8 +9,8 @@ import pytest
 
 from serve.app import create_app
 from serve.config import ServeConfig
-from serve.http import request_context as visit
-from serve.routing.load_balancer import EnginePool, check_models
+from serve.http import request_context
+from serve.routing.load_balancer import LoadBalancer, check_models
 from tests.serve.conftest import serving
 from tests.serve.engines import FakeEngine, _pair, pair  # noqa: F401
 from usersim.errors import ConfigError
@@ -22,14 +22,16 @@ DRAW = Draw([1, 2, 3], [257], 258, Sampling(max_tokens=40))
 
 
 def test_a_draw_comes_from_the_model_that_its_task_asked_for(pair: Pair) -> None:  # noqa: F811
-    async def said(pool: EnginePool, model: str | None) -> str:
-        visit.ask_for(model)
+    async def sampled_text(pool: LoadBalancer, model: str | None) -> str:
+        request_context.set_model(model)
         return bytes((await pool.sample(DRAW))[0].token_ids[:-1]).decode()
 
     async def at_once() -> list[str]:
-        pool = EnginePool([engine.url for engine in pair])
+        pool = LoadBalancer([engine.url for engine in pair])
         try:
-            return await asyncio.gather(*(asyncio.create_task(said(pool, m)) for m in ("v1", None, "v2")))
+            return await asyncio.gather(
+                *(asyncio.create_task(sampled_text(pool, m)) for m in ("v1", None, "v2"))
+            )
         finally:
             await pool.aclose()
 
@@ -51,21 +53,21 @@ def test_an_alias_changes_under_load_and_every_answer_has_one_author(
     for engine in pair:
         engine.fault("take-0.05")
     config = ServeConfig(names=("userlm",), models={"coach": "adapter-v1"})
-    user = UserLM(renderer, EnginePool([engine.url for engine in pair], places=4), name="bytes")
+    user = UserLM(renderer, LoadBalancer([engine.url for engine in pair], samples_per_engine=4), name="bytes")
     app = create_app(config, user)
 
     async def load(url: str) -> list[httpx2.Response]:
         async with httpx2.AsyncClient(trust_env=False, timeout=60) as client:
-            asked = [
+            requests = [
                 asyncio.create_task(client.post(f"{url}/v1/user/turns", json={"model": "coach", "n": 2}))
                 for _ in range(50)
             ]
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(60):
-                    await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait(requests, return_when=asyncio.FIRST_COMPLETED)
             app.state.service.models = {"coach": "adapter-v2"}
             late = [client.post(f"{url}/v1/user/turns", json={"model": "coach"}) for _ in range(5)]
-            return [*await asyncio.gather(*asked), *await asyncio.gather(*late)]
+            return [*await asyncio.gather(*requests), *await asyncio.gather(*late)]
 
     with serving(app) as url:
         answers = asyncio.run(load(url))

@@ -1,4 +1,4 @@
-"""What stands before and around a body: bounded in bytes and in time, before anybody is asked for a key."""
+"""Limits in bytes and time on heads and on the bytes around a body, before authentication."""
 
 import asyncio
 import hashlib
@@ -59,23 +59,25 @@ def _rest(client: socket.socket) -> Iterator[bytes]:
     ],
     ids=["one that does not end", "one", "many", "a path that does not end", "a path"],
 )
-def test_a_head_over_the_cap_is_refused_before_the_key_is_looked_at(front, pieces: list[bytes]) -> None:
-    answer = answer_to(front(ScriptedSampler(), keys=[KEY]), *pieces)
+def test_a_head_over_the_cap_is_refused_before_the_key_is_looked_at(
+    start_server, pieces: list[bytes]
+) -> None:
+    answer = answer_to(start_server(ScriptedSampler(), keys=[KEY]), *pieces)
     assert answer.startswith(b"HTTP/1.1 431 ")
     assert b'"code":"request_header_fields_too_large"' in answer
     assert b"connection: close" in answer
 
 
-def test_twenty_megabytes_of_one_header_are_not_read(front) -> None:
-    with connected(front(ScriptedSampler())) as client:
+def test_twenty_megabytes_of_one_header_are_not_read(start_server) -> None:
+    with connected(start_server(ScriptedSampler())) as client:
         client.sendall(START + b"X: ")
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
             client.sendall(b"a" * 20_000_000)
 
 
-def test_what_follows_a_body_in_pieces_is_bounded_too(front) -> None:
+def test_what_follows_a_body_in_pieces_is_bounded_too(start_server) -> None:
     chunked = START + JSON + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
-    with connected(front(ScriptedSampler())) as client:
+    with connected(start_server(ScriptedSampler())) as client:
         client.sendall(chunked + b"X: ")
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
             client.sendall(b"a" * 20_000_000)
@@ -89,14 +91,14 @@ TOO_LONG = b"GET / HTTP/1.1\r\nX: " + b"a" * 40_000
 )
 @pytest.mark.parametrize("started", [True, False], ids=["running", "not begun"])
 def test_a_refusal_is_never_written_into_the_answer_of_an_earlier_request(sent: bytes, started: bool) -> None:
-    begun, ended = threading.Event(), threading.Event()
+    response_started, ended = threading.Event(), threading.Event()
 
     async def words() -> AsyncIterator[bytes]:
         yield b"first words"
         await asyncio.Event().wait()
 
     async def slow(request: Request) -> StreamingResponse:
-        begun.set()
+        response_started.set()
         while not started and not ended.is_set():
             await asyncio.sleep(0.01)
         return StreamingResponse(words())
@@ -107,7 +109,7 @@ def test_a_refusal_is_never_written_into_the_answer_of_an_earlier_request(sent: 
         answer = b""
         while started and b"first words\r\n" not in answer:
             answer += client.recv(65536)
-        assert begun.wait(PATIENT_S)
+        assert response_started.wait(PATIENT_S)
         try:
             client.sendall(sent)
             rest = b"".join(_rest(client))
@@ -117,8 +119,8 @@ def test_a_refusal_is_never_written_into_the_answer_of_an_earlier_request(sent: 
     assert answer.count(b"HTTP/1.1") == started
 
 
-def test_a_head_under_the_cap_with_a_large_body_is_served(front, http, words) -> None:
-    url = front(ScriptedSampler(words("a train")))
+def test_a_head_under_the_cap_with_a_large_body_is_served(start_server, http, words) -> None:
+    url = start_server(ScriptedSampler(words("a train")))
     body = b'{"goal": "' + b"x" * 500 + b'"' + b" " * 1_500_000 + b"}"
     headers = {"Content-Type": "application/json", "X-Long": "a" * 20_000}
     assert http.post(f"{url}/v1/user/turns", content=body, headers=headers).status_code == 200
@@ -129,20 +131,20 @@ def test_a_head_under_the_cap_with_a_large_body_is_served(front, http, words) ->
     [(b"", b""), (START, b"HTTP/1.1 408 "), (START + b"X: a", b"HTTP/1.1 408 ")],
     ids=["nothing", "half a head", "half a header"],
 )
-def test_a_head_that_does_not_come_frees_its_connection(front, sent: bytes, answer: bytes) -> None:
-    url = front(ScriptedSampler(), limits={"head_s": 0.2})
+def test_a_head_that_does_not_come_frees_its_connection(start_server, sent: bytes, answer: bytes) -> None:
+    url = start_server(ScriptedSampler(), limits={"head_s": 0.2})
     assert answer_to(url, sent).startswith(answer)
 
 
-def test_the_second_head_of_a_connection_is_timed_like_the_first(front) -> None:
-    url = front(ScriptedSampler(), limits={"head_s": 0.2})
+def test_the_second_head_of_a_connection_is_timed_like_the_first(start_server) -> None:
+    url = start_server(ScriptedSampler(), limits={"head_s": 0.2})
     answer = answer_to(url, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n", START)
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b"HTTP/1.1 408 " in answer
 
 
-def test_a_request_that_takes_longer_than_its_head_may_is_answered(front, fake_engine, http) -> None:
-    from serve.routing.load_balancer import EnginePool
+def test_a_request_that_takes_longer_than_its_head_may_is_answered(start_server, fake_engine, http) -> None:
+    from serve.routing.load_balancer import LoadBalancer
 
-    url = front(EnginePool([fake_engine("take-1")]), limits={"head_s": 0.2})
+    url = start_server(LoadBalancer([fake_engine("take-1")]), limits={"head_s": 0.2})
     assert http.post(f"{url}/v1/user/turns", json={}).status_code == 200

@@ -1,4 +1,4 @@
-"""How the real process goes away: with its requests answered, and with nothing left behind."""
+"""Graceful shutdown of the real process: requests are answered, and no process or file is left behind."""
 
 import contextlib
 import importlib.metadata
@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from serve.http.shutdown import Drain
+from serve.http.shutdown import Shutdown
 from tests.serve.engines import FAKE_ENGINE, FakeEngine, _pair, eventually, free_port, pair  # noqa: F401
 
 ROOT = Path(__file__).parents[3]
@@ -26,13 +26,13 @@ Pair = tuple[FakeEngine, FakeEngine]
 def test_the_stages_of_a_drain(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("serve.http.shutdown.time.monotonic", lambda: now)
-    drain = Drain(delay_s=5, timeout_s=30)
-    drain.in_flight = 1
+    shutdown = Shutdown(delay_s=5, timeout_s=30)
+    shutdown.in_flight = 1
     stages = []
     for at in (100.0, 100.0, 104.9, 105.0, 134.9, 135.0):
         now = at
-        stages.append((drain.begun, drain.refusing, drain.over))
-        drain.begin()
+        stages.append((shutdown.has_begun, shutdown.refuses_requests, shutdown.is_complete))
+        shutdown.begin()
     assert stages == [
         (False, False, False),
         (True, False, False),
@@ -41,9 +41,9 @@ def test_the_stages_of_a_drain(monkeypatch: pytest.MonkeyPatch) -> None:
         (True, True, False),
         (True, True, True),
     ]
-    drain = Drain(delay_s=5, timeout_s=30)
-    drain.begin(delay=False)
-    assert drain.over  # nobody is being served
+    shutdown = Shutdown(delay_s=5, timeout_s=30)
+    shutdown.begin(delay=False)
+    assert shutdown.is_complete  # no requests in flight
 
 
 @contextlib.contextmanager
@@ -61,14 +61,14 @@ def served(
         env=os.environ | (env or {}),
     )
     assert process.stderr is not None
-    found = None
-    said = ""
-    while found is None and (line := process.stderr.readline()):
-        said += line
-        found = re.search(r"serving at (http://\S+)", line)
+    match = None
+    output = ""
+    while match is None and (line := process.stderr.readline()):
+        output += line
+        match = re.search(r"serving at (http://\S+)", line)
     try:
-        assert found is not None, said
-        yield process, found[1]
+        assert match is not None, output
+        yield process, match[1]
     finally:
         process.kill()
         process.communicate()
@@ -126,7 +126,7 @@ def test_a_request_that_never_ends_does_not_hold_up_the_end(
             with contextlib.suppress(httpx2.HTTPError):
                 answers.append(httpx2.post(f"{url}/v1/user/turns", json={}, trust_env=False, timeout=60))
 
-        engine.fault("hang-turns")  # not before: the front starts with a few tokens
+        engine.fault("hang-turns")  # not before: the server samples a few tokens at its start
         asking = threading.Thread(target=ask)
         before = engine.hung()["begun"]
         asking.start()
@@ -168,12 +168,12 @@ def fake_vllm(folder: Path, fault: str) -> dict[str, str]:
 
 def left_behind(socket_path: str) -> list[int]:
     """Processes whose command line names this engine's socket."""
-    found = []
+    pids = []
     for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             if socket_path.encode() in cmdline.read_bytes():
-                found.append(int(cmdline.parent.name))
-    return found
+                pids.append(int(cmdline.parent.name))
+    return pids
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def short_folder() -> Iterator[Path]:
 def test_no_engine_outlives_its_front(
     model_folder: Path, tmp_path: Path, short_folder: Path, fault: str
 ) -> None:
-    """never-ready: SIGTERM comes while the engine starts. none: while the front serves."""
+    """never-ready: SIGTERM comes while the engine starts. none: while the API server serves."""
     env = os.environ | fake_vllm(tmp_path, fault) | {"TMPDIR": str(short_folder)}
     process = subprocess.Popen(
         [sys.executable, "-m", "serve", "--model", str(model_folder), "--port", str(free_port())],
@@ -199,8 +199,8 @@ def test_no_engine_outlives_its_front(
     )
     assert process.stderr is not None
     try:
-        wanted = "starting on cores" if fault == "never-ready" else "serving at"
-        while wanted not in (line := process.stderr.readline()):
+        expected_line = "starting on cores" if fault == "never-ready" else "serving at"
+        while expected_line not in (line := process.stderr.readline()):
             assert line, "it did not start"
         eventually(lambda: bool(left_behind(f"{short_folder}/usersim-")))
         process.send_signal(signal.SIGTERM)
