@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from usersim.cli import console, emit_json, show
 from usersim.decoding.end_calibration import Decision, brier, fit
 from usersim.errors import ConfigError, DataError
-from usersim.rendering.conditioning import thin
+from usersim.rendering.conditioning import drop_conditions
 from usersim.rendering.renderer import Renderer, read_settings, write_settings
 from usersim.storage.records import read_records
 from usersim.types import Conversation, UserProfile
@@ -79,7 +79,7 @@ def decisions_of_all(model: Path, people: Sequence[Conversation], *, seed: int) 
     with torch.inference_mode():
         for conversation in console_progress(people):
             rng = random.Random(f"{seed}:{conversation.source}:{conversation.id}")
-            profile = thin(conversation.profile, rng, unsaid=conversation.unsaid)
+            profile = drop_conditions(conversation.profile, rng, unsaid=conversation.unsaid)
             places.append(list(decisions(weights, renderer, conversation, profile)))
     left = [place.left for of_one in places for place in of_one]
     if not any(left) or all(left):

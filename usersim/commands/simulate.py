@@ -29,7 +29,15 @@ from usersim.users.guards import Guards
 from usersim.users.policies import POLICIES, with_policy
 from usersim.users.prompted import BY_NAME, PromptedUser, prompt_hash
 from usersim.users.protocols import User
-from usersim.users.simulate import Case, Journal, Outcome, read_cases, repeated, run_file, simulate
+from usersim.users.simulate import (
+    BatchJournal,
+    Case,
+    SimulationResult,
+    read_cases,
+    repeated,
+    run_file,
+    simulate,
+)
 from usersim.users.userlm import UserLM
 from usersim.weights.default_model import file_hash
 
@@ -54,11 +62,11 @@ def main(argv: list[str]) -> int:
 
 
 def _run(args: argparse.Namespace, argv: list[str], cases: list[Case], settings: dict[str, object]) -> int:
-    journal = Journal(args.out, settings)
+    journal = BatchJournal(args.out, settings)
     missing = [case for case in cases if case.id not in journal.finished]
     if len(missing) < len(cases):
         console.print(f"resuming: {len(cases) - len(missing)} of {len(cases)} are there", style="dim")
-    outcome, session = Outcome(), None
+    outcome, session = SimulationResult(), None
     if missing:
         user, assistant, began = _user(args), _chat(args.assistant, args.assistant_tokens), time.monotonic()
         outcome = _simulate(args, user, assistant, missing, journal)
@@ -111,8 +119,8 @@ def _settings(args: argparse.Namespace) -> dict[str, object]:
 
 
 def _simulate(
-    args: argparse.Namespace, user: User, assistant: Assistant, missing: list[Case], journal: Journal
-) -> Outcome:
+    args: argparse.Namespace, user: User, assistant: Assistant, missing: list[Case], journal: BatchJournal
+) -> SimulationResult:
     columns = (
         TextColumn("conversations"),
         *(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()),
@@ -129,7 +137,7 @@ def _simulate(
             failed += made is None
             progress.update(task, advance=1, failed=f"{failed} failed" if failed else "")
 
-        async def everything() -> Outcome:
+        async def everything() -> SimulationResult:
             try:
                 return await simulate(
                     user,
@@ -193,7 +201,7 @@ def _chat(where: str, max_tokens: int, temperature: float = 0.7, *, option: str 
 
 
 def _session(
-    argv: list[str], user: User, assistant: Assistant, outcome: Outcome, seconds: float
+    argv: list[str], user: User, assistant: Assistant, outcome: SimulationResult, seconds: float
 ) -> dict[str, object]:
     """What came out of it, and who took part: names as the engines gave them."""
     return {

@@ -22,7 +22,7 @@ from datasets import Dataset, concatenate_datasets  # type: ignore[import-untype
 
 from usersim.cli import tell_goals
 from usersim.errors import DataError
-from usersim.rendering.conditioning import thin
+from usersim.rendering.conditioning import drop_conditions
 from usersim.rendering.renderer import Example, Renderer
 from usersim.storage.records import read_records
 from usersim.text.style import measure
@@ -121,7 +121,7 @@ def training_rows(
                 conversation = opening(conversation)
             # An opening has no facets to be counted.
             unsaid = () if short else conversation.unsaid or (borrowed or {}).get(index, ())
-            profile = thin(conversation.profile, rng, unsaid=unsaid)
+            profile = drop_conditions(conversation.profile, rng, unsaid=unsaid)
             wording = rng if rng.random() < PARAPHRASED and not short else None
             acts = told_acts(conversation, rng) if renderer.settings.acts and not short else ()
             windows = list(
