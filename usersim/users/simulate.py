@@ -134,7 +134,7 @@ async def simulate(
         source: Source of the records. Usually the name of the user.
         system: System prompt of the assistant. The user does not see it.
         concurrency: Maximum number of conversations at a time. Further ones wait.
-        retries: Further attempts at a turn after a retryable error (`BackendError.retryable`), with the same seed.
+        retries: Retries of a turn, with the same seed. Only retryable errors count (`BackendError.retryable`).
         backoff_s: Wait before the first retry, in seconds; it doubles with each one.
         done: Callback for each finished conversation; None for a failed one.
 

@@ -16,10 +16,10 @@ from usersim.rendering.conditioning import (
     PREFACE,
     SAID,
     describe,
+    drop_conditions,
     size_word,
     style_level,
     style_words,
-    thin,
 )
 from usersim.text.style_bins import LEVELS, Bin, read_bins, shipped_bins
 from usersim.types import Facet, Goal, Persona, Style, UserProfile
@@ -153,7 +153,7 @@ def stated(thinned: UserProfile) -> list[str]:
 
 
 def test_every_part_is_dropped_on_its_own_at_its_rate() -> None:
-    drawn = [thin(EVERYTHING, random.Random(seed)) for seed in range(3000)]
+    drawn = [drop_conditions(EVERYTHING, random.Random(seed)) for seed in range(3000)]
     goals = [p.goal for p in drawn if p.goal]
     styled = [p for p in drawn if stated(p)]
     assert len(goals) / 3000 == pytest.approx(KEPT["goal"], abs=0.03)
@@ -168,16 +168,19 @@ def test_every_part_is_dropped_on_its_own_at_its_rate() -> None:
 
 
 def test_one_attribute_alone_and_all_sixteen_occur() -> None:
-    counts = [len(stated(thin(EVERYTHING, random.Random(seed)))) for seed in range(3000)]
+    counts = [len(stated(drop_conditions(EVERYTHING, random.Random(seed)))) for seed in range(3000)]
     assert counts.count(16) / 3000 == pytest.approx(KEPT["style"] / len(KEPT_ATTRIBUTES), abs=0.03)
     assert counts.count(1) / 3000 > 0.02
-    each = [sum(name in stated(thin(EVERYTHING, random.Random(s))) for s in range(500)) for name in SAID]
+    each = [
+        sum(name in stated(drop_conditions(EVERYTHING, random.Random(s))) for s in range(500))
+        for name in SAID
+    ]
     assert max(each) - min(each) < 0.15 * 500
 
 
 def test_what_was_never_said_comes_among_the_facets_in_any_number_and_place() -> None:
     unsaid = ("never 1", "never 2", "never 3", "never 4")
-    drawn = [thin(EVERYTHING, random.Random(seed), unsaid=unsaid).goal for seed in range(4000)]
+    drawn = [drop_conditions(EVERYTHING, random.Random(seed), unsaid=unsaid).goal for seed in range(4000)]
     facets = [[facet.text for facet in goal.facets] for goal in drawn if goal and goal.facets]
     added = Counter(sum(text in unsaid for text in texts) for texts in facets)
     shares = [added[count] / len(facets) for count in range(5)]
@@ -191,7 +194,7 @@ def test_what_was_never_said_comes_among_the_facets_in_any_number_and_place() ->
         expected, abs=0.05
     )  # a place at random: what is unsaid is last as often as elsewhere
     assert all(len(set(texts)) == len(texts) for texts in facets)
-    plain = thin(EVERYTHING, random.Random(1)).goal
+    plain = drop_conditions(EVERYTHING, random.Random(1)).goal
     assert plain is None or not any(facet.text in unsaid for facet in plain.facets)
 
 
@@ -199,7 +202,7 @@ def test_thinning_draws_the_same_whatever_the_persona_holds() -> None:
     after = set()
     for profile_ in (EVERYTHING.model_copy(update={"goal": None}), UserProfile()):
         rng = random.Random(7)
-        thin(profile_, rng)
+        drop_conditions(profile_, rng)
         after.add(rng.random())
     assert len(after) == 1
-    assert thin(EVERYTHING, random.Random(3)) == thin(EVERYTHING, random.Random(3))
+    assert drop_conditions(EVERYTHING, random.Random(3)) == drop_conditions(EVERYTHING, random.Random(3))
