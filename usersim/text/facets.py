@@ -102,7 +102,7 @@ def _pattern(phrase: str) -> re.Pattern[str]:
 def coverage(
     window: Sequence[Turn], history: Sequence[Turn], facets: Sequence[Facet], phrases: Sequence[Sequence[str]]
 ) -> float:
-    """Returns the share, in [0, 1], of the facets not yet served in `history` that an assistant turn of `window` serves.
+    """Returns the share, in [0, 1], of facets not served in `history` that an assistant turn of `window` serves.
 
     It is 1.0 if the history served all facets: repeating them must not be rewarded.
     """
