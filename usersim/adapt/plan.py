@@ -20,7 +20,7 @@ from typing import Any
 from usersim.adapt.config import MachineSettings
 from usersim.adapt.facts import Feasibility, Lengths, SplitFacts, feasibility
 from usersim.adapt.stage_runner import StageStatus, duration, run_quietly, stage_status
-from usersim.adapt.stages import RESULT, Argv, Pipeline, Stage, shown, usersim_command
+from usersim.adapt.stages import RESULT, Argv, Pipeline, Stage, command_text, usersim_command
 from usersim.adapt.state import FileHashes
 from usersim.errors import DataError, UsersimError
 from usersim.training.config import TrainConfig
@@ -153,7 +153,7 @@ def make_plan(
                 left_out=reason,
                 seconds=None if is_idle else seconds.get(stage.name),
                 what=_what(pipeline, stage, facts),
-                commands=() if reason else tuple(shown(argv) for argv in stage.commands()),
+                commands=() if reason else tuple(command_text(argv) for argv in stage.commands()),
             )
         )
     load = training_load(pipeline, facts) if facts else None

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Literal, NamedTuple
 
 import usersim
-from usersim.adapt.stages import RESULT, Argv, Pipeline, Stage, package_versions, shown
+from usersim.adapt.stages import RESULT, Argv, Pipeline, Stage, command_text, package_versions
 from usersim.adapt.state import FileHashes, StageState, config_hash, read_state, write_state
 from usersim.cli import console
 from usersim.errors import DataError, UsersimError
@@ -139,13 +139,13 @@ def _run_stage(
         if reason:
             console.print(f"      left out: {reason}", style="yellow")
         for argv in commands:
-            console.print(f"      {shown(argv)}", style="dim", soft_wrap=True)
+            console.print(f"      {command_text(argv)}", style="dim", soft_wrap=True)
             if (code := execute(argv)) != 0:
                 if code == INTERRUPTED:
                     raise KeyboardInterrupt
                 raise UsersimError(
-                    f"{stage.name}: stopped with exit status {code} ({shown(argv)}); its message is above. Fix that "
-                    "and run the same command again: finished work is kept"
+                    f"{stage.name}: stopped with exit status {code} ({command_text(argv)}); its message is above. "
+                    "Fix that and run the same command again: finished work is kept"
                 )
         stage.finish()
     except BaseException:
@@ -156,7 +156,7 @@ def _run_stage(
     record(
         "done",
         outputs=hashes.of_all(files),
-        commands=tuple(map(shown, commands)),
+        commands=tuple(map(command_text, commands)),
         left_out=reason,
     )
     hashes.keep()

@@ -45,7 +45,7 @@ def usersim_command(*words: str | Path | float) -> Argv:
     return (sys.executable, "-m", "usersim", *map(str, words))
 
 
-def shown(argv: Argv) -> str:
+def command_text(argv: Argv) -> str:
     """Returns a command as typed in a shell."""
     words = ["usersim", *argv[3:]] if argv[:3] == (sys.executable, "-m", "usersim") else list(argv)
     return shlex.join(words)

@@ -16,8 +16,8 @@ Matcher = Callable[[Sequence[str], Sequence[str]], Bools]
 """(facets, sentences) → (F, S): True where the sentence serves the facet. Neither list is empty."""
 
 COSINE = 0.4
-"""Threshold of the MiniLM cosine between facet and sentence. With people's assistants in ShareGPT and Arena, 85 and 75 %
-of the own goal's facets reach it somewhere in the conversation, 2 and 1 % of another conversation's."""
+"""Threshold of the MiniLM cosine between facet and sentence. With people's assistants in ShareGPT and Arena, 85 and
+75 % of the own goal's facets reach it somewhere in the conversation, 2 and 1 % of another conversation's."""
 SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 ECHO = re.compile(
     r"\W*(?:(?:so|okay?|sure|great|got it|i see|i understand)\W+)*you (?:want|need|said|mention|ask)"
