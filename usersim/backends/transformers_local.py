@@ -40,7 +40,7 @@ class LocalSampler:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, dtype: torch.dtype | None = None) -> LocalSampler:
@@ -54,17 +54,17 @@ class LocalSampler:
         return cls(model.to(device).eval())
 
     @property
-    def _lock(self) -> asyncio.Lock:
+    def _turn(self) -> asyncio.Lock:
         """Lock of the running event loop, since an asyncio lock is bound to one loop."""
-        return self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+        return self._turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
     async def sample(self, request: Draw) -> list[Sampled]:
-        async with self._lock:
+        async with self._turn:
             return await asyncio.to_thread(self.sample_sync, request)
 
     async def stream(self, request: Draw) -> AsyncGenerator[SampledPiece, None]:
         stops, count = set(request.stop_ids), 0
-        async with self._lock:
+        async with self._turn:
             steps = self._steps(request)
             while (step := await asyncio.to_thread(next, steps, None)) is not None:
                 token, count = step.token_ids[0], count + 1

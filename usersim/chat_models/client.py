@@ -179,7 +179,7 @@ class ChatEndpoint:
         status = response.status_code
         if status == 200:
             return
-        message = f"{self.url}: HTTP {status}: {self._shown(response)}"
+        message = f"{self.url}: HTTP {status}: {self._excerpt(response)}"
         if status in FATAL_STATUS:
             self._stop(f"{message}; {FATAL_STATUS[status]}")
         if status == 429 and "insufficient_quota" in response.text:
@@ -199,11 +199,11 @@ class ChatEndpoint:
             self.usage.prompt_tokens += int(usage.get("prompt_tokens") or 0)
             self.usage.completion_tokens += int(usage.get("completion_tokens") or 0)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-            message = f"{self.url}: the response is not a chat completion: {self._shown(response)}"
+            message = f"{self.url}: the response is not a chat completion: {self._excerpt(response)}"
             raise NoAnswer(message, reason="no chat completion", retryable=True) from error
         return text if isinstance(text, str) else "", finish == "length"
 
-    def _shown(self, response: httpx2.Response) -> str:
+    def _excerpt(self, response: httpx2.Response) -> str:
         """Returns the beginning of a response in one line for error messages, without the key."""
         text = " ".join(response.text.split())
         return (text.replace(self._key, "…") if self._key else text)[:200]

@@ -133,7 +133,7 @@ async def simulate(
         seed: Base seed. A case uses seed + its index, whatever else runs.
         source: Source of the records. Usually the name of the user.
         system: System prompt of the assistant. The user does not see it.
-        concurrency: Maximum number of conversations at a time. Further ones wait.
+        concurrency: Maximum number of conversations at a time. Others wait.
         retries: Retries of a turn, with the same seed. Only retryable errors count (`BackendError.retryable`).
         backoff_s: Wait before the first retry, in seconds; it doubles with each one.
         done: Callback for each finished conversation; None for a failed one.

@@ -79,7 +79,7 @@ def test_a_journal_whose_settings_are_unknown_is_not_gone_on_with(tmp_path: Path
     out = tmp_path / "out.jsonl"
     path = journal_of(out, *NAMES).path
     path.write_bytes(b"x" + path.read_bytes())
-    with pytest.raises(DataError, match="settings are unknown"):
+    with pytest.raises(DataError, match="which holds the settings"):
         BatchJournal(out, SETTINGS)
 
 
