@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx2
 
-from usersim.backends.connection_pools import Lanes
+from usersim.backends.connection_pools import PooledTransport
 from usersim.errors import BackendError
 
 PAGE_MIB = 4096 / 2**20
@@ -70,7 +70,7 @@ def engine_target(url: str) -> Target:
 @contextlib.asynccontextmanager
 async def client(url: str, connections: int) -> AsyncIterator[httpx2.AsyncClient]:
     socket = url.removeprefix("unix:") if url.startswith("unix:") else None
-    transport = Lanes(connections, idle_s=60, uds=socket, tls=False)
+    transport = PooledTransport(connections, idle_s=60, uds=socket, tls=False)
     base = "http://engine" if socket else url
     async with httpx2.AsyncClient(transport=transport, base_url=base, timeout=600) as http:
         yield http

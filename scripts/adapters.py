@@ -1,8 +1,10 @@
-"""`make test-adapters`: the LoRA adapter behind an alias is changed while clients draw from it, on a real engine.
+"""`make test-adapters`: replaces the LoRA adapter behind an alias under load, on a real engine.
 
-Two small adapters with random weights stand for an old and a new User LM. Twelve clients ask for the alias all the
-while; the new adapter is loaded under a name of its own, the config is rewritten, the front gets SIGHUP, and at the
-end the old one is unloaded. Exit status 1 if one answer was lost, refused, or came from another adapter than it said.
+Two small adapters with random weights stand for an old and a new User LM. Twelve clients request the alias all the
+time.
+The new adapter is loaded under its own name, the config is rewritten, and the API server gets SIGHUP. At the end the
+old
+adapter is unloaded. Exit status 1 if an answer was lost, refused, or came from another adapter than it named.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ CLIENTS = 12
 
 
 def make_adapter(base: Path, folder: Path, seed: int) -> None:
-    """A LoRA whose weights are random enough to change what is said."""
+    """Writes a LoRA with random weights, large enough to change the samples."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -70,7 +72,7 @@ async def change(folder: Path, seconds: float) -> dict[str, Any]:
 async def under_load(
     folder: Path, config: Path, engine: int, port: int, process: subprocess.Popen[str], seconds: float
 ) -> dict[str, Any]:
-    seen, changed = list[tuple[float, int, str]](), dict[str, float]()
+    responses, changed = list[tuple[float, int, str]](), dict[str, float]()
 
     async def switch() -> None:
         await asyncio.sleep(seconds / 3)
@@ -82,17 +84,17 @@ async def under_load(
         await call(engine, "unload_lora_adapter", {"lora_name": "old"})
 
     async with http(port) as front:
-        said = {"old": await greedy(front)}
-        await asyncio.gather(switch(), *(client(front, seconds, seen) for _ in range(CLIENTS)))
-        said["new"] = await greedy(front)
-    late = [name for began, _, name in seen if began > changed["at"] + 5]
+        greedy_turns = {"old": await greedy(front)}
+        await asyncio.gather(switch(), *(client(front, seconds, responses) for _ in range(CLIENTS)))
+        greedy_turns["new"] = await greedy(front)
+    late = [name for began, _, name in responses if began > changed["at"] + 5]
     return {
-        "answers": len(seen),
-        "by_status": dict(Counter(str(status) for _, status, _ in seen)),
-        "by_adapter": dict(Counter(name for _, _, name in seen)),
+        "answers": len(responses),
+        "by_status": dict(Counter(str(status) for _, status, _ in responses)),
+        "by_adapter": dict(Counter(name for _, _, name in responses)),
         "answers_begun_5_s_after_the_change": len(late),
         "of_those_from_the_new_adapter": late.count("new"),
-        "greedy_turns_differ": said["old"] != said["new"],
+        "greedy_turns_differ": greedy_turns["old"] != greedy_turns["new"],
         "clients": CLIENTS,
         "seconds": seconds,
     }
@@ -106,28 +108,30 @@ def alias(config: Path, name: str, engine: int) -> None:
 
 @contextlib.asynccontextmanager
 async def http(port: int) -> AsyncIterator[httpx2.AsyncClient]:
-    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=300, trust_env=False) as made:
-        yield made
+    async with httpx2.AsyncClient(
+        base_url=f"http://127.0.0.1:{port}", timeout=300, trust_env=False
+    ) as connection:
+        yield connection
 
 
-async def call(engine: int, what: str, body: dict[str, str]) -> None:
-    async with http(engine) as made:
-        answer = await made.post(f"/v1/{what}", json=body)
+async def call(engine: int, action: str, body: dict[str, str]) -> None:
+    async with http(engine) as connection:
+        answer = await connection.post(f"/v1/{action}", json=body)
     if answer.status_code != 200:
-        raise BackendError(f"the engine refused {what}: {answer.text[:300]}")
+        raise BackendError(f"the engine refused {action}: {answer.text[:300]}")
 
 
 async def load(engine: int, folder: Path) -> None:
     await call(engine, "load_lora_adapter", {"lora_name": folder.name, "lora_path": str(folder)})
 
 
-async def client(front: httpx2.AsyncClient, seconds: float, seen: list[tuple[float, int, str]]) -> None:
+async def client(front: httpx2.AsyncClient, seconds: float, responses: list[tuple[float, int, str]]) -> None:
     until = time.monotonic() + seconds
     while (began := time.monotonic()) < until:
         answer = await front.post(
             "/v1/user/turns", json={"model": "live", "goal": "plan a trip", "max_tokens": 16}
         )
-        seen.append((began, answer.status_code, answer.headers.get("x-userlm-model", "")))
+        responses.append((began, answer.status_code, answer.headers.get("x-userlm-model", "")))
 
 
 async def greedy(front: httpx2.AsyncClient) -> str:
@@ -142,12 +146,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json-out")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="usersim-adapters-") as folder:
-        found = asyncio.run(change(Path(folder), args.seconds))
-    console.print(str(found))
-    emit_json(found, stdout=False, path=args.json_out)
-    late = found["answers_begun_5_s_after_the_change"]
-    whole = found["by_status"] == {"200": found["answers"]} and set(found["by_adapter"]) == {"old", "new"}
-    changed = late > 0 and found["of_those_from_the_new_adapter"] == late and found["greedy_turns_differ"]
+        result = asyncio.run(change(Path(folder), args.seconds))
+    console.print(str(result))
+    emit_json(result, stdout=False, path=args.json_out)
+    late = result["answers_begun_5_s_after_the_change"]
+    whole = result["by_status"] == {"200": result["answers"]} and set(result["by_adapter"]) == {"old", "new"}
+    changed = late > 0 and result["of_those_from_the_new_adapter"] == late and result["greedy_turns_differ"]
     return 0 if whole and changed else 1
 
 

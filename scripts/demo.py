@@ -1,11 +1,11 @@
-"""`make demo`: one hidden goal, opened by people, by a prompted model and by the User LM; then what comes of it.
+"""`make demo`: one hidden goal, opened by people, by a prompted model and by the User LM; a conversation; a comparison.
 
     make demo
+
     make demo ASSISTANT=http://127.0.0.1:8001/v1#my-model     # any OpenAI-compatible endpoint; key in OPENAI_API_KEY
 
-The User LM speaks through the real endpoint (`usersim serve`, vLLM behind it), which starts in the background; the
-base model plays the prompted user, and the assistant where none is named, in this process. Everything that was
-started is stopped at the end, on errors and on Ctrl-C.
+The User LM runs behind the real endpoint (`usersim serve` with vLLM), started in the background. The base model in this
+process is the prompted user, and the default assistant. All processes are stopped at the end, on errors and on Ctrl-C.
 """
 
 from __future__ import annotations
@@ -49,26 +49,26 @@ from usersim.weights.default_model import BASE_NAME, build_base, build_userlm
 
 OUT = Path("runs") / "demo"
 EVERY_S = 10.0
-"""Between two lines that say that something is still going on."""
+"""Interval of progress lines."""
 console = Console(highlight=False)
 
 
 @dataclass(frozen=True)
 class Cast:
-    """Who plays, made when first needed."""
+    """Models and people of the demo, created when first needed."""
 
     people: Callable[[], tuple[list[Conversation], list[Conversation]]]
-    """(the test split, all held-out people)."""
+    """Returns the test split and all held-out people."""
     embed: plot.Embed
     prompted: Callable[[], User]
     userlm: Callable[[], Awaitable[Any]]
-    """Waits until it can speak."""
+    """Returns the User LM once it is ready."""
     assistant: Callable[[], Assistant]
     assistant_name: str
 
 
-class Clock:
-    """Seconds by phase; a phase that comes back adds up."""
+class PhaseTimer:
+    """Timer by phase; a repeated phase adds up."""
 
     def __init__(self) -> None:
         self._began, self.spent = time.monotonic(), dict[str, float]()
@@ -106,14 +106,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the page and the picture")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings for `usersim serve`")
     args = parser.parse_intermixed_args(argv)
-    clock = Clock()
+    clock = PhaseTimer()
     asyncio.run(play(args.assistant or None, args.assistant_tokens, args.settings, args.out, clock))
     console.print(f"[bold]{clock.line()}[/]")
     return 0
 
 
 async def play(
-    assistant: str | None, max_tokens: int, settings: Sequence[str], out: Path, clock: Clock
+    assistant: str | None, max_tokens: int, settings: Sequence[str], out: Path, clock: PhaseTimer
 ) -> None:
     chat = None if assistant is None else visitors_assistant(assistant, max_tokens)
     try:
@@ -128,7 +128,7 @@ async def play(
         tell_line(f"{model} is there after {clock.total_s:.0f} s")
         with (
             tempfile.TemporaryDirectory(prefix="usersim-demo-") as logs,
-            Endpoint(Path(logs), settings) as endpoint,
+            DemoServer(Path(logs), settings) as endpoint,
         ):
             tell_line("the endpoint starts in the background: usersim serve, with vLLM behind it")
             base = BaseModel()
@@ -154,28 +154,28 @@ async def play(
 
 
 def visitors_assistant(where: str, max_tokens: int = plot.ASSISTANT_TOKENS) -> EndpointChat:
-    """Raises ConfigError for what is no URL."""
+    """Returns the visitor's assistant. Raises ConfigError for an invalid URL."""
     url, _, model = where.partition("#")
     example = "say ASSISTANT=http://HOST:PORT/v1#MODEL"
     if not url.startswith(("http://", "https://")):
-        raise ConfigError(f"ASSISTANT={where}: it begins with http:// or https://; {example}")
+        raise ConfigError(f"ASSISTANT={where}: the URL has to start with http:// or https://; {example}")
     try:
         has_host = bool(httpx2.URL(url).host)
     except (httpx2.InvalidURL, ValueError) as error:
         raise ConfigError(f"ASSISTANT={where}: not a URL ({error}); {example}") from error
     if not has_host:
-        raise ConfigError(f"ASSISTANT={where}: it names no host; {example}")
+        raise ConfigError(f"ASSISTANT={where}: the URL has no host; {example}")
     settings = ChatSettings(max_tokens=max_tokens)
     return EndpointChat(url, model=model or None, api_key=os.environ.get("OPENAI_API_KEY"), settings=settings)
 
 
 async def answers(chat: HttpChat) -> None:
-    """Asks it once, before anything slow. Raises ConfigError where it cannot be used."""
+    """Calls the assistant once, before slow steps. Raises ConfigError if it cannot be used."""
     try:
         await chat([Turn(role="user", text="Hello")], seed=plot.SEED)
     except EmptyReplyError as error:
         raise ConfigError(
-            f"ASSISTANT={chat.url} said nothing within {chat.settings.max_tokens} tokens; if it thinks first, "
+            f"ASSISTANT={chat.url} returned no text within {chat.settings.max_tokens} tokens; if it reasons first, "
             "allow more: ARGS='--assistant-tokens 512'"
         ) from error
     except BackendError as error:
@@ -184,7 +184,7 @@ async def answers(chat: HttpChat) -> None:
         raise ConfigError(f"ASSISTANT={chat.url}: it lists no models; name one, URL#MODEL") from error
 
 
-# Those who play in this process.
+# Models in this process.
 
 
 def held_out_people() -> tuple[list[Conversation], list[Conversation]]:
@@ -201,7 +201,7 @@ def embed(texts: Sequence[str]) -> Any:
 
 
 class BaseModel:
-    """SmolLM2-135M-Instruct in this process: the prompted user and the assistant take turns with it."""
+    """SmolLM2-135M-Instruct in this process, shared by the prompted user and the assistant."""
 
     def __init__(self) -> None:
         self._loaded: tuple[Any, Any] | None = None
@@ -231,7 +231,7 @@ class BaseModel:
 
 
 def halves() -> tuple[list[int], list[int]]:
-    """Cores for this process and for the engine: two that compute on the same ones spin against each other."""
+    """Returns the cores for this process and for the engine, which would slow each other down on shared ones."""
     cores = sorted(os.sched_getaffinity(0))
     half = max(1, len(cores) // 2)
     return cores[:half], cores[half:] or cores
@@ -240,8 +240,8 @@ def halves() -> tuple[list[int], list[int]]:
 # The endpoint.
 
 
-class Endpoint:
-    """`usersim serve` in the background, its output in a file. Leaving the block ends its processes."""
+class DemoServer:
+    """`usersim serve` in the background, with output in a file. Leaving the block ends its processes."""
 
     def __init__(self, logs: Path, settings: Sequence[str]) -> None:
         self.port = free_port()
@@ -251,10 +251,10 @@ class Endpoint:
         self._began = time.monotonic()
         self._user: Any = None
 
-    def __enter__(self) -> Endpoint:
+    def __enter__(self) -> DemoServer:
         command = [sys.executable, "-m", "usersim", "serve", "--port", str(self.port), "engine.eager=true"]
         command += [f"engine.cores={halves()[1]}", "engine.kv_cache_gib=1"]
-        # It keeps nothing that a kill could harm: Ctrl-C while it starts should not wait for it.
+        # It has no state to save, so Ctrl-C during its start does not wait for it.
         command += ["engine.stop_timeout_s=2", *self.settings]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
@@ -267,9 +267,9 @@ class Endpoint:
         self.stop()
 
     async def user(self) -> Any:
-        """Once it answers. Raises BackendError with its last lines where it does not come up."""
+        """Returns a client once the server is ready. Raises BackendError with its last lines if it does not start."""
         url = f"http://127.0.0.1:{self.port}"
-        told = time.monotonic()
+        last_line = time.monotonic()
         async with httpx2.AsyncClient(timeout=5, trust_env=False) as client:
             while True:
                 if self.process is None or self.process.poll() is not None or self.age_s > 300:
@@ -278,8 +278,8 @@ class Endpoint:
                 with contextlib.suppress(httpx2.HTTPError):
                     if (await client.get(f"{url}/ready")).status_code == 200:
                         break
-                if time.monotonic() - told > EVERY_S:
-                    told = time.monotonic()
+                if time.monotonic() - last_line > EVERY_S:
+                    last_line = time.monotonic()
                     tell_line(f"the endpoint is {self.age_s:.0f} s old; {self._stage()}")
                 await asyncio.sleep(0.25)
         tell_line(f"the endpoint answers at {url}, {self.age_s:.0f} s after its start")
@@ -324,10 +324,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-# The story, as it is told.
+# The steps of the demo.
 
 
-async def tell(cast: Cast, clock: Clock) -> Story:
+async def tell(cast: Cast, clock: PhaseTimer) -> Story:
     step("1  One hidden goal, and what real people wrote for it")
     tell_line("reading the ShareGPT wheel; the text is cleaned and scrubbed of personal data")
     with clock.phase("people"):
@@ -347,7 +347,7 @@ async def tell(cast: Cast, clock: Clock) -> Story:
         prompted = await plot.openings(cast.prompted(), profile)
     tell_line(f"{BASE_NAME}, prompted to play the user, has written its {plot.DRAWS}")
     with clock.phase("engine"):
-        user = plot.Listening(await cast.userlm())
+        user = plot.RecordingUser(await cast.userlm())
     with clock.phase("openings"):
         userlm = await plot.openings(user, profile)
     show_openings(person, neighbours, prompted, userlm)
@@ -355,11 +355,11 @@ async def tell(cast: Cast, clock: Clock) -> Story:
     step("3  A conversation as it unfolds, from the User LM's first opening")
     tell_line(f"the assistant is {cast.assistant_name}; it never sees the goal")
     opening = plot.first_opening(userlm)
-    said = [opening]
+    user_turns = [opening]
     show_turn(Turn(role="user", text=opening.text), opening)
 
     def watch(turn: Turn | None, sampled: UserTurn | None) -> None:
-        said.extend([sampled] if sampled is not None else [])
+        user_turns.extend([sampled] if sampled is not None else [])
         show_turn(turn, sampled)
 
     with clock.phase("conversation"):
@@ -382,7 +382,7 @@ async def tell(cast: Cast, clock: Clock) -> Story:
         prompted=prompted,
         userlm=userlm,
         conversation=talk,
-        said=said,
+        user_turns=user_turns,
         comparison=comparison,
         live_words=user.words(),
         live_ends=user.end_probabilities(),
@@ -399,7 +399,7 @@ def tell_line(text: str) -> None:
 
 
 def line_of(speaker: str, style: str, text: str, note: str = "") -> None:
-    """What somebody said, beside a name; `text` and `note` are plain."""
+    """Prints a message beside its speaker; `text` and `note` are plain."""
     grid = Table.grid(padding=(0, 0, 0, 3))
     grid.add_column(width=9)
     grid.add_column(ratio=1)
@@ -410,15 +410,15 @@ def line_of(speaker: str, style: str, text: str, note: str = "") -> None:
 
 
 class Count:
-    """Says how many futures are done: every quarter, and when it takes long."""
+    """Prints the number of finished futures: every quarter, and at intervals."""
 
     def __init__(self, total: int) -> None:
-        self.total, self.done, self.told = total, 0, time.monotonic()
+        self.total, self.done, self.last_line = total, 0, time.monotonic()
 
     def __call__(self, future: Future) -> None:
         self.done += 1
-        if self.done % max(1, self.total // 4) == 0 or time.monotonic() - self.told > EVERY_S:
-            self.told = time.monotonic()
+        if self.done % max(1, self.total // 4) == 0 or time.monotonic() - self.last_line > EVERY_S:
+            self.last_line = time.monotonic()
             tell_line(f"{self.done} of {self.total} futures")
 
 
@@ -456,7 +456,7 @@ def show_openings(
 
 
 def cell(text: str, turn: UserTurn | None = None) -> str:
-    """A table's cell: the first words, how many there are, and whether the guards asked for another attempt."""
+    """Returns a table cell: the first words, their number, and a note on rejected attempts."""
     parts = text.split()
     if not parts:
         return ""
@@ -465,8 +465,8 @@ def cell(text: str, turn: UserTurn | None = None) -> str:
     return f"{escape(short)}\n[dim]{'; '.join(filter(None, notes))}[/]"
 
 
-def show_turn(turn: Turn | None, said: UserTurn | None) -> None:
-    notes = [] if said is None else [f"P(end) {said.end_probability:.2f}", plot.refusals(said)]
+def show_turn(turn: Turn | None, sampled: UserTurn | None) -> None:
+    notes = [] if sampled is None else [f"P(end) {sampled.end_probability:.2f}", plot.refusals(sampled)]
     note = "; ".join(filter(None, notes))
     if turn is None:
         line_of("user", "bold green", "(leaves)", note)
@@ -474,24 +474,27 @@ def show_turn(turn: Turn | None, said: UserTurn | None) -> None:
         line_of(turn.role, "bold green" if turn.role == "user" else "bold blue", turn.text, note)
 
 
-def show_comparison(found: plot.Comparison) -> None:
+def show_comparison(comparison: plot.ReplyComparison) -> None:
     table = Table(width=console.width)
     table.add_column("reply", ratio=1)
     for head in ("reward", "95 % interval", "futures"):
         table.add_column(head, justify="right")
-    for name, made in zip(("helps", "dodges"), found.result.candidates, strict=True):
+    for name, candidate in zip(("helps", "dodges"), comparison.result.candidates, strict=True):
         table.add_row(
-            f"[bold]{name}[/]: {escape(made.text)}", mean(made.mr), bounds(made.interval), str(made.n)
+            f"[bold]{name}[/]: {escape(candidate.text)}",
+            mean(candidate.mr),
+            bounds(candidate.interval),
+            str(candidate.n),
         )
     table.add_section()
     table.add_row(
         "[bold]helps - dodges[/], paired by future",
-        mean(found.mean),
-        bounds(found.interval),
-        str(len(found.differences)),
+        mean(comparison.mean),
+        bounds(comparison.interval),
+        str(len(comparison.differences)),
     )
     console.print(table)
-    console.print(f"   [bold]{escape(found.verdict())}[/]")
+    console.print(f"   [bold]{escape(comparison.verdict())}[/]")
 
 
 def mean(value: float | None) -> str:
@@ -502,7 +505,7 @@ def bounds(interval: tuple[float, float] | None) -> str:
     return "" if interval is None else f"{interval[0]:+.2f} … {interval[1]:+.2f}"
 
 
-def show_picture(story: Story, out: Path, clock: Clock) -> None:
+def show_picture(story: Story, out: Path, clock: PhaseTimer) -> None:
     step("5  This run beside what was measured")
     with clock.phase("picture"):
         html, png = write(story, read_measured(), out)

@@ -1,6 +1,6 @@
-"""What a run of `make demo` leaves: one page and one picture, its own numbers beside the measured ones.
+"""Output of `make demo`: a page and a picture of the run beside measured results.
 
-Measured ones are read from docs/results, where every file says how it was made.
+Measured results are read from docs/results, where every file documents its origin.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from scripts.demo_story import (
     SAMPLING,
     SEED,
     WINDOW,
-    Comparison,
     Neighbour,
+    ReplyComparison,
     opening,
     refusals,
     words,
@@ -39,7 +39,7 @@ SOURCES = {"ShareGPT": "sharegpt", "Chatbot Arena": "arena", "WildChat": "wildch
 USERLM, PROMPTED = "userlm-135m", "prompted-smollm2"
 NAMES = ("userlm-135m", "its base, prompted", "this run's User LM")
 COLOURS = {"human": "#575e6c", "userlm": "#b65300", "prompted": "#006bf4", "live": "#8e4dac"}
-"""Those of usersim/report/page.html."""
+"""Colours of usersim/report/page.html."""
 CAVEAT = (
     "One goal, one conversation and a few futures show how it works, not how good it is. Length is one attribute of "
     "many: shuffled words would have the right one. The goals were written from the finished conversations, so they "
@@ -57,43 +57,44 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """From docs/results."""
+class MeasuredResults:
+    """Results from docs/results."""
 
     bins: tuple[str, ...]
     human: tuple[float, ...]
     userlm: tuple[float, ...]
     prompted: tuple[float, ...]
-    """Shares of the user's turns, by words."""
+    """Shares of user turns by number of words."""
     n: int
-    """Conversations a side."""
+    """Number of conversations per side."""
     perplexity: dict[str, tuple[Interval, Interval, Interval]]
-    """Of held-out people's words, by source: the User LM told their goal, told another's; the prompted base, theirs."""
+    """Perplexity of held-out people's words, by source: User LM with their goal, with another; prompted base with
+    theirs."""
 
 
 @dataclass(frozen=True)
 class Story:
-    """What this run showed."""
+    """Results of this run."""
 
     person: Conversation
     neighbours: Sequence[Neighbour]
     prompted: Sequence[UserTurn | None]
     userlm: Sequence[UserTurn | None]
     conversation: Conversation
-    said: Sequence[UserTurn]
-    """The user's turns of the conversation, the ending included."""
-    comparison: Comparison
+    user_turns: Sequence[UserTurn]
+    """User turns of the conversation, the end included."""
+    comparison: ReplyComparison
     live_words: Sequence[int]
     live_ends: dict[int, list[float]]
     assistant: str
 
 
-def read_measured(shapes: Path = SHAPES, results: Path = RESULTS) -> Measured:
-    """Raises DataError for a report that has not what the picture shows."""
+def read_measured(shapes: Path = SHAPES, results: Path = RESULTS) -> MeasuredResults:
+    """Reads the measured results. Raises DataError for a report without them."""
     report = _json(shapes)
     try:
         shape = next(feature for feature in report["features"] if feature["key"] == "words_per_turn")
-        return Measured(
+        return MeasuredResults(
             bins=tuple(shape["bins"]),
             human=tuple(shape["human"]),
             userlm=tuple(shape["simulated"][USERLM]),
@@ -126,7 +127,7 @@ def _json(path: Path) -> Any:
 
 
 def shares(counts: Sequence[int], bins: Sequence[str]) -> tuple[float, ...]:
-    """Share of `counts` in each bin; a bin's name begins with its lower edge."""
+    """Returns the share of `counts` in each bin; a bin's name begins with its lower edge."""
     edges = [int(name.rstrip("+").split("–")[0]) for name in bins]  # noqa: RUF001
     in_bin = [0] * len(bins)
     for count in counts:
@@ -134,8 +135,8 @@ def shares(counts: Sequence[int], bins: Sequence[str]) -> tuple[float, ...]:
     return tuple(number / max(1, len(counts)) for number in in_bin)
 
 
-def write(story: Story, measured: Measured, out: Path) -> tuple[Path, Path]:
-    """`demo.html` and `demo.png` in `out`."""
+def write(story: Story, measured: MeasuredResults, out: Path) -> tuple[Path, Path]:
+    """Writes `demo.html` and `demo.png` to `out`. Returns their paths."""
     out.mkdir(parents=True, exist_ok=True)
     with atomic_writer(out / "demo.html") as stream:
         stream.write(page(story, measured))
@@ -146,7 +147,7 @@ def write(story: Story, measured: Measured, out: Path) -> tuple[Path, Path]:
 # The page.
 
 
-def page(story: Story, measured: Measured) -> str:
+def page(story: Story, measured: MeasuredResults) -> str:
     goal = story.person.profile.goal
     assert goal is not None
     facets = "".join(f"<li>{escape(facet.text)}</li>" for facet in goal.facets)
@@ -177,17 +178,17 @@ def _openings(story: Story) -> str:
         for other in story.neighbours
     ]
     cards = [_card("Real people", "human", people)]
-    for title, style, drawn in (
+    for title, style, samples in (
         ("The base, prompted to play the user", "c1", story.prompted),
         ("The User LM", "c0", story.userlm),
     ):
         cards.append(
-            _card(title, style, [(spoken(turn), f"seed {SEED + i}") for i, turn in enumerate(drawn)])
+            _card(title, style, [(spoken(turn), f"seed {SEED + i}") for i, turn in enumerate(samples)])
         )
     return f'<h2>How it is opened</h2><div class="cards">{"".join(cards)}</div>'
 
 
-def _drawn(index: int, turn: UserTurn | None) -> str:
+def _sample_note(index: int, turn: UserTurn | None) -> str:
     notes = [f"seed {SEED + index}", refusals(turn) if turn else ""]
     return "; ".join(filter(None, notes))
 
@@ -214,15 +215,15 @@ def _card(title: str, style: str, texts: Sequence[tuple[str, str]]) -> str:
 
 
 def _conversation(story: Story) -> str:
-    turns, said = story.conversation.turns, story.said
+    turns, user_turns = story.conversation.turns, story.user_turns
     note = (
         "the user leaves" if story.conversation.ended_by == "user" else "stopped here: the demo's last turn"
     )
-    ends = ", ".join(f"{turn.end_probability:.2f}" for turn in said)
-    labels = [str(number + 1) for number in range(1, len(said))]
+    ends = ", ".join(f"{turn.end_probability:.2f}" for turn in user_turns)
+    labels = [str(number + 1) for number in range(1, len(user_turns))]
     bars = ""
-    if len(said) > 1:
-        heights = [turn.end_probability for turn in said[1:]]
+    if len(user_turns) > 1:
+        heights = [turn.end_probability for turn in user_turns[1:]]
         bars = (
             '<div class="card"><h3>P(end) before each of its turns after the opening</h3>'
             f"{histogram('P(end) by turn', labels, [('c2', heights)])}<p class='soft'>{ends} (the first is the "
@@ -231,38 +232,42 @@ def _conversation(story: Story) -> str:
     return f'<h2>A conversation</h2><div class="cards wide"><div class="c0">{talk(turns, note)}</div>{bars}</div>'
 
 
-def _comparison(found: Comparison) -> str:
+def _comparison(comparison: ReplyComparison) -> str:
     rows = []
-    for name, made in zip(("helps", "dodges"), found.result.candidates, strict=True):
-        between = "" if made.interval is None else f"{made.interval[0]:+.2f} to {made.interval[1]:+.2f}"
-        mean = "none" if made.mr is None else f"{made.mr:+.3f}"
-        rows.append([f"<b>{name}</b>", escape(made.text), mean, between, str(made.n)])
-    difference = "none" if found.mean is None else f"{found.mean:+.3f}"
-    bounds = found.interval
+    for name, candidate in zip(("helps", "dodges"), comparison.result.candidates, strict=True):
+        between = (
+            ""
+            if candidate.interval is None
+            else f"{candidate.interval[0]:+.2f} to {candidate.interval[1]:+.2f}"
+        )
+        mean = "none" if candidate.mr is None else f"{candidate.mr:+.3f}"
+        rows.append([f"<b>{name}</b>", escape(candidate.text), mean, between, str(candidate.n)])
+    difference = "none" if comparison.mean is None else f"{comparison.mean:+.3f}"
+    bounds = comparison.interval
     between = "" if bounds is None else f"{bounds[0]:+.2f} to {bounds[1]:+.2f}"
     rows.append(
-        ["<b>helps - dodges</b>", "paired, by future", difference, between, str(len(found.differences))]
+        ["<b>helps - dodges</b>", "paired, by future", difference, between, str(len(comparison.differences))]
     )
     grid = table(["", "reply", "reward", "95 % interval", "futures"], rows, label="rewards")
     return (
         f"<h2>Two replies to the same opening</h2><p>The multiturn-aware reward of a reply is the mean over "
         f"{FUTURES} futures of {WINDOW} further turns of the user: the share of the goal's facets that the assistant "
         "served, less a price per token. Asking, and saying back what the user has said, serve nothing. Future j draws "
-        f"from the same seeds after either reply.</p>{grid}<p><b>{escape(found.verdict())}</b></p>"
+        f"from the same seeds after either reply.</p>{grid}<p><b>{escape(comparison.verdict())}</b></p>"
     )
 
 
-def _measured(story: Story, measured: Measured) -> str:
+def _measured(story: Story, measured: MeasuredResults) -> str:
     live = shares(story.live_words, measured.bins)
     series = [("human", measured.human), ("c0", measured.userlm), ("c1", measured.prompted), ("c2", live)]
     lengths = histogram("words per user turn", measured.bins, series)
     rows = [
         [
             escape(name),
-            *(f"{each.value:.1f} <small>[{each.low:.1f}, {each.high:.1f}]</small>" for each in found),
-            str(found[0].n),
+            *(f"{each.value:.1f} <small>[{each.low:.1f}, {each.high:.1f}]</small>" for each in intervals),
+            str(intervals[0].n),
         ]
-        for name, found in measured.perplexity.items()
+        for name, intervals in measured.perplexity.items()
     ]
     heads = [
         "held-out people",
@@ -286,7 +291,7 @@ def _measured(story: Story, measured: Measured) -> str:
 # The picture.
 
 
-def _draw(story: Story, measured: Measured, path: Path) -> None:
+def _draw(story: Story, measured: MeasuredResults, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -307,19 +312,19 @@ def _draw(story: Story, measured: Measured, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _draw_lengths(axes: Any, story: Story, measured: Measured) -> None:
-    places = range(len(measured.bins))
+def _draw_lengths(axes: Any, story: Story, measured: MeasuredResults) -> None:
+    positions = range(len(measured.bins))
     for name, heights, style in (
         ("people", measured.human, "human"),
         ("userlm-135m", measured.userlm, "userlm"),
         ("its base, prompted", measured.prompted, "prompted"),
     ):
-        axes.plot(places, heights, marker="o", markersize=3, color=COLOURS[style], label=name)
+        axes.plot(positions, heights, marker="o", markersize=3, color=COLOURS[style], label=name)
     live = shares(story.live_words, measured.bins)
     axes.bar(
-        places, live, color=COLOURS["live"], alpha=0.25, label=f"this run ({len(story.live_words)} turns)"
+        positions, live, color=COLOURS["live"], alpha=0.25, label=f"this run ({len(story.live_words)} turns)"
     )
-    axes.set_xticks(places, [name.split("–")[0] for name in measured.bins], fontsize=8)  # noqa: RUF001
+    axes.set_xticks(positions, [name.split("–")[0] for name in measured.bins], fontsize=8)  # noqa: RUF001
     axes.set_xlabel("words (lower edge)")
     axes.set_title(
         f"Words per user turn, share of turns\nmeasured, {measured.n} conversations a side", fontsize=10
@@ -328,16 +333,19 @@ def _draw_lengths(axes: Any, story: Story, measured: Measured) -> None:
     _plain(axes)
 
 
-def _draw_surprise(axes: Any, measured: Measured) -> None:
+def _draw_surprise(axes: Any, measured: MeasuredResults) -> None:
     labels = ("User LM, told their goal", "User LM, told another's", "base prompted, told their goal")
     for index, (name, style, face) in enumerate(
         zip(labels, ("userlm", "userlm", "prompted"), ("full", "none", "full"), strict=True)
     ):
-        found = [rows[index] for rows in measured.perplexity.values()]
+        intervals = [rows[index] for rows in measured.perplexity.values()]
         axes.errorbar(
-            [place + 0.16 * (index - 1) for place in range(len(found))],
-            [each.value for each in found],
-            yerr=[[each.value - each.low for each in found], [each.high - each.value for each in found]],
+            [position + 0.16 * (index - 1) for position in range(len(intervals))],
+            [each.value for each in intervals],
+            yerr=[
+                [each.value - each.low for each in intervals],
+                [each.high - each.value for each in intervals],
+            ],
             fmt="o",
             fillstyle=face,
             color=COLOURS[style],
@@ -364,7 +372,9 @@ def _draw_ends(axes: Any, story: Story) -> None:
         color=COLOURS["live"],
         label="mean of all turns drawn",
     )
-    own = [(number, turn.end_probability) for number, turn in enumerate(story.said, start=1) if number > 1]
+    own = [
+        (number, turn.end_probability) for number, turn in enumerate(story.user_turns, start=1) if number > 1
+    ]
     if own:
         axes.plot(*zip(*own, strict=True), "s-", color=COLOURS["userlm"], label="the conversation shown")
     axes.set_xticks(sorted({before + 1 for before in by_turn} | {number for number, _ in own}))

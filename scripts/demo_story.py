@@ -1,6 +1,6 @@
-"""The story of `make demo`, apart from processes and pixels: which goal, whose openings, what is compared.
+"""Content of `make demo`: choice of the goal, openings, conversation and comparison.
 
-Everything that could be tuned is a constant here, fixed before any outcome was seen; seed 0 everywhere.
+All tunable values are constants here, fixed before any result was seen. The seed is 0 everywhere.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from usersim.users.protocols import EndPolicy, Sampling, User
 
 SEED = 0
 DRAWS = 3
-"""Openings of each simulated user, from seeds 0, 1, 2; all are shown."""
+"""Number of openings per simulated user, with seeds 0, 1, 2; all are shown."""
 NEIGHBOURS = DRAWS - 1
 LEAST_FACETS, MOST_FACETS = 2, 4
 MOST_WORDS = 40
-"""Of an opening that a terminal can show."""
+"""Maximum words of an opening, so that it fits a terminal."""
 TURNS = 4
-"""User turns after the opening, at most."""
+"""Maximum user turns after the opening."""
 ASSISTANT_TOKENS = 64
 PROMPTED_TOKENS = 96
-"""As in docs/results."""
+"""Maximum tokens of the prompted user, as in docs/results."""
 SAMPLING = Sampling()
-"""How both simulated users draw; the endpoint's default."""
+"""Sampling parameters of both simulated users, the endpoint's default."""
 WINDOW, FUTURES = 2, 8
 RULE = (
     f"Drawn with seed {SEED} from the held-out (test) ShareGPT people whose goal is in English, has {LEAST_FACETS} to "
@@ -50,28 +50,28 @@ DODGES = (
     "Thanks for writing to me! Did you know, by the way, that octopuses have three hearts, blue blood and arms "
     "that taste?"
 )
-"""As long as `HELPS` in tokens, so that the price of reading does not part them."""
+"""Reply with as many tokens as `HELPS`, so that token costs are equal."""
 
 Embed = Callable[[Sequence[str]], npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A person with a like goal."""
+    """Person with a similar goal."""
 
     conversation: Conversation
     similarity: float
-    """Cosine of the goals' embeddings."""
+    """Cosine similarity of the goals' embeddings."""
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Two candidates over the same futures."""
+class ReplyComparison:
+    """Comparison of two candidate replies over paired futures."""
 
     result: ContextMR
     differences: tuple[float, ...]
-    """R of the first candidate less R of the second, by future that both have."""
-    asked: int
+    """Reward of the first candidate minus that of the second, by future that both have."""
+    requested: int
 
     @property
     def mean(self) -> float | None:
@@ -82,10 +82,10 @@ class Comparison:
         return interval(self.differences)
 
     def verdict(self) -> str:
-        """What the interval says, and no more."""
+        """Returns the conclusion from the interval."""
         bounds, n = self.interval, len(self.differences)
         if bounds is None:
-            return f"{n} of {self.asked} pairs of futures came about: too few for an interval."
+            return f"{n} of {self.requested} pairs of futures succeeded: too few for an interval."
         low, high = bounds
         if low <= 0 <= high:
             return f"The interval includes zero: {n} futures cannot tell the two apart."
@@ -94,8 +94,8 @@ class Comparison:
 
 
 @dataclass
-class Listening:
-    """A `User` that remembers what it said: (user turns before, turn)."""
+class RecordingUser:
+    """User wrapper that records its turns: (number of user turns before, turn)."""
 
     user: Any
     turns: list[tuple[int, UserTurn]] = field(default_factory=list)
@@ -118,21 +118,21 @@ class Listening:
         seed: int | None = None,
         affinity: str | None = None,
     ) -> list[UserTurn]:
-        said: list[UserTurn] = await self.user.sample(profile, turns, n=n, seed=seed, affinity=affinity)
+        sampled: list[UserTurn] = await self.user.sample(profile, turns, n=n, seed=seed, affinity=affinity)
         before = sum(turn.role == "user" for turn in turns)
-        self.turns += [(before, one) for one in said]
-        return said
+        self.turns += [(before, one) for one in sampled]
+        return sampled
 
     def words(self) -> list[int]:
-        """Of every turn with words."""
-        return [len(said.text.split()) for _, said in self.turns if not said.ends]
+        """Returns the number of words of every turn with text."""
+        return [len(turn.text.split()) for _, turn in self.turns if not turn.ends]
 
     def end_probabilities(self) -> dict[int, list[float]]:
-        """By the number of user turns before; those where the end is allowed."""
+        """Returns P(end) by number of user turns before, where the end is allowed."""
         out: dict[int, list[float]] = {}
-        for before, said in self.turns:
+        for before, turn in self.turns:
             if before >= EndPolicy().min_user_turns:
-                out.setdefault(before, []).append(said.end_probability)
+                out.setdefault(before, []).append(turn.end_probability)
         return dict(sorted(out.items()))
 
 
@@ -145,7 +145,7 @@ def words(text: str) -> int:
 
 
 def refusals(turn: UserTurn) -> str:
-    """How many attempts the guards threw away before this one, and why; empty for a first attempt."""
+    """Returns a note on attempts that the guards rejected before this one; empty for a first attempt."""
     reasons = ", ".join(sorted(set(turn.rejected)))
     return f"attempt {len(turn.rejected) + 1}, after {reasons}" if turn.rejected else ""
 
@@ -157,7 +157,7 @@ def _shows(person: Conversation) -> bool:
 
 
 def choose(people: Sequence[Conversation]) -> Conversation:
-    """The person whose goal the story is about, by `RULE`. Raises DataError where no person fits it."""
+    """Returns the person whose goal is shown, by `RULE`. Raises DataError if no person fits it."""
     eligible = [
         person
         for person in people
@@ -171,9 +171,9 @@ def choose(people: Sequence[Conversation]) -> Conversation:
 
 
 def neighbours(chosen: Conversation, people: Sequence[Conversation], embed: Embed) -> list[Neighbour]:
-    """The people with the most similar goals, nearest first; other conversations with other openings."""
-    seen = opening(chosen).lower()
-    others = [p for p in people if p.id != chosen.id and _shows(p) and opening(p).lower() != seen]
+    """Returns people with the most similar goals and another opening, nearest first."""
+    own_opening = opening(chosen).lower()
+    others = [p for p in people if p.id != chosen.id and _shows(p) and opening(p).lower() != own_opening]
     if not others:
         return []
     vectors = embed([_wish(person) for person in [chosen, *others]])
@@ -188,12 +188,12 @@ def _wish(person: Conversation) -> str:
 
 
 def profile_of(person: Conversation) -> UserProfile:
-    """What a simulated user is told: the goal, and nothing of how the person writes."""
+    """Returns the profile for simulated users: the goal, without the person's style."""
     return UserProfile(goal=person.profile.goal)
 
 
 async def openings(user: User, profile: UserProfile) -> list[UserTurn | None]:
-    """One from each seed; None where every attempt was refused or empty."""
+    """Samples one opening per seed; None if every attempt was rejected or empty."""
 
     async def one(seed: int) -> UserTurn | None:
         try:
@@ -204,18 +204,18 @@ async def openings(user: User, profile: UserProfile) -> list[UserTurn | None]:
     return list(await asyncio.gather(*(one(SEED + draw) for draw in range(DRAWS))))
 
 
-def first_opening(drawn: Sequence[UserTurn | None]) -> UserTurn:
-    """The one the conversation goes on from: that of the lowest seed. Raises DataError where there is none."""
-    for said in drawn:
-        if said is not None and said.text:
-            return said
+def first_opening(candidates: Sequence[UserTurn | None]) -> UserTurn:
+    """Returns the opening to continue from, with the lowest seed. Raises DataError without one."""
+    for turn in candidates:
+        if turn is not None and turn.text:
+            return turn
     raise DataError("the User LM gave no opening: its guards refused every attempt")
 
 
 async def conversation(
-    user: User, assistant: Assistant, profile: UserProfile, said: UserTurn, watch: Watcher
+    user: User, assistant: Assistant, profile: UserProfile, opening_turn: UserTurn, watch: Watcher
 ) -> Conversation:
-    """Goes on from the opening until the user leaves, or `TURNS` further turns."""
+    """Continues from the opening until the user leaves, or for `TURNS` more turns."""
 
     async def speak(profile: UserProfile, turns: Sequence[Turn], *, seed: int | None = None) -> UserTurn:
         return await retry(
@@ -231,7 +231,7 @@ async def conversation(
         speak,
         reply,
         profile,
-        turns=[Turn(role="user", text=said.text)],
+        turns=[Turn(role="user", text=opening_turn.text)],
         max_user_turns=TURNS,
         seed=SEED,
         id="demo",
@@ -240,10 +240,10 @@ async def conversation(
 
 
 async def compare(
-    user: User, assistant: Assistant, profile: UserProfile, said: UserTurn, done: Done
-) -> Comparison:
-    """The multiturn-aware rewards of the two replies; future j of both draws from the same seeds."""
-    history = (Turn(role="user", text=said.text),)
+    user: User, assistant: Assistant, profile: UserProfile, opening_turn: UserTurn, done: Done
+) -> ReplyComparison:
+    """Computes the multiturn-aware rewards of the two replies; future j of both has the same seeds."""
+    history = (Turn(role="user", text=opening_turn.text),)
     context = Context(id="demo", turns=history, profile=profile, candidates=(HELPS, DODGES))
     config = RolloutConfig(w=WINDOW, n=FUTURES, seed=SEED, retries=2)
     rewarded = await Rollout(user, assistant, config, done=done).reward(context)
@@ -255,4 +255,4 @@ async def compare(
             scored[future.candidate, future.index] = total
     pairs = [index for index in range(FUTURES) if {(0, index), (1, index)} <= scored.keys()]
     differences = tuple(scored[0, index] - scored[1, index] for index in pairs)
-    return Comparison(rewarded.result, differences, FUTURES)
+    return ReplyComparison(rewarded.result, differences, FUTURES)

@@ -1,11 +1,13 @@
-"""`make embedded`: the experiment of docs/bench-assistants.md, its rollouts and conversations by engines.
+"""`make embedded`: runs the experiment of docs/bench-assistants.md with vLLM engines.
 
     python scripts/embedded.py [pairs] [dpo] [online] [bench] [KEY=VALUE …]
-    python scripts/embedded.py sft grpo table     # what the hour has no room for
+
+    python scripts/embedded.py sft grpo table     # stages beyond the default hour
+
     python scripts/embedded.py ablation           # the same training on rewards of windows 0 to 3, after pairs
 
-Each stage keeps what it finished: run it again after an interruption. Engines share two cores, one each or several.
-KEY=VALUE goes to `usersim collab bench`: clarify.path=coqa_abg_test.json clarify.limit=60
+Each stage keeps finished work, so an interrupted one can be run again. Engines share two cores. KEY=VALUE goes to
+`usersim collab bench`: clarify.path=coqa_abg_test.json clarify.limit=60
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from usersim.weights.default_model import BASE_NAME
 CONFIGS, RUNS = Path("configs/collab/embedded"), Path("runs/embedded")
 STARTED_S = 600
 USER, BASE = 8100, 8101
-"""Ports, as in the configs of `bench`."""
+"""Ports of the engines, as in the configs of `bench`."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -63,13 +65,13 @@ def pairs() -> None:
 
 @contextlib.contextmanager
 def both_sides() -> Iterator[tuple[str, ...]]:
-    """The engines that futures need, as options of `collab pairs`."""
+    """Runs the engines for futures. Yields their options of `collab pairs`."""
     with serving(user(USER, kv_gib=4), assistant(BASE_NAME, BASE, kv_gib=4)):
         yield f"user={loopback(USER)}", f"assistant={loopback(BASE)}/v1", "concurrency=256"
 
 
 def ablation(options: Sequence[str]) -> None:
-    """All rollouts while the engines are there, then all trainings, then all of them side by side."""
+    """Runs all rollouts with shared engines, then all trainings, then the benchmark of all models."""
     spec = load_config(BenchConfig, CONFIGS / "ablation.toml").ablation
     assert spec is not None
     lines = [shlex.split(line)[1:] for line in commands(spec)]
@@ -90,12 +92,12 @@ def ablation(options: Sequence[str]) -> None:
 def bench(
     config: str, ports: dict[str, int], options: Sequence[str], *, other_user: int | None = None
 ) -> None:
-    """`ports`: of the engines of what was trained, by its run."""
+    """Benchmarks trained models. `ports`: ports of their engines, by run."""
     trained = {name: RUNS / f"{name}-merged" for name in ports}
     for name, folder in trained.items():
         shutil.rmtree(folder, ignore_errors=True)
         usersim("collab", "merge", str(RUNS / name), str(folder))
-    # Eager: to compile five engines takes longer than the conversations do.
+    # Eager: compiling five engines takes longer than the conversations.
     # The base model answers for two assistants and plays a user: the others go to the core of the users first.
     engines = [user(USER, eager="true"), assistant(BASE_NAME, BASE, eager="true")]
     engines += [
@@ -113,7 +115,7 @@ def loopback(port: int) -> str:
 
 
 def cores() -> tuple[int, int]:
-    """For the engine of the user and that of the assistant."""
+    """Returns the cores for the engines of user and assistant."""
     mine = sorted(os.sched_getaffinity(0))
     return mine[0], mine[-1]
 
@@ -136,7 +138,7 @@ def assistant(
 
 @contextlib.contextmanager
 def serving(*commands: list[str]) -> Iterator[None]:
-    """All of them answer; afterwards none is left. What they say is in runs/embedded/PORT.log."""
+    """Runs servers until the block ends, once all are ready. Their output is in runs/embedded/PORT.log."""
     RUNS.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         started = []
@@ -152,7 +154,7 @@ def serving(*commands: list[str]) -> Iterator[None]:
 
 
 def wait_for(process: subprocess.Popen[bytes], port: str, path: str) -> None:
-    """Until it answers; SystemExit where it ends or takes too long."""
+    """Waits until a server is ready. Raises SystemExit if it ends or takes too long."""
     end = time.monotonic() + STARTED_S
     say(f"waiting for port {port}")
     while time.monotonic() < end and process.poll() is None:
@@ -160,7 +162,7 @@ def wait_for(process: subprocess.Popen[bytes], port: str, path: str) -> None:
             if httpx.get(f"http://127.0.0.1:{port}/{path}", timeout=30, verify=False).status_code == 200:
                 return
         time.sleep(1)
-    raise SystemExit(f"embedded: nothing answers on port {port}; see {RUNS}/{port}.log")
+    raise SystemExit(f"embedded: no server answers on port {port}; see {RUNS}/{port}.log")
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""`make lock`: writes requirements/lock.txt and lock-cpu.txt from this environment, once the tests pass in it."""
+"""`make lock`: writes requirements/lock.txt and lock-cpu.txt from this environment, after its tests pass."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def main() -> int:
     ours = {name: d.version for name, d in installed.items() if name not in ELSEWHERE}
     direct = {name for name in ours if any(not is_package(who) for who in wanted_by[name])}
     shared = set(ours) - CPU_ONLY
-    unasked = sorted(name for name in ours if not wanted_by[name])
-    if unasked:
-        sys.stderr.write(f"lock: nobody asks for {', '.join(unasked)}; left out\n")
+    unrequired = sorted(name for name in ours if not wanted_by[name])
+    if unrequired:
+        sys.stderr.write(f"lock: no package requires {', '.join(unrequired)}; left out\n")
     text = LOCK_HEAD
     text += "\n# --- asked for by this project ---\n" + table(shared & direct, ours, wanted_by)
-    text += "\n# --- asked for by those ---\n" + table(shared - direct - set(unasked), ours, wanted_by)
+    text += "\n# --- asked for by those ---\n" + table(shared - direct - set(unrequired), ours, wanted_by)
     (REQUIREMENTS / "lock.txt").write_text(text, encoding="utf-8")
     cpu = CPU_HEAD + table(set(ours) & CPU_ONLY, ours, wanted_by)
     (REQUIREMENTS / "lock-cpu.txt").write_text(cpu, encoding="utf-8")
@@ -48,24 +48,25 @@ def main() -> int:
 
 
 def requirers(installed: dict[str, metadata.Distribution]) -> defaultdict[str, set[str]]:
-    """Who asks for each distribution, followed from pyproject.toml and requirements/ through all extras asked for."""
+    """Returns the requirers of each distribution, from pyproject.toml and requirements/ through all requested
+    extras."""
     wanted_by: defaultdict[str, set[str]] = defaultdict(set)
-    asked = [("pyproject.toml", Requirement(line)) for line in installed[PROJECT].requires or []]
+    pending = [("pyproject.toml", Requirement(line)) for line in installed[PROJECT].requires or []]
     for path in REQUIREMENTS.glob("*.txt"):
         if not path.name.startswith(("lock", "clients")):  # clients.txt has an environment of its own
             lines = (line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
-            asked += [(path.name, Requirement(line)) for line in lines if line]
-    seen: set[tuple[str, str]] = set()
-    while asked:
-        who, required = asked.pop()
+            pending += [(path.name, Requirement(line)) for line in lines if line]
+    visited: set[tuple[str, str]] = set()
+    while pending:
+        who, required = pending.pop()
         name = normal(required.name)
         if who != name:
             wanted_by[name].add(who)
         for extra in {"", *required.extras}:
-            if name in installed and (name, extra) not in seen:
-                seen.add((name, extra))
+            if name in installed and (name, extra) not in visited:
+                visited.add((name, extra))
                 inner = map(Requirement, installed[name].requires or [])
-                asked += [(name, each) for each in inner if applies(each, extra)]
+                pending += [(name, each) for each in inner if applies(each, extra)]
     return wanted_by
 
 

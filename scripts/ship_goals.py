@@ -1,10 +1,11 @@
-"""Makes `data_prep/assets/goals-sharegpt` from a file of annotations: scrubbed, without people's own sentences.
+"""Writes `data_prep/assets/goals-sharegpt` from a file of annotations, scrubbed and without quotations.
 
     python scripts/ship_goals.py goals_sharegpt.jsonl [--data data/sharegpt]
 
-Kept are annotations of conversations that `usersim prep sharegpt` keeps, in the file of their split, unless they name
-a private person. Personal data become placeholders, facets with eight words in a row of the person's are left out (a
-goal with them takes the whole annotation away), and the words of personas that give the goal away are masked.
+It keeps annotations of conversations that `usersim prep sharegpt` keeps, in the file of their split, unless they name a
+private person. Personal data become placeholders. Facets with eight consecutive words of the person are left out; a
+goal
+with them removes the whole annotation. Words of personas that reveal the goal are masked.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ from usersim.storage.records import read_records, write_records
 from usersim.types import Conversation
 
 LONGEST_RUN = 7
-"""Words in a row that a goal may share with the person; more are a quotation."""
+"""Maximum consecutive words that a goal may share with the person; more are a quotation."""
 OUT = SHIPPED["sharegpt"]
 NAMES_A_PERSON = """
     0H2GvsV 2eg7Q1F 3QhRHdT 494kXrQ 4dtMFDI 76wlNmz BzGyUWn DQ0K9HJ DqcWUPa I900U0S KhwaSAo LB0oYQv LG0uJvY LjKovbp
     MkVrKHN N9VPCnN PJhY2Nb Px3GuN3 QCDq2Ey UApFhWh WWfmYfz XJr6p0g Xqna9oM XyFPYOw Z32G1Ew dZavJE3 g4eVioE iKOoUUk
     k3yQrLH p9ghwwz pFDqaHg rQoxMNq s2n1zFv sIMwLZY thhlCgB va12fAt xCB0VN2 yvzWqFu zMR1wwf zkFKBAy
 """
-"""Ids, from reading each goal that has two capitalised words in a row, a title or a word for a relative."""
+"""Ids of annotations that name a person, from reading goals with two capitalised words, a title or a relative."""
 
 
 def main(argv: list[str]) -> int:
@@ -47,32 +48,32 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("annotations", type=Path, help="JSON Lines as `usersim prep --goals` reads them")
     parser.add_argument(
-        "--data", type=Path, help="what `usersim prep sharegpt` wrote; left out, it is run (1 min)"
+        "--data", type=Path, help="output folder of `usersim prep sharegpt` (default: run it, 1 min)"
     )
     args = parser.parse_args(argv)
-    given = {one.id: one for one in read_records(args.annotations, Annotation)}
-    counts: Counter[str] = Counter(annotations=len(given))
-    own = {c.id: c.user_texts for c in open_source("sharegpt").chats if c.id in given}
+    annotations = {one.id: one for one in read_records(args.annotations, Annotation)}
+    counts: Counter[str] = Counter(annotations=len(annotations))
+    own = {c.id: c.user_texts for c in open_source("sharegpt").chats if c.id in annotations}
     splits = split_of_ids(args.data)
     named = set(NAMES_A_PERSON.split())
-    counts["name_a_person"] = len(named & splits.keys() & given.keys())
-    kept: dict[str, Annotation] = {}
+    counts["name_a_person"] = len(named & splits.keys() & annotations.keys())
+    shipped: dict[str, Annotation] = {}
     for id_ in splits:
-        if id_ not in given or id_ in named:
+        if id_ not in annotations or id_ in named:
             continue
-        if one := without_quotations(scrubbed(given[id_], counts), own[id_], counts):
-            kept[id_] = one
-    kept = with_masked_personas(kept, counts)
+        if one := without_quotations(scrubbed(annotations[id_], counts), own[id_], counts):
+            shipped[id_] = one
+    shipped = with_masked_personas(shipped, counts)
     for split in SPLITS:
         counts[split] = write_records(
-            OUT / f"{split}.jsonl", (one for id_, one in kept.items() if splits[id_] == split)
+            OUT / f"{split}.jsonl", (one for id_, one in shipped.items() if splits[id_] == split)
         )
     sys.stdout.write(json.dumps(counts, indent=2) + "\n")
     return 0
 
 
 def split_of_ids(prepared: Path | None) -> dict[str, str]:
-    """Of every conversation that `usersim prep sharegpt` keeps."""
+    """Returns the split of every conversation that `usersim prep sharegpt` keeps, by id."""
     if prepared is None:
         with tempfile.TemporaryDirectory() as folder:
             sources = (SourceSettings(spec="sharegpt"),)
@@ -86,19 +87,22 @@ def split_of_ids(prepared: Path | None) -> dict[str, str]:
 
 
 def scrubbed(annotation: Annotation, counts: Counter[str]) -> Annotation:
-    found: Counter[str] = Counter()
+    replacements: Counter[str] = Counter()
     facets = tuple(
-        facet.model_copy(update={"text": scrub_text(facet.text, found)}) for facet in annotation.facets
+        facet.model_copy(update={"text": scrub_text(facet.text, replacements)}) for facet in annotation.facets
     )
-    goal, persona = scrub_text(annotation.goal, found), scrub_text(annotation.persona or "", found)
-    counts["personal_data"] += found.total()
+    goal, persona = (
+        scrub_text(annotation.goal, replacements),
+        scrub_text(annotation.persona or "", replacements),
+    )
+    counts["personal_data"] += replacements.total()
     return annotation.model_copy(update={"goal": goal, "facets": facets, "persona": persona or None})
 
 
 def without_quotations(
     annotation: Annotation, texts: tuple[str, ...], counts: Counter[str]
 ) -> Annotation | None:
-    """Without the facets and the persona that quote the person; None where the goal does."""
+    """Removes facets and a persona that quote the person. Returns None if the goal does."""
     if quotes(annotation.goal, texts):
         counts["goals_with_a_quotation"] += 1
         return None
@@ -115,13 +119,16 @@ def quotes(text: str, texts: tuple[str, ...]) -> bool:
     return len(words(text)) > LONGEST_RUN and bool(shared(text, texts, n=LONGEST_RUN + 1)[0])
 
 
-def with_masked_personas(kept: Mapping[str, Annotation], counts: Counter[str]) -> dict[str, Annotation]:
-    written = {id_: (one.persona, phrase(one.goal)) for id_, one in kept.items() if one.persona}
+def with_masked_personas(
+    annotations: Mapping[str, Annotation], counts: Counter[str]
+) -> dict[str, Annotation]:
+    written = {id_: (one.persona, phrase(one.goal)) for id_, one in annotations.items() if one.persona}
     masked = mask_personas(written)
     counts["persona_words_masked"] = masked.words_masked
     sys.stdout.write(f"goal found from persona: {masked.before} before, {masked.after} after\n")
     return {
-        id_: one.model_copy(update={"persona": masked.personas.get(id_) or None}) for id_, one in kept.items()
+        id_: one.model_copy(update={"persona": masked.personas.get(id_) or None})
+        for id_, one in annotations.items()
     }
 
 

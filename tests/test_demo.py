@@ -119,9 +119,9 @@ def test_a_pair_that_lacks_a_future_is_left_out() -> None:
     assert len(found.differences) == plot.FUTURES - 1
 
 
-def comparison(*differences: float) -> plot.Comparison:
+def comparison(*differences: float) -> plot.ReplyComparison:
     candidates = (CandidateMR(text=plot.HELPS), CandidateMR(text=plot.DODGES))
-    return plot.Comparison(ContextMR(id="demo", candidates=candidates), differences, plot.FUTURES)
+    return plot.ReplyComparison(ContextMR(id="demo", candidates=candidates), differences, plot.FUTURES)
 
 
 def test_the_verdict_says_when_nothing_can_be_said() -> None:
@@ -159,7 +159,7 @@ def cast(user: Drawn, prompted: ScriptedUser) -> demo.Cast:
 
 
 def test_the_story_is_told_and_leaves_a_page_and_a_picture(screen: io.StringIO, tmp_path: Path) -> None:
-    clock, user = demo.Clock(), Drawn("need dinner", "no meat", "thx")
+    clock, user = demo.PhaseTimer(), Drawn("need dinner", "no meat", "thx")
     story = asyncio.run(demo.tell(cast(user, ScriptedUser("Hello! I would like a dinner.")), clock))
     demo.show_picture(story, tmp_path, clock)
 
@@ -229,7 +229,7 @@ def test_an_assistant_is_asked_before_anything_is_started(
     def never(*_: object) -> None:
         raise AssertionError("started")
 
-    monkeypatch.setattr(demo, "Endpoint", never)
+    monkeypatch.setattr(demo, "DemoServer", never)
     monkeypatch.setattr(demo, "build_base", never)
     assert run_main(demo.main, ["--assistant", f"{dead_url()}#m"]) == 2
     assert capsys.readouterr().err.startswith("usersim: ASSISTANT does not answer: ")
@@ -247,20 +247,23 @@ def test_the_visitors_model_is_asked_by_its_name() -> None:
         asyncio.run(ask(f"{fake.url}#mine"))
         assert fake.bodies[0]["model"] == "mine"
         assert fake.bodies[0]["max_tokens"] == plot.ASSISTANT_TOKENS
-    with endpoint(lambda body, number: Reply("")) as fake, pytest.raises(ConfigError, match="said nothing"):
+    with (
+        endpoint(lambda body, number: Reply("")) as fake,
+        pytest.raises(ConfigError, match="returned no text"),
+    ):
         asyncio.run(ask(f"{fake.url}#mine"))
 
 
 def test_an_endpoint_that_does_not_start_says_why(tmp_path: Path) -> None:
     with (
-        demo.Endpoint(tmp_path, ["engine.no_such=1"]) as server,
+        demo.DemoServer(tmp_path, ["engine.no_such=1"]) as server,
         pytest.raises(BackendError, match=r"did not start[\s\S]*no_such"),
     ):
         asyncio.run(server.user())
 
 
 def test_leaving_early_ends_the_server(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), demo.Endpoint(tmp_path, []) as server:
+    with pytest.raises(KeyboardInterrupt), demo.DemoServer(tmp_path, []) as server:
         raise KeyboardInterrupt
     assert server.process is not None
     assert server.process.poll() is not None

@@ -1,7 +1,7 @@
 """usersim: a User LM that plays the human in a human-AI chat.
 
     import usersim
-    said = usersim.sample(goal="plan a cheap weekend trip", persona="terse, lower case, impatient")
+    turn = usersim.sample(goal="plan a cheap weekend trip", persona="terse, lower case, impatient")
 
 Importing this package imports no torch; the first call loads what it needs.
 """

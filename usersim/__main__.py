@@ -1,4 +1,4 @@
-"""`usersim COMMAND …`: a thin table; only the command asked for is imported."""
+"""`usersim COMMAND …`: dispatcher that imports only the requested command."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ from usersim.cli import complain, run_main
 from usersim.extras import cure_for
 
 COMMANDS = {
-    "adapt": ("usersim.adapt.command", "your chat logs to your User LM, measured: usersim adapt CONFIG"),
-    "prep": ("data_prep.__main__", "raw chat logs to Conversation records with goal and persona"),
+    "adapt": ("usersim.adapt.command", "train and measure a User LM on your chat logs: usersim adapt CONFIG"),
+    "prep": ("data_prep.__main__", "convert raw chat logs to Conversation records with goal and persona"),
     "data": (
         "data_prep.data_command",
-        "data validate | goals | styles: of prepared conversations",
+        "data validate | goals | styles: work on prepared conversations",
     ),
     "train": ("usersim.commands.train", "fine-tune a User LM: usersim train CONFIG [key=value…]"),
-    "calibrate": ("usersim.commands.calibrate", "fit P(end) of a User LM on people's own ends"),
+    "calibrate": ("usersim.commands.calibrate", "calibrate P(end) of a User LM on where people ended"),
     "population": (
         "usersim.commands.population",
-        "population fit | compare | sample: users like those of logs",
+        "population fit | compare | sample: a population of users from logs",
     ),
-    "model": ("usersim.weights.default_model", "model build | path: materialise the default User LM"),
-    "serve": ("serve.__main__", "the User LM behind FastAPI, generation by vLLM"),
-    "sample": ("usersim.commands.sample", "one simulated user turn (or -n of them)"),
-    "chat": ("usersim.commands.chat", "you play the assistant"),
+    "model": (
+        "usersim.weights.default_model",
+        "model build | path: build the default User LM, or print its folder",
+    ),
+    "serve": ("serve.__main__", "serve a User LM over HTTP, with vLLM"),
+    "sample": ("usersim.commands.sample", "sample a user turn (or -n alternatives)"),
+    "chat": ("usersim.commands.chat", "chat with a simulated user, as the assistant"),
     "simulate": (
         "usersim.commands.simulate",
-        "whole conversations with an assistant, from a file of goals",
+        "simulate conversations with an assistant, from a file of goals",
     ),
     "eval": (
         "eval.__main__",
@@ -38,8 +41,8 @@ COMMANDS = {
         "collab_train.__main__",
         "collab mr | pairs | sft | dpo | online-dpo | grpo | rloo | bench CONFIG",
     ),
-    "keys": ("usersim.commands.keys", "the keys of a command's config: usersim keys train"),
-    "doctor": ("usersim.commands.doctor", "what is installed, which engine, what is wrong and its cure"),
+    "keys": ("usersim.commands.keys", "list the keys of a command's config: usersim keys train"),
+    "doctor": ("usersim.commands.doctor", "check the installation, and list problems with their cures"),
 }
 
 EXTRAS = {
@@ -58,7 +61,7 @@ EXTRAS = {
     "collab": "collab",
     "keys": "collab",
 }
-"""Command → extra whose packages it needs."""
+"""Extra with the packages of each command."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -75,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] not in COMMANDS:
         complain(f"unknown command {argv[0]!r}; one of {', '.join(COMMANDS)}")
         return 2
-    # No command downloads anything unasked: a hub name must be given as such, with the hub reachable.
+    # Commands download nothing by default: only an explicit hub name does.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:

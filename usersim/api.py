@@ -1,4 +1,4 @@
-"""The public functions: one user turn, many, or a whole conversation, in this process or over HTTP."""
+"""Public functions: sample one user turn, many, or a whole conversation, in this process or over HTTP."""
 
 from __future__ import annotations
 
@@ -50,7 +50,21 @@ def load(
     end: EndPolicy | None = None,
     guards: Guards | None = None,
 ) -> UserLM:
-    """A User LM in this process: the shipped one, a run directory or a model folder. Needs torch."""
+    """Loads a User LM in this process. Needs torch.
+
+    Args:
+        model: Run directory, adapter or model folder. Default: the shipped User LM.
+        sampling: Sampling parameters. Default: those of the model's `userlm.json`.
+        end: End policy. Default: the user ends when the end token is sampled.
+        guards: Guards against implausible turns. Default: all of them.
+
+    Returns:
+        A `UserLM`, the `user` of the other functions.
+
+    Raises:
+        ConfigError: There is no such model, it is damaged, or a package is missing.
+        BackendError: The weights cannot be loaded.
+    """
     try:
         from usersim.backends.transformers_local import LocalSampler
     except ImportError as error:
@@ -76,16 +90,19 @@ def load(
 
 
 def population(model: str | Path | None = None) -> Population:
-    """The population of users that belongs to a model; `.sample(n, seed)` draws profiles from it.
+    """Loads the population of users of a model, whose `.sample(n, seed)` samples profiles.
 
         for profile in usersim.population().sample(100, seed=0):
             usersim.converse(my_chatbot, goal="plan a trip", persona=profile.persona)
 
     Args:
-        model: As in `load`, or a `population.json`. Needs no torch.
+        model: As in `load`, or a `population.json`. Torch is not needed.
+
+    Returns:
+        The population.
 
     Raises:
-        ConfigError: the model has no population, or the file is damaged.
+        ConfigError: The model has no population, or the file is damaged.
     """
     return Population(read_population(population_file(model)))
 
@@ -123,15 +140,23 @@ def connect(
     max_retries: int = 2,
     sync: bool = False,
 ) -> RemoteUser | SyncRemoteUser:
-    """The same user behind `usersim serve`. It connects when it is asked, and can be pickled and copied.
+    """Returns a client of a User LM behind `usersim serve`.
+
+    It connects at the first request, and can be pickled and copied.
 
     Args:
-        url: Of the server, with or without `/v1`; `unix:/path.sock` for a Unix socket.
+        url: URL of the server, with or without `/v1`. A Unix socket is written `unix:/path.sock`.
         model: One of the server's names for the User LM.
-        api_key: Default: $USERSIM_API_KEY.
-        timeout_s: How long one request may take.
-        max_retries: How often a request that may succeed later is tried again.
-        sync: The same methods without `await`. Every function of usersim takes either.
+        api_key: API key. Default: $USERSIM_API_KEY.
+        timeout_s: Time limit of one request, in seconds.
+        max_retries: Maximum number of retries after a retryable error.
+        sync: Return a client whose methods need no `await`. Every function of usersim accepts both.
+
+    Returns:
+        A `RemoteUser`, or a `SyncRemoteUser` if `sync`.
+
+    Raises:
+        BackendError: Raised by requests, not here: the server does not answer.
     """
     key = api_key or os.environ.get("USERSIM_API_KEY")
     user = RemoteUser(url, model=model, api_key=key, timeout_s=timeout_s, max_retries=max_retries)
@@ -144,10 +169,10 @@ _default: RemoteUser | UserLM | None = None
 _default_lock = threading.Lock()
 
 
-def _speaker(user: AnyUser | None) -> User:
-    """`user`, ready to be awaited; without one the endpoint at $USERSIM_URL, else the shipped model, loaded once."""
+def _async_user(user: AnyUser | None) -> User:
+    """Returns an async user. Default: the endpoint at $USERSIM_URL, else the shipped model, loaded once."""
     if isinstance(user, SyncRemoteUser):
-        return user.user  # as many requests at once as the async client has
+        return user.user  # the async client allows concurrent requests
     if user is not None:
         return as_user(user)
     global _default
@@ -167,14 +192,29 @@ async def asample(
     user: AnyUser | None = None,
     act: Act | None = None,
 ) -> UserTurn:
-    """The simulated user's next turn; `sample` says what the arguments are."""
+    """Samples the simulated user's next turn; the async version of `sample`.
+
+    Args:
+        goal: As in `sample`.
+        persona: As in `sample`.
+        turns: As in `sample`.
+        seed: As in `sample`.
+        user: As in `sample`.
+        act: As in `sample`.
+
+    Returns:
+        A `UserTurn`, as `sample`.
+
+    Raises:
+        UsersimError: As `sample`.
+    """
     profile, history = as_profile(goal, persona), as_turns(turns)
-    speaker = await asyncio.to_thread(_speaker, user)  # it may load a model
+    speaker = await asyncio.to_thread(_async_user, user)  # it may load a model
     if act is None:
         return await speaker(profile, history, seed=seed)
     if not isinstance(speaker, UserLM | RemoteUser):
         raise ConfigError(
-            f"act={act}: only a User LM, here or behind the endpoint, can be told what a turn does"
+            f"act={act}: only a User LM (usersim.load, usersim.connect) accepts an act; leave it out"
         )
     return (await speaker.sample(profile, history, seed=seed, act=act))[0]
 
@@ -188,32 +228,32 @@ def sample(
     user: AnyUser | None = None,
     act: Act | None = None,
 ) -> UserTurn:
-    """The simulated user's next turn.
+    """Samples the simulated user's next turn.
 
-        said = usersim.sample(goal="plan a cheap weekend trip", persona="terse, lower case", seed=1)
-        said.text, said.ends, said.end_probability
+        turn = usersim.sample(goal="plan a cheap weekend trip", persona="terse, lower case", seed=1)
+        turn.text, turn.ends, turn.end_probability
 
-    Works inside an event loop too (notebooks); `asample` is the same to be awaited.
+    It works inside an event loop too (notebooks). `asample` is its async version.
 
     Args:
-        goal: What the user wants, as it reads on from "You want to": a sentence, or `Goal("…", facets=["…"])`. The
+        goal: What the user wants, continuing "You want to": a sentence, or `Goal("…", facets=["…"])`. The
             assistant never sees it.
-        persona: Who is talking and how: a sentence, or a `Persona` with a measured `Style`.
-        turns: What was said so far, empty or ending with the assistant: `Turn`s or chat messages (`as_turns`).
-        seed: The same seed asks for the same turn. Give another one for each turn of a conversation.
-        user: Who plays the human: `load(…)`, `connect(url)`, with or without `sync`, or a function. Default: the
+        persona: The user's character and style: a sentence, or a `Persona`. A `Persona` can have a measured `Style`.
+        turns: History, empty or ending with the assistant. `Turn`s or chat messages (`as_turns`).
+        seed: Seed of the turn; the same seed gives the same turn. Use another one for each turn of a conversation.
+        user: Simulated user: `load(…)`, `connect(url)`, with or without `sync`, or a function. Default: the
             endpoint at $USERSIM_URL, else the shipped model in this process.
-        act: What the turn is to do: objects, corrects, asks, answers or thanks. After the first exchange, and of a
-            model that was trained to be told (`acts` in its `userlm.json`).
+        act: Requested act of the turn: objects, corrects, asks, answers or thanks. It needs a history, and a model
+            trained with acts (`acts` in its `userlm.json`).
 
     Returns:
-        A `UserTurn`. Where `ends` is true the user leaves and `text` is empty.
+        A `UserTurn`. If `ends` is true the user leaves and `text` is empty.
 
     Raises:
-        ConfigError: Arguments that cannot be used, or a package that is missing.
-        RenderError: A history that does not alternate, does not end with the assistant or is too long.
-        GuardError: Every attempt at a turn was rejected.
-        BackendError: The model or the endpoint did not answer.
+        ConfigError: An argument is invalid, or a package is missing.
+        RenderError: The history does not alternate, does not end with the assistant, or is too long.
+        GuardError: The guards rejected every attempt at the turn.
+        BackendError: The model or the endpoint failed.
     """
     return run(asample(goal=goal, persona=persona, turns=turns, seed=seed, user=user, act=act))
 
@@ -225,44 +265,52 @@ def sample_many(
     user: AnyUser | None = None,
     concurrency: int = 64,
 ) -> list[UserTurn | UsersimError]:
-    """One turn for each request, in order; a failed one is its error.
+    """Samples one turn per request, concurrently.
 
     Args:
-        requests: Each a goal (a sentence, `Goal` or `UserProfile`), a pair (goal, turns), or a dict of the arguments of
-            `sample`: {"goal", "persona", "turns"}.
-        seed: Request i draws from seed + i.
+        requests: Goals (a sentence, `Goal` or `UserProfile`), pairs (goal, turns), or dicts of arguments. The keys of a
+            dict are those of `sample`: {"goal", "persona", "turns"}.
+        seed: Base seed. Request i uses seed + i.
         user: As in `sample`.
-        concurrency: How many are under way at a time.
-    """
-    speaker = _speaker(user)
+        concurrency: Maximum number of requests at a time.
 
-    async def everything() -> list[UserTurn | UsersimError]:
-        gate = asyncio.Semaphore(concurrency)
+    Returns:
+        One `UserTurn` per request, in order, or its `UsersimError` if it failed.
+
+    Raises:
+        ConfigError: There is no default user, or a package is missing.
+    """
+    speaker = _async_user(user)
+
+    async def sample_all() -> list[UserTurn | UsersimError]:
+        semaphore = asyncio.Semaphore(concurrency)
 
         async def one(index: int, request: Request) -> UserTurn | UsersimError:
-            async with gate:
+            async with semaphore:
                 try:
-                    profile, turns = _situation(request, index)
+                    profile, turns = _profile_and_turns(request, index)
                     return await speaker(profile, turns, seed=None if seed is None else seed + index)
                 except UsersimError as error:
                     return error
 
         return await asyncio.gather(*(one(index, request) for index, request in enumerate(requests)))
 
-    return run(everything())
+    return run(sample_all())
 
 
-def _situation(request: Request, index: int) -> tuple[UserProfile, list[Turn]]:
+def _profile_and_turns(request: Request, index: int) -> tuple[UserProfile, list[Turn]]:
     if isinstance(request, Mapping):
         if unknown := sorted(request.keys() - {"goal", "persona", "turns"}):
-            raise ConfigError(f"request {index}: {unknown[0]!r} is none of goal, persona, turns")
+            raise ConfigError(f"request {index}: {unknown[0]!r} is not a key; use goal, persona, turns")
         return as_profile(request.get("goal"), request.get("persona")), as_turns(request.get("turns", ()))
     if isinstance(request, (str, Goal, UserProfile)):
         return as_profile(request), []
     try:
         goal, turns = request
     except (TypeError, ValueError):
-        raise ConfigError(f"request {index}: neither a goal, nor (goal, turns), nor a dict of both") from None
+        raise ConfigError(
+            f"request {index}: not a goal, a pair (goal, turns) or a dict; give one of them"
+        ) from None
     return as_profile(goal), as_turns(turns)
 
 
@@ -278,28 +326,29 @@ def converse(
     user: AnyUser | None = None,
     watch: Watcher | None = None,
 ) -> Conversation:
-    """A whole conversation between the simulated user and an assistant.
+    """Runs a whole conversation between the simulated user and an assistant.
 
         usersim.converse(lambda turns: my_chatbot(turns[-1].text), goal="plan a cheap weekend trip")
 
     Args:
-        assistant: A function of the `Turn`s so far, the last the user's, that returns the text of the reply; async or
-            not. It is told `system` and `seed` too where it takes keywords of these names.
-        goal, persona: As in `sample`.
-        turns: Where to start from; whoever did not speak last speaks next.
-        max_user_turns: The conversation is cut after so many turns of the user.
-        system: The assistant's system prompt; the user never sees it.
-        seed: Of the whole conversation; every turn draws from a seed of its own.
+        assistant: Function from the `Turn`s so far, ending with the user's, to the text of the reply. It may be async.
+            It also gets `system` and `seed` if it has keywords of these names.
+        goal: As in `sample`. The assistant never sees it.
+        persona: As in `sample`. The assistant never sees it.
+        turns: History to start from. The role that did not write the last turn is next.
+        max_user_turns: Number of user turns after which the conversation is cut.
+        system: System prompt of the assistant. The user never sees it.
+        seed: Seed of the conversation. Every turn has its own seed derived from it.
         user: As in `sample`.
-        watch: Called with each turn as it comes.
+        watch: Callback after each turn: (turn, its `UserTurn` or None); (None, `UserTurn`) when the user leaves.
 
     Returns:
-        A `Conversation`; `ended_by` says whether the user left.
+        A `Conversation`; its `ended_by` is `user` if the user left, else `turn_cap`.
 
     Raises:
-        UsersimError: As `sample`; whatever `assistant` raises goes through.
+        UsersimError: As `sample`. Exceptions of `assistant` propagate.
     """
-    speaker = _speaker(user)
+    speaker = _async_user(user)
     return run(
         _converse(
             speaker,

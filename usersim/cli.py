@@ -1,4 +1,4 @@
-"""What every command shares: logging to stderr, one readable line for what the operator can fix."""
+"""Shared parts of the commands: error lines and logging on stderr, summaries, JSON output."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ from usersim.errors import DataError, UsersimError
 from usersim.storage.records import explain, read_conversations, write_json
 from usersim.types import Conversation
 
-# No markup and no emoji codes: what is printed holds other people's text, and `[/x]` in it would be an error.
+# No markup and no emoji codes: printed text is user data, where `[/x]` would be an error.
 console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def run_main(main: Callable[[list[str]], int | None], argv: list[str] | None = None) -> int:
-    """0; 2 with one line on stderr for a UsersimError; 130 on Ctrl-C. Anything else is a bug: its traceback shows."""
+    """Runs a command and returns its exit status.
+
+    It is 0; 2 for a UsersimError, with one line on stderr; 130 on Ctrl-C. Other exceptions are bugs and propagate.
+    """
     level = os.environ.get("USERSIM_LOG", "WARNING").upper()
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
@@ -36,14 +39,14 @@ def run_main(main: Callable[[list[str]], int | None], argv: list[str] | None = N
         complain(explain(error))
         return 2
     except BrokenPipeError:
-        # The reader went away (`| head`); keep the interpreter from complaining about it at exit.
+        # The reader closed the pipe (`| head`); avoid the interpreter's error message at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         place = f"{error.filename}: " if error.filename else ""
-        complain(f"{place}{error.strerror}; make room and run the same command again")
+        complain(f"{place}{error.strerror}; free disk space and run the same command again")
         return 2
     except KeyboardInterrupt:
         complain("interrupted")
@@ -51,61 +54,62 @@ def run_main(main: Callable[[list[str]], int | None], argv: list[str] | None = N
 
 
 def quiet_transformers() -> None:
-    """No progress bar for reading a file that takes a second."""
+    """Disables the progress bars of transformers, which show for loads of a second."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def complain(message: str) -> None:
+    """Prints an error as one line on stderr."""
     sys.stderr.write(f"usersim: {message}\n")
 
 
 def show(values: Mapping[str, Any]) -> None:
-    """A summary for people on stderr, one line a value."""
+    """Prints a summary on stderr, one line per value."""
     width = max(map(len, values), default=0)
     for name, value in values.items():
-        console.print(f"  {name.replace('_', ' '):{width}}  {_shown(value)}", soft_wrap=True)
+        console.print(f"  {name.replace('_', ' '):{width}}  {_format(value)}", soft_wrap=True)
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def readable(path: str | Path) -> str:
-    """As Unicode text: a path, or a command that holds one, may have bytes that are none."""
+    """Returns a path or command as valid Unicode text, with invalid bytes replaced."""
     return os.fsencode(path).decode(errors="replace")
 
 
 def command_line(words: Sequence[str] | None = None) -> str:
-    """What was typed, or `words` after `usersim`, as Unicode text."""
+    """Returns the command line as typed, or `usersim` with `words`, as Unicode text."""
     return readable(shlex.join(["usersim", *(sys.argv[1:] if words is None else words)]))
 
 
 def tell_goals(where: str | Path, conversations: int, *, with_goal: int) -> None:
-    """How many conversations there are and how many have a goal, in one line on stderr."""
+    """Prints the number of conversations, and of those with a goal, in one line on stderr."""
     line = f"{readable(where)}: {conversations:,} conversations, {with_goal:,} with a goal"
     console.print(line, style="dim", soft_wrap=True)
 
 
 def load_conversations(path: str | Path) -> list[Conversation]:
-    """The conversations of a file, after a line on how many have a goal.
+    """Reads the conversations of a file and prints their number on stderr.
 
     Raises:
-        DataError: there is none, or a line is no conversation.
+        DataError: The file has no conversations, or a line is not a conversation.
     """
     conversations = read_conversations(path)
     if not conversations:
-        raise DataError(f"{path}: no conversations")
+        raise DataError(f"{path}: no conversations; give a JSON Lines file with one conversation per line")
     with_goal = sum(conversation.profile.goal is not None for conversation in conversations)
     tell_goals(path, len(conversations), with_goal=with_goal)
     return conversations
 
 
 def emit_json(value: Any, *, stdout: bool, path: str | None) -> None:
-    """The one JSON document of `--json` (stdout) and `--json-out FILE` (atomic)."""
+    """Writes the JSON document of `--json` to stdout and of `--json-out FILE` atomically to a file."""
     if path:
         write_json(path, value)
     if stdout:

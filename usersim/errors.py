@@ -1,28 +1,31 @@
-"""The errors that somebody catches. One line each, saying what to do; `main` prints them bare and exits 2."""
+"""Exceptions of usersim.
+
+Each message is one line with what is wrong, where, and what to do; commands print it, exit 2.
+"""
 
 
 class UsersimError(Exception):
-    """Something the operator can fix. The message is one readable line."""
+    """Base of errors that the caller can fix. The message is one readable line."""
 
 
 class ConfigError(UsersimError):
-    """A config file, an override or a command line that cannot be used."""
+    """Invalid config file, override, argument or command line."""
 
 
 class DataError(UsersimError):
-    """Data that breaks the schema. The message names path:line where there is one."""
+    """Data that does not fit the schema. The message starts with path:line if there is one."""
 
 
 class RenderError(UsersimError):
-    """A conversation that cannot become tokens: it does not alternate, or it is longer than the window."""
+    """Conversation that cannot be rendered: roles do not alternate, or it exceeds the context window."""
 
 
 class ContextOverflowError(RenderError):
-    """A conversation longer than the window; a caller can drop its oldest turns and try again."""
+    """Conversation that exceeds the context window. The caller can drop its oldest turns and retry."""
 
 
 class GuardError(UsersimError):
-    """Every attempt at a user turn was rejected by the guards; `reasons` counts why."""
+    """The guards rejected every attempt at a user turn. `reasons` counts rejections by reason."""
 
     def __init__(self, message: str, *, reasons: dict[str, int]) -> None:
         super().__init__(message)
@@ -30,7 +33,7 @@ class GuardError(UsersimError):
 
 
 class BackendError(UsersimError):
-    """An engine, endpoint or model that did not answer as it should. `retryable`: trying again may help."""
+    """Failure of an engine, endpoint or model. `retryable` is True if a retry may succeed."""
 
     def __init__(self, message: str, *, retryable: bool = False) -> None:
         super().__init__(message)
@@ -38,7 +41,7 @@ class BackendError(UsersimError):
 
 
 class EmptyReplyError(BackendError):
-    """A model that answered without a word. Another seed may bring words; waiting does not."""
+    """Empty reply of a model. A retry needs another seed; waiting does not help."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, retryable=True)

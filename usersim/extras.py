@@ -1,4 +1,4 @@
-"""The optional packages: which extra one belongs to, and one line that installs what is missing here."""
+"""Optional packages: their extras, and the command that installs missing ones."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from packaging.utils import canonicalize_name
 
 DISTRIBUTION = "usersim-lm"
 IMPORTED_AS = {"sklearn": "scikit-learn", "spellchecker": "pyspellchecker"}
-"""Import names that are not the distribution's."""
+"""Distribution by import name, where they differ."""
 ROOT = Path(__file__).parent.parent
 
 
 def is_checkout() -> bool:
-    """True in a clone, where `make setup` installs everything."""
+    """Returns True in a clone, where `make setup` installs everything."""
     return (ROOT / "Makefile").is_file() and (ROOT / "scripts" / "setup.py").is_file()
 
 
 def own_requirements() -> tuple[str, ...]:
-    """Requirements of our own distribution, extras included; empty where it is not installed as one."""
+    """Returns the requirements of usersim, extras included; empty if it is not installed as a distribution."""
     try:
         return tuple(metadata.requires(DISTRIBUTION) or ())
     except metadata.PackageNotFoundError:
@@ -30,7 +30,7 @@ def own_requirements() -> tuple[str, ...]:
 
 
 def installed_versions() -> dict[str, str]:
-    """Version of every installed distribution, by canonical name."""
+    """Returns the version of every installed distribution, by canonical name."""
     return {canonicalize_name(each.name): each.version for each in metadata.distributions() if each.name}
 
 
@@ -39,13 +39,13 @@ def extras_of(requirements: Iterable[str]) -> list[str]:
 
 
 def extra_of(required: Requirement) -> str:
-    """The extra in a marker such as `sys_platform == "linux" and extra == "gpu"`."""
+    """Returns the extra in a marker such as `sys_platform == "linux" and extra == "gpu"`."""
     _, equals, rest = str(required.marker or "").partition('extra == "')
     return rest.partition('"')[0] if equals else ""
 
 
 def missing_of(extra: str, requirements: Iterable[str], versions: Mapping[str, str]) -> list[Requirement]:
-    """Requirements of `extra` on this system that are not installed; "" stands for the package itself."""
+    """Returns the requirements of `extra` on this system that are not installed; "": of usersim itself."""
     return [
         required
         for required in map(Requirement, requirements)
@@ -56,16 +56,16 @@ def missing_of(extra: str, requirements: Iterable[str], versions: Mapping[str, s
 
 
 def pip_install(missing: Iterable[Requirement]) -> str:
-    """Names the packages and not the extra: the wheel is on no index, so that pip could not find it by its name."""
+    """Returns the pip command for packages. It cannot name the extra, since usersim is on no index."""
     return "pip install " + shlex.join(
         sorted({f"{each.name}{_extras(each)}{each.specifier}" for each in missing})
     )
 
 
 def cure_for(module: str | None, extra: str | None = None) -> str | None:
-    """Cure for a failed `import module`; None where no extra of ours has it, so that it is a bug.
+    """Returns the cure for a failed `import module`; None if no extra has it, so that it is a bug.
 
-    `extra`: the one whose packages are wanted, where several have this one.
+    `extra`: the extra to install if several have the package.
     """
     top = (module or "").partition(".")[0]
     name = canonicalize_name(IMPORTED_AS.get(top, top))

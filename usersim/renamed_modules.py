@@ -30,7 +30,7 @@ RENAMED = {
     "usersim.sampling": "usersim.users.protocols",
     "usersim.style": "usersim.text.style",
 }
-"""Old path → new path. `serve.cpu_engine` is the vLLM plugin's path in environments installed before."""
+"""New path by old path. `serve.cpu_engine` is the vLLM plugin's path in older environments."""
 
 ALIAS = """
 import importlib, runpy, sys, warnings
@@ -43,7 +43,7 @@ else:
 
 
 def new_path(old: str) -> str | None:
-    """New path of a module, or of a module in a renamed package; None: not renamed."""
+    """Returns the new path of a module, or of a module in a renamed package; None: not renamed."""
     package, _, stem = old.rpartition(".")
     return RENAMED.get(old) or (f"{RENAMED[package]}.{stem}" if package in RENAMED else None)
 

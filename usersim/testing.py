@@ -1,4 +1,4 @@
-"""Scripted stand-ins for tests of loops and faults. Never a substitute where the real model can run."""
+"""Scripted users, assistants and samplers for tests of loops and faults."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from usersim.users.protocols import Draw, Sampled, SampledPiece
 
 
 class ScriptedUser:
-    """Says its lines in order, then leaves. `heard` keeps every history it was given."""
+    """User that says its lines in order, then leaves. `heard` records the history of every call."""
 
     def __init__(self, *lines: str) -> None:
         self.lines, self.heard = list(lines), list[tuple[Turn, ...]]()
@@ -33,7 +33,7 @@ class ScriptedUser:
 
 
 class ScriptedAssistant:
-    """Answers with its lines in turn, again from the start when they run out."""
+    """Assistant that answers with its lines in a cycle. `heard` records the history of every call."""
 
     def __init__(self, *lines: str) -> None:
         self.lines, self.heard = list(lines), list[tuple[Turn, ...]]()
@@ -46,7 +46,7 @@ class ScriptedAssistant:
 
 
 class ScriptedSampler:
-    """Gives out prepared continuations (token ids) in order, a token at a time in a stream; remembers `asked`."""
+    """Sampler that returns prepared continuations (token ids) in order. `asked` records the requests."""
 
     def __init__(self, *continuations: list[int], end_probability: float = 0.1) -> None:
         self.continuations, self.end_probability = list(continuations), end_probability
@@ -55,45 +55,45 @@ class ScriptedSampler:
 
     @property
     def prompts(self) -> list[list[int]]:
-        return [list(asked.prompt_ids) for asked in self.asked]
+        return [list(request.prompt_ids) for request in self.asked]
 
     @property
     def banned(self) -> list[list[int]]:
-        return [list(asked.ban_ids) for asked in self.asked]
+        return [list(request.ban_ids) for request in self.asked]
 
     @property
     def seeds(self) -> list[int | None]:
-        return [asked.seed for asked in self.asked]
+        return [request.seed for request in self.asked]
 
-    async def stream(self, asked: Draw) -> AsyncGenerator[SampledPiece, None]:
-        (whole,) = await self.sample(asked)
-        over = False
+    async def stream(self, request: Draw) -> AsyncGenerator[SampledPiece, None]:
+        (whole,) = await self.sample(request)
+        is_last = False
         try:
-            for place, token in enumerate(whole.token_ids, start=1):
-                over = place == len(whole.token_ids)
+            for position, token in enumerate(whole.token_ids, start=1):
+                is_last = position == len(whole.token_ids)
                 yield SampledPiece(
                     token_ids=[token],
                     logprobs=[-1.0],
                     end_probability=whole.end_probability,
                     end_is_likeliest=whole.end_is_likeliest,
-                    finish=whole.finish if over else None,
+                    finish=whole.finish if is_last else None,
                 )
         finally:
-            self.closed_early += not over
+            self.closed_early += not is_last
 
-    async def sample(self, asked: Draw) -> list[Sampled]:
-        self.asked.append(asked)
-        drawn = [self.continuations.pop(0) for _ in range(asked.n)]
+    async def sample(self, request: Draw) -> list[Sampled]:
+        self.asked.append(request)
+        continuations = [self.continuations.pop(0) for _ in range(request.n)]
         return [
             Sampled(
                 token_ids=ids,
                 logprobs=[-1.0] * len(ids),
-                finish="stop" if ids and ids[-1] in asked.stop_ids else "length",
+                finish="stop" if ids and ids[-1] in request.stop_ids else "length",
                 end_probability=self.end_probability,
                 end_is_likeliest=self.end_probability > 0.5,
-                top_logprobs=[_tops(token, asked.top_logprobs) for token in ids],
+                top_logprobs=[_tops(token, request.top_logprobs) for token in ids],
             )
-            for ids in drawn
+            for ids in continuations
         ]
 
     async def aclose(self) -> None:
@@ -101,6 +101,6 @@ class ScriptedSampler:
 
 
 def _tops(token: int, count: int) -> dict[int, float]:
-    """The sampled one is the likeliest, and the tokens from 0 on follow."""
+    """Returns likeliest tokens: the sampled one, then the tokens from 0 on."""
     others = (other for other in range(count + 1) if other != token)
-    return dict(zip([token, *others][:count], (-1.0 - place for place in range(count)), strict=True))
+    return dict(zip([token, *others][:count], (-1.0 - rank for rank in range(count)), strict=True))

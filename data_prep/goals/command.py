@@ -21,7 +21,7 @@ from data_prep.goals.journal import GoalJournal, JournalSummary
 from data_prep.goals.overlap import MAX_OVERLAP, N
 from data_prep.goals.providers import GoalProvider
 from data_prep.goals.teacher import CHAT_CHARS, Teacher
-from usersim.chat_models.client import EndpointDown, Sampling
+from usersim.chat_models.client import ChatSampling, EndpointDown
 from usersim.chat_models.judge import Judge
 from usersim.cli import console, emit_json
 from usersim.errors import BackendError, ConfigError, DataError
@@ -110,7 +110,7 @@ def _provider(args: argparse.Namespace) -> GoalProvider:
         concurrency=args.concurrency,
         timeout_s=args.timeout,
         max_retries=args.max_retries,
-        sampling=Sampling(max_tokens=args.max_tokens),
+        sampling=ChatSampling(max_tokens=args.max_tokens),
         price_in=args.price_in,
         price_out=args.price_out,
     )

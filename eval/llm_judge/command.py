@@ -19,7 +19,7 @@ from eval.llm_judge.judge_record import JudgeReport, tables
 from eval.llm_judge.plan import HUMAN, JudgedPair, SampledItem, chats, messages, pairs
 from eval.llm_judge.questions import PROMPTS, TASKS, Item, Task
 from eval.llm_judge.scores import act_rows, pair_rates, rules_against_judge, score_rows, unanswered
-from usersim.chat_models.client import Sampling
+from usersim.chat_models.client import ChatSampling
 from usersim.chat_models.judge import Judge
 from usersim.cli import console, emit_json, load_conversations
 from usersim.errors import BackendError, ConfigError, DataError
@@ -214,7 +214,7 @@ def _judge(args: argparse.Namespace) -> Judge:
         cache=args.out / "cache",
         concurrency=args.concurrency,
         timeout_s=args.timeout,
-        sampling=Sampling(max_tokens=args.max_tokens),
+        sampling=ChatSampling(max_tokens=args.max_tokens),
         price_in=args.price_in,
         price_out=args.price_out,
     )

@@ -21,7 +21,7 @@ from usersim.types import Conversation, Turn, UserProfile, UserTurn
 from usersim.users.dialogue import Assistant
 from usersim.users.prompted import BY_NAME, PromptedUser, prompt_hash
 from usersim.users.protocols import User
-from usersim.users.simulate import Case, Journal, read_cases, simulate
+from usersim.users.simulate import BatchJournal, Case, read_cases, simulate
 from usersim.weights.default_model import file_hash
 
 REFERENCE = "reference"
@@ -174,7 +174,9 @@ def play(
         for assistant_name, assistant in assistants.items():
             label = f"{user_name} with {assistant_name}"
             settings = {**_settings(args), **cache_keys, "planted": assistant_name}
-            journal = Journal(args.out / "conversations" / user_name / f"{assistant_name}.jsonl", settings)
+            journal = BatchJournal(
+                args.out / "conversations" / user_name / f"{assistant_name}.jsonl", settings
+            )
             missing = [case for case in cases if case.id not in journal.finished]
             advance(label, len(cases) - len(missing))
             if missing:
@@ -194,7 +196,7 @@ def _play(
     user: User,
     assistant: Assistant,
     missing: Sequence[Case],
-    journal: Journal,
+    journal: BatchJournal,
     args: argparse.Namespace,
     advance: Callable[[], None],
 ) -> int:

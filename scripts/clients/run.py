@@ -1,7 +1,7 @@
 """One conversation per real client against a running endpoint: `run.py --url http://host:8000 [--client NAME]`.
 
-Runs in the clients' own environment (requirements/clients.txt), each client in a process of its own. Prints a JSON
-object with what became of each; exits 1 when one failed. The other side of a conversation is a script.
+Runs in the clients' environment (requirements/clients.txt), each client in a subprocess. Prints a JSON object with the
+result of each. Exit status 1 if one failed. The assistant's side of a conversation is scripted.
 """
 
 from __future__ import annotations
@@ -30,41 +30,41 @@ QUIET = {
     "SCENARIO_DISABLE_SIMULATION_REPORT_INFO": "1",
 }
 
-Said = list[str]
-"""What the simulated user said, turn by turn."""
+UserTexts = list[str]
+"""Texts of the simulated user's turns."""
 
 
-def run_openai(url: str) -> Said:
-    """Plain and streamed, roles flipped."""
+def run_openai(url: str) -> UserTexts:
+    """Runs the OpenAI client, plain and streamed, with swapped roles."""
     import openai
 
     client = openai.OpenAI(base_url=f"{url}/v1", api_key=KEY)
     messages: list[Any] = [{"role": "system", "content": GOAL}, {"role": "user", "content": GREETING}]
     first = client.chat.completions.create(model="userlm-flipped", messages=messages)
-    said = [first.choices[0].message.content or ""]
-    messages += [{"role": "assistant", "content": said[0]}, {"role": "user", "content": ANSWERS[0]}]
+    texts = [first.choices[0].message.content or ""]
+    messages += [{"role": "assistant", "content": texts[0]}, {"role": "user", "content": ANSWERS[0]}]
     pieces = client.chat.completions.create(model="userlm-flipped", messages=messages, stream=True)
-    return [*said, "".join(piece.choices[0].delta.content or "" for piece in pieces)]
+    return [*texts, "".join(piece.choices[0].delta.content or "" for piece in pieces)]
 
 
-def run_litellm(url: str) -> Said:
-    """As tau-bench and tau2 call it; the second time by the provider that leaves OpenAI's own variables alone."""
+def run_litellm(url: str) -> UserTexts:
+    """Runs LiteLLM as tau-bench and tau2 do, then with the provider that ignores OpenAI's environment variables."""
     import litellm
 
     litellm.drop_params = True
     system = f"You are a user interacting with an agent.\n\nInstruction: {GOAL}\n\nRules:\n- Just one line."
     messages = [{"role": "system", "content": system}, {"role": "user", "content": GREETING}]
-    said: Said = []
+    texts: UserTexts = []
     for provider, answer in zip(("openai", "hosted_vllm"), ANSWERS, strict=True):
         answered = litellm.completion(
             model=f"{provider}/userlm", messages=messages, api_base=f"{url}/v1", api_key=KEY, num_retries=1
         )
-        said.append(answered.choices[0].message.content)
-        messages += [{"role": "assistant", "content": said[-1]}, {"role": "user", "content": answer}]
-    return said
+        texts.append(answered.choices[0].message.content)
+        messages += [{"role": "assistant", "content": texts[-1]}, {"role": "user", "content": answer}]
+    return texts
 
 
-def run_collabllm(url: str) -> Said:
+def run_collabllm(url: str) -> UserTexts:
     from collabllm.modules.user_simulator import UserSimulator
 
     user = UserSimulator(
@@ -82,7 +82,7 @@ def run_collabllm(url: str) -> Said:
     return [message["content"] for message in history[::2]]
 
 
-def run_langwatch(url: str) -> Said:
+def run_langwatch(url: str) -> UserTexts:
     import scenario
 
     class Agent(scenario.AgentAdapter):  # type: ignore[misc]
@@ -97,8 +97,8 @@ def run_langwatch(url: str) -> Said:
     return [str(message["content"]) for message in result.messages if message["role"] == "user"]
 
 
-def run_deepeval(url: str) -> Said:
-    """With an expected outcome, so that its stopping judge is asked, too."""
+def run_deepeval(url: str) -> UserTexts:
+    """Runs DeepEval with an expected outcome, so that its stopping judge is called too."""
     from deepeval.dataset import ConversationalGolden
     from deepeval.models import LocalModel
     from deepeval.simulator import ConversationSimulator
@@ -116,22 +116,22 @@ def run_deepeval(url: str) -> Said:
     return [turn.content for turn in case.turns if turn.role == "user"]
 
 
-def run_inspect(url: str) -> Said:
+def run_inspect(url: str) -> UserTexts:
     from inspect_ai.model import ChatMessageAssistant, ChatMessageSystem, ChatMessageUser, get_model
 
-    async def talk() -> Said:
+    async def talk() -> UserTexts:
         user = get_model("openai-api/userlm/userlm", base_url=f"{url}/v1", api_key=KEY)
         messages: list[Any] = [ChatMessageSystem(content=GOAL), ChatMessageUser(content=GREETING)]
-        said: Said = []
+        texts: UserTexts = []
         for answer in ANSWERS:
-            said.append((await user.generate(messages)).completion)
-            messages += [ChatMessageAssistant(content=said[-1]), ChatMessageUser(content=answer)]
-        return said
+            texts.append((await user.generate(messages)).completion)
+            messages += [ChatMessageAssistant(content=texts[-1]), ChatMessageUser(content=answer)]
+        return texts
 
     return asyncio.run(talk())
 
 
-CLIENTS: dict[str, Callable[[str], Said]] = {
+CLIENTS: dict[str, Callable[[str], UserTexts]] = {
     "openai": run_openai,
     "litellm": run_litellm,
     "collabllm": run_collabllm,
@@ -147,20 +147,22 @@ def main() -> int:
     )
     parser.add_argument("--url", required=True)
     parser.add_argument("--client", action="append", choices=CLIENTS, help="may be repeated; default: all")
-    parser.add_argument("--timeout-s", type=float, default=300, help="for each client")
+    parser.add_argument(
+        "--timeout-s", type=float, default=300, help="time limit of each client, in seconds (default: 300)"
+    )
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     names = args.client or list(CLIENTS)
     if args.here:
         sys.stdout.write("\n" + json.dumps(talk(names[0], args.url)))
         return 0
-    results = {name: apart(name, args.url, args.timeout_s) for name in names}
+    results = {name: run_isolated(name, args.url, args.timeout_s) for name in names}
     sys.stdout.write(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     return 0 if all(result["ok"] for result in results.values()) else 1
 
 
-def apart(name: str, url: str, timeout_s: float) -> dict[str, Any]:
-    """In a process and a folder of its own: clients write caches and set up logging as they like."""
+def run_isolated(name: str, url: str, timeout_s: float) -> dict[str, Any]:
+    """Runs a client in its own process and folder, since clients write caches and configure logging."""
     command = [sys.executable, str(Path(__file__).resolve()), "--here", "--url", url, "--client", name]
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | QUIET | {"HOME": folder, "RUN_USER_DIR": folder}
@@ -179,12 +181,12 @@ def apart(name: str, url: str, timeout_s: float) -> dict[str, Any]:
 
 def talk(name: str, url: str) -> dict[str, Any]:
     began = time.monotonic()
-    said = CLIENTS[name](url.rstrip("/").removesuffix("/v1"))
+    texts = CLIENTS[name](url.rstrip("/").removesuffix("/v1"))
     return {
-        "ok": bool(said) and all(isinstance(turn, str) and turn.strip() for turn in said),
+        "ok": bool(texts) and all(isinstance(turn, str) and turn.strip() for turn in texts),
         "version": metadata.version(name),
         "seconds": round(time.monotonic() - began, 1),
-        "said": said,
+        "said": texts,
     }
 
 

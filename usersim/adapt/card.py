@@ -1,4 +1,4 @@
-"""Model card of an adapted User LM: facts of its runs, in Markdown. What is not known is left out."""
+"""Model card of an adapted User LM in Markdown. Unknown facts are left out."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def model_card(
     legs: Sequence[TrainConfig],
     judged: Feasibility,
 ) -> str:
-    """The card.
+    """Returns the model card.
 
     Args:
-        config: Of the run.
-        facts: What the stages wrote, by name: `datasheet`, `calibration`, `decoding`, `training N`; None where missing.
-        certificate: The next-turn report, or None.
-        legs: Training configs.
-        judged: What could not be made of the data.
+        config: Config of the run. Its title names the model.
+        facts: Results of stages: `datasheet`, `calibration`, `decoding`, `training N`. None for a missing one.
+        certificate: Next-turn report, or None.
+        legs: Training configs of the legs. The last one describes the method.
+        judged: Feasibility of the stages.
     """
     parts = [
         f"# {config.title}",

@@ -1,9 +1,9 @@
-"""`usersim adapt`: from raw chat logs to a User LM of these people, measured beside them.
+"""`usersim adapt`: trains a User LM on chat logs and compares it with the people in them.
 
 usersim adapt configs/adapt/my-logs.toml --dry-run
 usersim adapt configs/adapt/my-logs.toml
 
-Interrupted? The same command goes on. Stages whose inputs are unchanged are skipped.
+The same command resumes an interrupted run. Stages whose inputs are unchanged are skipped.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--no-probe", action="store_true", help="plan without preparing the first chats of each source"
     )
-    parser.add_argument("--again", metavar="STAGE", help="run a stage anew although nothing has changed")
+    parser.add_argument(
+        "--again", metavar="STAGE", help="run this stage again although its inputs are unchanged"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    parser.add_argument("--json-out", metavar="FILE", help="write it there")
+    parser.add_argument("--json-out", metavar="FILE", help="write the JSON document to FILE")
     args = parser.parse_intermixed_args(argv)
     config = load_config(AdaptConfig, args.config, args.overrides)
     from usersim.adapt.plan import estimates, make_plan, plan_lines
@@ -55,7 +57,7 @@ def main(argv: list[str]) -> int:
     if args.again is not None and args.again not in names:
         raise ConfigError(f"--again {args.again}: no such stage; one of {', '.join(names)}")
     if config.machine.gpus:
-        console.print("machine.gpus is for plans; this machine is used as it is", style="yellow")
+        console.print("machine.gpus is only for plans; this run uses this machine", style="yellow")
     result = run_stages(
         pipeline, estimate=lambda: estimates(pipeline, pipeline.measured_facts()), again=args.again
     )

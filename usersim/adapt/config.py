@@ -14,7 +14,7 @@ from usersim.training.config import TrainConfig
 
 Share = tuple[float, float, float]
 GIVEN_BY_ADAPT = ("out", "train", "dev")
-"""Keys of a training config that follow from the run directory."""
+"""Keys of a training config that the run directory determines."""
 
 
 class DataSettings(Config):
@@ -23,15 +23,15 @@ class DataSettings(Config):
     recipe: str | None = None
     """A recipe of `usersim prep`, such as configs/data/userlm.toml; or name `sources`."""
     sources: tuple[str, ...] = ()
-    """Logs, as SOURCE of `usersim prep`: messages:logs.jsonl, sharegpt, …"""
+    """Chat logs, each a SOURCE of `usersim prep`: messages:logs.jsonl, sharegpt, …"""
     ends: Literal["natural", "cut"] | None = None
-    """cut: logs were cut off, so that no chat ends where the person left."""
+    """cut: the logs were truncated, so that no chat ends where the person left."""
     goals: tuple[str, ...] = ()
     """Annotation files with goals of these chats."""
     held_out: tuple[str, ...] = ()
-    """Test-only sources: training chats that are too close to them are left out."""
+    """Test-only sources; training chats too similar to them are left out."""
     split_fractions: Share | None = None
-    """Train, dev, test; default: 0.9, 0.05, 0.05, or what the recipe says."""
+    """Shares of train, dev and test; default: those of the recipe, else 0.9, 0.05, 0.05."""
     language: Literal["en", "any"] | None = None
     workers: int | None = Field(default=None, ge=1)
 
@@ -40,7 +40,7 @@ class DataSettings(Config):
         if (self.recipe is None) == (not self.sources):
             raise ValueError("give `recipe`, or `sources`, and not both")
         if self.recipe is not None and self.ends is not None:
-            raise ValueError("`ends` of each source stands in the recipe")
+            raise ValueError("set `ends` of each source in the recipe")
         return self
 
 
@@ -48,13 +48,13 @@ class GoalSettings(Config):
     """Stages `goals` and `join`: goals for chats that have none."""
 
     writer: Literal["none", "local", "teacher"] = "none"
-    """local: the small goal model, in this machine. teacher: an OpenAI-compatible endpoint."""
+    """local: the small goal model on this machine. teacher: an OpenAI-compatible endpoint."""
     teacher_url: str | None = None
     teacher_model: str | None = None
     api_key_env: str | None = None
     """Name of the environment variable with the endpoint's key."""
     limit: int | None = Field(default=None, ge=1)
-    """Write at most so many."""
+    """Maximum number of goals to write."""
 
     @model_validator(mode="after")
     def _teacher_is_named(self) -> GoalSettings:
@@ -67,11 +67,11 @@ class TrainSettings(Config):
     """Stages `train-1`, `train-2` …: one for each leg."""
 
     config: str | None = None
-    """A config of `usersim train`; its data and folder are replaced by those of this run."""
+    """Config of `usersim train`; its data and folder are replaced by those of this run."""
     values: dict[str, Any] = Field(default={})
     """Further keys of `usersim train`, e.g. start = "userlm-135m"."""
     legs: tuple[dict[str, Any], ...] = ({},)
-    """Keys of each leg. A later leg goes on from the adapter and the data position of the one before."""
+    """Config keys of each leg. A later leg continues from the adapter and data position of the one before."""
     launch: tuple[str, ...] = ()
     """Launcher of several processes, e.g. ["accelerate", "launch", "--config_file", "FILE"]."""
 
@@ -87,7 +87,7 @@ class CalibrationSettings(Config):
 
     enabled: bool = True
     conversations: int = Field(default=400, ge=1)
-    """Dev conversations that it is fitted on, at most."""
+    """Maximum dev conversations for the fit."""
 
 
 class DecodingSettings(Config):
@@ -97,9 +97,9 @@ class DecodingSettings(Config):
     temperature: tuple[float, ...] = (0.8, 1.0)
     top_p: tuple[float, ...] = (0.8, 0.9, 0.95, 1.0)
     max_tokens: int = Field(default=192, ge=1, le=4096)
-    """Of a turn; also where nothing is chosen."""
+    """Maximum tokens of a turn, also without a choice of parameters."""
     conversations: int = Field(default=100, ge=2)
-    """Dev conversations that turns are drawn at, at most."""
+    """Maximum dev conversations where turns are sampled."""
 
 
 class PopulationSettings(Config):
@@ -116,34 +116,36 @@ class CertificateSettings(Config):
     """Held-out conversations; default: the test split of this run."""
     conversations: int = Field(default=200, ge=2)
     baselines: tuple[str, ...] = ("prompted-base=chat:smollm2-135m-instruct", "nearest=nearest:{train}")
-    """Simulators beside it, as --simulator of `usersim eval next-turn`; {train} is the training file."""
+    """Baseline simulators, as --simulator of `usersim eval next-turn`; {train} is the training file."""
     goals: str = "own,none,count_neutral"
-    """Goal conditions under which leaving is measured."""
+    """Goal conditions for the measurement of leaving."""
     scorer: bool = True
-    """Measure with a language model, too: the slowest part."""
+    """Also measure with a language model, the slowest part."""
     log: str | None = None
     """Log of the uses of discriminator family B; default: family_b.jsonl in the run directory."""
 
 
 class MachineSettings(Config):
-    """Another machine than this one, for plans only."""
+    """Machine that a plan is for, if not this one."""
 
     parameters: float | None = Field(default=None, gt=0)
-    """Of the base; default: counted in its weights."""
+    """Number of parameters of the base; default: counted in its weights."""
     gpus: int = Field(default=0, ge=0)
-    """0: this machine."""
+    """Number of GPUs; 0: this machine."""
     gpu_gib: float = Field(default=80, gt=0)
     tflops: float = Field(default=150, gt=0)
-    """What one GPU attains in training."""
+    """Training throughput of one GPU, in TFLOP/s."""
 
 
 class AdaptConfig(Config):
+    """Config of `usersim adapt`."""
+
     out: str
     """Run directory; the same command there resumes it."""
     name: str | None = None
-    """Of the User LM; default: the last part of `out`."""
+    """Name of the User LM; default: the last part of `out`."""
     language: str = "en"
-    """Of the user turns that are measured at; `any` for all."""
+    """Language of the measured user turns; `any` for all."""
     seed: int = 0
     data: DataSettings
     goals: GoalSettings = GoalSettings()
@@ -164,10 +166,10 @@ class AdaptConfig(Config):
 
 
 def leg_values(settings: TrainSettings) -> list[dict[str, Any]]:
-    """Keys of `usersim train` for each leg, without those that follow from the run directory.
+    """Returns the keys of `usersim train` for each leg, without those that the run directory determines.
 
     Raises:
-        ConfigError: A key that is unknown, wrong, or not to be set here.
+        ConfigError: A key is unknown, wrong, or cannot be set here.
     """
     shared: dict[str, Any] = read_toml(Path(settings.config)) if settings.config else {}
     shared = {key: value for key, value in shared.items() if key not in GIVEN_BY_ADAPT}
@@ -190,7 +192,7 @@ def leg_values(settings: TrainSettings) -> list[dict[str, Any]]:
 
 
 def train_config(values: Mapping[str, Any]) -> TrainConfig:
-    """The values with their defaults; raises ConfigError."""
+    """Returns the training config of `values`. Raises ConfigError."""
     from pydantic import ValidationError
 
     from usersim.storage.records import explain
@@ -202,7 +204,7 @@ def train_config(values: Mapping[str, Any]) -> TrainConfig:
 
 
 def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """`second` over `first`, table by table."""
+    """Returns `first` overridden by `second`, table by table."""
     merged = dict(first)
     for key, value in second.items():
         before = merged.get(key)

@@ -1,4 +1,4 @@
-"""Counts of prepared splits, and what can be made of them."""
+"""Counts of prepared splits, and the feasible stages for them."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from usersim.storage.records import explain
 from usersim.types import Conversation, Record
 
 SAMPLED = 2_000
-"""Conversations of a split that are read for its counts."""
+"""Number of conversations of a split that are read for its counts."""
 CHARACTERS_A_TOKEN = 4.2
 TURN_TOKENS = 5
-"""Header and end of a message."""
+"""Tokens of a message's header and end."""
 PROFILE_TOKENS = 40
-"""Goal and persona, dropped in part."""
+"""Mean tokens of goal and persona after condition dropout."""
 FEW_TO_TRAIN = 100
 FEW_DECISIONS = 20
-"""Places where people left, and where they went on, that a calibration needs."""
+"""Minimum number of ends, and of continuations, for a calibration."""
 FEW_TO_CHOOSE = 20
 FEWEST_TO_CERTIFY, FEW_TO_CERTIFY = 10, 50
 FEWEST_PEOPLE = 30
-"""That a population is fitted to, and compared with."""
+"""Minimum number of people to fit a population, and to compare one."""
 SPLITS = ("train", "dev", "test")
 
 
 class Lengths(Record):
-    """Tokens of one conversation, estimated from its characters; messages are cut as a model reads them."""
+    """Tokens of one conversation, estimated from its characters, with messages truncated as for the model."""
 
     opening: int
     whole: int
@@ -38,20 +38,20 @@ class Lengths(Record):
 
 
 class SplitFacts(Record):
-    """Counts of one split; of a large one extrapolated from a sample."""
+    """Counts of one split, extrapolated from a sample for a large one."""
 
     conversations: int = 0
     people: int = 0
     user_turns: int = 0
     answered: int = 0
-    """Conversations with an assistant message."""
+    """Number of conversations with an assistant message."""
     left: int = 0
-    """Places where a person is known to have left."""
+    """Number of known ends, where a person left."""
     went_on: int = 0
-    """Places after the first turn where a person wrote another one."""
+    """Number of continuations, where a person wrote another turn after the first."""
     with_goal: int = 0
     lengths: tuple[Lengths, ...] = Field(default=(), repr=False)
-    """Of the sample."""
+    """Lengths of the sampled conversations."""
 
     def scaled(self, factor: float) -> SplitFacts:
         return self.model_copy(update={name: round(getattr(self, name) * factor) for name in COUNTS})
@@ -61,22 +61,22 @@ COUNTS = ("conversations", "people", "user_turns", "answered", "left", "went_on"
 
 
 def together(splits: Sequence[SplitFacts]) -> SplitFacts:
-    """Counts of several files as one."""
+    """Returns the sums of several splits' counts."""
     sums = {name: sum(getattr(split, name) for split in splits) for name in COUNTS}
     return SplitFacts(**sums, lengths=tuple(length for split in splits for length in split.lengths))
 
 
 def split_facts(file: Path, *, user_limit: int, assistant_limit: int, sampled: int = SAMPLED) -> SplitFacts:
-    """Counts of a file of conversations; zeros where there is no file.
+    """Counts a file of conversations; zeros if there is no file.
 
     Args:
         file: A split of `usersim prep`.
         user_limit: Longest user message that the model reads, in tokens.
-        assistant_limit: Longest assistant message.
-        sampled: Conversations that are read at most, evenly spaced.
+        assistant_limit: Longest assistant message, in tokens.
+        sampled: Maximum number of conversations read, evenly spaced.
 
     Raises:
-        DataError: A line is no conversation.
+        DataError: A line is not a conversation.
     """
     if not file.is_file():
         return SplitFacts()
@@ -126,24 +126,24 @@ def _lengths(conversation: Conversation, limits: Mapping[str, int]) -> Lengths:
 
 
 class Feasibility(Record):
-    """What can be made of the data, and what cannot."""
+    """Feasibility of the stages for given data."""
 
     stop: str | None = None
-    """Why no User LM can be trained, with the remedy."""
+    """Reason why no User LM can be trained, with the remedy."""
     left_out: dict[str, str] = Field(default={})
-    """Stage → why it is left out."""
+    """Reason by left-out stage."""
     warnings: tuple[str, ...] = ()
 
 
 def feasibility(
     splits: Mapping[str, SplitFacts], *, writes_goals: bool = False, is_part: bool = False
 ) -> Feasibility:
-    """Judges prepared splits.
+    """Decides which stages are feasible for prepared splits.
 
     Args:
-        splits: Counts of train, dev and test.
-        writes_goals: Chats without a goal get one later.
-        is_part: The counts are of a part of the logs: nothing is concluded from their being few.
+        splits: Counts of train, dev and test. A missing split counts as empty.
+        writes_goals: True if chats without a goal get one later. Then missing goals give no warning.
+        is_part: True if the counts are of a part of the logs. Then low counts are ignored.
     """
     train, dev, test = (splits.get(name, SplitFacts()) for name in SPLITS)
     if reason := _stop(train, dev, test):

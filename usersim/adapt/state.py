@@ -1,4 +1,4 @@
-"""State of a run's stages: one small file each, with hashes of everything that the stage was made from and made."""
+"""State files of stages, with hashes of their config, inputs and outputs."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ STATE = "state"
 
 
 class StageState(Record):
-    """What a stage was started with and, once it is done, what it made."""
+    """State of a stage: its version, config and inputs and, once done, its outputs."""
 
     stage: str
     status: Literal["started", "done"]
     version: str
-    """Of usersim."""
+    """Version of usersim."""
     config_sha256: str
     inputs: dict[str, str]
-    """File → SHA-256; for a package its version."""
+    """SHA-256 by file; version by package."""
     outputs: dict[str, str] = Field(default={})
     commands: tuple[str, ...] = ()
     left_out: str | None = None
-    """Why its command was not run."""
+    """Reason why its commands were not run."""
     seconds: float = 0.0
-    """Over all sessions."""
+    """Run time over all sessions."""
 
     def changes_since(self, before: StageState) -> list[str]:
-        """What differs from an earlier state in a way that makes its result another one."""
+        """Returns the changes since an earlier state that make its result outdated."""
         changes = []
         if self.version != before.version:
             changes.append(f"usersim {before.version} → {self.version}")
@@ -49,34 +49,34 @@ class StageState(Record):
 
 
 def config_hash(part: Any) -> str:
-    """SHA-256 of a JSON-able part of a config."""
+    """Returns the SHA-256 of a JSON-serialisable part of a config."""
     return hashlib.sha256(json.dumps(part, sort_keys=True, default=str).encode()).hexdigest()
 
 
 class FileHashes:
-    """SHA-256 of files; one whose size and time of change are as before is not read again."""
+    """Cached SHA-256 hashes of files. A file with unchanged size and modification time is not read again."""
 
     def __init__(self, cache: Path | None) -> None:
-        """`cache`: JSON file that hashes are kept in between runs; None: in memory only."""
+        """Loads hashes of earlier runs. `cache`: JSON file of hashes; None: in memory only."""
         self._cache = cache
-        self._known: dict[str, list[Any]] = {}
+        self._hashes: dict[str, list[Any]] = {}
         if cache is not None:
             try:
-                self._known = json.loads(cache.read_text(encoding="utf-8"))
+                self._hashes = json.loads(cache.read_text(encoding="utf-8"))
             except (OSError, ValueError):
-                self._known = {}
+                self._hashes = {}
 
     def of(self, path: Path) -> str:
-        """`missing` where there is no such file."""
+        """Returns the hash of a file; `missing` if there is none."""
         try:
             facts = path.stat()
         except OSError:
             return "missing"
-        before = self._known.get(str(path))
+        before = self._hashes.get(str(path))
         if before is not None and before[:2] == [facts.st_size, facts.st_mtime_ns]:
             return str(before[2])
         digest = file_hash(path)
-        self._known[str(path)] = [facts.st_size, facts.st_mtime_ns, digest]
+        self._hashes[str(path)] = [facts.st_size, facts.st_mtime_ns, digest]
         return digest
 
     def of_all(self, paths: Iterable[Path]) -> dict[str, str]:
@@ -84,7 +84,7 @@ class FileHashes:
 
     def keep(self) -> None:
         if self._cache is not None:
-            write_json(self._cache, self._known)
+            write_json(self._cache, self._hashes)
 
 
 def state_file(run: Path, stage: str) -> Path:
@@ -92,7 +92,7 @@ def state_file(run: Path, stage: str) -> Path:
 
 
 def read_state(run: Path, stage: str) -> StageState | None:
-    """None where the stage never ran or its state file is damaged: it then runs anew."""
+    """Reads the state; None if the stage never ran or the file is damaged, so that it runs again."""
     try:
         return StageState.model_validate_json(state_file(run, stage).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,7 +1,8 @@
-"""Many small connection pools behind one client.
+"""HTTP transport over many small connection pools.
 
-A pool of httpcore looks at all of its connections for every request and once more for every answer: with hundreds
-under way that costs more than the request itself. A lane holds few, and the least busy one is taken.
+A pool of httpcore scans all of its connections for every request and every response. With hundreds of requests that
+costs
+more than a request itself. Small pools avoid it; each request goes to the least busy one.
 """
 
 from __future__ import annotations
@@ -12,38 +13,40 @@ from typing import cast
 
 import httpx2
 
-LANE = 8
-"""Connections."""
+POOL_SIZE = 8
+"""Connections per pool."""
 
 
-class Lanes(httpx2.AsyncBaseTransport):
-    """As many connections as asked for, rounded up to whole lanes; further requests wait, as in one pool."""
+class PooledTransport(httpx2.AsyncBaseTransport):
+    """Transport with `connections` connections, rounded up to whole pools. Further requests wait, as in one pool."""
 
     def __init__(self, connections: int, *, idle_s: float, uds: str | None = None, tls: bool = True) -> None:
-        self._most, self._uds = -(-connections // LANE), uds
+        self._most, self._uds = -(-connections // POOL_SIZE), uds
         self._limits = httpx2.Limits(
-            max_connections=LANE, max_keepalive_connections=LANE, keepalive_expiry=idle_s
+            max_connections=POOL_SIZE, max_keepalive_connections=POOL_SIZE, keepalive_expiry=idle_s
         )
-        # Reading the certificates takes longer than everything else here.
+        # Reading the certificates is the slowest step here.
         self._verify: ssl.SSLContext | bool = ssl.create_default_context() if tls else False
         self._pools: list[httpx2.AsyncHTTPTransport] = []
         self._busy: list[int] = []
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        lane = self._lane()
-        self._busy[lane] += 1
+        pool = self._pick_pool()
+        self._busy[pool] += 1
         try:
-            response = await self._pools[lane].handle_async_request(request)
+            response = await self._pools[pool].handle_async_request(request)
         except BaseException:
-            self._busy[lane] -= 1
+            self._busy[pool] -= 1
             raise
-        response.stream = _Released(cast(httpx2.AsyncByteStream, response.stream), lambda: self._leave(lane))
+        response.stream = _ReleasingStream(
+            cast(httpx2.AsyncByteStream, response.stream), lambda: self._release(pool)
+        )
         return response
 
-    def _lane(self) -> int:
-        """The least busy one; a new one when all are full."""
-        least = min(self._busy, default=LANE)
-        if least < LANE or len(self._pools) == self._most:
+    def _pick_pool(self) -> int:
+        """Returns the index of the least busy pool, or of a new one if all are full."""
+        least = min(self._busy, default=POOL_SIZE)
+        if least < POOL_SIZE or len(self._pools) == self._most:
             return self._busy.index(least)
         self._pools.append(
             httpx2.AsyncHTTPTransport(
@@ -53,16 +56,16 @@ class Lanes(httpx2.AsyncBaseTransport):
         self._busy.append(0)
         return len(self._pools) - 1
 
-    def _leave(self, lane: int) -> None:
-        self._busy[lane] -= 1
+    def _release(self, pool: int) -> None:
+        self._busy[pool] -= 1
 
     async def aclose(self) -> None:
         for pool in self._pools:
             await pool.aclose()
 
 
-class _Released(httpx2.AsyncByteStream):
-    """Tells once that the answer is over, read to its end or not."""
+class _ReleasingStream(httpx2.AsyncByteStream):
+    """Response stream that calls `over` once when it is closed, read to its end or not."""
 
     def __init__(self, stream: httpx2.AsyncByteStream, over: Callable[[], None]) -> None:
         self._stream, self._over = stream, over
@@ -71,12 +74,12 @@ class _Released(httpx2.AsyncByteStream):
         return self._stream.__aiter__()
 
     async def aclose(self) -> None:
-        over, self._over = self._over, _nothing
+        over, self._over = self._over, _no_op
         try:
             await self._stream.aclose()
         finally:
             over()
 
 
-def _nothing() -> None:
+def _no_op() -> None:
     pass

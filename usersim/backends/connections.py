@@ -1,4 +1,4 @@
-"""HTTP clients of one address: one for each event loop that asks, connected when it asks."""
+"""HTTP clients of one address, one per event loop, connected at the first request."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from usersim.backends.vllm_http import http_client
 
 
 class Connections:
-    """A client belongs to the event loop that made it; this can be used on any, pickled and copied.
+    """HTTP clients by event loop, since a client only works on its own loop. Can be used on any loop.
 
-    Only the configuration is pickled and copied. A loop that is over, or of the parent before a fork, costs nothing.
+    Pickling and copying keep only the configuration. Clients of closed loops, or of the parent before a fork, are
+    unused.
     """
 
     def __init__(self, url: str, *, timeout_s: float | None, connections: int = 512) -> None:
@@ -24,7 +25,7 @@ class Connections:
         return _connections, (self.url, self.timeout_s, self.connections)
 
     def here(self) -> tuple[httpx2.AsyncClient, str]:
-        """The client of the running event loop, and the base URL to use with it."""
+        """Returns the client of the running event loop, and the base URL for it."""
         loop = asyncio.get_running_loop()
         if loop not in self._clients:
             for other in [each for each in self._clients if each.is_closed()]:
@@ -35,7 +36,7 @@ class Connections:
         return self._clients[loop]
 
     async def aclose(self) -> None:
-        """Closes every client; a later request connects anew."""
+        """Closes all clients; a later request reconnects."""
         here = asyncio.get_running_loop()
         for loop in list(self._clients):
             client, _ = self._clients.pop(loop)

@@ -1,4 +1,4 @@
-"""Server-sent events, read: the bytes of a response → the data of each event."""
+"""Parser of server-sent events."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ DONE = "[DONE]"
 
 
 async def event_data(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
-    """Comments and other fields are left out; an event that the end of the stream cuts off is not one.
+    """Yields the data of each event. Comments, other fields and an incomplete last event are left out.
 
-    Lines end at \\n or \\r\\n alone: a line decoder for text would also cut JSON at U+2028.
+    Lines end only at \\n or \\r\\n: a line decoder for text would also cut JSON at U+2028.
     """
     buffer, data = b"", list[bytes]()
     async for chunk in chunks:

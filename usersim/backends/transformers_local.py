@@ -1,7 +1,7 @@
-"""Sampling from a transformers model in this process (CPU or one GPU).
+"""Sampler over a transformers model in this process (CPU or one GPU).
 
-Deterministic in its seeds: sample i of n draws from its own generator seeded `seed + i`, so a sample does not
-depend on what else is in the batch (up to the float noise of batched matrix products).
+It is deterministic in its seeds. Sample i of n has its own generator with `seed + i`, so it does not depend on the rest
+of the batch, up to the float noise of batched matrix products.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from usersim.weights.precision import default_device, torch_dtype
 
 @dataclass(frozen=True)
 class _Step:
-    """What was drawn at one position, by continuation; None where it had ended before."""
+    """Tokens sampled at one position, by continuation; None for a continuation that has ended."""
 
     token_ids: list[int | None]
     logprobs: list[float]
@@ -36,7 +36,7 @@ class _Step:
 
 
 class LocalSampler:
-    """`model` may be live in training: every call samples from the weights as they are then."""
+    """Sampler over a model, which may be in training: every call uses its current weights."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -55,21 +55,21 @@ class LocalSampler:
 
     @property
     def _turn(self) -> asyncio.Lock:
-        """Of the running event loop: a lock that two waited for belongs to theirs for ever."""
+        """Lock of the running event loop, since an asyncio lock is bound to one loop."""
         return self._turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
-    async def sample(self, asked: Draw) -> list[Sampled]:
+    async def sample(self, request: Draw) -> list[Sampled]:
         async with self._turn:
-            return await asyncio.to_thread(self.sample_sync, asked)
+            return await asyncio.to_thread(self.sample_sync, request)
 
-    async def stream(self, asked: Draw) -> AsyncGenerator[SampledPiece, None]:
-        stops, drawn = set(asked.stop_ids), 0
+    async def stream(self, request: Draw) -> AsyncGenerator[SampledPiece, None]:
+        stops, count = set(request.stop_ids), 0
         async with self._turn:
-            steps = self._steps(asked)
+            steps = self._steps(request)
             while (step := await asyncio.to_thread(next, steps, None)) is not None:
-                token, drawn = step.token_ids[0], drawn + 1
+                token, count = step.token_ids[0], count + 1
                 assert token is not None
-                last = drawn == asked.sampling.max_tokens
+                last = count == request.sampling.max_tokens
                 yield SampledPiece(
                     token_ids=[token],
                     logprobs=step.logprobs,
@@ -78,11 +78,11 @@ class LocalSampler:
                     finish="stop" if token in stops else "length" if last else None,
                 )
 
-    def sample_sync(self, asked: Draw) -> list[Sampled]:
-        rows: list[list[int]] = [[] for _ in range(asked.n)]
-        logprobs: list[list[float]] = [[] for _ in range(asked.n)]
-        tops: list[list[dict[int, float]]] = [[] for _ in range(asked.n)]
-        for step in self._steps(asked):
+    def sample_sync(self, request: Draw) -> list[Sampled]:
+        rows: list[list[int]] = [[] for _ in range(request.n)]
+        logprobs: list[list[float]] = [[] for _ in range(request.n)]
+        tops: list[list[dict[int, float]]] = [[] for _ in range(request.n)]
+        for step in self._steps(request):
             for i, token in enumerate(step.token_ids):
                 if token is not None:
                     rows[i].append(token)
@@ -92,43 +92,43 @@ class LocalSampler:
             Sampled(
                 token_ids=rows[i],
                 logprobs=logprobs[i],
-                finish="stop" if rows[i][-1] in asked.stop_ids else "length",
+                finish="stop" if rows[i][-1] in request.stop_ids else "length",
                 end_probability=step.end_probability,
                 end_is_likeliest=step.end_is_likeliest,
                 top_logprobs=tops[i],
             )
-            for i in range(asked.n)
+            for i in range(request.n)
         ]
 
     @torch.inference_mode()
-    def _steps(self, asked: Draw) -> Iterator[_Step]:
-        """Prefills the prompt once and decodes its `n` continuations as one batch."""
-        n, seed, device = asked.n, asked.seed, self.model.device
+    def _steps(self, request: Draw) -> Iterator[_Step]:
+        """Yields decoding steps: one prefill of the prompt, then its `n` continuations as one batch."""
+        n, seed, device = request.n, request.seed, self.model.device
         generators = [_generator(None if seed is None else non_negative(seed) + i) for i in range(n)]
-        prompt = torch.tensor([list(asked.prompt_ids)], device=device)
+        prompt = torch.tensor([list(request.prompt_ids)], device=device)
         out = self.model(input_ids=prompt, use_cache=True, logits_to_keep=1)
         cache = out.past_key_values
         if n > 1:
             cache.batch_repeat_interleave(n)
         logits_BV = out.logits[:, -1].float().expand(n, -1)
         first = torch.log_softmax(logits_BV[0], -1)
-        end_probability = float(first[asked.watch_id].exp())
-        end_is_likeliest = int(first.argmax()) == asked.watch_id
-        open_rows, stops = set(range(n)), set(asked.stop_ids)
-        for _ in range(asked.sampling.max_tokens):
+        end_probability = float(first[request.watch_id].exp())
+        end_is_likeliest = int(first.argmax()) == request.watch_id
+        open_rows, stops = set(range(n)), set(request.stop_ids)
+        for _ in range(request.sampling.max_tokens):
             raw_BV = torch.log_softmax(logits_BV, -1)
-            drawn = [_draw(raw_BV[i], asked.sampling, asked.ban_ids, generators[i]) for i in range(n)]
+            tokens = [_draw(raw_BV[i], request.sampling, request.ban_ids, generators[i]) for i in range(n)]
             yield _Step(
-                token_ids=[token if i in open_rows else None for i, token in enumerate(drawn)],
-                logprobs=[float(raw_BV[i, token]) for i, token in enumerate(drawn)],
-                tops=_likeliest(raw_BV, asked.top_logprobs),
+                token_ids=[token if i in open_rows else None for i, token in enumerate(tokens)],
+                logprobs=[float(raw_BV[i, token]) for i, token in enumerate(tokens)],
+                tops=_likeliest(raw_BV, request.top_logprobs),
                 end_probability=end_probability,
                 end_is_likeliest=end_is_likeliest,
             )
-            open_rows -= {i for i, token in enumerate(drawn) if token in stops}
+            open_rows -= {i for i, token in enumerate(tokens) if token in stops}
             if not open_rows:
                 break
-            step = torch.tensor(drawn, device=device).unsqueeze(1)
+            step = torch.tensor(tokens, device=device).unsqueeze(1)
             logits_BV = (
                 self.model(input_ids=step, past_key_values=cache, use_cache=True).logits[:, -1].float()
             )
@@ -138,7 +138,7 @@ class LocalSampler:
 
 
 def _likeliest(raw_BV: torch.Tensor, count: int) -> list[dict[int, float]]:
-    """By continuation: the `count` highest log-probabilities, by token."""
+    """Returns the `count` highest log-probabilities by token, for each continuation."""
     if not count:
         return []
     values, tokens = raw_BV.topk(count, dim=-1)
@@ -157,7 +157,7 @@ def _generator(seed: int | None) -> torch.Generator:
 def _draw(
     logprobs_V: torch.Tensor, sampling: Sampling, ban_ids: Sequence[int], generator: torch.Generator
 ) -> int:
-    """One token: ban, temperature, the top_k likeliest, the smallest set whose mass reaches top_p (vLLM's order)."""
+    """Samples one token: ban, temperature, top_k, then the smallest set with mass top_p (vLLM's order)."""
     if ban_ids:
         logprobs_V = logprobs_V.clone()
         logprobs_V[list(ban_ids)] = -torch.inf

@@ -1,4 +1,4 @@
-"""Answers of a model on disk, one small file each."""
+"""Disk cache of model answers, one small file each."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def key_of(question: dict[str, Any]) -> str:
 
 
 class AnswerCache:
-    """Files appear whole under their name, so a kill leaves no half answer and several processes may share it."""
+    """Disk cache with atomic writes, so that several processes can share it and a kill leaves no partial answer."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """None also for a file that somebody damaged: it is asked for, and written, again."""
+        """Returns a cached answer; None without one and for a damaged file."""
         try:
             answer = json.loads(self._path(key).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -35,7 +35,7 @@ class AnswerCache:
                 json.dump(answer, stream, ensure_ascii=False)
         except OSError as error:
             raise DataError(
-                f"{self.folder}: an answer cannot be kept ({error.strerror or error}); make room and run again"
+                f"{self.folder}: an answer cannot be cached ({error.strerror or error}); make room and run again"
             ) from error
 
     def _path(self, key: str) -> Path:

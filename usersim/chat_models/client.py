@@ -1,4 +1,4 @@
-"""An OpenAI-compatible chat endpoint that may fail: retries with back-off, and knowing when to stop."""
+"""Client of an OpenAI-compatible chat endpoint, with retries, back-off and detection of an outage."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import httpx2
 
 from usersim.backends.vllm_http import http_client
 from usersim.chat_models.structured import Dialect, instruction, response_format
-from usersim.chat_models.usage import Usage
+from usersim.chat_models.usage import ModelUsage
 from usersim.decoding.noise import non_negative
 from usersim.errors import BackendError, ConfigError
 from usersim.types import Record
 
 Message = dict[str, str]
 
-TRY_AGAIN = frozenset({408, 409, 425, 429})
-OUT_OF_ORDER = {401: "check the API key", 402: "the account has no credit", 404: "check URL and model"}
+RETRYABLE_STATUS = frozenset({408, 409, 425, 429})
+FATAL_STATUS = {401: "check the API key", 402: "the account has no credit", 404: "check URL and model"}
 LONGEST_WAIT_S, LONGEST_BACKOFF_S = 120.0, 30.0
-SILENT_QUESTIONS = 3
+MAX_CONSECUTIVE_FAILURES = 3
 
 
 class NoAnswer(BackendError):
-    """One question has no usable answer. `reason` is the same words for the same cause, for counting."""
+    """A question got no usable answer. `reason` is a fixed text per cause, for counting."""
 
     def __init__(
         self, message: str, *, reason: str, retryable: bool = False, wait_s: float | None = None
@@ -36,25 +36,27 @@ class NoAnswer(BackendError):
 
 
 class EndpointDown(BackendError):
-    """No later question would be answered either: stop asking."""
+    """The endpoint is unavailable, so that no later question would be answered."""
 
 
-class Sampling(Record):
+class ChatSampling(Record):
+    """Sampling parameters of a chat request."""
+
     temperature: float | None = 0.0
-    """None leaves it to the endpoint."""
+    """Temperature; None: the endpoint's default."""
     max_tokens: int = 1024
     seed: int | None = None
 
 
-class Endpoint:
-    """`POST {url}/v1/chat/completions`. What it refuses to understand is remembered in `dialect`."""
+class ChatEndpoint:
+    """Endpoint `POST {url}/v1/chat/completions`. Unsupported parameters are remembered in `dialect`."""
 
     def __init__(
         self,
         url: str,
         model: str,
         *,
-        usage: Usage,
+        usage: ModelUsage,
         api_key: str | None,
         connections: int,
         timeout_s: float,
@@ -62,27 +64,27 @@ class Endpoint:
         backoff_s: float,
     ) -> None:
         if not url.startswith(("http://", "https://", "unix:")):
-            raise ConfigError(f"{url}: an endpoint begins with http:// or https://")
+            raise ConfigError(f"{url}: the URL of an endpoint starts with http://, https:// or unix:")
         if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip()):
-            raise ConfigError("the API key is empty or holds characters that no key has")
+            raise ConfigError("the API key is empty or has invalid characters")
         self.url, self.model, self.usage = url, model, usage
         self.timeout_s, self.max_retries, self.backoff_s = timeout_s, max_retries, backoff_s
         self.dialect = Dialect()
         self._key = api_key
-        self._silent = 0
+        self._failures_in_a_row = 0
         self._answered = 0.0
         self._down: str | None = None
         try:
             self._client, self._base = http_client(url, timeout_s=timeout_s, connections=connections)
             if not httpx2.URL(self._base).host:
-                raise ConfigError(f"{url}: an endpoint's URL names its host")
+                raise ConfigError(f"{url}: the URL has no host")
         except (httpx2.InvalidURL, ValueError) as error:
             raise ConfigError(f"{url}: not a URL ({error})") from error
 
     async def complete(
-        self, messages: list[Message], schema: type[Record], sampling: Sampling
+        self, messages: list[Message], schema: type[Record], sampling: ChatSampling
     ) -> tuple[str, bool]:
-        """(what the model said, whether it was cut off), after as many tries as it takes and may take."""
+        """Requests a completion, with retries. Returns its text, and True if it was cut off."""
         began, tries = time.monotonic(), 0
         while True:
             if self._down is not None:
@@ -106,10 +108,11 @@ class Endpoint:
         await self._client.aclose()
 
     def _give_up(self, error: NoAnswer, began: float) -> None:
-        """Down: nobody listens, or several questions in a row got nowhere and nothing else came through."""
-        nobody = error.reason == "cannot be reached" and self._answered < began
-        self._silent += SILENT_QUESTIONS if nobody else 1
-        if self._silent >= SILENT_QUESTIONS:
+        """Raises EndpointDown if the endpoint is unreachable, or several questions in a row failed without a
+        success."""
+        is_unreachable = error.reason == "cannot be reached" and self._answered < began
+        self._failures_in_a_row += MAX_CONSECUTIVE_FAILURES if is_unreachable else 1
+        if self._failures_in_a_row >= MAX_CONSECUTIVE_FAILURES:
             self._stop(str(error))
 
     def _stop(self, message: str) -> None:
@@ -117,7 +120,7 @@ class Endpoint:
         raise EndpointDown(message)
 
     async def _try(
-        self, messages: list[Message], schema: type[Record], sampling: Sampling
+        self, messages: list[Message], schema: type[Record], sampling: ChatSampling
     ) -> tuple[str, bool]:
         while True:
             dialect = self.dialect
@@ -125,15 +128,15 @@ class Endpoint:
             adapted = dialect.after(response.text) if response.status_code in (400, 422) else None
             if adapted is None:
                 break
-            if self.dialect == dialect:  # else another question has adapted it meanwhile
+            if self.dialect == dialect:  # else another question has changed it meanwhile
                 self.dialect = adapted
         self._check(response)
-        said = self._read(response)
-        self._silent, self._answered = 0, time.monotonic()
-        return said
+        completion = self._read(response)
+        self._failures_in_a_row, self._answered = 0, time.monotonic()
+        return completion
 
     def _body(
-        self, dialect: Dialect, messages: list[Message], schema: type[Record], sampling: Sampling
+        self, dialect: Dialect, messages: list[Message], schema: type[Record], sampling: ChatSampling
     ) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self.model,
@@ -144,8 +147,8 @@ class Endpoint:
             body["temperature"] = sampling.temperature
         if sampling.seed is not None:
             body["seed"] = non_negative(sampling.seed)
-        if (wanted := response_format(dialect.form, schema)) is not None:
-            body["response_format"] = wanted
+        if (form := response_format(dialect.form, schema)) is not None:
+            body["response_format"] = form
         return body
 
     async def _post(self, body: dict[str, Any]) -> httpx2.Response:
@@ -169,23 +172,23 @@ class Endpoint:
         finally:
             self.usage.seconds += time.monotonic() - began
 
-    def _transport(self, reason: str, said: str) -> NoAnswer:
-        return NoAnswer(f"{self.url}: {said}", reason=reason, retryable=True)
+    def _transport(self, reason: str, detail: str) -> NoAnswer:
+        return NoAnswer(f"{self.url}: {detail}", reason=reason, retryable=True)
 
     def _check(self, response: httpx2.Response) -> None:
         status = response.status_code
         if status == 200:
             return
-        message = f"{self.url}: HTTP {status}: {self._shown(response)}"
-        if status in OUT_OF_ORDER:
-            self._stop(f"{message}; {OUT_OF_ORDER[status]}")
+        message = f"{self.url}: HTTP {status}: {self._excerpt(response)}"
+        if status in FATAL_STATUS:
+            self._stop(f"{message}; {FATAL_STATUS[status]}")
         if status == 429 and "insufficient_quota" in response.text:
-            self._stop(f"{message}; {OUT_OF_ORDER[402]}")
-        again = status >= 500 or status in TRY_AGAIN
-        if not again:
-            self._silent = 0
-        wait_s = _retry_after(response.headers.get("Retry-After")) if again else None
-        raise NoAnswer(message, reason=f"HTTP {status}", retryable=again, wait_s=wait_s)
+            self._stop(f"{message}; {FATAL_STATUS[402]}")
+        is_retryable = status >= 500 or status in RETRYABLE_STATUS
+        if not is_retryable:
+            self._failures_in_a_row = 0
+        wait_s = _retry_after(response.headers.get("Retry-After")) if is_retryable else None
+        raise NoAnswer(message, reason=f"HTTP {status}", retryable=is_retryable, wait_s=wait_s)
 
     def _read(self, response: httpx2.Response) -> tuple[str, bool]:
         try:
@@ -196,18 +199,18 @@ class Endpoint:
             self.usage.prompt_tokens += int(usage.get("prompt_tokens") or 0)
             self.usage.completion_tokens += int(usage.get("completion_tokens") or 0)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-            message = f"{self.url}: an answer that is no chat completion: {self._shown(response)}"
+            message = f"{self.url}: the response is not a chat completion: {self._excerpt(response)}"
             raise NoAnswer(message, reason="no chat completion", retryable=True) from error
         return text if isinstance(text, str) else "", finish == "length"
 
-    def _shown(self, response: httpx2.Response) -> str:
-        """The beginning of an answer, on one line, for complaints; never the key."""
+    def _excerpt(self, response: httpx2.Response) -> str:
+        """Returns the beginning of a response in one line for error messages, without the key."""
         text = " ".join(response.text.split())
         return (text.replace(self._key, "…") if self._key else text)[:200]
 
 
 def with_note(messages: list[Message], note: str) -> list[Message]:
-    """In the last message: some chat templates refuse two in a row by one side."""
+    """Appends a note to the last message, since some chat templates refuse two messages in a row by one role."""
     if not note:
         return messages
     *before, last = messages
@@ -215,7 +218,7 @@ def with_note(messages: list[Message], note: str) -> list[Message]:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds or a date, within reason."""
+    """Returns the seconds of a Retry-After header (seconds or a date), at most `LONGEST_WAIT_S`."""
     if value is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""`HttpChat` for endpoints of any make: parameters that one refuses are left out, thinking is cut, all is counted."""
+"""`HttpChat` for any endpoint: it adapts to refused parameters, strips reasoning and counts tokens."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from usersim.chat_models.structured import Dialect
 from usersim.errors import BackendError
 
 THINKING = re.compile(r"(?:\A(?:(?!<think>).)*?</think>|<think>.*?(?:</think>|\Z))\s*", re.DOTALL)
-"""Some templates write the opening tag into the prompt, so that only the closing one is in the reply."""
+"""Reasoning block. Some templates put the opening tag into the prompt, so the reply has only the closing one."""
 REFUSED = ("HTTP 400", "HTTP 422")
 
 
 class EndpointChat(HttpChat):
-    """Counts `replies`, those `cut` at max_tokens, and the tokens that the endpoint says it took."""
+    """Chat client that counts `replies`, replies `cut` at max_tokens, and the tokens that the endpoint reports."""
 
     replies = cut = prompt_tokens = completion_tokens = 0
     dialect = Dialect(form="text")
@@ -26,19 +26,19 @@ class EndpointChat(HttpChat):
         while True:
             dialect = self.dialect
             try:
-                answer = await super()._request(method, path, _spoken(body, dialect))
+                answer = await super()._request(method, path, _adapt_body(body, dialect))
             except BackendError as error:
                 refusal = str(error)
                 adapted = dialect.after(refusal) if any(code in refusal for code in REFUSED) else None
                 if adapted is None:
                     raise
-                if self.dialect == dialect:  # else another call has adapted it meanwhile
+                if self.dialect == dialect:  # else another call has changed it meanwhile
                     self.dialect = adapted
                 continue
             return self._counted(answer)
 
     def _counted(self, answer: Any) -> Any:
-        """Without the thinking; an answer of another shape is left to the caller to complain about."""
+        """Counts a response and strips its reasoning; other shapes are left to the caller."""
         try:
             choice, usage = answer["choices"][0], answer.get("usage") or {}
             text = choice["message"]["content"]
@@ -57,9 +57,9 @@ class EndpointChat(HttpChat):
         return {name: getattr(self, name) for name in names}
 
 
-def _spoken(body: dict[str, Any], dialect: Dialect) -> dict[str, Any]:
-    said = {key: value for key, value in body.items() if key != "max_tokens"}
-    said[dialect.limit] = body["max_tokens"]
-    if not dialect.temperature:  # models that refuse one refuse the other
-        del said["temperature"], said["top_p"]
-    return said
+def _adapt_body(body: dict[str, Any], dialect: Dialect) -> dict[str, Any]:
+    adapted = {key: value for key, value in body.items() if key != "max_tokens"}
+    adapted[dialect.limit] = body["max_tokens"]
+    if not dialect.temperature:  # models without one lack the other
+        del adapted["temperature"], adapted["top_p"]
+    return adapted

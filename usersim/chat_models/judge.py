@@ -1,4 +1,4 @@
-"""A judge or teacher: any OpenAI-compatible chat endpoint that answers with a record."""
+"""Judge or teacher model behind an OpenAI-compatible chat endpoint, with records as answers."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import TypeVar
 
 from usersim.chat_models.answer_cache import AnswerCache, key_of
-from usersim.chat_models.client import Endpoint, Message, NoAnswer, Sampling, with_note
+from usersim.chat_models.client import ChatEndpoint, ChatSampling, Message, NoAnswer, with_note
 from usersim.chat_models.structured import Unusable, json_schema, read_object
-from usersim.chat_models.usage import Usage
+from usersim.chat_models.usage import ModelUsage
 from usersim.types import Record
 
 R = TypeVar("R", bound=Record)
 
 
 class Judge:
-    """Bounded concurrency, retries, answers kept on disk, everything counted in `usage`.
+    """Client with bounded concurrency, retries, a disk cache and counts in `usage`.
 
-    A kept answer is found again by model, messages, schema and sampling. Not by URL: the same model behind
-    another address gives the same answer. Only answers that fit their schema are kept.
+    The cache key is model, messages, schema and sampling. The URL is left out, since the same model at another address
+    gives the same answer. Only answers that fit their schema are cached.
     """
 
     def __init__(
@@ -34,13 +34,13 @@ class Judge:
         timeout_s: float = 120.0,
         max_retries: int = 5,
         backoff_s: float = 0.5,
-        sampling: Sampling | None = None,
+        sampling: ChatSampling | None = None,
         price_in: float | None = None,
         price_out: float | None = None,
     ) -> None:
-        self.model, self.sampling = model, sampling or Sampling()
-        self.usage = Usage(price_in, price_out)
-        self.endpoint = Endpoint(
+        self.model, self.sampling = model, sampling or ChatSampling()
+        self.usage = ModelUsage(price_in, price_out)
+        self.endpoint = ChatEndpoint(
             url,
             model,
             usage=self.usage,
@@ -51,35 +51,39 @@ class Judge:
             backoff_s=backoff_s,
         )
         self._cache = AnswerCache(cache) if cache is not None else None
-        self._gate = asyncio.Semaphore(concurrency)
+        self._semaphore = asyncio.Semaphore(concurrency)
 
     async def ask(
-        self, messages: Sequence[Message], schema: type[R], *, sampling: Sampling | None = None
+        self, messages: Sequence[Message], schema: type[R], *, sampling: ChatSampling | None = None
     ) -> R:
-        """Raises NoAnswer for this question alone, EndpointDown when there is no point in asking on.
+        """Asks one question and returns the answer as a record.
 
-        To draw a second answer to the same question, give another seed.
+        For a second sample of an answer to the same question, give another seed.
+
+        Raises:
+            NoAnswer: This question got no usable answer.
+            EndpointDown: The endpoint is unavailable for all questions.
         """
-        asked, sampling = list(messages), sampling or self.sampling
+        question, sampling = list(messages), sampling or self.sampling
         self.usage.questions += 1
-        key = self._key(asked, schema, sampling)
-        if (kept := self._kept(key, schema)) is not None:
+        key = self._key(question, schema, sampling)
+        if (cached := self._cached(key, schema)) is not None:
             self.usage.cache_hits += 1
-            return kept
-        async with self._gate:
+            return cached
+        async with self._semaphore:
             try:
-                made, text = await self._usable(asked, schema, sampling)
+                answer, text = await self._usable(question, schema, sampling)
             except NoAnswer as error:
                 self.usage.failures[error.reason] += 1
                 raise
         if self._cache is not None:
             self._cache.put(key, {"model": self.model, "text": text})
-        return made
+        return answer
 
     async def aclose(self) -> None:
         await self.endpoint.aclose()
 
-    def _key(self, messages: list[Message], schema: type[Record], sampling: Sampling) -> str:
+    def _key(self, messages: list[Message], schema: type[Record], sampling: ChatSampling) -> str:
         return key_of(
             {
                 "model": self.model,
@@ -89,15 +93,17 @@ class Judge:
             }
         )
 
-    def _kept(self, key: str, schema: type[R]) -> R | None:
+    def _cached(self, key: str, schema: type[R]) -> R | None:
         answer = self._cache.get(key) if self._cache is not None else None
         try:
             return None if answer is None else read_object(str(answer.get("text")), schema)
         except Unusable:
             return None
 
-    async def _usable(self, messages: list[Message], schema: type[R], sampling: Sampling) -> tuple[R, str]:
-        """An answer that does not fit is asked for once more, saying what was wrong with it."""
+    async def _usable(
+        self, messages: list[Message], schema: type[R], sampling: ChatSampling
+    ) -> tuple[R, str]:
+        """Returns a valid answer and its text. An invalid one is requested once more, with the reason."""
         try:
             return await self._answer(messages, schema, sampling)
         except Unusable as error:
@@ -107,7 +113,9 @@ class Judge:
         except Unusable as error:
             raise NoAnswer(f"{self.endpoint.url}: {error}", reason=error.kind) from error
 
-    async def _answer(self, messages: list[Message], schema: type[R], sampling: Sampling) -> tuple[R, str]:
+    async def _answer(
+        self, messages: list[Message], schema: type[R], sampling: ChatSampling
+    ) -> tuple[R, str]:
         text, cut = await self.endpoint.complete(messages, schema, sampling)
         try:
             return read_object(text, schema), text

@@ -1,4 +1,4 @@
-"""A chat model in this process, prompted through its own chat template: the default assistant without a server."""
+"""Chat model in this process with its own chat template: the default assistant without a server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from usersim.users.protocols import Draw, Sampling
 
 
 class LocalChat:
-    """The same two calls as `HttpChat`, over a transformers model that may be live in training."""
+    """Chat model with the interface of `HttpChat`, over a transformers model that may be in training."""
 
     def __init__(self, model: Any, tokenizer: Any, *, settings: ChatSettings | None = None) -> None:
         self.sampler, self.tokenizer = LocalSampler(model), tokenizer

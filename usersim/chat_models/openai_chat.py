@@ -1,4 +1,4 @@
-"""Assistants and prompted users over any OpenAI-compatible chat endpoint."""
+"""Chat client of OpenAI-compatible endpoints, for assistants and prompted users."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from usersim.types import Record, Turn
 
 
 class ChatSettings(Record):
+    """Sampling parameters of a chat model."""
+
     temperature: float = 0.7
     top_p: float = 0.95
     max_tokens: int = 160
 
 
 class HttpChat:
-    """`POST {url}/v1/chat/completions`; an `Assistant`, and what `prompted.PromptedUser` speaks through."""
+    """Chat client of `POST {url}/v1/chat/completions`; an `Assistant`, and the chat model of a `PromptedUser`."""
 
     def __init__(
         self,
@@ -46,7 +48,7 @@ class HttpChat:
     async def complete(
         self, messages: list[dict[str, str]], *, system: str | None = None, seed: int | None = None
     ) -> str:
-        """The text of one reply; raises BackendError, also for an empty one."""
+        """Returns the text of one reply. Raises BackendError, also for an empty reply."""
         if system:
             messages = [{"role": "system", "content": system}, *messages]
         messages = [{**message, "content": harmless(message["content"])} for message in messages]
@@ -63,7 +65,7 @@ class HttpChat:
         try:
             text = answer["choices"][0]["message"]["content"]
         except (KeyError, TypeError, IndexError) as error:
-            raise BackendError(f"{self.url}: an answer without {error}") from error
+            raise BackendError(f"{self.url}: the response has no {error}") from error
         if not isinstance(text, str) or not text.strip():
             raise EmptyReplyError(f"{self.url}: an empty reply")
         return text.strip()
@@ -87,7 +89,7 @@ class HttpChat:
         try:
             return response.json()
         except ValueError as error:
-            raise BackendError(f"{self.url}: an answer that is not JSON", retryable=True) from error
+            raise BackendError(f"{self.url}: the response is not JSON", retryable=True) from error
 
     async def aclose(self) -> None:
         await self._connections.aclose()

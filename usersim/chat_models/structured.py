@@ -1,4 +1,4 @@
-"""One JSON object out of a chat endpoint: ways to ask for it, and finding it in what came back."""
+"""Structured output of chat endpoints: request formats for JSON objects, and parsing of answers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from usersim.types import Record
 R = TypeVar("R", bound=Record)
 Form = Literal["schema", "portable schema", "object", "text"]
 FORMS: tuple[Form, ...] = ("schema", "portable schema", "object", "text")
-"""From the strictest on. Portable: without the keywords that some endpoints refuse in a schema. In the last two
-the schema is part of the prompt."""
+"""Request formats, strictest first. Portable: without schema keywords that some endpoints refuse. In the last two the
+schema is part of the prompt."""
 UNPORTABLE = frozenset(
     {"minLength", "maxLength", "pattern", "format", "multipleOf", "minItems", "maxItems", "uniqueItems"}
     | {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
@@ -25,7 +25,7 @@ TOO_LONG = re.compile(r"context (?:length|window)|too many tokens|prompt is too 
 
 
 class Unusable(ValueError):
-    """An answer that is not what was asked for. `kind` is the same words for the same reason."""
+    """An answer does not fit the schema. `kind` is a fixed text per reason."""
 
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(f"{kind}: {detail}" if detail else kind)
@@ -33,14 +33,14 @@ class Unusable(ValueError):
 
 
 class Dialect(Record):
-    """What an endpoint understands, learnt from its refusals."""
+    """Request features that an endpoint supports, learnt from its refusals."""
 
     form: Form = "schema"
     limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     temperature: bool = True
 
     def after(self, refusal: str) -> Dialect | None:
-        """How to ask an endpoint that refused a request with these words; None: it is about something else."""
+        """Returns the dialect to try after a refusal; None if the refusal has another cause."""
         if TOO_LONG.search(refusal):
             return None
         if "max_completion_tokens" in refusal and self.limit == "max_tokens":
@@ -63,18 +63,18 @@ def response_format(form: Form, schema: type[Record]) -> dict[str, Any] | None:
 
 
 def instruction(form: Form, schema: type[Record]) -> str:
-    """What the prompt has to say where the request cannot."""
+    """Returns the schema instruction for the prompt; empty if the request has the schema."""
     if form in ("schema", "portable schema"):
         return ""
-    wanted = json.dumps(json_schema(schema, portable=False), ensure_ascii=False)
-    return f"Answer with one JSON object and nothing else. It must fit this JSON Schema:\n{wanted}"
+    body = json.dumps(json_schema(schema, portable=False), ensure_ascii=False)
+    return f"Answer with one JSON object and nothing else. It must fit this JSON Schema:\n{body}"
 
 
 def json_schema(schema: type[Record], *, portable: bool) -> dict[str, Any]:
-    """All fields are required and none has a default, as strict structured output wants it."""
-    made = schema.model_json_schema()
-    made.pop("description", None)  # of the class, for its readers
-    tidied = _tidy(made, {"title", "default"} | (UNPORTABLE if portable else set()))
+    """Returns the JSON Schema with all fields required and no defaults, as strict structured output needs it."""
+    full = schema.model_json_schema()
+    full.pop("description", None)  # of the class, for its readers
+    tidied = _tidy(full, {"title", "default"} | (UNPORTABLE if portable else set()))
     assert isinstance(tidied, dict)
     return tidied
 
@@ -86,31 +86,31 @@ def _tidy(node: Any, left_out: set[str]) -> Any:
         return node
     if "$ref" in node:
         return {"$ref": node["$ref"]}  # some endpoints refuse anything beside it
-    made: dict[str, Any] = {}
+    tidy: dict[str, Any] = {}
     for key, value in node.items():
         if key in ("properties", "$defs"):  # below these, keys are names
-            made[key] = {name: _tidy(inner, left_out) for name, inner in value.items()}
+            tidy[key] = {name: _tidy(inner, left_out) for name, inner in value.items()}
         elif key not in left_out:
-            made[key] = _tidy(value, left_out)
-    if "properties" in made:
-        made["required"] = list(made["properties"])
-    return made
+            tidy[key] = _tidy(value, left_out)
+    if "properties" in tidy:
+        tidy["required"] = list(tidy["properties"])
+    return tidy
 
 
 def read_object(text: str, schema: type[R]) -> R:
-    """The last JSON object in `text` that fits: prose, fences and drafts may stand before. Raises Unusable."""
-    decoder, found, at = json.JSONDecoder(), None, 0
+    """Parses the last JSON object in `text` that fits; prose, fences and drafts may precede it. Raises Unusable."""
+    decoder, answer, position = json.JSONDecoder(), None, 0
     problem = Unusable("not JSON", "no JSON object in the answer")
-    while (start := text.find("{", at)) >= 0:
+    while (start := text.find("{", position)) >= 0:
         try:
-            value, at = decoder.raw_decode(text, start)
+            value, position = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
-            at = start + 1
+            position = start + 1
             continue
         try:
-            found = schema.model_validate(value)
+            answer = schema.model_validate(value)
         except ValidationError as error:
             problem = Unusable("does not fit the schema", explain(error))
-    if found is None:
+    if answer is None:
         raise problem
-    return found
+    return answer

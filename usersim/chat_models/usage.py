@@ -1,4 +1,4 @@
-"""What asking a model came to: requests, tokens, failures, money."""
+"""Usage of a model: requests, tokens, failures, cost."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 
 @dataclass
-class Usage:
-    """What asking came to. Cached answers cost nothing and count only as hits."""
+class ModelUsage:
+    """Usage counts. Cached answers cost nothing and count only as hits."""
 
     price_in: float | None = None
-    """Per million prompt tokens, in any currency."""
+    """Price per million prompt tokens, in any currency."""
     price_out: float | None = None
     questions: int = 0
     cache_hits: int = 0
@@ -21,12 +21,12 @@ class Usage:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
-    """Summed over requests, which run side by side."""
+    """Sum over requests, which run concurrently."""
     failures: Counter[str] = field(default_factory=Counter)
 
     @property
     def cost(self) -> float | None:
-        """None when no price was given."""
+        """Cost in the currency of the prices; None without a price."""
         if self.price_in is None and self.price_out is None:
             return None
         spent = self.prompt_tokens * (self.price_in or 0) + self.completion_tokens * (self.price_out or 0)

@@ -1,8 +1,8 @@
-"""`usersim calibrate`: fits P(end) of a User LM on people's own ends and writes it into its `userlm.json`.
+"""`usersim calibrate`: calibrates P(end) of a User LM on where people ended, and writes it to its `userlm.json`.
 
 usersim calibrate runs/userlm-135m data/userlm/dev.jsonl
 
-Each conversation is read with parts of its profile dropped as in training; the first turn decides nothing.
+Parts of each profile are dropped as in training. The first turn is not used.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from usersim.cli import console, emit_json, show
 from usersim.decoding.end_calibration import Decision, brier, fit
 from usersim.errors import ConfigError, DataError
-from usersim.rendering.conditioning import thin
+from usersim.rendering.conditioning import drop_conditions
 from usersim.rendering.renderer import Renderer, read_settings, write_settings
 from usersim.storage.records import read_records
 from usersim.types import Conversation, UserProfile
@@ -30,18 +30,29 @@ def main(argv: list[str]) -> int:
         prog="usersim calibrate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=Path, help="run, adapter or model folder; its userlm.json is written")
-    parser.add_argument("dev", nargs="+", help="conversations that it was not trained on")
-    parser.add_argument("--conversations", type=int, default=400, help="at most so many, evenly spaced")
-    parser.add_argument("--seed", type=int, default=0, help="of what is dropped from the profiles")
+    parser.add_argument("dev", nargs="+", help="files of conversations that the model was not trained on")
+    parser.add_argument(
+        "--conversations",
+        type=int,
+        default=400,
+        help="maximum number of conversations, evenly spaced (default: 400)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the dropped profile parts (default: 0)")
     parser.add_argument("--dry-run", action="store_true", help="fit and report; write nothing")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    parser.add_argument("--json-out", metavar="FILE", help="write it there")
+    parser.add_argument("--json-out", metavar="FILE", help="write the JSON document to FILE")
     args = parser.parse_args(argv)
     people = [conversation for path in args.dev for conversation in read_records(path, Conversation)]
     people = people[:: max(1, len(people) // max(1, args.conversations))][: args.conversations]
-    places = decisions_of_all(args.model, people, seed=args.seed)
-    facts = report(places)
-    calibration = fit([place for of_one in places for place in of_one])
+    decisions_by_conversation = decisions_of_all(args.model, people, seed=args.seed)
+    facts = report(decisions_by_conversation)
+    calibration = fit(
+        [
+            decision
+            for conversation_decisions in decisions_by_conversation
+            for decision in conversation_decisions
+        ]
+    )
     if not args.dry_run:
         folder = settings_folder(args.model)
         write_settings(read_settings(folder).model_copy(update={"calibration": calibration}), folder)
@@ -53,7 +64,7 @@ def main(argv: list[str]) -> int:
 
 
 def settings_folder(model: Path) -> Path:
-    """Folder of the `userlm.json` of a run, an adapter or a model; raises ConfigError where there is none."""
+    """Returns the folder with `userlm.json` of a run, adapter or model. Raises ConfigError without one."""
     for folder in (model / "adapter", model / "model", model):
         if (folder / "userlm.json").is_file():
             return folder
@@ -63,7 +74,7 @@ def settings_folder(model: Path) -> Path:
 
 
 def decisions_of_all(model: Path, people: Sequence[Conversation], *, seed: int) -> list[list[Decision]]:
-    """By conversation; raises DataError where all people left or all went on."""
+    """Returns decisions by conversation. Raises DataError if all people left or all continued."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -75,32 +86,34 @@ def decisions_of_all(model: Path, people: Sequence[Conversation], *, seed: int) 
     renderer = Renderer.from_pretrained(path)
     weights: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype(device))
     weights = weights.to(device).eval()
-    places = []
+    decisions_by_conversation = []
     with torch.inference_mode():
         for conversation in console_progress(people):
             rng = random.Random(f"{seed}:{conversation.source}:{conversation.id}")
-            profile = thin(conversation.profile, rng, unsaid=conversation.unsaid)
-            places.append(list(decisions(weights, renderer, conversation, profile)))
-    left = [place.left for of_one in places for place in of_one]
+            profile = drop_conditions(conversation.profile, rng, unsaid=conversation.unsaid)
+            decisions_by_conversation.append(list(decisions(weights, renderer, conversation, profile)))
+    left = [
+        decision.left
+        for conversation_decisions in decisions_by_conversation
+        for decision in conversation_decisions
+    ]
     if not any(left) or all(left):
-        kind = "goes on" if left and all(left) else "leaves"
-        raise DataError(f"nobody {kind} in {len(people)} conversations; P(end) cannot be fitted on them")
-    return places
+        kind = "continues" if left and all(left) else "leaves"
+        raise DataError(f"no person {kind} in {len(people)} conversations; calibrate P(end) on others")
+    return decisions_by_conversation
 
 
 def decisions(
     model: Any, renderer: Renderer, conversation: Conversation, profile: UserProfile
 ) -> Iterator[Decision]:
-    """Decisions of a person to leave or go on, after the first turn, with the model's own P(end)."""
+    """Yields decisions of a person to leave or continue, after the first turn, with the model's raw P(end)."""
     import torch
 
     end, user_turns = renderer.settings.end_of_conversation_id, 0
     for example in renderer.examples(conversation, profile=profile):
         on = example.supervised
         starts = [i for i in range(1, len(on)) if on[i] and not on[i - 1]]
-        rows = (
-            torch.tensor(starts, device=model.device) - 1
-        )  # the logits that predict a token stand before it
+        rows = torch.tensor(starts, device=model.device) - 1  # logits at a position predict the next token
         ids = torch.tensor([example.ids], device=model.device)
         logits_PV: torch.Tensor = model(input_ids=ids, logits_to_keep=rows, use_cache=False).logits[0].float()
         for start, probability in zip(starts, torch.softmax(logits_PV, -1)[:, end].tolist(), strict=True):
@@ -109,19 +122,26 @@ def decisions(
             user_turns += 1
 
 
-def report(places: Sequence[Sequence[Decision]]) -> dict[str, Any]:
-    """Brier scores as it is and calibrated, the latter fitted on the other half of the conversations."""
-    halves = [[place for of_one in places[start::2] for place in of_one] for start in (0, 1)]
+def report(decisions_by_conversation: Sequence[Sequence[Decision]]) -> dict[str, Any]:
+    """Returns Brier scores before and after calibration, the latter cross-fitted over two halves of conversations."""
+    halves = [
+        [
+            decision
+            for conversation_decisions in decisions_by_conversation[start::2]
+            for decision in conversation_decisions
+        ]
+        for start in (0, 1)
+    ]
     every = [*halves[0], *halves[1]]
     squared_errors = [
         brier(half, fit(other)) * len(half) for half, other in zip(halves, halves[::-1], strict=True) if half
     ]
-    left = sum(place.left for place in every) / len(every)
+    left = sum(decision.left for decision in every) / len(every)
     return {
-        "conversations": len(places),
+        "conversations": len(decisions_by_conversation),
         "decisions": len(every),
         "left": left,
-        "mean_end_probability": sum(place.end_probability for place in every) / len(every),
+        "mean_end_probability": sum(decision.end_probability for decision in every) / len(every),
         "brier_of_a_constant": left * (1 - left),
         "brier": brier(every),
         "brier_calibrated": sum(squared_errors) / len(every),
@@ -131,4 +151,4 @@ def report(places: Sequence[Sequence[Decision]]) -> dict[str, Any]:
 def console_progress(people: Sequence[Conversation]) -> Iterator[Conversation]:
     from rich.progress import track
 
-    yield from track(people, description="reading", console=console, transient=True)
+    yield from track(people, description="scoring", console=console, transient=True)

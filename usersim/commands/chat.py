@@ -1,4 +1,4 @@
-"""`usersim chat`: you play the assistant, the User LM plays the person."""
+"""`usersim chat`: interactive chat where you are the assistant and the User LM is the user."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def main(argv: list[str]) -> int:
     console.print("You are the assistant. An empty line or Ctrl-D ends it.", style="dim")
     turns: list[Turn] = []
     while True:
-        said = run(user(profile, turns, seed=args.seed + len(turns)))
-        if said.ends:
-            console.print(f"(the user leaves; P(end) {said.end_probability:.2f})", style="dim")
+        user_turn = run(user(profile, turns, seed=args.seed + len(turns)))
+        if user_turn.ends:
+            console.print(f"(the user leaves; P(end) {user_turn.end_probability:.2f})", style="dim")
             return 0
-        sys.stdout.write(f"user: {said.text}\n")
+        sys.stdout.write(f"user: {user_turn.text}\n")
         sys.stdout.flush()
-        console.print(f"P(end) {said.end_probability:.2f}", style="dim")
-        turns.append(Turn(role="user", text=said.text))
+        console.print(f"P(end) {user_turn.end_probability:.2f}", style="dim")
+        turns.append(Turn(role="user", text=user_turn.text))
         reply = _reply()
         if not reply:
             return 0

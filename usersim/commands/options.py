@@ -1,4 +1,4 @@
-"""What `sample`, `chat` and `simulate` share: who the user is, who the assistant is."""
+"""Shared options of `sample`, `chat` and `simulate`: user and assistant."""
 
 from __future__ import annotations
 
@@ -21,8 +21,12 @@ from usersim.users.userlm import UserLM
 
 def add_user_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--goal", help="what the user wants: text, or a Goal as JSON")
-    parser.add_argument("--persona", help="who is talking and how: text, or a Persona as JSON")
-    parser.add_argument("--url", default=os.environ.get("USERSIM_URL"), help="a running `usersim serve`")
+    parser.add_argument("--persona", help="character and style of the user: text, or a Persona as JSON")
+    parser.add_argument(
+        "--url",
+        default=os.environ.get("USERSIM_URL"),
+        help="URL of a running `usersim serve` (default: $USERSIM_URL)",
+    )
     parser.add_argument("--model", help="a run directory or model folder, loaded in this process")
     parser.add_argument("--seed", type=int, default=0)
 
@@ -49,7 +53,7 @@ def _object(text: str, kind: Any, option: str) -> Any:
 
 
 def turns_from(path: str | None) -> list[dict[str, str]]:
-    """A JSON list of turns, or an object with `turns` or `messages`."""
+    """Reads a JSON list of turns, or an object with `turns` or `messages`. Raises DataError."""
     if path is None:
         return []
     file = Path(path)
@@ -69,7 +73,7 @@ def turns_from(path: str | None) -> list[dict[str, str]]:
 
 
 def assistant_from(where: str, *, max_tokens: int = 160) -> Assistant:
-    """`local` (the base model in this process) or the base URL of any OpenAI-compatible endpoint."""
+    """Returns an assistant: `local` (the base model in this process) or the URL of an OpenAI-compatible endpoint."""
     from usersim.chat_models.openai_chat import ChatSettings, HttpChat
 
     settings = ChatSettings(max_tokens=max_tokens)
@@ -80,5 +84,5 @@ def assistant_from(where: str, *, max_tokens: int = 160) -> Assistant:
         return LocalChat.from_pretrained(build_base(), settings=settings)
     url, _, model = where.partition("#")
     if not url.startswith(("http://", "https://", "unix:")):
-        raise ConfigError(f"--assistant {where!r}: say `local`, or a URL (URL#model names the model)")
+        raise ConfigError(f"--assistant {where!r}: write `local`, or a URL (URL#model names the model)")
     return HttpChat(url, model=model or None, api_key=os.environ.get("OPENAI_API_KEY"), settings=settings)

@@ -1,4 +1,4 @@
-"""`usersim population`: fits a population of users to chat logs, compares it with held-out people, draws users.
+"""`usersim population`: fits a population of users to chat logs, compares it with held-out people, samples users.
 
 usersim population fit data/mine/train.jsonl --out runs/mine
 usersim population compare data/mine/dev.jsonl --model runs/mine --svg population.svg
@@ -43,18 +43,22 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument(
         "--out", required=True, metavar="MODEL", help="run, adapter or model folder, or a .json file"
     )
-    compare = actions.add_parser("compare", help="compare drawn users with held-out people")
-    compare.add_argument("conversations", nargs="+", help="conversations of people it was not fitted to")
-    compare.add_argument("--users", type=int, default=5000, metavar="N", help="users to draw (default: 5000)")
-    compare.add_argument("--svg", metavar="FILE", help="write the plot there")
-    sample = actions.add_parser("sample", help="draw users; one profile a line on stdout")
-    sample.add_argument("-n", type=int, default=1, help="users to draw (default: 1)")
+    compare = actions.add_parser("compare", help="compare sampled users with held-out people")
+    compare.add_argument(
+        "conversations", nargs="+", help="conversations of people that the population was not fitted to"
+    )
+    compare.add_argument(
+        "--users", type=int, default=5000, metavar="N", help="number of sampled users (default: 5000)"
+    )
+    compare.add_argument("--svg", metavar="FILE", help="write the plot to FILE")
+    sample = actions.add_parser("sample", help="sample users; one profile per line on stdout")
+    sample.add_argument("-n", type=int, default=1, help="number of users (default: 1)")
     for action in (compare, sample):
         action.add_argument("--model", help="as --out of fit (default: the shipped model)")
-        action.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
+        action.add_argument("--seed", type=int, default=0, help="seed of the sample (default: 0)")
     for action in (fit, compare):
         action.add_argument("--json", action="store_true", help="one JSON document on stdout")
-        action.add_argument("--json-out", metavar="FILE", help="write it there")
+        action.add_argument("--json-out", metavar="FILE", help="write the JSON document to FILE")
     return parser
 
 

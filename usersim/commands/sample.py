@@ -16,7 +16,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="usersim sample", description=__doc__)
     add_user_options(parser)
     parser.add_argument("--turns", metavar="FILE", help="JSON history; empty, or ending with the assistant")
-    parser.add_argument("-n", type=int, default=1, help="how many alternatives")
+    parser.add_argument("-n", type=int, default=1, help="number of alternative turns (default: 1)")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--json-out", metavar="FILE")
     parser.add_argument("--dry-run", action="store_true", help="print the user's system message and stop")
@@ -30,12 +30,12 @@ def main(argv: list[str]) -> int:
         return 0
     if args.n < 1:
         parser.error("-n must be at least 1")
-    said = run(user_from(args).sample(profile, turns, n=args.n, seed=args.seed))
-    emit_json({"turns": [turn.model_dump() for turn in said]}, stdout=args.json, path=args.json_out)
+    user_turns = run(user_from(args).sample(profile, turns, n=args.n, seed=args.seed))
+    emit_json({"turns": [turn.model_dump() for turn in user_turns]}, stdout=args.json, path=args.json_out)
     if not args.json:
-        sys.stdout.write("\n".join(map(_line, said)) + "\n")
+        sys.stdout.write("\n".join(map(_line, user_turns)) + "\n")
     return 0
 
 
-def _line(said: UserTurn) -> str:
-    return f"{'(leaves)' if said.ends else said.text}   [P(end) {said.end_probability:.2f}]"
+def _line(turn: UserTurn) -> str:
+    return f"{'(leaves)' if turn.ends else turn.text}   [P(end) {turn.end_probability:.2f}]"

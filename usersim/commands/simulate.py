@@ -1,7 +1,7 @@
-"""`usersim simulate`: whole conversations between a simulated user and an assistant, from a file of goals.
+"""`usersim simulate`: simulates conversations between a user and an assistant, from a file of goals.
 
-The user is ours (`--url`, `--model`) or any chat model told to play one (`--prompted`). How the conversations were made
-is written beside them (`OUT.run.json`). Repeating the command goes on with what is missing.
+The user is a User LM (`--url`, `--model`) or a prompted chat model (`--prompted`). The settings are written beside the
+conversations (`OUT.run.json`). The same command resumes an incomplete batch.
 """
 
 from __future__ import annotations
@@ -29,13 +29,21 @@ from usersim.users.guards import Guards
 from usersim.users.policies import POLICIES, with_policy
 from usersim.users.prompted import BY_NAME, PromptedUser, prompt_hash
 from usersim.users.protocols import User
-from usersim.users.simulate import Case, Journal, Outcome, read_cases, repeated, run_file, simulate
+from usersim.users.simulate import (
+    BatchJournal,
+    Case,
+    SimulationResult,
+    read_cases,
+    repeated,
+    run_file,
+    simulate,
+)
 from usersim.users.userlm import UserLM
 from usersim.weights.default_model import file_hash
 
 SAMPLED = {"user_tokens": 192, "user_temperature": 1.0}
-"""Of a prompted user: as a User LM samples (`usersim.users.protocols.Sampling`)."""
-IDENTITY = (
+"""Sampling defaults of a prompted user, equal to those of a User LM (`usersim.users.protocols.Sampling`)."""
+RESUME_KEYS = (
     *("turns", "seed", "system", "repeat", "policy", "name"),
     *("url", "model", "prompted", "user_tokens", "user_temperature", "assistant", "assistant_tokens"),
 )
@@ -54,19 +62,19 @@ def main(argv: list[str]) -> int:
 
 
 def _run(args: argparse.Namespace, argv: list[str], cases: list[Case], settings: dict[str, object]) -> int:
-    journal = Journal(args.out, settings)
+    journal = BatchJournal(args.out, settings)
     missing = [case for case in cases if case.id not in journal.finished]
     if len(missing) < len(cases):
         console.print(f"resuming: {len(cases) - len(missing)} of {len(cases)} are there", style="dim")
-    outcome, session = Outcome(), None
+    outcome, session = SimulationResult(), None
     if missing:
         user, assistant, began = _user(args), _chat(args.assistant, args.assistant_tokens), time.monotonic()
         outcome = _simulate(args, user, assistant, missing, journal)
         session = _session(argv, user, assistant, outcome, time.monotonic() - began)
     if outcome.not_begun:
         raise BackendError(
-            f"given up after failures in a row ({outcome.first_error}); {len(journal.finished)} of {len(cases)} "
-            "conversations are kept: run the same command again to go on"
+            f"stopped after consecutive failures ({outcome.first_error}); {len(journal.finished)} of {len(cases)} "
+            "conversations are kept: run the same command again to resume"
         )
     if not journal.finished:
         raise BackendError(f"all {len(missing)} conversations failed; the first: {outcome.first_error}")
@@ -79,7 +87,7 @@ def _run(args: argparse.Namespace, argv: list[str], cases: list[Case], settings:
         failed = dict(outcome.failed) or 0
         console.print(f"{count} conversations in {args.out}; failed and left out: {failed}")
         if outcome.failed:
-            console.print(f"{outcome.first_error}; run the same command again to try those anew", style="dim")
+            console.print(f"{outcome.first_error}; run the same command again to retry those", style="dim")
     return 0
 
 
@@ -99,8 +107,8 @@ def _cases(args: argparse.Namespace) -> list[Case]:
 
 
 def _settings(args: argparse.Namespace) -> dict[str, object]:
-    """What a batch must share with the one that goes on with it: the matched conditions, in full."""
-    settings = {key: getattr(args, key) for key in IDENTITY}
+    """Returns the settings that a resumed batch must share with the first one."""
+    settings = {key: getattr(args, key) for key in RESUME_KEYS}
     settings["goals"] = Path(args.goals).name
     settings["goals_sha256"] = file_hash(Path(args.goals))
     if args.prompted:
@@ -111,8 +119,8 @@ def _settings(args: argparse.Namespace) -> dict[str, object]:
 
 
 def _simulate(
-    args: argparse.Namespace, user: User, assistant: Assistant, missing: list[Case], journal: Journal
-) -> Outcome:
+    args: argparse.Namespace, user: User, assistant: Assistant, missing: list[Case], journal: BatchJournal
+) -> SimulationResult:
     columns = (
         TextColumn("conversations"),
         *(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()),
@@ -122,14 +130,14 @@ def _simulate(
         task = progress.add_task("", total=len(missing), failed="")
         failed = 0
 
-        def done(made: Conversation | None) -> None:
+        def done(conversation: Conversation | None) -> None:
             nonlocal failed
-            if made is not None:
-                journal.add(made)
-            failed += made is None
+            if conversation is not None:
+                journal.add(conversation)
+            failed += conversation is None
             progress.update(task, advance=1, failed=f"{failed} failed" if failed else "")
 
-        async def everything() -> Outcome:
+        async def simulate_all() -> SimulationResult:
             try:
                 return await simulate(
                     user,
@@ -146,7 +154,7 @@ def _simulate(
             finally:
                 await _close(user, assistant)
 
-        return run(everything())
+        return run(simulate_all())
 
 
 async def _close(*speakers: Any) -> None:
@@ -176,7 +184,7 @@ def _speaker(args: argparse.Namespace) -> User:
 
 
 def _chat(where: str, max_tokens: int, temperature: float = 0.7, *, option: str = "--assistant") -> Any:
-    """`local`, or an endpoint (URL or URL#model) whose replies and tokens are counted."""
+    """Returns a chat model: `local`, or an endpoint (URL or URL#model) with counted replies and tokens."""
     url, _, model = where.partition("#")
     settings = ChatSettings(max_tokens=max_tokens, temperature=temperature)
     if url == "local":
@@ -187,20 +195,20 @@ def _chat(where: str, max_tokens: int, temperature: float = 0.7, *, option: str 
 
         return LocalChat.from_pretrained(build_base(), settings=settings)
     if not url.startswith(("http://", "https://", "unix:")):
-        raise ConfigError(f"{option} {where!r}: say `local`, or a URL (URL#model names the model)")
+        raise ConfigError(f"{option} {where!r}: write `local`, or a URL (URL#model names the model)")
     settings = ChatSettings(max_tokens=max_tokens, temperature=temperature)
     return EndpointChat(url, model=model or None, api_key=os.environ.get("OPENAI_API_KEY"), settings=settings)
 
 
 def _session(
-    argv: list[str], user: User, assistant: Assistant, outcome: Outcome, seconds: float
+    argv: list[str], user: User, assistant: Assistant, outcome: SimulationResult, seconds: float
 ) -> dict[str, object]:
-    """What came out of it, and who took part: names as the engines gave them."""
+    """Returns the record of one session: its results, and the engines' names of user and assistant."""
     return {
         "command": command_line(["simulate", *argv]),
         "version": __version__,
-        "user": _who(user),
-        "assistant": _who(assistant),
+        "user": _participant(user),
+        "assistant": _participant(assistant),
         "failed": dict(outcome.failed),
         "first_error": outcome.first_error,
         "retries": outcome.retries,
@@ -208,22 +216,22 @@ def _session(
     }
 
 
-def _who(speaker: Any) -> dict[str, object]:
+def _participant(speaker: Any) -> dict[str, object]:
     inner = getattr(speaker, "user", speaker)  # of a policy
     chat = getattr(inner, "chat", inner)  # of a prompted user
-    said: dict[str, object] = {"kind": type(inner).__name__, "name": getattr(speaker, "name", None)}
-    said["model"] = getattr(chat, "model", None)
+    facts: dict[str, object] = {"kind": type(inner).__name__, "name": getattr(speaker, "name", None)}
+    facts["model"] = getattr(chat, "model", None)
     if isinstance(chat, EndpointChat):
-        said |= {**chat.counts(), **chat.settings.model_dump()}
+        facts |= {**chat.counts(), **chat.settings.model_dump()}
     if isinstance(inner, PromptedUser):
-        said["prompt_hash"] = prompt_hash(inner.prompt)
+        facts["prompt_hash"] = prompt_hash(inner.prompt)
     if isinstance(inner, UserLM):
-        said |= {"guards": inner.guards.model_dump(), "sampling": inner.sampling.model_dump()}
+        facts |= {"guards": inner.guards.model_dump(), "sampling": inner.sampling.model_dump()}
     elif isinstance(inner, PromptedUser):
-        said["guards"] = Guards.off().model_dump()
+        facts["guards"] = Guards.off().model_dump()
     if speaker is not inner:
-        said["policy"] = speaker.policy.model_dump()
-    return said
+        facts["policy"] = speaker.policy.model_dump()
+    return facts
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -232,31 +240,56 @@ def _parser() -> argparse.ArgumentParser:
     add("--goals", required=True, metavar="FILE", help="JSONL: {id?, goal, persona?} or Conversations")
     add("--assistant", required=True, help="`local`, or an OpenAI-compatible URL[#model]")
     add("--out", required=True, metavar="FILE")
-    add("--url", default=os.environ.get("USERSIM_URL"), help="a running `usersim serve`")
+    add(
+        "--url",
+        default=os.environ.get("USERSIM_URL"),
+        help="URL of a running `usersim serve` (default: $USERSIM_URL)",
+    )
     add("--model", help="a User LM loaded in this process; with --prompted, the endpoint's model")
     add("--prompted", metavar="local|URL", help="baseline: this chat model prompted to play the user")
-    add("--prompt", choices=list(BY_NAME), default="plain", help="careful: for large instruct models (plain)")
+    add(
+        "--prompt",
+        choices=list(BY_NAME),
+        default="plain",
+        help="prompt of --prompted; careful: for large instruct models (default: plain)",
+    )
     add(
         "--policy",
         metavar="NAME[:KEY=VALUE,…]",
-        help=f"a user who does not cooperate: {', '.join(POLICIES)}",
+        help=f"policy of an uncooperative user: {', '.join(POLICIES)}",
     )
     add(
         "--no-guards",
         action="store_true",
-        help="take a User LM's first attempt, as for people (with --model)",
+        help="accept a User LM's first attempt (with --model)",
     )
-    add("--user-tokens", type=int, default=SAMPLED["user_tokens"], help="of a prompted user's turn")
-    add("--user-temperature", type=float, default=SAMPLED["user_temperature"], help="of a prompted user")
+    add(
+        "--user-tokens",
+        type=int,
+        default=SAMPLED["user_tokens"],
+        help="maximum tokens of a prompted user's turn (default: 192)",
+    )
+    add(
+        "--user-temperature",
+        type=float,
+        default=SAMPLED["user_temperature"],
+        help="temperature of a prompted user (default: 1.0)",
+    )
     add("--name", help="source recorded in the conversations")
-    add("--turns", type=int, default=8, help="most user turns a conversation")
-    add("--repeat", type=int, default=1, metavar="K", help="conversations a goal, from seeds of their own")
+    add("--turns", type=int, default=8, help="maximum user turns per conversation (default: 8)")
+    add(
+        "--repeat",
+        type=int,
+        default=1,
+        metavar="K",
+        help="conversations per goal, with different seeds (default: 1)",
+    )
     add("--system", help="the assistant's system prompt")
     add("--assistant-tokens", type=int, default=160)
-    add("--limit", type=int, help="the first N goals only")
+    add("--limit", type=int, help="simulate only the first N goals (default: all)")
     add("--seed", type=int, default=0)
-    add("--concurrency", type=int, default=32, help="conversations at a time")
-    add("--retries", type=int, default=2, help="of a turn that an engine could not give")
+    add("--concurrency", type=int, default=32, help="maximum conversations at a time (default: 32)")
+    add("--retries", type=int, default=2, help="retries of a turn after an engine failure (default: 2)")
     add("--dry-run", action="store_true")
     add("--json", action="store_true")
     add("--json-out", metavar="FILE")

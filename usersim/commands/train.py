@@ -24,10 +24,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     parser.add_argument(
-        "--export", action="store_true", help="make the last checkpoint the result; train no further"
+        "--export", action="store_true", help="export the last checkpoint as the result, without training"
     )
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    parser.add_argument("--json-out", metavar="FILE", help="write it there")
+    parser.add_argument("--json-out", metavar="FILE", help="write the JSON document to FILE")
     args = parser.parse_args(argv)
     config = load_config(TrainConfig, args.config, args.overrides)
     from usersim.training.finetune import dry_run, train  # torch and TRL take longer than all of the above

@@ -1,1 +1,1 @@
-"""Drawing tokens: decoding parameters, random streams, top-k and top-p, calibration of P(end)."""
+"""Decoding: sampling parameters, random streams, top-k and top-p, calibration of P(end)."""

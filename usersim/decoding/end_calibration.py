@@ -1,7 +1,7 @@
-"""P(end of conversation) put right after training, on people's own ends: a logistic curve with turn terms.
+"""Calibration of P(end of conversation) after training, on where people ended: logistic regression with turn terms.
 
-What a model says of leaving is trained on a mixture of conditions and a share of openings, so that its level and its
-spread are off. `fit` finds four numbers on dev; `userlm.json` keeps them; every P(end) goes through them.
+A model's P(end) is trained on a mixture of conditions and a share of openings, so that its level and its spread are
+biased. `fit` estimates four parameters on dev, `userlm.json` stores them, and they are applied to every P(end).
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from usersim.types import Record
 
 CLIP = 1e-6
 RIDGE = 1.0
-"""Pull of each term towards leaving P(end) as it is, in squared units: a hundred conversations overrule it."""
+"""L2 penalty towards the identity, weak against a hundred conversations."""
 
 
 class Calibration(Record):
-    """logit P'(end) = slope · logit P(end) + bias + log_turns · ln(user turns) + first (after one turn only)."""
+    """Calibration: logit P'(end) = slope · logit P(end) + bias + log_turns · ln(user turns) + first (after one turn
+    only)."""
 
     slope: float = 1.0
     bias: float = 0.0
@@ -27,7 +28,7 @@ class Calibration(Record):
     first: float = 0.0
 
     def __call__(self, probability: float, *, user_turns: int) -> float:
-        """P'(end) where the person has said `user_turns` turns (none counts as one)."""
+        """Returns P'(end) after `user_turns` user turns (0 counts as 1)."""
         weights = (self.slope, self.bias, self.log_turns, self.first)
         logit = sum(w * term for w, term in zip(weights, _terms(probability, user_turns), strict=True))
         return 1 / (1 + math.exp(-min(50.0, max(-50.0, logit))))
@@ -35,18 +36,21 @@ class Calibration(Record):
 
 @dataclass(frozen=True)
 class Decision:
-    """A place where a person left or went on."""
+    """Point of a conversation where a person left or continued."""
 
     end_probability: float
-    """As the model says, not calibrated."""
+    """Raw P(end) of the model."""
     user_turns: int
-    """User turns so far."""
+    """Number of user turns so far."""
     left: bool
 
 
 def fit(decisions: Sequence[Decision]) -> Calibration:
-    """The likeliest curve, pulled towards no change; that itself where people only left, or only went on."""
-    import numpy as np  # not for a `Calibration` that is read and used
+    """Fits a calibration by penalised maximum likelihood.
+
+    Returns the identity if all people left or all continued.
+    """
+    import numpy as np  # not needed to read and apply a `Calibration`
 
     left = np.array([decision.left for decision in decisions], dtype=np.float64)
     if not len(left) or left.min() == left.max():
@@ -65,7 +69,7 @@ def fit(decisions: Sequence[Decision]) -> Calibration:
         gradient = terms.T @ (share - left) + RIDGE * (weights - neutral)
         curvature = (terms * (share * (1 - share))[:, None]).T @ terms + RIDGE * np.eye(4)
         step = np.linalg.solve(curvature, gradient)
-        # A full step of Newton's overshoots where the curve is flat.
+        # A full Newton step overshoots where the curve is flat.
         size = next((s for s in 0.5 ** np.arange(40) if cost(weights - s * step) < cost(weights)), 0.0)
         weights -= size * step
         if float(np.abs(size * step).max()) < 1e-8:
@@ -75,7 +79,7 @@ def fit(decisions: Sequence[Decision]) -> Calibration:
 
 
 def brier(decisions: Sequence[Decision], calibration: Calibration | None = None) -> float:
-    """Mean squared error of P(end), calibrated or as it is."""
+    """Returns the Brier score (mean squared error) of P(end), calibrated if `calibration` is given."""
     total = 0.0
     for decision in decisions:
         probability = decision.end_probability

@@ -1,8 +1,8 @@
-"""Random streams: the noise that a seed stands for.
+"""Random streams: derivation of sampler seeds.
 
-Samplers draw alike from equal seeds, whatever the prompt: users of different goals, and turns of one conversation,
-would say and do alike together. So the seed that a sampler gets is mixed with a hash of the prompt, and seed i of n
-lies as far from the others as any two seeds do. Common random numbers, where they are wanted, are the seed itself.
+Equal seeds give samplers equal noise, whatever the prompt. Users with different goals, and turns of one conversation,
+would then be correlated. So the sampler's seed is mixed with a hash of the prompt, and the n seeds of a request are
+scattered like any other seeds. With common random numbers the sampler's seed is the seed itself.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Sequence
 
 BITS = 53
-"""Size of a derived seed: a JSON number that every client reads exactly."""
+"""Bits of a derived seed: a JSON number that every client reads exactly."""
 WORD: int = 2**BITS
 FIRST, SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 """Multipliers of SplitMix64 (Steele, Lea & Flood 2014, OOPSLA), whose steps are invertible."""
@@ -21,19 +21,20 @@ SECOND_UNDONE: int = pow(SECOND, -1, WORD)
 
 
 def non_negative(seed: int) -> int:
-    """The seed as samplers and engines count from it: a negative one as a large one, so that n of them do not wrap."""
+    """Maps a negative seed to a large one, so that n consecutive seeds do not wrap."""
     return seed if 0 <= seed < 2**63 else seed % 2**62
 
 
 def sampler_seed(seed: int, prompt_ids: Sequence[int], *, common: bool) -> int:
-    """Seed for a sampler (`Draw.seed`); its n continuations take the n seeds from there on."""
+    """Returns the seed for a sampler (`Draw.seed`). Its n continuations use n consecutive seeds from there on."""
     if common:
         return non_negative(seed)
     return (_scatter(seed) + _hash(array("q", prompt_ids).tobytes())) % 2**62
 
 
 def nth_seed(seed: int, index: int, *, common: bool) -> int:
-    """The seed from which a request for one gets continuation `index` of a request from `seed`."""
+    """Returns the seed with which a request for one continuation reproduces continuation `index` of a request with
+    `seed`."""
     if index == 0:
         return seed
     if common:
@@ -42,7 +43,7 @@ def nth_seed(seed: int, index: int, *, common: bool) -> int:
 
 
 def _scatter(seed: int) -> int:
-    """One to one on seeds of 53 bits, to which others are hashed; neighbours land far apart."""
+    """Scatters neighbouring seeds: a bijection on 53-bit seeds; other seeds are hashed to 53 bits first."""
     word = seed if 0 <= seed < WORD else _hash(str(seed).encode()) % WORD
     word = (word ^ word >> 30) * FIRST % WORD
     word = (word ^ word >> 27) * SECOND % WORD
@@ -50,14 +51,14 @@ def _scatter(seed: int) -> int:
 
 
 def _gather(word: int) -> int:
-    """Undoes `_scatter` of 53 bits."""
+    """Inverts `_scatter` for 53-bit seeds."""
     word = _unshift(word % WORD, 31) * SECOND_UNDONE % WORD
     word = _unshift(word, 27) * FIRST_UNDONE % WORD
     return _unshift(word, 30)
 
 
 def _unshift(word: int, by: int) -> int:
-    """The x of which `word` is x ^ x >> by; two steps are enough for the shifts here."""
+    """Returns x for `word` = x ^ x >> by; two steps suffice for the shifts used here."""
     return word ^ word >> by ^ word >> 2 * by
 
 

@@ -2,7 +2,7 @@
 
 Sorting a row of 49,152 logits with their ids takes torch 4 ms on one core: with a hundred rows several times the
 forward pass of a small model. The limits need values alone, which numpy sorts with vector instructions in 0.1 ms.
-The same tokens stay as in vLLM (0.32, `apply_top_k_top_p_pytorch`); of equal logits at the edge of top-p the first in
+The same tokens stay as in vLLM (0.32, `apply_top_k_top_p_pytorch`). Of equal logits at the edge of top-p the first in
 the vocabulary stay, where sorting keeps any of them.
 """
 
@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 HEADS = (256, 4096)
-"""Numbers of largest values that are searched in turn, then all; a peaked distribution needs the first alone."""
+"""Numbers of largest values that are searched in turn, before all; a peaked distribution needs only the first."""
 
 
 def nucleus(logits_BV: torch.Tensor, k_B: torch.Tensor | None, p_B: torch.Tensor) -> torch.Tensor:
-    """Puts -inf outside the top k and, of these, the smallest set whose probability reaches p.
+    """Masks logits with -inf outside the top k and, of these, outside the smallest set whose probability reaches p.
 
     Args:
-        logits_BV: float32, changed in place: a second tensor of this size costs more than the search. -inf: banned.
+        logits_BV: float32, changed in place. A second tensor of this size costs more than the search. -inf: banned.
         k_B: int, at least 1; V (or None for all rows) sets no limit. Values equal to the k-th stay with it.
         p_B: in [0, 1]; 1 sets no limit. The likeliest token always stays.
 
@@ -45,7 +45,7 @@ def nucleus(logits_BV: torch.Tensor, k_B: torch.Tensor | None, p_B: torch.Tensor
 
 
 def _largest(logits_RV: torch.Tensor, count: int) -> torch.Tensor:
-    """The `count` largest values of each row, falling."""
+    """Returns the `count` largest values of each row, in descending order."""
     if logits_RV.device.type != "cpu":
         return logits_RV.sort(descending=True).values[:, :count]
     values_RV = logits_RV.numpy()
@@ -57,8 +57,10 @@ def _largest(logits_RV: torch.Tensor, count: int) -> torch.Tensor:
 def _edges(
     logits_RV: torch.Tensor, head: int, k_R: torch.Tensor, p_R: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """From the `head` largest values of each row: the smallest that stays, how many of its equals stay (0: all of
-    them), and whether these values suffice to tell."""
+    """Searches the `head` largest values of each row.
+
+    Returns the smallest value that stays, how many of its equals stay (0: all), and whether these values suffice.
+    """
     vocabulary = logits_RV.shape[1]
     values_RH = _largest(logits_RV, head)
     is_limited_R = k_R < vocabulary
@@ -84,7 +86,7 @@ def _edges(
 
 
 def _drop_surplus(logits_BV: torch.Tensor, edge_B: torch.Tensor, ties_B: torch.Tensor) -> None:
-    """In rows with `ties_B` > 0: -inf for equals of the edge after the first `ties_B` of the row."""
+    """Masks equals of the edge value after the first `ties_B` of the row, in rows with `ties_B` > 0."""
     rows_R = (ties_B > 0).nonzero()[:, 0]
     if not len(rows_R):
         return

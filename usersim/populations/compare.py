@@ -1,9 +1,9 @@
-"""Compares users drawn from a population with held-out people: marginals, pair dependencies, distances.
+"""Comparison of users sampled from a population with held-out people: marginals, pair dependencies, distances.
 
 Marginals: Kolmogorov-Smirnov distance, the largest difference between two cumulative shares. Pair dependencies:
 difference in Spearman's correlation, with mid-ranks for ties. Intervals are 95 %, from a bootstrap over the held-out
-people. `by_chance` is the 95 % quantile of the same number for so many people drawn from the population itself: a
-number below it gives no sign that the held-out people differ from the population.
+people. `by_chance` is the 95 % quantile of the same statistic for as many people sampled from the population itself.
+Values below it are no evidence that the held-out people differ from the population.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ from usersim.populations.traits import TRAITS
 from usersim.types import Record, Style
 
 FEWEST = 30
-"""People who state an attribute, or both of a pair, below which it is not compared."""
+"""Minimum number of people with an attribute, or with both of a pair, for a comparison."""
 REPEATS = 200
 MOST_DISTANCES = 1000
-"""Users, and people, whose distance to the nearest person of the fit is measured, at most."""
+"""Maximum number of users, and of people, whose distance to the nearest fitted person is measured."""
 
 
 class MarginalComparison(Record):
-    """One attribute or trait of drawn users against held-out people."""
+    """Comparison of one attribute or trait between sampled users and held-out people."""
 
     name: str
     people: int
-    """Held-out people who state it."""
+    """Number of held-out people with the attribute."""
     ks: float
-    """Kolmogorov-Smirnov distance over those who state it; of a trait the difference in shares."""
+    """Kolmogorov-Smirnov distance over people with the attribute; for a trait, the difference in shares."""
     low: float
     high: float
-    """Bootstrap interval around `ks`, its upward bias taken off."""
+    """Bootstrap interval of `ks`, corrected for its upward bias."""
     by_chance: float
     stated_people: float
     stated_users: float
-    """Shares of the held-out people and of the drawn users who state it."""
+    """Shares of held-out people and of sampled users with the attribute."""
     middle_people: float
     middle_users: float
-    """Medians; of a trait the shares of people who have it."""
+    """Medians; for a trait, the shares of people with it."""
 
 
 class PairComparison(Record):
-    """Spearman's correlation of two attributes among held-out people and among drawn users."""
+    """Spearman correlations of two attributes among held-out people and among sampled users."""
 
     first: str
     second: str
@@ -58,44 +58,44 @@ class PairComparison(Record):
     spearman_users: float
     low: float
     high: float
-    """Interval of users minus people."""
+    """Interval of the difference, users minus people."""
 
 
 class PairSummary(Record):
-    """All pairs of one kind: two attributes of style, or a persona trait and an attribute."""
+    """Summary of all pairs of one kind: two style attributes, or a persona trait and an attribute."""
 
     pairs: int
     mean_difference: float
     """Mean over the pairs of |users - people|."""
     by_chance: float
     mean_spearman_people: float
-    """Mean of |people|: about the difference that users with independent attributes would have."""
+    """Mean of |people|, approximately the difference for users with independent attributes."""
     within_interval: float
-    """Share of the pairs whose interval of the difference holds 0."""
+    """Share of the pairs whose interval of the difference includes 0."""
 
 
 class Distances(Record):
-    """Distances to the nearest person of the fit; see `Population.distance`."""
+    """Distances to the nearest fitted person; see `Population.distance`."""
 
     stated: float
-    """The population's least distance between a drawn user and every person of the fit."""
+    """Minimum distance that the population guarantees between a sampled user and every fitted person."""
     least_users: float
-    """Smallest one measured; ranks are kept to 1/254."""
+    """Smallest measured distance; ranks are stored with a resolution of 1/254."""
     median_users: float
     median_people: float
-    """Of the held-out people."""
+    """Median distance of held-out people."""
     people_within_stated: float
-    """Share of the held-out people who are no farther than `stated` from a person of the fit."""
+    """Share of held-out people within `stated` of a fitted person."""
 
 
 class PopulationComparison(Record):
-    """Drawn users against held-out people."""
+    """Comparison of sampled users with held-out people."""
 
     people: int
     users: int
     seed: int
     mean_ks: float
-    """Over the attributes of style."""
+    """Mean over the style attributes."""
     mean_ks_by_chance: float
     style_pairs: PairSummary
     persona_pairs: PairSummary | None
@@ -108,10 +108,10 @@ class PopulationComparison(Record):
 def compare_population(
     population: Population, people: Sequence[LoggedPerson], *, users: int = 5000, seed: int = 0
 ) -> PopulationComparison:
-    """Draws `users` users and compares them with people whom the population was not fitted to.
+    """Samples `users` users and compares them with people that the population was not fitted to.
 
     Raises:
-        DataError: fewer than 30 people or users.
+        DataError: Fewer than 30 people or users, or no comparable attributes.
     """
     if min(len(people), users) < FEWEST:
         raise DataError(
@@ -119,13 +119,13 @@ def compare_population(
         )
     personas = [profile.persona for profile in population.sample(users, seed) if profile.persona]
     styles = [persona.style or Style() for persona in personas]
-    drawn = _columns(styles, [frozenset(persona.description.split(", ")) for persona in personas])
+    user_columns = _columns(styles, [frozenset(persona.description.split(", ")) for persona in personas])
     held_out = _columns([person.style for person in people], [person.traits for person in people])
     held_out["turns"] = np.where([person.leaves for person in people], held_out["turns"], np.nan)
     columns = {
-        name: (held_out[name], drawn[name])
+        name: (held_out[name], user_columns[name])
         for name in held_out
-        if min(np.isfinite(held_out[name]).sum(), np.isfinite(drawn[name]).sum()) >= FEWEST
+        if min(np.isfinite(held_out[name]).sum(), np.isfinite(user_columns[name]).sum()) >= FEWEST
         and _is_kept(population, name)
     }
     rng = np.random.default_rng(seed)
@@ -143,7 +143,9 @@ def compare_population(
     style_pairs, style_summary = _pairs(ranks, counts_BN, levels_BN, persona=False)
     persona_pairs, persona_summary = _pairs(ranks, counts_BN, levels_BN, persona=True)
     if style_summary is None:
-        raise DataError("no two attributes that enough of the held-out people state and in which they differ")
+        raise DataError(
+            "no two attributes that enough held-out people have and that vary among them; give more conversations"
+        )
     return PopulationComparison(
         people=len(people),
         users=users,
@@ -171,7 +173,7 @@ def _distances(population: Population, users: Sequence[Style], people: Sequence[
 
 
 def _is_kept(population: Population, name: str) -> bool:
-    """Whether the population knows a column; it keeps no trait that few people had."""
+    """Returns True if the population has the column; it has no trait that few people had."""
     return not name.startswith(TRAIT) or any(name in stratum.shares for stratum in population.record.strata)
 
 
@@ -190,35 +192,35 @@ def _columns(styles: Sequence[Style], traits: Sequence[frozenset[str] | None]) -
 def _marginal(
     name: str, people: Floats, users: Floats, counts_BN: Floats, levels_BN: Floats
 ) -> tuple[MarginalComparison, Floats]:
-    """The comparison, and the distances that so many people drawn from the population show, by resample."""
-    known = np.isfinite(people)
-    drawn = np.sort(users[np.isfinite(users)])
-    value = float(_ks(people[known], np.ones((1, known.sum())), drawn)[0])
-    replicates = _ks(people[known], counts_BN[:, known], drawn)
+    """Returns the comparison, and distances by resample for as many people sampled from the population."""
+    is_stated = np.isfinite(people)
+    sorted_users = np.sort(users[np.isfinite(users)])
+    value = float(_ks(people[is_stated], np.ones((1, is_stated.sum())), sorted_users)[0])
+    replicates = _ks(people[is_stated], counts_BN[:, is_stated], sorted_users)
     low, high = np.quantile(replicates - replicates.mean() + value, [0.025, 0.975])
-    resampled_BN = drawn[(levels_BN[:, : known.sum()] * len(drawn)).astype(int)]
-    by_chance = np.array([_ks(row, np.ones((1, len(row))), drawn)[0] for row in resampled_BN])
+    resampled_BN = sorted_users[(levels_BN[:, : is_stated.sum()] * len(sorted_users)).astype(int)]
+    by_chance = np.array([_ks(row, np.ones((1, len(row))), sorted_users)[0] for row in resampled_BN])
     middle = np.mean if name.startswith(TRAIT) else np.median
     marginal = MarginalComparison(
         name=name,
-        people=int(known.sum()),
+        people=int(is_stated.sum()),
         ks=value,
         low=max(0.0, float(low)),
         high=float(high),
         by_chance=float(np.quantile(by_chance, 0.95)),
-        stated_people=float(known.mean()),
+        stated_people=float(is_stated.mean()),
         stated_users=float(np.isfinite(users).mean()),
-        middle_people=float(middle(people[known])),
-        middle_users=float(middle(drawn)),
+        middle_people=float(middle(people[is_stated])),
+        middle_users=float(middle(sorted_users)),
     )
     return marginal, by_chance
 
 
 def _ks(values: Floats, counts_BN: Floats, reference: Floats) -> Floats:
-    """Distance of `values`, each counted so often, from the sorted `reference`; one for each row of counts."""
-    points, place = np.unique(values, return_inverse=True)
+    """Returns the KS distance of weighted `values` from the sorted `reference`, per row of counts."""
+    points, point_index = np.unique(values, return_inverse=True)
     mass_BP = np.zeros((len(counts_BN), len(points)))
-    np.add.at(mass_BP.T, place, counts_BN.T)
+    np.add.at(mass_BP.T, point_index, counts_BN.T)
     total_B = np.maximum(mass_BP.sum(axis=1, keepdims=True), 1)
     up_to_BP = np.cumsum(mass_BP, axis=1) / total_B
     before_BP = up_to_BP - mass_BP / total_B
@@ -233,35 +235,35 @@ def _ks(values: Floats, counts_BN: Floats, reference: Floats) -> Floats:
 def _pairs(
     ranks: dict[str, tuple[Floats, Floats]], counts_BN: Floats, levels_BN: Floats, *, persona: bool
 ) -> tuple[list[PairComparison], PairSummary | None]:
-    """Pairs of two attributes of style, or with `persona` of a trait and an attribute."""
+    """Compares pairs of two style attributes, or with `persona` of a trait and an attribute."""
     pairs, chance = [], []
     for first, second in combinations(ranks, 2):
         if [first.startswith(TRAIT), second.startswith(TRAIT)] != [False, persona]:
             continue
         people_P2, users_U2 = (np.column_stack([ranks[first][side], ranks[second][side]]) for side in (0, 1))
-        known = np.isfinite(people_P2).all(axis=1)
+        is_stated = np.isfinite(people_P2).all(axis=1)
         users_U2 = users_U2[np.isfinite(users_U2).all(axis=1)]
-        people_P2 = people_P2[known]
-        value, drawn = _spearman(people_P2), _spearman(users_U2)
-        if known.sum() < FEWEST or not np.isfinite([value, drawn]).all():
+        people_P2 = people_P2[is_stated]
+        value, users_value = _spearman(people_P2), _spearman(users_U2)
+        if is_stated.sum() < FEWEST or not np.isfinite([value, users_value]).all():
             continue
-        differences = drawn - _counted_correlation(people_P2, counts_BN[:, known])
+        differences = users_value - _counted_correlation(people_P2, counts_BN[:, is_stated])
         low, high = np.nanquantile(differences, [0.025, 0.975])
         pairs.append(
             PairComparison(
                 first=first,
                 second=second,
-                people=int(known.sum()),
+                people=int(is_stated.sum()),
                 spearman_people=value,
-                spearman_users=drawn,
+                spearman_users=users_value,
                 low=float(low),
                 high=float(high),
             )
         )
-        resampled_BN2 = users_U2[(levels_BN[:, : known.sum()] * len(users_U2)).astype(int)]
+        resampled_BN2 = users_U2[(levels_BN[:, : is_stated.sum()] * len(users_U2)).astype(int)]
         x, y = np.moveaxis(resampled_BN2 - resampled_BN2.mean(axis=1, keepdims=True), 2, 0)
         size = np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
-        chance.append(np.abs((x * y).sum(axis=1) / np.maximum(size, 1e-12) - drawn))
+        chance.append(np.abs((x * y).sum(axis=1) / np.maximum(size, 1e-12) - users_value))
     if not pairs:
         return [], None
     return pairs, PairSummary(
@@ -278,7 +280,7 @@ def _spearman(ranks_N2: Floats) -> float:
 
 
 def _counted_correlation(ranks_N2: Floats, counts_BN: Floats) -> Floats:
-    """Correlation of two columns of ranks, each row counted so often; NaN where one does not vary."""
+    """Returns the weighted correlation of two rank columns, per row of counts; NaN if one does not vary."""
     x, y = ranks_N2.T
     moments = counts_BN @ np.column_stack([np.ones_like(x), x, y, x * x, y * y, x * y])
     mean_x, mean_y, xx, yy, xy = (moments[:, 1:] / np.maximum(moments[:, :1], 1)).T

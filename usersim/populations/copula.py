@@ -1,7 +1,8 @@
-"""Gaussian copula over marginals with ties: the latent correlations that give the observed rank correlations.
+"""Gaussian copula over marginals with ties: latent correlations fitted to observed rank correlations.
 
-NORTA, "normal to anything" (Cario & Nelson 1997): two normals with latent correlation r are mapped to values through
-their marginals; r is chosen such that the values' Spearman correlation, with mid-ranks for ties, is the observed one.
+The method is NORTA, "normal to anything" (Cario & Nelson 1997). Two normals with latent correlation r are mapped to
+values through their marginals. The correlation r is chosen so that the values have the observed Spearman correlation,
+with mid-ranks for ties.
 """
 
 from __future__ import annotations
@@ -18,26 +19,26 @@ Ints = NDArray[np.int64]
 DEGREE = 24
 """Highest term of the Hermite expansion."""
 GRID = 2048
-"""Points of the unit interval at which a marginal is looked at."""
+"""Number of points of the unit interval at which a marginal is evaluated."""
 FEWEST_PAIRS = 30
-"""People who state both of two columns, below which their own correlation says too little."""
+"""Minimum number of people with both columns for a correlation of their own."""
 MOST_CORRELATED = 0.98
 
 
 def mid_ranks(values: Floats) -> Floats:
-    """Ranks between 0 and 1, tied values at the middle of their share; NaN stays NaN."""
+    """Returns ranks between 0 and 1, with mid-ranks for ties; NaN stays NaN."""
     ranks = np.full(len(values), np.nan)
-    known = np.isfinite(values)
-    if known.any():
-        _, inverse, counts = np.unique(values[known], return_inverse=True, return_counts=True)
-        ranks[known] = ((np.cumsum(counts) - counts / 2) / counts.sum())[inverse]
+    is_stated = np.isfinite(values)
+    if is_stated.any():
+        _, inverse, counts = np.unique(values[is_stated], return_inverse=True, return_counts=True)
+        ranks[is_stated] = ((np.cumsum(counts) - counts / 2) / counts.sum())[inverse]
     return ranks
 
 
 def latent_correlation(values_NC: Floats, prior_CC: Floats | None = None) -> Floats:
-    """Latent correlation matrix of columns with NaN where a person does not state them; positive definite.
+    """Returns the positive definite latent correlation matrix of columns with missing values (NaN).
 
-    `prior_CC`: for pairs of columns that fewer than 30 people state both of; default 0.
+    `prior_CC`: correlations for pairs with fewer than 30 people; default 0.
     """
     ranks_NC = np.column_stack([mid_ranks(column) for column in values_NC.T])
     terms_CK = np.stack([_hermite_terms(column) for column in ranks_NC.T])
@@ -55,14 +56,14 @@ def latent_correlation(values_NC: Floats, prior_CC: Floats | None = None) -> Flo
 
 
 def correlation(first: Floats, second: Floats) -> float:
-    """Pearson's; 0 where one of them does not vary."""
+    """Returns the Pearson correlation; 0 if one column does not vary."""
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return 0.0
     return float(np.corrcoef(first, second)[0, 1])
 
 
 def positive_definite(matrix: Floats, *, least: float = 0.01) -> Floats:
-    """The correlation matrix with eigenvalues below `least` raised to it, and a diagonal of 1."""
+    """Returns the correlation matrix with eigenvalues raised to at least `least` and a diagonal of 1."""
     eigenvalues, vectors = np.linalg.eigh(matrix)
     raised = (vectors * np.maximum(eigenvalues, least)) @ vectors.T
     size = np.sqrt(np.diag(raised))
@@ -71,7 +72,7 @@ def positive_definite(matrix: Floats, *, least: float = 0.01) -> Floats:
 
 
 def _hermite_terms(ranks: Floats) -> Floats:
-    """Coefficients 1 … `DEGREE` of a column's mid-ranks as a function of a standard normal, over its deviation."""
+    """Returns Hermite coefficients 1 … `DEGREE` of standardised mid-ranks as a function of a standard normal."""
     ordered = np.sort(ranks[np.isfinite(ranks)])
     if not len(ordered) or np.ptp(ordered) == 0:
         return np.zeros(DEGREE)
@@ -95,6 +96,6 @@ def _latent(first: Floats, second: Floats, target: float) -> float:
 
 
 def lower_triangle(matrix: Floats) -> tuple[float, ...]:
-    """Below the diagonal, row by row, to three decimals."""
+    """Returns the entries below the diagonal, row by row, rounded to three decimals."""
     rows: Sequence[Sequence[float]] = matrix.tolist()
     return tuple(round(value, 3) for index, row in enumerate(rows) for value in row[:index])

@@ -1,4 +1,4 @@
-"""Fits a population to the people of chat logs."""
+"""Fit of a population to the people of chat logs."""
 
 from __future__ import annotations
 
@@ -17,38 +17,41 @@ from usersim.populations.record import (
     NOT_STATED,
     STATED,
     TRAIT,
+    PatienceStratum,
     PopulationRecord,
-    Scale,
-    Stratum,
+    RankScale,
     pack_rows,
 )
 from usersim.populations.traits import TRAITS
 
 FEWEST_PEOPLE = 30
-"""People below which no population is fitted, and ends below which patience is not stated."""
+"""Minimum number of people for a fit, and of known ends for a patience attribute."""
 STRATUM_PEOPLE = 100
 STRATA = (1, 2, 3, 5, 9)
-"""Fewest user turns of each stratum; a stratum of fewer than `STRATUM_PEOPLE` people is joined to its neighbour."""
+"""Minimum user turns of each stratum. A stratum of fewer than `STRATUM_PEOPLE` people is merged with its neighbour."""
 TRAIT_PEOPLE = 10
-"""People who must have a trait for the population to keep it, and in a stratum for dependencies of its own."""
+"""Minimum number of people with a trait: overall to keep it, in a stratum for its own dependencies."""
 POOLED_PEOPLE = 50
-"""Weight of all described people in a trait's share in one stratum, beside the people described there."""
+"""Prior weight, in people, of a trait's overall share for its share in one stratum."""
 KNOTS = 64
 DISTANCE = 0.01
 
 
 def fit_population(people: Sequence[LoggedPerson], *, distance: float = DISTANCE) -> PopulationRecord:
-    """A population with the people's marginals and pair dependencies, stratum by stratum of their patience.
+    """Fits a population with the people's marginals and pair dependencies, per stratum of patience.
 
-    The share of each stratum is Kaplan and Meier's (1958) estimate: a conversation that was cut says only that its
-    person stayed that long. A source without any end has no part in the shares.
+    The share of each stratum is a Kaplan-Meier (1958) estimate: a cut conversation is censored at its length. A source
+    without any known end is left out of the shares.
 
     Args:
-        people: One entry a person, from `people_of`.
-        distance: Least rank difference between a drawn user and every one of `people`, in one attribute at least.
+        people: One entry per person, from `people_of`.
+        distance: Minimum rank difference between a sampled user and each of `people`, in at least one attribute.
+
+    Returns:
+        The fitted population.
 
     Raises:
-        DataError: fewer than 30 people.
+        DataError: Fewer than 30 people.
     """
     if len(people) < FEWEST_PEOPLE:
         raise DataError(
@@ -74,36 +77,36 @@ def fit_population(people: Sequence[LoggedPerson], *, distance: float = DISTANCE
     )
 
 
-def style_rows(values: dict[str, Floats], scales: dict[str, Scale]) -> set[bytes]:
-    """The people's ranks as rows of bytes."""
+def style_rows(values: dict[str, Floats], scales: dict[str, RankScale]) -> set[bytes]:
+    """Returns the people's ranks as rows of bytes."""
     columns = []
     for name in ATTRIBUTES:
         column = np.full(len(values[name]), NOT_STATED, dtype=np.uint8)
-        known = np.isfinite(values[name])
+        is_stated = np.isfinite(values[name])
         if name in scales:
-            ranks = np.interp(values[name][known], scales[name].values, scales[name].ranks)
-            column[known] = np.rint(ranks * LEVELS)
+            ranks = np.interp(values[name][is_stated], scales[name].values, scales[name].ranks)
+            column[is_stated] = np.rint(ranks * LEVELS)
         columns.append(column)
     return {row.tobytes() for row in np.column_stack(columns)}
 
 
-def _scale(column: Floats) -> Scale:
-    known = np.sort(column[np.isfinite(column)])
-    kept = np.unique(known[_places(len(known), 2 * KNOTS)])
-    ranks = dict(zip(known.tolist(), mid_ranks(known).tolist(), strict=True))
-    return Scale(
-        values=tuple(_short(value) for value in kept.tolist()),
-        ranks=tuple(round(ranks[value], 4) for value in kept.tolist()),
+def _scale(column: Floats) -> RankScale:
+    ordered = np.sort(column[np.isfinite(column)])
+    knots = np.unique(ordered[_quantile_indices(len(ordered), 2 * KNOTS)])
+    ranks = dict(zip(ordered.tolist(), mid_ranks(ordered).tolist(), strict=True))
+    return RankScale(
+        values=tuple(_short(value) for value in knots.tolist()),
+        ranks=tuple(round(ranks[value], 4) for value in knots.tolist()),
     )
 
 
-def _strata(people: Sequence[LoggedPerson], values: dict[str, Floats]) -> tuple[Stratum, ...]:
+def _strata(people: Sequence[LoggedPerson], values: dict[str, Floats]) -> tuple[PatienceStratum, ...]:
     turns = values["turns"]
     starts = _starts(turns)
     leaves = np.array([person.leaves for person in people])
     with_ends = {person.source for person in people if person.leaves}
-    tells = np.array([person.source in with_ends or not with_ends for person in people])
-    stays = _staying(turns[tells], leaves[tells], starts)
+    has_ends = np.array([person.source in with_ends or not with_ends for person in people])
+    stays = _staying(turns[has_ends], leaves[has_ends], starts)
     trait_shares = _trait_shares(people)
     overall = _overall(people, values, trait_shares)
     strata = []
@@ -126,7 +129,7 @@ def _strata(people: Sequence[LoggedPerson], values: dict[str, Floats]) -> tuple[
 
 
 def _starts(turns: Floats) -> list[int]:
-    """Fewest turns of each stratum, after those of too few people were joined to the one below."""
+    """Returns the minimum turns of each stratum, after merging small strata with the one below."""
     starts = [1]
     for candidate in STRATA[1:]:
         below = np.count_nonzero((turns >= starts[-1]) & (turns < candidate))
@@ -137,12 +140,12 @@ def _starts(turns: Floats) -> list[int]:
 
 
 def _staying(turns: Floats, leaves: NDArray[np.bool_], starts: Sequence[int]) -> list[float]:
-    """Kaplan-Meier: the share of people who say at least so many turns, for each start."""
+    """Returns the Kaplan-Meier share of people with at least `start` turns, for each start."""
     if not leaves.any():
         return [float(np.mean(turns >= start)) for start in starts]
     staying, share = 1.0, {1: 1.0}
     for turn in range(1, max(starts)):
-        # A conversation that was cut after this turn: its person said it, and whether they left then is not known.
+        # A conversation cut after this turn is censored: its person wrote the turn and may or may not have left then.
         at_risk = np.count_nonzero((turns > turn) | ((turns == turn) & leaves))
         left = np.count_nonzero((turns == turn) & leaves)
         staying *= 1 - left / at_risk if at_risk else 1.0
@@ -159,7 +162,7 @@ def _stratum(
     share: float,
     trait_shares: dict[str, float],
     overall: dict[tuple[str, str], float],
-) -> Stratum:
+) -> PatienceStratum:
     columns = _columns(people, values, trait_shares)
     shares = {name: float(column.mean()) for name, column in columns.items() if name.startswith(STATED)}
     described = [person.traits for person in people if person.traits is not None]
@@ -170,7 +173,7 @@ def _stratum(
     prior = [[overall.get((a, b), float(a == b)) for b in varying] for a in varying]
     matrix = np.column_stack([columns[name] for name in varying]) if varying else np.zeros((0, 0))
     correlation = latent_correlation(matrix, np.array(prior)) if varying else matrix
-    return Stratum(
+    return PatienceStratum(
         first_turns=first_turns,
         last_turns=last_turns,
         share=round(share, 5),
@@ -189,7 +192,7 @@ def _stratum(
 def _overall(
     people: Sequence[LoggedPerson], values: dict[str, Floats], trait_shares: dict[str, float]
 ) -> dict[tuple[str, str], float]:
-    """Latent correlations of traits with attributes and with each other, over all strata."""
+    """Returns latent correlations of traits with attributes and with each other, over all strata."""
     columns = {
         name: column
         for name, column in _columns(people, values, trait_shares).items()
@@ -209,26 +212,26 @@ def _overall(
 def _columns(
     people: Sequence[LoggedPerson], values: dict[str, Floats], trait_shares: dict[str, float]
 ) -> dict[str, Floats]:
-    """What a copula describes, by name: attributes, whether they are stated, traits; NaN where not known."""
+    """Returns the copula's columns: attributes, indicators of stated attributes, traits; NaN where missing."""
     columns: dict[str, Floats] = {}
     leaves = np.array([person.leaves for person in people])
     for name, every in values.items():
         column = np.where(leaves, every, np.nan) if name == "turns" and leaves.any() else every
-        known = np.isfinite(column)
-        if not known.any():
+        is_stated = np.isfinite(column)
+        if not is_stated.any():
             continue
         columns[name] = column
-        if name != "turns" and not known.all():
-            columns[STATED + name] = known.astype(np.float64)
+        if name != "turns" and not is_stated.all():
+            columns[STATED + name] = is_stated.astype(np.float64)
     for trait in trait_shares:
         column = np.array([np.nan if p.traits is None else float(trait in p.traits) for p in people])
-        # Too few here to say how it goes with the style; all strata together say it.
+        # Too few people for a correlation with style in this stratum; the overall one is used.
         columns[TRAIT + trait] = column if np.nansum(column) >= TRAIT_PEOPLE else np.full(len(people), np.nan)
     return columns
 
 
 def _trait_shares(people: Sequence[LoggedPerson]) -> dict[str, float]:
-    """Share of the described people who have each trait that is kept."""
+    """Returns the share of described people with each trait, for frequent traits."""
     described = [person.traits for person in people if person.traits is not None]
     counts = Counter(trait for traits in described for trait in traits)
     return {trait: counts[trait] / len(described) for trait in TRAITS if counts[trait] >= TRAIT_PEOPLE}
@@ -238,14 +241,14 @@ def _varies(column: Floats) -> bool:
     return bool(np.ptp(column[np.isfinite(column)]) > 0)
 
 
-def _quantiles(known: Floats) -> tuple[float, ...]:
-    ordered = np.sort(known)
+def _quantiles(stated: Floats) -> tuple[float, ...]:
+    ordered = np.sort(stated)
     count = min(KNOTS, max(8, len(ordered) // 8))
-    return tuple(_short(value) for value in ordered[_places(len(ordered), count)].tolist())
+    return tuple(_short(value) for value in ordered[_quantile_indices(len(ordered), count)].tolist())
 
 
-def _places(people: int, count: int) -> Ints:
-    """Indices of the quantiles at the levels (i + 0.5) / count."""
+def _quantile_indices(people: int, count: int) -> Ints:
+    """Returns the indices of the quantiles at the levels (i + 0.5) / count."""
     return ((np.arange(count) + 0.5) / count * people).astype(int)
 
 

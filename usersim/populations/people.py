@@ -14,15 +14,15 @@ from usersim.types import Conversation, Style
 
 @dataclass(frozen=True)
 class LoggedPerson:
-    """One person as a conversation of theirs shows them."""
+    """Person of chat logs, measured on one of their conversations."""
 
     source: str
     style: Style
-    """Measured anew. `turns` is the number of user turns seen, whether or not the person left by then."""
+    """Style measured on the conversation. `turns` is its number of user turns, also if it was cut."""
     leaves: bool
-    """Whether the conversation ended by the person's own leaving, so that `turns` is their patience."""
+    """True if the person ended the conversation, so that `turns` is their patience."""
     traits: frozenset[str] | None
-    """None: the persona has no description."""
+    """Traits of the persona; None if it has no description."""
 
     @property
     def turns(self) -> int:
@@ -30,12 +30,12 @@ class LoggedPerson:
 
 
 def people_of(conversations: Iterable[Conversation]) -> list[LoggedPerson]:
-    """One conversation of each person; where no `user` is recorded, each conversation is another person's.
+    """Measures one conversation per person; without a recorded `user`, each conversation is another person's.
 
-    Which of a person's conversations counts follows from a hash of its id, so it does not depend on their order.
+    The conversation is chosen by a hash of its id, so the choice does not depend on their order.
 
     Raises:
-        DataError: a conversation is simulated.
+        DataError: A conversation is simulated.
     """
     chosen: dict[str, tuple[str, Conversation]] = {}
     for number, conversation in enumerate(conversations):

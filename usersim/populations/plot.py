@@ -1,4 +1,4 @@
-"""SVG of a comparison: distances of the marginals, and the pairs' correlations of users against people's."""
+"""SVG plot of a population comparison: distances of marginals, and pair correlations of users against people."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SQUARE = 360
 
 
 def comparison_svg(comparison: PopulationComparison) -> str:
-    """Self-contained SVG of the comparison."""
+    """Returns a self-contained SVG of the comparison."""
     height = TOP + max(ROW * len(comparison.marginals), SQUARE) + 60
     width = LEFT + SPAN + 90 + SQUARE + 40
     return (
@@ -71,10 +71,10 @@ def _pairs(comparison: PopulationComparison, left: int) -> str:
         kind = "trait" if pair.second.startswith(TRAIT) else "point"
         marks.append(f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
     for value in (-1, 0, 1):
-        place = SQUARE * (value + 1) / 2
+        offset = SQUARE * (value + 1) / 2
         marks.append(
-            f'<text x="{left + place:.0f}" y="{TOP + SQUARE + 16}" text-anchor="middle">{value}</text>'
-            f'<text x="{left - 6}" y="{TOP + SQUARE - place + 4:.0f}" text-anchor="end">{value}</text>'
+            f'<text x="{left + offset:.0f}" y="{TOP + SQUARE + 16}" text-anchor="middle">{value}</text>'
+            f'<text x="{left - 6}" y="{TOP + SQUARE - offset + 4:.0f}" text-anchor="end">{value}</text>'
         )
     marks.append(
         f'<text x="{left + SQUARE / 2:.0f}" y="{TOP + SQUARE + 34}" text-anchor="middle">held-out people</text>'

@@ -1,4 +1,4 @@
-"""`population.json`: a fitted population as a record, and where a model keeps it."""
+"""`population.json`: record of a fitted population, and its path in a model folder."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from usersim.weights.default_model import POPULATION_FILE, own_folder
 
 ATTRIBUTES = tuple(Style.model_fields)
 STATED, TRAIT = "stated:", "trait:"
-"""Prefixes of columns with two values: whether a style attribute is stated; whether a person has a trait."""
+"""Prefixes of binary columns: a style attribute is stated; a person has a trait."""
 LEVELS = 254
-"""Steps of the unit interval in which training people's ranks are kept; one byte an attribute."""
+"""Resolution of stored ranks of fitted people: steps of the unit interval, one byte per attribute."""
 NOT_STATED = 255
 
 
-class Stratum(Record):
+class PatienceStratum(Record):
     """People of similar patience: a Gaussian copula over their marginals."""
 
     first_turns: int
-    """Fewest user turns of its people."""
+    """Minimum user turns of its people."""
     last_turns: int | None
-    """Most user turns of its people; None: no limit."""
+    """Maximum user turns of its people; None: no limit."""
     share: float
     """Share of the population."""
     people: int
     marginals: dict[str, tuple[float, ...]]
-    """Attribute → values at the quantile levels (i + 0.5) / k, over the people who state it."""
+    """Values by attribute at the quantile levels (i + 0.5) / k, over people with the attribute."""
     shares: dict[str, float]
-    """Column with two values → share of people who have it."""
+    """Share of people by binary column."""
     columns: tuple[str, ...]
     """Columns that vary, in the order of `correlation`."""
     correlation: tuple[float, ...]
     """Latent correlations: the lower triangle without its diagonal, row by row."""
 
 
-class Scale(Record):
+class RankScale(Record):
     """Piecewise linear map of an attribute's values to ranks between 0 and 1."""
 
     values: tuple[float, ...]
@@ -49,28 +49,28 @@ class Scale(Record):
 
 
 class PopulationRecord(Record):
-    """What a population file holds: numbers only, no text of a chat or of a persona."""
+    """Content of a population file: numbers only, no text of chats or personas."""
 
     version: int = 1
     people: int
-    """People it was fitted to, one conversation each."""
+    """Number of fitted people, one conversation each."""
     described: int
-    """People whose persona has a description."""
+    """Number of people with a persona description."""
     ends: int
-    """People whose conversation ended by their own leaving; without enough of them, patience is not stated."""
+    """Number of people who ended their conversation. With too few of them patience is not stated."""
     states_patience: bool
     sources: dict[str, int]
-    """People of each corpus."""
-    strata: tuple[Stratum, ...]
-    scales: dict[str, Scale]
-    """The units of `distance`: an attribute's ranks among all people it was fitted to."""
+    """Number of people by corpus."""
+    strata: tuple[PatienceStratum, ...]
+    scales: dict[str, RankScale]
+    """Rank maps by attribute over all fitted people, the units of `distance`."""
     distance: float
-    """A drawn user differs from every person of the fit by more than this, in the attribute that differs most."""
+    """Minimum distance of a sampled user to each fitted person, in the attribute that differs most."""
     styles: str
-    """Ranks of the people of the fit in 254 steps, distinct rows sorted; one byte an attribute, zlib, base64."""
+    """Ranks of fitted people in 254 steps: sorted distinct rows, one byte per attribute, zlib, base64."""
 
     def style_rows(self) -> list[bytes]:
-        """One row of bytes a distinct style; `NOT_STATED` where it has no value."""
+        """Returns one row of bytes per distinct style; `NOT_STATED` for missing values."""
         raw = zlib.decompress(base64.b64decode(self.styles))
         height = len(raw) // len(ATTRIBUTES)
         columns = [raw[i * height : (i + 1) * height] for i in range(len(ATTRIBUTES))]
@@ -78,18 +78,17 @@ class PopulationRecord(Record):
 
 
 def pack_rows(rows: set[bytes]) -> str:
-    """Inverse of `PopulationRecord.style_rows`: by columns, which compresses best."""
+    """Packs rows for `PopulationRecord.styles`, column by column, which compresses best."""
     ordered = sorted(rows)
     columns = b"".join(bytes(row[i] for row in ordered) for i in range(len(ATTRIBUTES)))
     return base64.b64encode(zlib.compress(columns, 9)).decode("ascii")
 
 
 def population_file(model: str | Path | None = None) -> Path:
-    """Where the population of a model is kept; the file may not be there.
+    """Returns the path of a model's population, which may not exist.
 
     Args:
-        model: As for `usersim.load`: None or the shipped name, a run directory, an adapter or a model folder; or the
-            population file itself.
+        model: As for `usersim.load`, or the population file itself.
     """
     if model is not None and Path(model).suffix == ".json":
         return Path(model)
@@ -97,7 +96,7 @@ def population_file(model: str | Path | None = None) -> Path:
 
 
 def read_population(file: Path) -> PopulationRecord:
-    """Raises ConfigError where it is missing or damaged."""
+    """Reads a population. Raises ConfigError if it is missing or damaged."""
     try:
         record = PopulationRecord.model_validate_json(file.read_text(encoding="utf-8"))
         record.style_rows()
@@ -113,7 +112,7 @@ def read_population(file: Path) -> PopulationRecord:
 
 
 def write_population(record: PopulationRecord, file: Path) -> None:
-    """Writes the file, whole or not at all; raises DataError where its folder does not exist."""
+    """Writes a population atomically. Raises DataError if its folder does not exist."""
     if not file.parent.is_dir():
         raise DataError(f"{file.parent}: no such folder; give a model folder, or a path that ends in .json")
     with atomic_writer(file) as stream:

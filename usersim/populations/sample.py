@@ -1,4 +1,4 @@
-"""Draws users from a fitted population. Plain Python: a server needs no numerical library for it."""
+"""Sampling of users from a fitted population, in plain Python, so that a server needs no numerical library."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from usersim.populations.record import (
     NOT_STATED,
     STATED,
     TRAIT,
+    PatienceStratum,
     PopulationRecord,
-    Scale,
-    Stratum,
+    RankScale,
 )
 from usersim.populations.traits import EXCLUSIVE, TRAITS
 from usersim.types import Persona, Style, UserProfile
@@ -36,13 +36,13 @@ PER_TURN = frozenset(
         "line_breaks",
     )
 )
-"""Attributes that are shares of the turns: of three turns they are 0, 1/3, 2/3 or 1."""
+"""Attributes that are shares of turns: for three turns 0, 1/3, 2/3 or 1."""
 SMOOTH = frozenset(("words_per_turn", "opening_words", "typos", "code_share", "length_spread"))
-"""Attributes that may take any value; they move a user that lies too near a person."""
+"""Continuous attributes, which are perturbed if a user is too near a person."""
 NUDGES, REDRAWS = 10, 100
-"""A user too near a person is moved a little, further each time, so often; then another is drawn."""
+"""Number of perturbations of a user too near a person, each larger, and of new samples after that."""
 NUDGE = 0.04
-"""Standard deviation of the first move, of a latent normal."""
+"""Standard deviation of the first perturbation of a latent normal."""
 _NORMAL = NormalDist()
 
 
@@ -61,29 +61,33 @@ class Population:
 
     @property
     def distance(self) -> float:
-        """A drawn user's style differs from every person's of the fit by more than this.
+        """Minimum distance between a sampled user's style and that of each fitted person.
 
-        The unit is the rank of a value among the people of the fit (0 to 1); the attribute that differs most counts,
-        and one that is stated by only one of the two differs by 1.
+        The distance is the largest difference over attributes. Its unit is a value's rank among the fitted people (0 to
+        1). An attribute stated by only one of the two counts as 1.
         """
         return self.record.distance
 
     def sample(self, n: int, seed: int = 0) -> list[UserProfile]:
-        """`n` users without a goal; their persona has a description, a style, and patience as `style.turns`.
+        """Samples users without a goal. Personas have a description, a style, and patience as `style.turns`.
 
-        User i depends on the seed and on i alone, so a larger `n` begins with the same users.
+        User i depends only on the seed and i, so a larger `n` begins with the same users.
+
+        Args:
+            n: Number of users.
+            seed: Seed of the sample.
 
         Raises:
-            ConfigError: the people of the fit leave no room for a user at the stated distance.
+            ConfigError: `n` is negative, or no user at the minimum distance could be sampled.
         """
         if n < 0:
             raise ConfigError(f"n={n}: must not be negative")
         return [self._draw(random.Random(f"{seed}:{index}")) for index in range(n)]
 
     def nearest_distances(self, styles: Sequence[Style]) -> list[float]:
-        """Distance of each style to the nearest person of the fit; see `distance`. Needs numpy.
+        """Returns the distance of each style to the nearest fitted person; see `distance`. Needs numpy.
 
-        The people's ranks are kept in steps of 1/254, so each result is exact to half a step.
+        Ranks are stored in steps of 1/254, so each result is exact to half a step.
         """
         import numpy as np
 
@@ -104,20 +108,22 @@ class Population:
         stratum, factor = strata[index], self._factors[index]
         for _ in range(REDRAWS):
             normals = _correlated(factor, rng)
-            drawn = dict(zip(stratum.columns, normals, strict=True))
+            base_latent = dict(zip(stratum.columns, normals, strict=True))
             for nudge in range(NUDGES):
-                moves = {name: rng.gauss(0, NUDGE * nudge) for name in drawn if nudge and name in SMOOTH}
-                latent = {name: value + moves.get(name, 0.0) for name, value in drawn.items()}
+                moves = {
+                    name: rng.gauss(0, NUDGE * nudge) for name in base_latent if nudge and name in SMOOTH
+                }
+                latent = {name: value + moves.get(name, 0.0) for name, value in base_latent.items()}
                 style = self._style(stratum, latent)
                 if not self._is_near(style):
                     return UserProfile(
                         persona=Persona(description=_description(stratum, latent), style=style)
                     )
         raise ConfigError(
-            f"no user farther than {self.distance} from every person could be drawn; fit with a smaller distance"
+            f"no user farther than {self.distance} from every person could be sampled; fit with a smaller distance"
         )
 
-    def _style(self, stratum: Stratum, latent: dict[str, float]) -> Style:
+    def _style(self, stratum: PatienceStratum, latent: dict[str, float]) -> Style:
         values: dict[str, float | None] = {}
         for name, knots in stratum.marginals.items():
             is_stated = name not in _absent(stratum, latent)
@@ -134,7 +140,7 @@ class Population:
         return Style(**values)
 
     def _is_near(self, style: Style) -> bool:
-        """Whether some person of the fit may be as near as the stated distance; their ranks are rounded."""
+        """Returns True if a fitted person may be within the minimum distance, given that ranks are rounded."""
         ranks = self._ranks(style)
         reach = self.distance + 0.5 / LEVELS
         first = ranks[0]
@@ -162,12 +168,12 @@ class Population:
 
     @cached_property
     def _rows(self) -> list[bytes]:
-        kept = [ATTRIBUTES.index(name) for name in self._compared]
-        return sorted(bytes(row[i] for i in kept) for row in self.record.style_rows())
+        indices = [ATTRIBUTES.index(name) for name in self._compared]
+        return sorted(bytes(row[i] for i in indices) for row in self.record.style_rows())
 
 
-def _absent(stratum: Stratum, latent: dict[str, float]) -> set[str]:
-    """Attributes that this user does not state."""
+def _absent(stratum: PatienceStratum, latent: dict[str, float]) -> set[str]:
+    """Returns the attributes that this user does not state."""
     return {
         name.removeprefix(STATED)
         for name in stratum.shares
@@ -175,13 +181,13 @@ def _absent(stratum: Stratum, latent: dict[str, float]) -> set[str]:
     }
 
 
-def _has(stratum: Stratum, latent: dict[str, float], name: str) -> bool:
-    """Whether a user has a column of two values: the top of its latent normal."""
+def _has(stratum: PatienceStratum, latent: dict[str, float], name: str) -> bool:
+    """Returns the user's value of a binary column: True in the upper tail of its latent normal."""
     share = stratum.shares[name]
     return _NORMAL.cdf(latent[name]) > 1 - share if name in latent else share >= 0.5
 
 
-def _description(stratum: Stratum, latent: dict[str, float]) -> str:
+def _description(stratum: PatienceStratum, latent: dict[str, float]) -> str:
     traits = [
         trait for trait in TRAITS if TRAIT + trait in stratum.shares and _has(stratum, latent, TRAIT + trait)
     ]
@@ -193,21 +199,21 @@ def _description(stratum: Stratum, latent: dict[str, float]) -> str:
 
 
 def _quantile(knots: Sequence[float], level: float) -> float:
-    """The value at a level, linear between the knots at (i + 0.5) / k and constant beyond them."""
-    place = level * len(knots) - 0.5
-    below = min(max(math.floor(place), 0), len(knots) - 1)
+    """Returns the quantile at a level, linear between the knots at (i + 0.5) / k and constant beyond them."""
+    position = level * len(knots) - 0.5
+    below = min(max(math.floor(position), 0), len(knots) - 1)
     above = min(below + 1, len(knots) - 1)
-    weight = min(max(place - below, 0.0), 1.0)
+    weight = min(max(position - below, 0.0), 1.0)
     return knots[below] + weight * (knots[above] - knots[below])
 
 
-def _interpolate(value: float, scale: Scale) -> float:
-    place = bisect_right(scale.values, value)
-    if place == 0 or place == len(scale.values):
-        return scale.ranks[0 if place == 0 else -1]
-    low, high = scale.values[place - 1], scale.values[place]
+def _interpolate(value: float, scale: RankScale) -> float:
+    position = bisect_right(scale.values, value)
+    if position == 0 or position == len(scale.values):
+        return scale.ranks[0 if position == 0 else -1]
+    low, high = scale.values[position - 1], scale.values[position]
     weight = (value - low) / (high - low)
-    return scale.ranks[place - 1] + weight * (scale.ranks[place] - scale.ranks[place - 1])
+    return scale.ranks[position - 1] + weight * (scale.ranks[position] - scale.ranks[position - 1])
 
 
 def _is_within(ranks: Sequence[float | None], row: bytes, reach: float) -> bool:
@@ -220,15 +226,15 @@ def _is_within(ranks: Sequence[float | None], row: bytes, reach: float) -> bool:
     return True
 
 
-def _cholesky(stratum: Stratum) -> list[list[float]]:
-    """Rows of the lower factor of the latent correlation matrix."""
+def _cholesky(stratum: PatienceStratum) -> list[list[float]]:
+    """Returns the rows of the lower Cholesky factor of the latent correlation matrix."""
     factor: list[list[float]] = []
     values = iter(stratum.correlation)
     for index in range(len(stratum.columns)):
         row: list[float] = []
         for column in range(index):
-            known = sum(row[k] * factor[column][k] for k in range(column))
-            row.append((next(values) - known) / factor[column][column])
+            projection = sum(row[k] * factor[column][k] for k in range(column))
+            row.append((next(values) - projection) / factor[column][column])
         row.append(math.sqrt(max(1e-6, 1 - sum(value * value for value in row))))
         factor.append(row)
     return factor

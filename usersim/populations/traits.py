@@ -1,7 +1,8 @@
-"""Persona traits: generic phrases about a person, recognised in a description of one.
+"""Persona traits: generic phrases about a person, recognised in descriptions.
 
-A population keeps how often each trait occurs, never a description: a drawn persona is put together from these
-phrases. How a person writes is no trait; `Style` states it in numbers.
+A population stores trait frequencies, never a description. A sampled persona is composed of these phrases. Writing
+style
+is not a trait; `Style` holds it as numbers.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ TRAITS = {
     "playful": r"playful|humou?r\w*|witty|joking",
     "patient": r"patient",
 }
-"""Phrase → expression that finds it, as whole words of a description in lower case; in the order of a persona."""
+"""Regular expression by trait phrase, matched to whole words of a lower-case description. Personas keep this order."""
 EXCLUSIVE = (("learning the subject", "experienced in the subject"),)
-"""Traits of which a drawn persona has one at most."""
+"""Groups of traits of which a sampled persona has at most one."""
 _FINDERS = {trait: re.compile(rf"(?<![\w-])(?:{finder})(?![\w-])") for trait, finder in TRAITS.items()}
 
 
 def traits_of(description: str) -> frozenset[str]:
-    """The traits that a description states."""
+    """Returns the traits in a description."""
     text = description.lower()
     return frozenset(trait for trait, finder in _FINDERS.items() if finder.search(text))

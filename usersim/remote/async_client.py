@@ -1,4 +1,4 @@
-"""The endpoint's client: everything a local `UserLM` does, over `/v1/user/…`."""
+"""Asynchronous client of the User LM endpoint (`/v1/user/…`), with the methods of a local `UserLM`."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ FIRST_WAIT_S, LONGEST_BACKOFF_S, LONGEST_WAIT_S = 0.5, 8.0, 120.0
 class RemoteUser:
     """A `User` behind HTTP. Sampling, end policy and guards are the server's unless given here.
 
-    What may succeed later is tried again, `max_retries` times, when the server says or a little later each
-    time. That is safe: a request changes nothing on the server, and the same seed asks for the same turn.
+    Retryable errors are retried up to `max_retries` times, after the server's Retry-After or with exponential backoff.
+    That is safe: a request changes nothing on the server, and the same seed gives the same turn.
 
-    It connects when it is asked, on whatever event loop that is, and holds its configuration alone (the API key
-    among it): it can be pickled, copied and used after a fork.
+    It connects at the first request, on the event loop of the caller. It holds only its configuration, including the
+    API
+    key, so it can be pickled, copied and used after a fork.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class RemoteUser:
     ) -> None:
         self.url, self.model, self.name = url, model, model
         self.common_noise = False
-        """As `UserLM.common_noise`."""
+        """Common random numbers, as `UserLM.common_noise`."""
         self.max_retries = max_retries
         self._connections = Connections(url, timeout_s=timeout_s)
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
@@ -68,8 +69,8 @@ class RemoteUser:
         logprobs: int | None = None,
         act: Act | None = None,
     ) -> list[UserTurn]:
-        """As `UserLM.sample`; `affinity` keeps the turns of one conversation on one engine."""
-        body = self._asked(profile, turns, seed, sampling, end, affinity) | {"n": n}
+        """Samples `n` turns, as `UserLM.sample`. `affinity` keeps the turns of one conversation on one engine."""
+        body = self._turn_request(profile, turns, seed, sampling, end, affinity) | {"n": n}
         if logprobs is not None:
             body |= {"logprobs": True, "top_logprobs": logprobs}
         if act is not None:
@@ -88,20 +89,20 @@ class RemoteUser:
         logprobs: bool = False,
         act: Act | None = None,
     ) -> AsyncGenerator[TurnPiece | UserTurn, None]:
-        """As `UserLM.stream`. Tried again only until the first piece is here."""
-        body = self._asked(profile, turns, seed, sampling, end, affinity) | {"logprobs": logprobs}
+        """Streams one turn, as `UserLM.stream`. Errors are retried only before the first piece."""
+        body = self._turn_request(profile, turns, seed, sampling, end, affinity) | {"logprobs": logprobs}
         body |= {"stream": True, "stream_options": {"include_usage": True}}
         if act is not None:
             body["act"] = act
 
-        async def begin() -> tuple[AsyncGenerator[TurnPiece | UserTurn, None], TurnPiece | UserTurn]:
-            coming = pieces(self._events("/v1/user/turns", body), detailed=logprobs)
-            return coming, await anext(coming)
+        async def open_stream() -> tuple[AsyncGenerator[TurnPiece | UserTurn, None], TurnPiece | UserTurn]:
+            stream = pieces(self._events("/v1/user/turns", body), detailed=logprobs)
+            return stream, await anext(stream)
 
-        coming, first = await self._retrying(begin)
-        async with aclosing(coming):
+        stream, first = await self._retrying(open_stream)
+        async with aclosing(stream):
             yield first
-            async for piece in coming:
+            async for piece in stream:
                 yield piece
 
     async def termination(
@@ -112,7 +113,7 @@ class RemoteUser:
         end: EndPolicy | None = None,
         affinity: str | None = None,
     ) -> Leaving:
-        """Whether the user would leave now, without a word drawn."""
+        """Returns P(end) and the termination decision, without sampling a turn."""
         body = situation(self.model, profile, turns, end, affinity)
         answer = await self._post("/v1/user/termination", body)
         return Leaving(
@@ -129,24 +130,26 @@ class RemoteUser:
         sampling: Sampling | None = None,
         end: EndPolicy | None = None,
     ) -> list[UserTurn | UsersimError]:
-        """One turn each, in order; a failed one is its error. Request i draws from seed + i. Any number of
-        requests, of which 64 are under way at a time."""
+        """Samples one turn per request, in order; a failed one is its error.
+
+        Request i uses seed + i. Requests are sent in batches of 64.
+        """
         items = [
-            self._asked(profile, turns, None if seed is None else seed + index, sampling, end, None)
+            self._turn_request(profile, turns, None if seed is None else seed + index, sampling, end, None)
             for index, (profile, turns) in enumerate(requests)
         ]
-        made: list[UserTurn | UsersimError] = []
+        results: list[UserTurn | UsersimError] = []
         for start in range(0, len(items), BATCH):
             answer = await self._post("/v1/user/turns/batch", {"items": items[start : start + BATCH]})
-            made += [self._result(result) for result in answer["results"]]
-        return made
+            results += [self._result(result) for result in answer["results"]]
+        return results
 
     async def profiles(self, n: int = 1, *, seed: int | None = None) -> list[UserProfile]:
-        """As `Population.sample`, from the population of the server's model; at most 512 at a time.
+        """Samples profiles from the population of the server's model, as `Population.sample`.
 
         Args:
-            n: Users to draw.
-            seed: None: the server draws one.
+            n: Number of profiles, at most 512.
+            seed: Seed of the sample. None: the server picks one.
         """
         body = {"model": self.model, "n": n, "seed": seed}
         answer = await self._post("/v1/user/profiles", body)
@@ -155,7 +158,7 @@ class RemoteUser:
     async def aclose(self) -> None:
         await self._connections.aclose()
 
-    def _asked(
+    def _turn_request(
         self,
         profile: UserProfile,
         turns: Sequence[Turn],
@@ -164,10 +167,10 @@ class RemoteUser:
         end: EndPolicy | None,
         affinity: str | None,
     ) -> dict[str, Any]:
-        drawn = sampling.model_dump(exclude_unset=True) if sampling else {}
+        overrides = sampling.model_dump(exclude_unset=True) if sampling else {}
         if self.common_noise:
-            drawn["common_noise"] = True
-        return situation(self.model, profile, turns, end, affinity) | {"seed": seed} | drawn
+            overrides["common_noise"] = True
+        return situation(self.model, profile, turns, end, affinity) | {"seed": seed} | overrides
 
     def _result(self, result: dict[str, Any]) -> UserTurn | UsersimError:
         if result["status"] == 200:
@@ -175,15 +178,15 @@ class RemoteUser:
         return refusal(self.url, result["status"], result)
 
     async def _post(self, path: str, body: dict[str, Any]) -> Any:
-        async def once() -> Any:
+        async def attempt() -> Any:
             async with self._open(path, body) as response:
                 await response.aread()
             try:
                 return response.json()
             except ValueError as error:
-                raise BackendError(f"{self.url}: an answer that is not JSON", retryable=True) from error
+                raise BackendError(f"{self.url}: the response is not JSON", retryable=True) from error
 
-        return await self._retrying(once)
+        return await self._retrying(attempt)
 
     async def _events(self, path: str, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         async with self._open(path, body) as response:
@@ -193,11 +196,11 @@ class RemoteUser:
                 try:
                     event = json.loads(data)
                 except ValueError as error:
-                    raise BackendError(f"{self.url}: an event that is not JSON", retryable=True) from error
+                    raise BackendError(f"{self.url}: a stream event is not JSON", retryable=True) from error
                 if "error" in event:
                     raise refusal(self.url, response.status_code, event)
                 yield event
-        raise BackendError(f"{self.url}: the stream broke off", retryable=True)
+        raise BackendError(f"{self.url}: the stream ended early", retryable=True)
 
     @asynccontextmanager
     async def _open(self, path: str, body: dict[str, Any]) -> AsyncGenerator[httpx2.Response, None]:
@@ -207,28 +210,34 @@ class RemoteUser:
             async with request as response:
                 if response.status_code != 200:
                     await response.aread()
-                    raise refusal(self.url, response.status_code, _said(response), response.headers)
+                    raise refusal(self.url, response.status_code, _error_body(response), response.headers)
                 yield response
         except httpx2.HTTPError as error:
             reason = str(error) or type(error).__name__
             raise BackendError(f"{self.url}: {reason}", retryable=True) from error
 
-    async def _retrying(self, once: Callable[[], Awaitable[T]]) -> T:
-        tries = 0
+    async def _retrying(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        retries = 0
         while True:
             try:
-                return await once()
+                return await attempt()
             except BackendError as error:
-                told_s = error.wait_s if isinstance(error, TryLaterError) else None
-                if not error.retryable or tries == self.max_retries or (told_s or 0) > LONGEST_WAIT_S:
+                retry_after_s = error.wait_s if isinstance(error, TryLaterError) else None
+                if (
+                    not error.retryable
+                    or retries == self.max_retries
+                    or (retry_after_s or 0) > LONGEST_WAIT_S
+                ):
                     raise
             # Jitter: clients that were refused together should not come back together.
-            backoff_s = min(FIRST_WAIT_S * 2**tries, LONGEST_BACKOFF_S) * random.uniform(0.5, 1)
-            tries += 1
-            await asyncio.sleep(backoff_s if told_s is None else told_s * random.uniform(1, 1.1))
+            backoff_s = min(FIRST_WAIT_S * 2**retries, LONGEST_BACKOFF_S) * random.uniform(0.5, 1)
+            retries += 1
+            await asyncio.sleep(
+                backoff_s if retry_after_s is None else retry_after_s * random.uniform(1, 1.1)
+            )
 
 
-def _said(response: httpx2.Response) -> Any:
+def _error_body(response: httpx2.Response) -> Any:
     try:
         return response.json()
     except ValueError:

@@ -1,4 +1,4 @@
-"""`usersim.connect(url, sync=True)`: the endpoint's client for code without an event loop, notebooks included."""
+"""Synchronous client of the User LM endpoint: `usersim.connect(url, sync=True)`. Works in notebooks too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from usersim.users.protocols import Leaving, TurnPiece
 
 
 class SyncRemoteUser:
-    """`RemoteUser`, waited for: the options are its options."""
+    """Synchronous wrapper of `RemoteUser`, with the same methods and options."""
 
     def __init__(self, user: RemoteUser) -> None:
         self.user = user
@@ -31,17 +31,17 @@ class SyncRemoteUser:
     def stream(
         self, profile: UserProfile, turns: Sequence[Turn], **options: Any
     ) -> Generator[TurnPiece | UserTurn, None, None]:
-        """Leaving the loop early, or closing the generator, ends the request."""
-        coming = self.user.stream(profile, turns, **options)
+        """Streams one turn. Leaving the loop early or closing the generator cancels the request."""
+        stream = self.user.stream(profile, turns, **options)
 
-        async def following() -> TurnPiece | UserTurn | None:
-            return await anext(coming, None)
+        async def next_piece() -> TurnPiece | UserTurn | None:
+            return await anext(stream, None)
 
         try:
-            while (piece := run(following())) is not None:
+            while (piece := run(next_piece())) is not None:
                 yield piece
         finally:
-            run(coming.aclose())
+            run(stream.aclose())
 
     def termination(self, profile: UserProfile, turns: Sequence[Turn], **options: Any) -> Leaving:
         return run(self.user.termination(profile, turns, **options))

@@ -1,4 +1,4 @@
-"""The endpoint's JSON and this package's records, for the clients of `/v1/user/…`."""
+"""Conversion between the JSON of `/v1/user/…` and records, for the clients."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LATER = {"engine_unavailable", "overloaded", "timeout", "rate_limit_exceeded"}
 
 
 class TryLaterError(BackendError):
-    """`wait_s`: how long the server wants to be left alone, where it said so."""
+    """Retryable error of the server. `wait_s`: its Retry-After in seconds, if it sent one."""
 
     def __init__(self, message: str, *, wait_s: float | None) -> None:
         super().__init__(message, retryable=True)
@@ -58,7 +58,7 @@ def turns_of(answer: dict[str, Any], *, detailed: bool = False) -> list[UserTurn
 async def pieces(
     events: AsyncGenerator[dict[str, Any], None], *, detailed: bool
 ) -> AsyncGenerator[TurnPiece | UserTurn, None]:
-    """`TurnPiece`s as they come, then the `UserTurn`; needs the chunk with the usage."""
+    """Yields `TurnPiece`s, then the `UserTurn`. The stream has to include the usage chunk."""
     text, trace, first, last = "", list[TokenLogprob](), 0.0, dict[str, Any]()
     async with aclosing(events):
         async for event in events:
@@ -73,7 +73,7 @@ async def pieces(
             if last and "usage" in event:
                 yield _turn(last, text, event["usage"]["prompt_tokens"], tuple(trace) if detailed else None)
                 return
-    raise BackendError("a stream without the whole turn at its end", retryable=True)
+    raise BackendError("the stream ended without the whole turn", retryable=True)
 
 
 def tokens_of(logprobs: dict[str, Any] | None) -> tuple[TokenLogprob, ...]:
@@ -81,12 +81,11 @@ def tokens_of(logprobs: dict[str, Any] | None) -> tuple[TokenLogprob, ...]:
 
 
 def refusal(url: str, status: int, body: Any, headers: Mapping[str, str] | None = None) -> UsersimError:
-    """The error that a local `UserLM` would have raised, or a BackendError."""
+    """Returns the error that a local `UserLM` would have raised, or a BackendError."""
     try:
         message, code = str(body["error"]["message"]), body["error"].get("code")
     except (KeyError, TypeError, AttributeError):
         message, code = str(body)[:300], None
-    told = headers or {}
     if code == "guards_exhausted":
         return GuardError(message, reasons={})
     if code == "context_length_exceeded":
@@ -96,16 +95,16 @@ def refusal(url: str, status: int, body: Any, headers: Mapping[str, str] | None 
     message = f"{url}: {message}" if status == 200 else f"{url}: HTTP {status}: {message}"
     if status == 401:
         return BackendError(f"{message}; give api_key or set USERSIM_API_KEY")
-    # The server says of each 5xx whether another try may help.
-    later = status in (408, 429) or status >= 500 or code in LATER
-    advice = {"true": True, "false": False}.get(told.get("x-should-retry", ""), later)
-    return TryLaterError(message, wait_s=_wait_s(told)) if advice else BackendError(message)
+    # The header says for each 5xx whether a retry may help.
+    is_retryable = status in (408, 429) or status >= 500 or code in LATER
+    should_retry = {"true": True, "false": False}.get((headers or {}).get("x-should-retry", ""), is_retryable)
+    return TryLaterError(message, wait_s=_wait_s(headers or {})) if should_retry else BackendError(message)
 
 
 def _turn(
     choice: dict[str, Any], text: str, prompt_tokens: int, trace: tuple[TokenLogprob, ...] | None
 ) -> UserTurn:
-    said: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "text": text,
         "ends": choice["end_of_conversation"],
         "end_probability": choice["end_of_conversation_prob"],
@@ -117,7 +116,7 @@ def _turn(
         "rejected": tuple(choice["rejected"]),
         "drawn_tokens": choice.get("drawn_tokens"),
     }
-    return UserTurn(**said) if trace is None else DetailedTurn(**said, trace=trace)
+    return UserTurn(**fields) if trace is None else DetailedTurn(**fields, trace=trace)
 
 
 def _token(token: dict[str, Any]) -> TokenLogprob:
@@ -131,15 +130,15 @@ def _token(token: dict[str, Any]) -> TokenLogprob:
 
 
 def _wait_s(headers: Mapping[str, str]) -> float | None:
-    """Retry-After: seconds or a date."""
-    told = headers.get("retry-after")
-    if told is None:
+    """Returns the seconds of a Retry-After header, which holds seconds or a date."""
+    retry_after = headers.get("retry-after")
+    if retry_after is None:
         return None
     try:
-        return max(0.0, float(told))
+        return max(0.0, float(retry_after))
     except ValueError:
         pass
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(told).timestamp() - time.time())
+        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
     except ValueError:
         return None

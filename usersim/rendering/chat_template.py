@@ -1,4 +1,4 @@
-"""Chats as token ids or text for models with a chat template: typed text never becomes a control token."""
+"""Chats as token ids or text for models with a chat template; message text never becomes a control token."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from usersim.errors import ConfigError
 from usersim.rendering.tokenizer_json import added_tokens, content_tokenizer
 
 MARK = "\ue000{}\ue001"
-"""Stands for a message while the template is filled in: private-use characters, which no text has."""
+"""Placeholder of a message while the template is rendered: private-use characters, which do not occur in texts."""
 LOOKS_LIKE_CONTROL = re.compile(r"<(?=\|[\w ]{1,40}\|>|/?s>|(?:start|end)_of_turn>)|\[(?=/?INST\])")
 
 
 def chat_ids(
     tokenizer: Any, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool = True
 ) -> list[int]:
-    """The ids of `apply_chat_template`, but for messages that hold a control token: there it stays text.
+    """Returns the ids of `apply_chat_template`, except that control tokens in a message stay text.
 
-    `tokenizer` is a fast one of transformers.
+    Args:
+        tokenizer: Fast tokenizer of transformers.
+        messages: Chat messages with `role` and `content`.
+        add_generation_prompt: Append the header of the assistant's next message.
     """
     controls = tokenizer.get_added_vocab()
     if not any(control in message["content"] for message in messages for control in controls):
@@ -32,9 +35,9 @@ def chat_ids(
     text = tokenizer.apply_chat_template(marked, add_generation_prompt=add_generation_prompt, tokenize=False)
     token_ids: list[int] = []
     encode = content_encoder(tokenizer)
-    # Odd pieces are the numbers of messages.
-    for place, piece in enumerate(re.split(MARK.format(r"(\d+)"), text)):
-        if place % 2:
+    # Odd pieces are indices of messages.
+    for position, piece in enumerate(re.split(MARK.format(r"(\d+)"), text)):
+        if position % 2:
             token_ids += encode(messages[int(piece)]["content"])
         else:
             token_ids += tokenizer(piece, add_special_tokens=False).input_ids
@@ -42,7 +45,7 @@ def chat_ids(
 
 
 def content_encoder(tokenizer: Any) -> Callable[[str], list[int]]:
-    """Encoder of message texts for a fast tokenizer of transformers: control tokens in a text stay text."""
+    """Returns an encoder of message texts for a fast tokenizer of transformers; control tokens stay text."""
     tokenizer_json = json.loads(tokenizer.backend_tokenizer.to_str())
     try:
         content = content_tokenizer(tokenizer_json, added_tokens(tokenizer_json))
@@ -54,7 +57,8 @@ def content_encoder(tokenizer: Any) -> Callable[[str], list[int]]:
 
 
 def harmless(text: str, controls: Iterable[str] = ()) -> str:
-    """`text` for what may read `<|im_end|>` or one of `controls` as a control token: with a zero-width space in it."""
+    """Inserts a zero-width space into each string that could be read as a control token, and into each of
+    `controls`."""
     text = LOOKS_LIKE_CONTROL.sub(lambda match: f"{match[0]}\u200b", text)
     for control in controls:
         if len(control.strip()) > 1:

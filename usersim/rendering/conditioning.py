@@ -1,6 +1,6 @@
-"""Goal and persona in words: the system message of the User LM, and how training thins it out.
+"""System message of the User LM from goal and persona, and condition dropout for training.
 
-Every part may be missing, so that every subset works at inference. `describe` is the whole rendering:
+Every part may be missing, so that every subset works at inference. `describe` renders the whole message:
 
     You are a person typing to an AI assistant.
     You want to plan a cheap weekend trip.
@@ -8,8 +8,8 @@ Every part may be missing, so that every subset works at inference. `describe` i
     About you: student, impatient.
     How you write: short messages of around 6 words, all lower case, bare endings, statements only, matter-of-fact.
 
-Seven attributes go by fixed thresholds (a quarter, three quarters). The others are low, middle or high by the shipped
-bins (`usersim.text.style_bins`), and a level that most people share is left unsaid.
+Seven attributes have fixed thresholds (a quarter, three quarters). The levels of the others (low, middle, high) follow
+the shipped bins (`usersim.text.style_bins`), and a level that most people share is left out.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FIRST_SEVEN = (
     "end_punctuation",
     "turns",
 )
-"""Their levels go by fixed thresholds."""
+"""Attributes with fixed thresholds."""
 SAID = (
     "words_per_turn",
     "opening_words",
@@ -51,16 +51,18 @@ SAID = (
     "length_spread",
     "code_share",
 )
-"""The order in which they are said."""
+"""Attributes in the order of the rendering."""
 LENGTHS = tuple(phrases.LENGTH_WORDS)
-"""Words per message are named by the nearest of these (ratio), so that a request meets numbers seen in training."""
+"""Lengths in words used in the rendering. A value is rounded to the nearest (by ratio), so that it occurs in
+training."""
 
 
 def describe(profile: UserProfile, rng: random.Random | None = None) -> str:
-    """A profile in words, one line a part; the preface alone when nothing is known.
+    """Renders a profile as text, one line per part; an empty profile gives the preface alone.
 
-    Without `rng` the one canonical rendering; with it a paraphrase of each line and attribute, drawn in a fixed
-    order, the attributes shuffled.
+    Args:
+        profile: Profile to render.
+        rng: Samples a paraphrase of each line and attribute and shuffles the attributes. None: the canonical rendering.
     """
     lines = [_pick(phrases.PREFACES, rng)]
     if profile.goal:
@@ -78,11 +80,11 @@ def describe(profile: UserProfile, rng: random.Random | None = None) -> str:
 
 
 def style_words(style: Style, rng: random.Random | None = None) -> list[str]:
-    """The stated attributes in plain English; in a fixed order and fixed words without `rng`."""
-    said = [(name, value) for name in SAID if (value := getattr(style, name)) is not None]
+    """Returns a phrase per stated attribute; canonical order and phrases without `rng`."""
+    attributes = [(name, value) for name in SAID if (value := getattr(style, name)) is not None]
     if rng is not None:
-        rng.shuffle(said)
-    return [words for name, value in said if (words := _words(name, value, rng))]
+        rng.shuffle(attributes)
+    return [words for name, value in attributes if (words := _words(name, value, rng))]
 
 
 def _words(name: str, value: float, rng: random.Random | None) -> str:
@@ -96,7 +98,8 @@ def _words(name: str, value: float, rng: random.Random | None) -> str:
 
 
 def style_level(name: str, value: float) -> Level:
-    """What the words for a share or rate go by: fixed thresholds for the first seven, the shipped bins else."""
+    """Returns the level of a share or rate, by fixed thresholds for the first seven attributes, else by the shipped
+    bins."""
     if name in FIRST_SEVEN:
         return "low" if value < 0.25 else "high" if value > 0.75 else "middle"
     return shipped_bins().attributes[name].level(value)
@@ -124,47 +127,53 @@ def _lower_first(text: str) -> str:
     return text[0].lower() + text[1:] if len(text) > 1 and text[1].islower() else text
 
 
-KEPT = {"goal": 0.85, "facets": 0.5, "facet": 0.6, "description": 0.5, "style": 0.85}
-"""Chance that training keeps a part; `facets`: that a goal keeps any, `facet`: each of them then."""
-MOST_UNSAID = 3
-"""To the facets of a goal that keeps any come 0 to so many that the person never said, each number as likely: else a
-model counts facets to know when to leave."""
-KEPT_ATTRIBUTES = (0.1, 0.3, 0.6, 1.0)
-"""Each attribute's chance, drawn once a conversation: a lone request and a full description both occur."""
+KEEP_PROBABILITY = {"goal": 0.85, "facets": 0.5, "facet": 0.6, "description": 0.5, "style": 0.85}
+"""Probability that training keeps a part. `facets`: the goal keeps any facets; `facet`: each facet, given that."""
+MAX_UNSAID = 3
+"""Maximum number of unsaid facets added to a goal that keeps facets; 0 to this number, uniformly. Without them a model
+learns to count facets to know when to leave."""
+ATTRIBUTE_KEEP_PROBABILITIES = (0.1, 0.3, 0.6, 1.0)
+"""Probabilities that each attribute is kept, one sampled per conversation: sparse and full descriptions both occur."""
 
 
-def thin(profile: UserProfile, rng: random.Random, *, unsaid: Sequence[str] = ()) -> UserProfile:
-    """`profile` with parts dropped at random, for training: each on its own, so that every subset occurs.
+def drop_conditions(profile: UserProfile, rng: random.Random, *, unsaid: Sequence[str] = ()) -> UserProfile:
+    """Condition dropout for training: drops each part of `profile` independently at random.
 
-    `unsaid`: what may be added to the facets, see `Conversation.unsaid`. Draws happen in a fixed order, whatever the
-    persona holds, so one seed gives one result.
+    `unsaid`: candidates for additional facets (`Conversation.unsaid`). Random numbers are drawn in a fixed order
+    whatever
+    the persona holds, so one seed gives one result.
     """
     return UserProfile(
-        goal=_thin_goal(profile.goal, rng, unsaid), persona=_thin_persona(profile.persona, rng)
+        goal=_drop_from_goal(profile.goal, rng, unsaid), persona=_drop_from_persona(profile.persona, rng)
     )
 
 
-def _thin_goal(goal: Goal | None, rng: random.Random, unsaid: Sequence[str]) -> Goal | None:
-    keep, with_facets = rng.random() < KEPT["goal"], rng.random() < KEPT["facets"]
+def _drop_from_goal(goal: Goal | None, rng: random.Random, unsaid: Sequence[str]) -> Goal | None:
+    keep, with_facets = rng.random() < KEEP_PROBABILITY["goal"], rng.random() < KEEP_PROBABILITY["facets"]
     if goal is None or not keep:
         return None
     facets: list[Facet] = []
     if with_facets:
-        facets = [facet for facet in goal.facets if rng.random() < KEPT["facet"]]
-        for text in rng.sample(unsaid, min(len(unsaid), rng.randint(0, MOST_UNSAID))):
-            facets.insert(rng.randint(0, len(facets)), Facet(text=text))  # the last ones would be told apart
+        facets = [facet for facet in goal.facets if rng.random() < KEEP_PROBABILITY["facet"]]
+        for text in rng.sample(unsaid, min(len(unsaid), rng.randint(0, MAX_UNSAID))):
+            facets.insert(
+                rng.randint(0, len(facets)), Facet(text=text)
+            )  # appended facets would be recognisable
     return goal.model_copy(update={"facets": tuple(facets)})
 
 
-def _thin_persona(persona: Persona | None, rng: random.Random) -> Persona | None:
-    keep_description, keep_style = rng.random() < KEPT["description"], rng.random() < KEPT["style"]
-    rate = rng.choice(KEPT_ATTRIBUTES)
+def _drop_from_persona(persona: Persona | None, rng: random.Random) -> Persona | None:
+    keep_description, keep_style = (
+        rng.random() < KEEP_PROBABILITY["description"],
+        rng.random() < KEEP_PROBABILITY["style"],
+    )
+    rate = rng.choice(ATTRIBUTE_KEEP_PROBABILITIES)
     draws = {name: rng.random() < rate for name in SAID}
     if persona is None:
         return None
     style = None
     if persona.style is not None and keep_style:
-        said = {name: getattr(persona.style, name) for name, keep in draws.items() if keep}
-        style = Style(**said) if any(value is not None for value in said.values()) else None
+        attributes = {name: getattr(persona.style, name) for name, keep in draws.items() if keep}
+        style = Style(**attributes) if any(value is not None for value in attributes.values()) else None
     description = persona.description if keep_description else ""
     return persona.model_copy(update={"description": description, "style": style})

@@ -1,7 +1,7 @@
-"""The words for a person's style and for the lines of a profile. The first of each are the canonical ones.
+"""Phrases for a person's style and for the lines of a profile. The first phrase of each tuple is the canonical one.
 
-Canonical words of opposite levels differ by more than a negation: to a small model "full stops" and "no full
-stops" look alike, and digits say little ("15" and "11" begin with one token), so that lengths have names too.
+Canonical phrases of opposite levels differ by more than a negation: a small model confuses "full stops" and "no full
+stops". Lengths have names too, since digits say little: "15" and "11" begin with one token.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ COUNTED: dict[str, Phrases] = {
 }
 
 SIZES: dict[int, str] = {4: "tiny", 8: "short", 15: "medium", 30: "lengthy", 70: "long"}
-"""Names of lengths up to so many words."""
+"""Name of a length by its upper limit in words."""
 LONGEST = "huge"
 
 LENGTH_WORDS: dict[int, str] = {
@@ -188,7 +188,7 @@ LEVELLED: dict[str, dict[Level, Phrases]] = {
         "high": ("messages of very uneven length", "now long, now short", "length goes up and down"),
     },
 }
-"""Nothing is said at a level without words: it is what most people do, or it says little."""
+"""Phrases by attribute and level. A level that is common or says little has no phrase and is left out."""
 
 ACTS = {
     "objects": "You object to the answer.",
@@ -197,4 +197,4 @@ ACTS = {
     "answers": "You answer the question.",
     "thanks": "You say thanks.",
 }
-"""What the person does in the turn that follows."""
+"""Notes that announce the act of the next user turn."""

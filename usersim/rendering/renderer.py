@@ -1,13 +1,14 @@
-"""The only code that knows tokens: conversation → ids and mask, profile and turns → prompt, sampled ids → text.
+"""Renderer between conversations and token ids: training examples, prompts, and decoding of sampled ids.
 
-Content is encoded by a tokenizer that has no added tokens, and control ids are spliced in as integers, so a
-literal `<|im_end|>` in somebody's text stays text. Training and serving render through the same functions.
+This is the only code that knows tokens. Training and serving render through the same functions. Content is encoded by a
+tokenizer without added tokens, and control ids are inserted as integers. So a literal `<|im_end|>` in a message stays
+text.
 
-The ids are those of the base's own chat template with the true roles, except that content is stripped of white
-space around it, that nothing is written which the template adds of itself (Qwen's default system message and
-empty `<think>` block, Llama-3.1's dates: they move or change with the turns or the day, and a prompt must be
-append-only), and that a ChatML turn always closes with its newline. The tokenizer's normaliser stays: Qwen's
-writes NFC, so somebody's decomposed accents are trained on and read back composed.
+The ids are those of the base's own chat template with the true roles, with three exceptions. Content is stripped of
+surrounding white space. Text that the template adds itself is left out: Qwen's default system message and empty
+`<think>` block, Llama-3.1's dates. These change with the turns or the day, and a prompt must be append-only. A ChatML
+turn always closes with its newline. The tokenizer's normaliser stays: Qwen's writes NFC, so decomposed accents are
+trained on and read back composed.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ SETTINGS_FILE = "userlm.json"
 
 
 class Limits(Record):
-    """The one truncation policy: a longer message keeps its head and its tail around a mark. Tokens."""
+    """Truncation limits in tokens: a longer message keeps its head and its tail around a mark."""
 
     assistant_head: int = 40
     assistant_tail: int = 16
@@ -47,7 +48,7 @@ class Limits(Record):
 
 
 class RenderSettings(Record):
-    """`userlm.json` beside the weights: what a User LM needs beyond a causal LM."""
+    """Settings in `userlm.json` beside the weights, which turn a causal LM into a User LM."""
 
     template: Literal["userlm-v1"] = "userlm-v1"
     chat_format: Literal["chatml", "llama3"]
@@ -56,31 +57,34 @@ class RenderSettings(Record):
     context_tokens: int
     limits: Limits = Limits()
     acts: bool = False
-    """Whether it was trained to be told what a turn does (`usersim.text.user_acts`)."""
+    """True for a model trained with requested acts (`usersim.text.user_acts`)."""
     calibration: Calibration | None = None
-    """Of P(end), where one was fitted (`usersim.decoding.end_calibration`)."""
+    """Calibration of P(end), if one was fitted (`usersim.decoding.end_calibration`)."""
     decoding: Sampling | None = None
-    """Default sampling parameters, where they were chosen (`usersim eval choose-decoding`)."""
+    """Default sampling parameters, if chosen by `usersim eval choose-decoding`."""
 
     def end_probability(self, raw: float, *, user_turns: int) -> float:
-        """P(end) as it counts, from the model's own."""
+        """Returns the calibrated P(end) for the model's raw one."""
         return raw if self.calibration is None else self.calibration(raw, user_turns=user_turns)
 
     def uncalibrated(self) -> RenderSettings:
-        """What has to agree between a base and an adapter."""
+        """Returns the settings that a base and its adapter must share: without calibration and decoding."""
         return self.model_copy(update={"calibration": None, "decoding": None})
 
 
 @dataclass(frozen=True)
 class Example:
-    """One training sequence. `supervised[i]`: the model is asked to predict `ids[i]` from what stands before it."""
+    """Training sequence.
+
+    `supervised[i]` is True if the loss covers the prediction of `ids[i]` from the ids before it.
+    """
 
     ids: list[int]
     supervised: list[bool]
 
 
 class Renderer:
-    """Not thread-bound and without state between calls."""
+    """Renderer for one tokenizer and its settings. Thread-safe and stateless between calls."""
 
     def __init__(self, tokenizer_json: dict[str, Any], settings: RenderSettings) -> None:
         self.settings = settings
@@ -98,7 +102,7 @@ class Renderer:
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> Renderer:
-        """Reads `tokenizer.json` and `userlm.json`; raises ConfigError when `path` is not a User LM."""
+        """Reads `tokenizer.json` and `userlm.json`. Raises ConfigError if `path` is not a User LM."""
         folder = Path(path)
         settings, tokenizer_json = read_settings(folder), read_tokenizer(folder)
         end_id = added_tokens(tokenizer_json).get(END_OF_CONVERSATION)
@@ -123,15 +127,15 @@ class Renderer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash over template, limits and control ids: equal fingerprints render equal token ids."""
+        """Hash of template, limits and control ids. Renderers with equal fingerprints give equal token ids."""
         unsaid = {"calibration", "decoding"} | (
             set() if self.settings.acts else {"acts"}
-        )  # as before there were any
+        )  # keeps fingerprints from before acts existed
         facts = self.settings.model_dump_json(exclude=unsaid) + json.dumps([self._start, self._after_turn])
         return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
     def encode(self, text: str) -> list[int]:
-        """Content to ids; never a control id, whatever the text says."""
+        """Encodes content; the result never holds a control id."""
         # A lone surrogate cannot be UTF-8; it becomes U+FFFD as in every browser.
         clean = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         ids: list[int] = self._tokenizer.encode(clean, add_special_tokens=False).ids
@@ -143,11 +147,22 @@ class Renderer:
     # -- prompts ---------------------------------------------------------------------------------
 
     def prompt(self, profile: UserProfile, turns: Sequence[Turn], *, act: Act | None = None) -> list[int]:
-        """Ids up to where the user speaks. `turns`: empty, or alternating and ending with the assistant.
+        """Renders the prompt for the next user turn.
 
-        `act`: what the next turn is to do. Append-only: the prompt of a longer history starts with the prompt of a
-        shorter one, but for the act and the user's header, so that an engine's prefix cache carries over.
-        Raises RenderError.
+        Prompts are append-only, so that an engine's prefix cache can be reused. The prompt of a longer history starts
+        with the prompt of a shorter one, except for the act and the user's header.
+
+        Args:
+            profile: Goal and persona of the user.
+            turns: History, empty or alternating and ending with the assistant.
+            act: Requested act of the next turn.
+
+        Returns:
+            Token ids up to the content of the user's turn.
+
+        Raises:
+            RenderError: The history is not valid, or `act` is given for a model without acts.
+            ContextOverflowError: The prompt fills the context window.
         """
         check_history(turns)
         if act is not None and not self.settings.acts:
@@ -166,7 +181,10 @@ class Renderer:
         return ids
 
     def read(self, sampled: Sequence[int]) -> tuple[str, bool]:
-        """(text up to the first control id, whether the end of conversation was sampled in place of a turn)."""
+        """Decodes sampled ids.
+
+        Returns the text up to the first control id, and True if the conversation ended instead.
+        """
         cut = next((i for i, token in enumerate(sampled) if token in self.control_ids), len(sampled))
         ends = cut == 0 and bool(sampled) and sampled[0] == self.settings.end_of_conversation_id
         return self.decode(sampled[:cut]).strip(), ends
@@ -182,14 +200,18 @@ class Renderer:
         wording: random.Random | None = None,
         acts: Sequence[Act | None] = (),
     ) -> Iterator[Example]:
-        """Windows of at most `max_tokens`, cut at turn boundaries; every user turn is supervised once.
+        """Yields training windows, cut at turn boundaries; every user turn is supervised once.
 
-        Each window repeats the system message, and a later one begins with what was said before as context that is
-        not supervised: up to a third of it, at least the message that its first user turn answers, for an opening is
-        the person's first words and no others. A window is longer only where that message and the turn do not fit.
-        The end is supervised only where the person is known to have left.
-        `wording` draws a paraphrase of the profile; without it the one canonical rendering, as in `prompt`.
-        `acts`: what is told of each user turn before it; a prompt has its own alone, and training tells few.
+        Each window repeats the system message. A later window begins with earlier turns as unsupervised context: up to
+        a third of the window, at least the message that its first user turn answers. A window exceeds `max_tokens` only
+        if that message and the turn do not fit. The end is supervised only if the person is known to have left.
+
+        Args:
+            conversation: Conversation to render.
+            profile: Profile to render in place of the conversation's own.
+            max_tokens: Window size in tokens. Default: the context window.
+            wording: Samples a paraphrase of the profile. None: the canonical rendering, as in `prompt`.
+            acts: Act noted before each user turn, None for no note. Training notes few, a prompt only its own.
         """
         system = self._system(conversation.profile if profile is None else profile, wording)
         budget = (max_tokens or self.settings.context_tokens) - len(system)
@@ -229,7 +251,7 @@ class Renderer:
         return [*self._start, *self._note(describe(profile, wording))]
 
     def _note(self, text: str) -> list[int]:
-        """A message that tells the user what it is to know."""
+        """Renders a system message with instructions to the user."""
         return [
             *self._headers["system"],
             *self.encode(text),
@@ -238,10 +260,9 @@ class Renderer:
         ]
 
     def _message(self, turn: Turn) -> tuple[list[int], list[bool]]:
-        """A turn's ids and mask: a whole user turn supervises its words and its end of turn.
+        """Returns the ids and supervision mask of a turn: a whole user turn is supervised with its end of turn.
 
-        Of a truncated one only the head is supervised: the mark, the tail and an end that comes early are
-        not what the person did.
+        Of a truncated turn only the head is supervised, since the mark, the tail and the early end are artefacts.
         """
         header = self._headers[turn.role]
         content = self.encode(turn.text.strip())
@@ -262,7 +283,7 @@ class Renderer:
 
 
 def check_history(turns: Sequence[Turn]) -> None:
-    """Raises RenderError unless the user may speak next."""
+    """Raises RenderError unless the next turn is the user's."""
     try:
         check_alternation(list(turns))
     except ValueError as error:
@@ -276,7 +297,7 @@ def check_history(turns: Sequence[Turn]) -> None:
 def _join(
     system: list[int], window: Sequence[tuple[list[int], list[bool]]], *, supervised_from: int
 ) -> Example:
-    """One window; of the messages before `supervised_from` none is supervised."""
+    """Joins messages to one window; those before `supervised_from` are not supervised."""
     ids, supervised = list(system), [False] * len(system)
     for index, (message_ids, mask) in enumerate(window):
         ids += message_ids
@@ -289,7 +310,7 @@ def write_settings(settings: RenderSettings, folder: Path) -> None:
 
 
 def read_settings(folder: Path) -> RenderSettings:
-    """`userlm.json` of a User LM or an adapter; raises ConfigError."""
+    """Reads `userlm.json` of a User LM or an adapter. Raises ConfigError."""
     try:
         return RenderSettings.model_validate_json((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
     except OSError as error:
@@ -303,7 +324,7 @@ def read_settings(folder: Path) -> RenderSettings:
 
 
 def _embedding_rows(folder: Path) -> int | None:
-    """What `config.json` says; None where there is none, as beside an adapter."""
+    """Returns the vocabulary size in `config.json`; None without one, as beside an adapter."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return int(config.get("vocab_size") or config["text_config"]["vocab_size"])
@@ -314,7 +335,7 @@ def _embedding_rows(folder: Path) -> int | None:
 def _chat_format(
     name: str, added: dict[str, int], encode: Any
 ) -> tuple[list[int], dict[str, list[int]], list[int]]:
-    """(ids before everything, header ids by role, ids after an end of turn)."""
+    """Returns the ids at the start, the header ids by role and the ids after an end of turn."""
     roles = ("system", "user", "assistant")
     try:
         if name == "chatml":

@@ -1,4 +1,4 @@
-"""Token ids as text while they come in, and as the pieces that log-probabilities belong to."""
+"""Incremental decoding of token ids to text, and per-token log-probabilities."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from usersim.types import Record, UserTurn
 
 
 class TokenLogprob(Record):
-    """One token, with its raw log-probability (temperature 1)."""
+    """Token with its raw log-probability (temperature 1), in nats."""
 
     id: int
     text: str
-    """U+FFFD where the token is only a part of a character; empty for an end of turn."""
+    """Decoded text: U+FFFD for an incomplete character, empty for an end of turn."""
     bytes: tuple[int, ...]
     logprob: float
     top: tuple[TokenLogprob, ...] = ()
-    """The likeliest tokens of this position, from the likeliest down."""
+    """Most likely tokens of this position, in descending order."""
 
 
 class DetailedTurn(UserTurn):
-    """A turn with the tokens that were sampled for it, the end token included."""
+    """User turn with its sampled tokens, the end token included."""
 
     trace: tuple[TokenLogprob, ...] = ()
-    """Empty when the probability of the end decided: no token was said."""
+    """Sampled tokens; empty if P(end) decided the end, without a sampled token."""
 
 
 def trace(
@@ -58,23 +58,23 @@ def _named(
 def _bytes(renderer: Renderer, token: int) -> bytes:
     if token == renderer.settings.end_of_conversation_id:
         return END_OF_CONVERSATION.encode()
-    # decode() cannot tell the bytes of a token that is half a character.
+    # decode() loses the bytes of a token that is half a character.
     piece = renderer._tokenizer.id_to_token(token)
     return b"" if piece is None or token in renderer.control_ids else bytes(_alphabet()[c] for c in piece)
 
 
 @cache
 def _alphabet() -> dict[str, int]:
-    """GPT-2's letters for bytes: printable Latin-1 stands for itself, the rest follow from U+0100 on."""
+    """Returns GPT-2's byte alphabet: printable Latin-1 maps to itself, the other bytes to U+0100 and on."""
     own = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = (byte for byte in range(256) if byte not in own)
     return {chr(byte): byte for byte in own} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
 class TextStream:
-    """What may be shown of a turn so far: the pieces add up to what `Renderer.read` makes of all ids.
+    """Incremental decoder of a turn. Its pieces add up to the text of `Renderer.read` for all ids.
 
-    Held back: incomplete characters and white space, until something follows; all from a control id on.
+    Incomplete characters and white space are held back until more text follows. Text after a control id is dropped.
     """
 
     def __init__(self, renderer: Renderer) -> None:
@@ -84,7 +84,7 @@ class TextStream:
         self.shown = ""
 
     def push(self, token_ids: Sequence[int]) -> str:
-        """The text that these ids add."""
+        """Adds token ids. Returns the new text to show."""
         for token in token_ids:
             self._over = self._over or token in self._renderer.control_ids
             if not self._over:
@@ -93,7 +93,7 @@ class TextStream:
         return self._show(sure)
 
     def finish(self, text: str) -> str:
-        """What is left of the whole `text`."""
+        """Returns the rest of the whole `text` that was not shown yet."""
         return self._show(text)
 
     def _show(self, text: str) -> str:

@@ -1,4 +1,4 @@
-"""`tokenizer.json` of a base: its added tokens, and a tokenizer of content that knows none of them."""
+"""`tokenizer.json` of a base model: its added tokens, and a content tokenizer without them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from usersim.errors import ConfigError
 
 
 def read_tokenizer(folder: Path) -> dict[str, Any]:
-    """`tokenizer.json`, parsed and no more; raises ConfigError."""
+    """Returns the parsed `tokenizer.json`. Raises ConfigError."""
     try:
         parsed = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     except OSError as error:
@@ -25,35 +25,38 @@ def read_tokenizer(folder: Path) -> dict[str, Any]:
 
 
 def added_tokens(tokenizer_json: dict[str, Any]) -> dict[str, int]:
-    """Id by name, special or not: Qwen's `<think>` and `<tool_call>` are not flagged special, and still control."""
+    """Returns the added tokens: id by name.
+
+    Tokens not flagged special are included: Qwen's `<think>` and `<tool_call>` are control tokens too.
+    """
     return {token["content"]: int(token["id"]) for token in tokenizer_json.get("added_tokens", [])}
 
 
 def check_byte_level(tokenizer_json: dict[str, Any]) -> None:
-    """Raises ConfigError unless any text can be encoded piece by piece and read back."""
+    """Raises ConfigError unless the tokenizer is byte-level BPE, which encodes any text losslessly piece by piece."""
     kind = tokenizer_json.get("model", {}).get("type", "BPE")
     # SentencePiece puts a space before every piece, so headers and content could not be encoded apart.
     if kind != "BPE" or '"ByteLevel"' not in json.dumps(tokenizer_json.get("pre_tokenizer")):
         raise ConfigError(
-            f"its tokenizer is {kind} and not byte-level BPE; use a base with a tokenizer like SmolLM2's, "
+            f"the tokenizer is {kind}, not byte-level BPE; use a base with a tokenizer like SmolLM2's, "
             "Llama-3's or Qwen's"
         )
 
 
 def content_tokenizer(tokenizer_json: dict[str, Any], added: dict[str, int]) -> Tokenizer:
-    """Without added tokens, cutting or padding: what it is given is text, all of it."""
+    """Returns a tokenizer without added tokens, truncation or padding, which treats its whole input as text."""
     check_byte_level(tokenizer_json)
     model = tokenizer_json["model"]
     if model.get("ignore_merges"):
-        # Such a model (Llama-3) looks a whole word up in the vocabulary first: no control token may be there.
+        # With ignore_merges (Llama-3) whole words are looked up in the vocabulary first: drop control tokens from it.
         model = {**model, "vocab": {word: i for word, i in model["vocab"].items() if word not in added}}
-    nothing: dict[str, Any] = {
+    cleared: dict[str, Any] = {
         "added_tokens": [],
         "post_processor": None,
         "truncation": None,
         "padding": None,
     }
     try:
-        return Tokenizer.from_str(json.dumps({**tokenizer_json, **nothing, "model": model}))
+        return Tokenizer.from_str(json.dumps({**tokenizer_json, **cleared, "model": model}))
     except Exception as error:  # tokenizers raises Exception itself
         raise ConfigError(f"tokenizer.json cannot be read ({error}); copy it again") from error

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: one style sheet for light and dark, nothing fetched, a script only where one is given."""
+"""Self-contained HTML pages with a style sheet for light and dark, and nothing fetched."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHOWN_CHARACTERS = 700
 
 
 def render_page(title: str, sections: Iterable[str], *, style: str = "", script: str = "") -> str:
-    """`sections` are HTML, `title` is text; `style` comes after the common style sheet, `script` at the end."""
+    """Returns a page. `sections` are HTML, `title` is text; `style` and `script` are added to the common ones."""
     template = files("usersim.report").joinpath("page.html").read_text(encoding="utf-8")
     return Template(template).substitute(
         title=escape(title),
@@ -24,9 +24,9 @@ def render_page(title: str, sections: Iterable[str], *, style: str = "", script:
 
 
 def talk(turns: Sequence[Turn], note: str) -> str:
-    """A conversation as bubbles, long turns clipped; `note` is text for the end."""
-    said = "".join(f'<p class="{turn.role}">{escape(clipped(turn.text))}</p>' for turn in turns)
-    return f'<div class="talk">{said}<small>{escape(note)}</small></div>'
+    """Returns a conversation as bubbles, with long turns clipped; `note` is text below it."""
+    bubbles = "".join(f'<p class="{turn.role}">{escape(clipped(turn.text))}</p>' for turn in turns)
+    return f'<div class="talk">{bubbles}<small>{escape(note)}</small></div>'
 
 
 def clipped(text: str, most: int = SHOWN_CHARACTERS) -> str:
@@ -34,12 +34,12 @@ def clipped(text: str, most: int = SHOWN_CHARACTERS) -> str:
 
 
 def details(summary: str, inside: str) -> str:
-    """Folded away until it is clicked; `summary` is text."""
+    """Returns a collapsed section; `summary` is text, `inside` HTML."""
     return f"<details><summary>{escape(summary)}</summary>{inside}</details>"
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, label: str = "table") -> str:
-    """Every cell is HTML. Wider than the page, it scrolls by itself, with the keyboard too; `label` is text."""
+    """Returns a table with HTML cells. A wide table scrolls by itself, also with the keyboard; `label` is text."""
     head = "".join(f"<th>{cell}</th>" for cell in heads)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return (

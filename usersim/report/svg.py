@@ -1,6 +1,6 @@
-"""Plots as HTML and inline SVG: no script, colours from the page's style sheet, so they follow light and dark.
+"""Plots as HTML and inline SVG without script. Colours come from the page's style sheet, for light and dark.
 
-A series is drawn in the colour of its class: `human`, `c0` … `c5`.
+The class of a series sets its colour: `human`, `c0` … `c5`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def percent(value: float) -> str:
 
 
 def share_bars(rows: Iterable[tuple[str, str, float | None]]) -> str:
-    """(name, class, share) each; a share that is not known has no bar."""
+    """Returns bars for rows of (name, class, share); an unknown share has no bar."""
     return "".join(
         f'<div class="share"><span>{escape(name)}</span>'
         f'<span class="rail"><i class="{style}" style="width:{100 * (value or 0):.1f}%"></i></span>'
@@ -26,7 +26,7 @@ def share_bars(rows: Iterable[tuple[str, str, float | None]]) -> str:
 
 
 def histogram(label: str, bins: Sequence[str], series: Sequence[tuple[str, Sequence[float]]]) -> str:
-    """Grouped bars per bin, of (class, heights) each in their order; crowded bins are named by their lower edge."""
+    """Returns grouped bars per bin for series of (class, heights). Crowded bins are labelled by their lower edge."""
     top = max(max(bars) for _, bars in series) or 1.0
     slot = WIDTH / len(bins)
     thick = min(14.0, (slot - 3) / len(series))

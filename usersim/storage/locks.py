@@ -1,4 +1,4 @@
-"""One process at a time on a file or folder; the kernel frees the lock of a process that was killed."""
+"""File locks between processes. The kernel releases the lock of a killed process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ except ImportError:  # Windows
 
 
 def lock(handle: int, *, wait: bool = False) -> Literal["ours", "taken", "unknown"]:
-    """Locks an open file until it is closed; `unknown` where the system or its file system has no locks."""
+    """Locks an open file until it is closed. Returns `unknown` if the system or file system has no locks."""
     if fcntl is None:
         return "unknown"
     try:
@@ -31,9 +31,9 @@ def lock(handle: int, *, wait: bool = False) -> Literal["ours", "taken", "unknow
 
 @contextmanager
 def locked(target: str | Path, *, wait: bool = False) -> Iterator[None]:
-    """Holds the lock of `target`, a hidden file beside it.
+    """Holds the lock of `target`: a lock on a hidden file beside it.
 
-    Raises BackendError where another process holds it, unless `wait`.
+    Raises BackendError if another process holds it, unless `wait`.
     """
     target = Path(target).absolute()
     if not target.name:
@@ -46,7 +46,7 @@ def locked(target: str | Path, *, wait: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # before it is free: no other process may hold this file then
+        path.unlink(missing_ok=True)  # before the lock is released, so that no other process holds this file
         os.close(handle)
 
 
@@ -54,7 +54,7 @@ def _acquire(path: Path, *, wait: bool) -> int | None:
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         state = lock(handle, wait=wait)
-        # Its holder removes the file: another process may hold a new one by now.
+        # The holder removes the file on release: another process may hold a new one by now.
         if state == "unknown" or (state == "ours" and _is_still(path, handle)):
             return handle
         os.close(handle)

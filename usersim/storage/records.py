@@ -1,4 +1,4 @@
-"""Records to and from files: JSON Lines read with path:line in every complaint, files written atomically."""
+"""Reading and writing records: JSON Lines with path:line in every error, atomic writes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, Any]]:
-    """(line number, parsed value) of every non-blank line; `.gz` is decompressed."""
+    """Yields (line number, parsed value) of every non-blank line; `.gz` is decompressed. Raises DataError."""
     file = Path(path)
     if not file.is_file():
         raise DataError(f"{file}: no such file")
@@ -43,9 +43,10 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, Any]]:
 
 
 def whole_lines(path: str | Path) -> Iterator[tuple[int, str, Any]]:
-    """(line number, line, parsed value) of a JSON Lines file that is appended to, after whatever became of it.
+    """Yields (line number, line, parsed value) of a JSON Lines file that is appended to, skipping damaged lines.
 
-    A last line that was cut off, by a kill or a full disk, is left out. So is a damaged one before it, with a warning.
+    A last line that was cut off, by a kill or a full disk, is skipped. An earlier damaged line is skipped with a
+    warning.
     """
     file = Path(path)
     lines = file.read_bytes().split(b"\n") if file.is_file() else []
@@ -56,13 +57,13 @@ def whole_lines(path: str | Path) -> Iterator[tuple[int, str, Any]]:
                 yield number, line, json.loads(line)
         except ValueError:
             if number < len(lines):
-                logger.warning("%s:%d: damaged; that line is left out", file, number)
+                logger.warning("%s:%d: damaged line; it is skipped", file, number)
 
 
 def append_line(path: str | Path, line: str) -> None:
-    """One more line, whole or not at all.
+    """Appends one line atomically.
 
-    Raises BackendError where it cannot be written; what was half written of it is taken back.
+    Raises BackendError if it cannot be written; a partial write is undone.
     """
     file = Path(path)
     try:
@@ -71,9 +72,9 @@ def append_line(path: str | Path, line: str) -> None:
             size = stream.tell()
             try:
                 text = ("\n" if size and _is_torn(file) else "") + line + "\n"
-                left = memoryview(text.encode("utf-8"))
-                while left:
-                    left = left[stream.write(left) :]
+                remaining = memoryview(text.encode("utf-8"))
+                while remaining:
+                    remaining = remaining[stream.write(remaining) :]
             except OSError:
                 stream.truncate(size)
                 raise
@@ -84,14 +85,14 @@ def append_line(path: str | Path, line: str) -> None:
 
 
 def _is_torn(file: Path) -> bool:
-    """Whether its last line is without an end: the next one would join it."""
+    """Returns True if the last line has no newline, so that an appended line would join it."""
     with file.open("rb") as stream:
         stream.seek(-1, os.SEEK_END)
         return stream.read(1) != b"\n"
 
 
 def explain(error: ValidationError) -> str:
-    """The first complaint of pydantic in one line: `turns.0.role: Input should be …`."""
+    """Returns the first error of pydantic in one line: `turns.0.role: Input should be …`."""
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     more = f" (+{error.error_count() - 1} more)" if error.error_count() > 1 else ""
@@ -99,6 +100,7 @@ def explain(error: ValidationError) -> str:
 
 
 def read_records(path: str | Path, kind: type[R]) -> Iterator[R]:
+    """Yields the records of a JSON Lines file. Raises DataError naming path:line."""
     for number, value in read_jsonl(path):
         try:
             yield kind.model_validate(value)
@@ -112,12 +114,12 @@ def read_conversations(path: str | Path) -> list[Conversation]:
 
 @contextmanager
 def atomic_writer(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """A file that appears under its name complete or not at all."""
+    """Opens a temporary file that replaces `path` only when complete."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(target)
-    handle, temporary = _temporary(target)
-    keeper = os.dup(handle)  # holds the lock until the file has its name
+    _remove_leftovers(target)
+    handle, temporary = _open_temporary(target)
+    lock_handle = os.dup(handle)  # holds the lock until the file has its name
     try:
         with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as stream:
             yield stream
@@ -131,31 +133,31 @@ def atomic_writer(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         Path(temporary).unlink(missing_ok=True)
         raise
     finally:
-        os.close(keeper)
+        os.close(lock_handle)
 
 
 TEMPORARY = ".tmp"
 
 
-def _temporary(target: Path) -> tuple[int, str]:
-    """A new file beside `target`, locked while it is open."""
+def _open_temporary(target: Path) -> tuple[int, str]:
+    """Creates a file beside `target`, locked while it is open. Returns its handle and name."""
     while True:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=TEMPORARY)
         if lock(handle) != "taken" and os.fstat(handle).st_nlink:
             return handle, name
-        os.close(handle)  # swept by another process before it was locked
+        os.close(handle)  # removed by another process before it was locked
 
 
-def _sweep(target: Path) -> None:
-    """Removes what writers of `target` left that were killed; those at work hold a lock on theirs."""
-    for left in target.parent.glob(f".{glob.escape(target.name)}.*{TEMPORARY}"):
-        with suppress(OSError), left.open("rb") as stream:
+def _remove_leftovers(target: Path) -> None:
+    """Removes temporary files of killed writers of `target`; running writers hold a lock on theirs."""
+    for leftover in target.parent.glob(f".{glob.escape(target.name)}.*{TEMPORARY}"):
+        with suppress(OSError), leftover.open("rb") as stream:
             if lock(stream.fileno()) == "ours":
-                left.unlink()
+                leftover.unlink()
 
 
 def write_records(path: str | Path, records: Iterable[Record]) -> int:
-    """Writes JSON Lines atomically and returns how many."""
+    """Writes JSON Lines atomically. Returns the number of records."""
     count = 0
     with atomic_writer(path) as stream:
         for record in records:

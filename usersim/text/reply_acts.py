@@ -1,4 +1,4 @@
-"""What an assistant's reply does: asks, refuses, says anything new. English, by rules, without a judge."""
+"""Rule-based acts of an assistant's reply: asks, refuses, makes progress. English, without a judge."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ OFFER = re.compile(
     r"|can i (?:help|assist)|(?:does|did) (?:that|this) (?:help|answer)|how (?:can|may) i",
     re.IGNORECASE,
 )
-"""Questions of assistants that ask for nothing about the goal."""
+"""Assistant questions that are not about the goal."""
 REFUSAL = re.compile(
     r"\bi(?:'m| am) (?:sorry|unable|not able|afraid)\b|\bi (?:cannot|can't|won't|don't have (?:access|information))\b"
     r"|\bas an ai\b|\bi do not have\b",
     re.IGNORECASE,
 )
 REFUSES_WITHIN = 160
-"""Characters of a reply in which a refusal stands."""
+"""Number of first characters of a reply that are searched for a refusal."""
 COMMON = word_set(
     "a an and any are as at be by can could do does for from had has have how i if in is it its like me my "
     "need not of on or our please should so some that the their them then there this to us want was we what "
@@ -31,22 +31,25 @@ COMMON = word_set(
 
 
 def questions(reply: str) -> list[str]:
-    """Sentences of the prose that end in "?" and ask about the matter; code and offers of help are left out."""
-    asked = (
+    """Returns the questions of the prose, without code and offers of help."""
+    candidates = (
         piece for piece in SENTENCE.split(FENCE.sub(" ", reply)) if piece.rstrip(" *_\"')").endswith("?")
     )
-    return [sentence for sentence in asked if words(sentence) and not OFFER.search(sentence)]
+    return [sentence for sentence in candidates if words(sentence) and not OFFER.search(sentence)]
 
 
 def stalled(reply: str, earlier: Sequence[str]) -> bool:
-    """Refuses at its beginning, spends at least half of its words on questions, or brings under a fifth new words."""
+    """Returns True for a reply without progress.
+
+    It refuses at its beginning, spends at least half of its words on questions, or has under a fifth new words.
+    """
     if REFUSAL.search(reply[:REFUSES_WITHIN]):
         return True
-    said = words(FENCE.sub(" ", reply))
-    if sum(len(words(sentence)) for sentence in questions(reply)) * 2 >= max(1, len(said)):
+    reply_words = words(FENCE.sub(" ", reply))
+    if sum(len(words(sentence)) for sentence in questions(reply)) * 2 >= max(1, len(reply_words)):
         return True
-    content, known = content_words(reply), content_words(" ".join(earlier))
-    return bool(earlier) and (not content or len(content - known) * 5 < len(content))
+    content, earlier_words = content_words(reply), content_words(" ".join(earlier))
+    return bool(earlier) and (not content or len(content - earlier_words) * 5 < len(content))
 
 
 def content_words(text: str) -> set[str]:

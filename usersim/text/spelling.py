@@ -1,4 +1,4 @@
-"""Typos of English prose, word by word: unknown, and one slip away from a common word.
+"""Typo detection for English prose: unknown words at an edit distance of one from a common word.
 
 The dictionary is the English one inside `pyspellchecker`, loaded on first use (0.3 s, 60 MiB).
 """
@@ -13,15 +13,15 @@ log = logging.getLogger(__name__)
 
 
 def word_set(words: str) -> frozenset[str]:
-    """The words between the blanks."""
+    """Returns the set of whitespace-separated words."""
     return frozenset(words.split())
 
 
 COMMON = 20_000
-"""Words that a typo can be a slip of: the most frequent of the dictionary, four letters or more."""
+"""Number of most frequent dictionary words, of four letters or more, that a typo can come from."""
 SHORTEST = 4
 REMEMBERED = 500_000
-"""Tokens whose marks are kept, so that memory stays flat over a million conversations."""
+"""Number of tokens whose marks are cached, so that memory stays bounded."""
 
 LOWER_WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 FOREIGN_WORD = re.compile(r"[^\W\d_]+")
@@ -30,7 +30,7 @@ OTHER_SPELLINGS = (
     ("our", "or"), ("is", "iz"), ("ys", "yz"), ("tre", "ter"), ("bre", "ber"), ("lled", "led"), ("lling", "ling"),
     ("ller", "ler"), ("ogue", "og"), ("ae", "e"), ("oe", "e"), ("mme", "m"), ("ence", "ense"), ("wards", "ward"),
 )  # fmt: skip
-"""British and American: the dictionary knows the second."""
+"""British and American spelling; the dictionary has the American one."""
 CHAT = word_set(
     "u r ur n k y ya yea yeah yep yup nah pls plz plss plzz thx thnx tnx tysm ty thanx im ive youre "
     "theyre dont cant wont didnt doesnt isnt arent wasnt couldnt shouldnt wouldnt havent hasnt thats "
@@ -40,7 +40,7 @@ CHAT = word_set(
 )
 """Abbreviations of chat and dropped apostrophes; never typos."""
 FIRST_PERSON = word_set("i i'm i've i'd i'll im ive my mine myself")
-"""The writer speaking of themselves; "me" is left out: "give me", "tell me" say nothing."""
+"""First-person words. "me" is left out, since "give me" and "tell me" are not informative."""
 NOT_TYPOS = word_set(
     "ajax alles analytics api apis args argv async auth axios backend backends bash blockchain bool "
     "boolean booleans bootcamp bundler cafe carb carbs char chatbot chatbots chmod chown codec codecs "
@@ -64,12 +64,12 @@ NOT_TYPOS = word_set(
     "algo desc noir orcs meth grpc "
     "fulfil fulfils fulfilment enrol enrols enrolment instil skilful wilful"
 )
-"""Words younger than the dictionary that are one letter away from an older one."""
+"""Words newer than the dictionary that are one letter away from an older word."""
 
 
 @cache
 def dictionary() -> tuple[frozenset[str], frozenset[str], frozenset[str]] | None:
-    """(known words, common words, common words less one letter); None where the wheel is missing."""
+    """Returns all words, common words, and common words less one letter; None if the package is missing."""
     try:
         from spellchecker import SpellChecker
     except ImportError:
@@ -92,7 +92,7 @@ def _less_one(word: str) -> set[str]:
 
 
 def is_known(word: str) -> bool:
-    """In the dictionary or the lists here, itself or without 's. Lower case, straight apostrophes."""
+    """Returns True if a lower-case word, with or without 's, is in the dictionary or the lists here."""
     loaded = dictionary()
     if loaded is None or word in CHAT:
         return True
@@ -101,31 +101,31 @@ def is_known(word: str) -> bool:
 
 
 def is_typo(word: str) -> bool:
-    """Unknown, and a common word with one letter dropped, added, changed or moved. From four letters on."""
+    """Returns True for an unknown word of four letters or more that is one edit away from a common word."""
     loaded = dictionary()
     if loaded is None or len(word) < SHORTEST or not word.isalpha() or is_known(word):
         return False
-    known, common, less = loaded
+    all_words, common, less = loaded
     shorter = _less_one(word)
     slipped = word in less or not shorter.isdisjoint(common) or not shorter.isdisjoint(less)
-    return slipped and not _other_spelling(word, known)
+    return slipped and not _other_spelling(word, all_words)
 
 
-def _other_spelling(word: str, known: frozenset[str]) -> bool:
-    """Whether the dictionary has it as Americans spell it: "colour", "organise", "fulfil"."""
+def _other_spelling(word: str, all_words: frozenset[str]) -> bool:
+    """Returns True if the dictionary has the American spelling of the word: "colour", "organise", "fulfil"."""
     return any(
-        word[:at] + american + word[at + len(british) :] in known
+        word[:start] + american + word[start + len(british) :] in all_words
         for british, american in OTHER_SPELLINGS
-        for at in range(2, len(word) - len(british) + 1)
-        if word.startswith(british, at)
+        for start in range(2, len(word) - len(british) + 1)
+        if word.startswith(british, start)
     )
 
 
 class Marks(dict[str, str]):
-    """What a token between blanks is: a string of the letters below, looked up once per distinct token.
+    """Cache of marks per whitespace-separated token: a string of the letters below.
 
-    w a lower-case word (its typos are counted), u an unknown one, t a typo, c chat speak, f first person,
-    x a lower-case word of other letters than a-z. Capitalised words, numbers, addresses and code carry none.
+    w: lower-case word (its typos are counted), u: unknown word, t: typo, c: chat speak, f: first person, x: lower-case
+    word with other letters than a-z. Capitalised words, numbers, addresses and code have no mark.
     """
 
     def __missing__(self, token: str) -> str:

@@ -1,9 +1,8 @@
-"""How somebody writes, measured from their own turns.
+"""Style of a person's writing, measured from their turns.
 
-The same numbers condition the model in training, describe personas in prose, and score control in `eval`.
-The word lists are English: where the prose is plainly of another language, what they measure is None. All but
-length, questions, politeness and how a turn ends look at the first 1,000 characters of a turn
-(`usersim.text.code_blocks`).
+The same values condition the model in training, describe personas in prose, and score control in `eval`. The word lists
+are English: attributes based on them are None for prose in another language. Length, questions, politeness and end
+punctuation use the whole turn, the other attributes its first 1,000 characters (`usersim.text.code_blocks`).
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Sequence
 from math import log
 from statistics import median
 
-from usersim.text.code_blocks import Split, split
+from usersim.text.code_blocks import ProseAndCode, split
 from usersim.text.spelling import Marks, dictionary
 from usersim.text.user_acts import is_order, is_pushback
 from usersim.types import Style, Turn
@@ -29,20 +28,20 @@ POLITE = re.compile(
 TY = re.compile(r"ty(?<!\wty)\b")
 SENTENCE_ENDS = frozenset(".!?…:;)]\"'”’")  # noqa: RUF001
 ENOUGH_WORDS = 8
-"""Looked-at words below which a typo rate and the language are not told."""
+"""Minimum number of words for a typo rate and a language decision."""
 ENGLISH_FROM = 0.7
-"""Share of dictionary words from which prose counts as English."""
+"""Minimum share of dictionary words in English prose."""
 
 _marks = Marks()
 
 
 def words(text: str) -> list[str]:
-    """Runs of letters and digits, inner apostrophes and hyphens kept: "don't", "well-kept"."""
+    """Returns runs of letters and digits, with inner apostrophes and hyphens: "don't", "well-kept"."""
     return WORD.findall(text)
 
 
 def count_words(text: str) -> int:
-    """len(words(text)), ten times faster for text that is ASCII but for its apostrophes."""
+    """Returns len(words(text)), ten times faster for text that is ASCII except for its apostrophes."""
     straight = text.replace("’", "'")  # noqa: RUF001
     if straight.isascii():
         return _count_ascii(straight)
@@ -57,7 +56,7 @@ def _count_ascii(text: str) -> int:
 
 
 def starts_lower(text: str) -> bool | None:
-    """Whether the first letter is lower case; None where the text has no cased letter."""
+    """Returns True if the first letter is lower case; None for a text without cased letters."""
     for character in text:
         if character.isalpha() and character.lower() != character.upper():
             return character.islower()
@@ -70,7 +69,7 @@ def is_question(text: str) -> bool:
 
 def is_polite(text: str) -> bool:
     lower = text.lower()
-    # Far faster than the expression: one of these is in every polite text.
+    # A fast pre-check: every polite text has one of these.
     hinted = (
         "please" in lower
         or "thank" in lower
@@ -91,13 +90,16 @@ def ends_punctuated(text: str) -> bool:
 
 
 def share(flags: Sequence[bool | None]) -> float | None:
-    """Share of True among those that are not None; None when there are none."""
-    known = [flag for flag in flags if flag is not None]
-    return sum(known) / len(known) if known else None
+    """Returns the share of True among flags that are not None; None without any."""
+    stated = [flag for flag in flags if flag is not None]
+    return sum(stated) / len(stated) if stated else None
 
 
 def measure(turns: Sequence[Turn]) -> Style:
-    """Style of the user turns among `turns`; every field None when there are none. Formulas: see `Style`."""
+    """Measures the style of the user turns among `turns`; all fields are None without user turns.
+
+    Formulas: see `Style`.
+    """
     texts = [turn.text for turn in turns if turn.role == "user"]
     if not texts:
         return Style()
@@ -120,7 +122,7 @@ def measure(turns: Sequence[Turn]) -> Style:
 
 
 def _in_english(texts: Sequence[str], marks: Sequence[str]) -> dict[str, float | None]:
-    """What the English word lists measure; nothing where the prose is of another language."""
+    """Returns the attributes based on English word lists; empty for prose in another language."""
     if is_foreign("".join(marks)):
         return {}
     return {
@@ -133,37 +135,40 @@ def _in_english(texts: Sequence[str], marks: Sequence[str]) -> dict[str, float |
 
 
 def marks_of(prose: str) -> str:
-    """The marks of its tokens, end to end; see `usersim.text.spelling.Marks`."""
+    """Returns the concatenated marks of its tokens (`usersim.text.spelling.Marks`)."""
     return "".join(map(_marks.__getitem__, prose.split()))
 
 
 def is_foreign(marks: str) -> bool:
-    """Eight words or more, fewer than 70 % of them in the dictionary."""
+    """Returns True if there are eight words or more and fewer than 70 % of them are in the dictionary."""
     latin = marks.count("w")
-    seen = latin + marks.count("x")
-    return seen >= ENOUGH_WORDS and latin - marks.count("u") < ENGLISH_FROM * seen
+    total = latin + marks.count("x")
+    return total >= ENOUGH_WORDS and latin - marks.count("u") < ENGLISH_FROM * total
 
 
 def typos(marks: Sequence[str]) -> float | None:
-    """Per 100 lower-case words of prose; None for fewer than eight of them."""
-    seen = sum(turn.count("w") for turn in marks)
-    if seen < ENOUGH_WORDS or dictionary() is None:
+    """Returns typos per 100 lower-case words of prose; None for fewer than eight words."""
+    total = sum(turn.count("w") for turn in marks)
+    if total < ENOUGH_WORDS or dictionary() is None:
         return None
-    return 100 * sum(turn.count("t") for turn in marks) / seen
+    return 100 * sum(turn.count("t") for turn in marks) / total
 
 
 def is_expressive(prose: str) -> bool:
-    """An exclamation mark, "??" or dots: marks that carry a tone."""
+    """Returns True if the prose has an exclamation mark, "??" or dots."""
     return "!" in prose or ".." in prose or "??" in prose or "…" in prose
 
 
-def code_share(splits: Sequence[Split]) -> float | None:
+def code_share(splits: Sequence[ProseAndCode]) -> float | None:
     characters = sum(part.characters for part in splits)
     return sum(part.code_characters for part in splits) / characters if characters else None
 
 
 def length_spread(counts: Sequence[int]) -> float | None:
-    """Mean of |ln((1 + words) / (1 + median words))|; None for one turn. 0.7: typically twice or half as long."""
+    """Returns the mean of |ln((1 + words) / (1 + median words))|; None for one turn.
+
+    0.7 means that a turn is typically twice or half as long as the median.
+    """
     if len(counts) < 2:
         return None
     middle = 1 + median(counts)

@@ -1,6 +1,6 @@
-"""Where low, middle and high begin for each attribute of style: a fixed reference, so that words keep their meaning.
+"""Cut points between low, middle and high for each style attribute, fixed so that phrases keep their meaning.
 
-The shipped cut points were measured once over human conversations (`usersim data styles`); no model moves them.
+The shipped cut points were measured once over human conversations (`usersim data styles`), independent of any model.
 """
 
 from __future__ import annotations
@@ -21,21 +21,23 @@ LEVELS: tuple[Level, ...] = ("low", "middle", "high")
 
 
 class Bin(Record):
-    """Low up to and including `low`, high above `high`."""
+    """Cut points of one attribute: low up to and including `low`, high above `high`."""
 
     low: float
     high: float
     n: int
-    """Conversations that state the attribute."""
+    """Number of conversations with the attribute."""
 
     def level(self, value: float) -> Level:
         return "low" if value <= self.low else "high" if value > self.high else "middle"
 
 
 class StyleBins(Record):
+    """Cut points of all style attributes."""
+
     attributes: dict[str, Bin]
     conversations: dict[str, int]
-    """How many of each corpus they were measured over."""
+    """Number of measured conversations by corpus."""
 
 
 def read_bins(path: Path) -> StyleBins:

@@ -1,4 +1,4 @@
-"""What a turn does: gives an order, objects, corrects, asks, answers, thanks. English phrases, by rules."""
+"""Rule-based acts of a user turn: order, objection, correction, question, answer, thanks. English only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LEAD_IN = word_set(
     "please pls plz kindly now ok okay then and also so great good nice perfect thanks thank you hi hello "
     "hey just next again but or finally instead cool yes sure dear"
 )
-"""Words that may stand before the verb of an order: "ok now write …"."""
+"""Words that may precede the verb of an order: "ok now write …"."""
 ORDERS = word_set(
     "act add adjust analyse analyze answer apply append arrange ask assess assume attach avoid become "
     "begin brainstorm break build calculate change chat check choose classify clean combine come comment "
@@ -34,9 +34,9 @@ ORDERS = word_set(
 )
 """Verbs that open orders. Turns opening with another verb are missed."""
 NO_OBJECT = word_set("is are was were has of : = - does do will would can should")
-"""After a word that is a noun as well: "answer is …", "plan of …" are no orders."""
+"""Words that mark the word before as a noun: "answer is …", "plan of …" are no orders."""
 OPENING = 120
-"""Characters of a turn in which its order stands."""
+"""Number of first characters of a turn that are searched for an order."""
 
 NOT = r"(?:n'?t\b|\s?not\b)"
 OPENS_OBJECTING = (
@@ -58,7 +58,7 @@ OPENS_OBJECTING = (
     r"try again|(?:same|another|more) error",
     rf"(?:does|did|do|is){NOT} (?:work|run|help|look right)",
 )
-"""Beginnings of turns that object."""
+"""Patterns at the beginning of turns that object."""
 SAYS_WRONG = (
     rf"(?:does|did|do|is|was){NOT} (?:work(?:ing)?\b(?! with| in| at)|what i\b|correct\b|right\b)",
     r"still not work|not what i\b|same (?:error|mistake)",
@@ -66,7 +66,7 @@ SAYS_WRONG = (
     r"(?:that|this)(?:'s| is) (?:wrong|incorrect)",
     r"\bi(?:'m| am)? (?:still )?(?:get|got|getting|see|seeing) (?:an?|this|the|that) (?:following )?error",
 )
-"""Phrases that object wherever they stand in the first sentences."""
+"""Patterns of objection anywhere in the first sentences."""
 OBJECTION = re.compile(rf"\W*(?:{'|'.join(OPENS_OBJECTING)})")
 OBJECTION_INSIDE = re.compile("|".join(SAYS_WRONG))
 INSIDE_HINTS = (
@@ -81,18 +81,20 @@ INSIDE_HINTS = (
     "misunder",
     "mistake",
 )
-"""One of these is in every such phrase, and they are faster to look for."""
+"""Substrings for a fast pre-check: every match of `SAYS_WRONG` has one of them."""
 OBJECTION_WITHIN = 200
-"""Characters of a turn in which an objection stands, if there is one; the rest is what should be done instead."""
+"""Number of first characters searched for an objection; the rest usually says what to do instead."""
 
 
 def is_order(text: str) -> bool:
-    """Opens with a bare verb of the list, after at most three words of leading in."""
+    """Returns True if the turn opens with a verb of `ORDERS`, after at most three lead-in words."""
     opening = text[:OPENING].split()[:5]
-    for at, token in enumerate(opening[:4]):
+    for position, token in enumerate(opening[:4]):
         word = _bare(token)
         if word not in LEAD_IN:
-            return word in ORDERS and (at + 1 == len(opening) or _bare(opening[at + 1]) not in NO_OBJECT)
+            return word in ORDERS and (
+                position + 1 == len(opening) or _bare(opening[position + 1]) not in NO_OBJECT
+            )
     return False
 
 
@@ -101,7 +103,8 @@ def _bare(token: str) -> str:
 
 
 def is_pushback(text: str) -> bool:
-    """Objects or corrects, by phrases: "no", "that's not", "I said", "you didn't", "still doesn't work"."""
+    """Returns True if the turn objects or corrects: "no", "that's not", "I said", "you didn't", "still doesn't
+    work"."""
     start = " ".join(text[:OBJECTION_WITHIN].replace("’", "'").split()).lower()  # noqa: RUF001
     if OBJECTION.match(start):
         return True
@@ -115,24 +118,24 @@ THANKS = re.compile(
     SENTENCE_START + r"(?:many |no )?(?:thanks?\b|thank you|thx\b|ty\b|cheers\b|much appreciated|appreciate)"
 )
 THANKS_WORDS = 14
-"""A longer turn that begins with thanks wants something else."""
+"""Maximum words of a turn that only thanks."""
 CORRECTS = re.compile(
     SENTENCE_START
     + r"(?:sorry,? )?(?:i meant?\b|correction\b|my (?:mistake|bad)\b|scratch that|let me rephrase|"
     r"(?:actually|rather),? (?:i|it|my|make it|the|we)\b|sorry,? (?:i|my|it)\b|oops\b|typo\b)"
 )
-"""Puts right what the person said before."""
+"""Corrections of the person's own earlier turn."""
 ASKS = re.compile(
     SENTENCE_START
     + r"(?:(?:and|but|so|then|also|now|well) )?(?:what|how|why|when|where|which|who|whose|is|are|was|were|do|"
     r"does|did|can|could|would|will|should|shall|has|have|am|may|might)\b"
 )
 ASKED_WITHIN = 200
-"""Last characters of an answer in which it asks something."""
+"""Number of last characters of a reply that are searched for a question."""
 
 
 def act_of(text: str, answer: str | None) -> Act | None:
-    """What a turn does in reply to `answer`; None for an opening and for what is none of the five, as most orders."""
+    """Returns the act of a turn in reply to `answer`; None for an opening and for other acts, such as most orders."""
     if answer is None:
         return None
     start = " ".join(text[:OBJECTION_WITHIN].replace("’", "'").split()).lower()  # noqa: RUF001

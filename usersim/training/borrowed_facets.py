@@ -1,4 +1,4 @@
-"""Facets of the nearest other goal: wishes a person may have had and never said, where no annotation knows them."""
+"""Facets borrowed from the nearest other goal, as unsaid wishes of conversations without such annotations."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from usersim.text.embeddings import Vectors, embed
 from usersim.types import Conversation
 
 NEIGHBOURS = ".neighbours.json"
-"""In the folder of a run: a run that is resumed borrows from the same lenders, whatever the rounding of vectors."""
+"""File in the run folder that stores the lenders, so that a resumed run borrows the same facets despite rounding."""
 BLOCK = 2048
 
 
 def borrowed(conversations: Sequence[Conversation], folder: Path) -> dict[int, tuple[str, ...]]:
-    """By index, for goals whose `unsaid` is not known: the facets of the nearest goal that has any and reads otherwise.
+    """Returns borrowed facets by index, for goals without annotated `unsaid`.
 
-    Facets that the borrower has too are left out. `folder` keeps who borrows from whom.
+    The lender is the nearest goal with facets and a different summary. Facets that the borrower has too are left out.
+    `folder` stores the pairs.
     """
     lenders: dict[int, str] = {}
     borrowers: dict[int, str] = {}
@@ -68,7 +69,7 @@ def _nearest(borrowers: dict[int, str], lenders: dict[int, str]) -> dict[int, in
         block = queries[start : start + BLOCK]
         cosine: Vectors = np.round(embed([text for _, text in block]) @ vectors.T, 3)
         for row, (borrower, text) in zip(cosine, block, strict=True):
-            row[texts == text] = -2  # itself, and those who wanted the very same
+            row[texts == text] = -2  # itself, and goals with the same summary
             if (best := int(row.argmax())) >= 0 and row[best] > -2:
                 neighbours[borrower] = indices[best]
     return neighbours

@@ -1,4 +1,4 @@
-"""What a training run leaves: checkpoints, then the adapter or model, complete or absent, and a summary."""
+"""Results of a training run: checkpoints, the adapter or model (written atomically), and a summary."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STATE = "trainer_state.json"
 
 @contextmanager
 def saving(folder: Path) -> Iterator[None]:
-    """Removes what was half written of `folder` and says so in one line."""
+    """Removes `folder` if saving to it fails. Raises BackendError."""
     try:
         yield
     # A full disk is an OSError in Python, a RuntimeError in torch.save and its own error in safetensors.
@@ -36,24 +36,24 @@ def saving(folder: Path) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
         reason = str(error).strip().splitlines()[0]
         raise BackendError(
-            f"{folder} could not be saved ({reason}); make room on the disk and run the same command again, "
-            "what was saved before is kept"
+            f"{folder} could not be saved ({reason}); make room on the disk and run the same command again; "
+            "earlier checkpoints are kept"
         ) from error
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete one."""
+    """Returns the newest complete checkpoint."""
     return next(iter(complete_checkpoints(folder)), None)
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:
-    """Newest first."""
+    """Returns the complete checkpoints, newest first."""
     complete = [path for path in _checkpoints(folder) if _is_complete(path)]
     return sorted(complete, key=step_of, reverse=True)
 
 
 def drop_incomplete(folder: Path) -> None:
-    """Those cut off by a kill; not for use beside a run that is saving."""
+    """Removes checkpoints cut off by a kill. Not safe beside a run that is saving."""
     for path in _checkpoints(folder):
         if not _is_complete(path):
             shutil.rmtree(path)
@@ -68,7 +68,7 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def _is_complete(checkpoint: Path) -> bool:
-    """The state is written last."""
+    """Returns True if the trainer state, which is written last, is there."""
     try:
         state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
         return bool(state["global_step"] == step_of(checkpoint))
@@ -77,13 +77,13 @@ def _is_complete(checkpoint: Path) -> bool:
 
 
 def check_base(run: RunDir, base: UserBase, *, named: str) -> None:
-    """A run goes on only from the weights it began with; their path alone does not say that they are the same."""
+    """Checks that a resumed run has the base weights it started with, and stores their fingerprint."""
     facts = refuse_other_base(run.path, base, named=named)
     write_json(run.path / BASE, facts)
 
 
 def refuse_other_base(folder: Path, base: UserBase, *, named: str) -> dict[str, Any]:
-    """What tells `base` from others; raises ConfigError where a run in `folder` began with another."""
+    """Returns the fingerprint of `base`. Raises ConfigError if a run in `folder` started from another base."""
     facts = {"parameters": base.model.num_parameters(), "sample_sha256": _sample_hash(base.model)}
     file = folder / BASE
     if (
@@ -99,7 +99,7 @@ def refuse_other_base(folder: Path, base: UserBase, *, named: str) -> dict[str, 
 
 
 def _sample_hash(model: Any) -> str:
-    """Over the first rows of two matrices: enough to tell weights apart."""
+    """Returns a hash of the first rows of two matrices, enough to tell weights apart."""
     digest, matrices = hashlib.sha256(), list(model.parameters())
     for matrix in (matrices[0], matrices[len(matrices) // 2]):
         digest.update(matrix.detach()[:64].to("cpu", torch.float32).numpy().tobytes())
@@ -107,10 +107,10 @@ def _sample_hash(model: Any) -> str:
 
 
 def average(trainer: Any, count: int, last: Mapping[str, float]) -> dict[str, Any]:
-    """The mean of the last `count` checkpoints' weights into the model, where its dev loss is below `last`'s.
+    """Loads the mean weights of the last `count` checkpoints into the model if their dev loss is below `last`'s.
 
-    Of a LoRA it is the mean of A and the mean of B: checkpoints of one run lie close together, and there that differs
-    from the mean of their products only by products of their differences. Returns the dev loss of what is kept.
+    For a LoRA the means of A and of B are taken separately. Checkpoints of one run lie close together, so this differs
+    from the mean of the products only by products of their differences. Returns the dev loss of the weights used.
     """
     trainer.accelerator.wait_for_everyone()  # the main process may still be saving
     checkpoints = complete_checkpoints(Path(trainer.args.output_dir))[:count]
@@ -118,22 +118,22 @@ def average(trainer: Any, count: int, last: Mapping[str, float]) -> dict[str, An
         return {**last, "averaged": 1}
     model = trainer.accelerator.unwrap_model(trainer.model)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    own = {name: p.detach().clone() for name, p in trained.items()}
-    sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in own.items()}
+    last_weights = {name: p.detach().clone() for name, p in trained.items()}
+    sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in last_weights.items()}
     for checkpoint in checkpoints:
         _load_weights(trainer, checkpoint)
         for name, p in trained.items():
             sums[name] += p.detach()
-    _put(trained, {name: total / len(checkpoints) for name, total in sums.items()})
+    _set_weights(trained, {name: total / len(checkpoints) for name, total in sums.items()})
     mean = trainer.dev_loss()
     if mean["eval_loss"] < last["eval_loss"]:
         return {**mean, "averaged": len(checkpoints), "eval_loss_last": last["eval_loss"]}
-    _put(trained, own)
+    _set_weights(trained, last_weights)
     return {**last, "averaged": 1, "eval_loss_averaged": mean["eval_loss"]}
 
 
 @torch.no_grad()
-def _put(parameters: Mapping[str, Any], values: Mapping[str, torch.Tensor]) -> None:
+def _set_weights(parameters: Mapping[str, Any], values: Mapping[str, torch.Tensor]) -> None:
     for name, parameter in parameters.items():
         parameter.copy_(values[name])
 
@@ -147,9 +147,9 @@ def save_result(
     facts: dict[str, Any],
     ledger: Sequence[Stretch] = (),
 ) -> Path:
-    """`adapter/` in bf16 (LoRA) or `model/` (full) with its ledger, first under a temporary name; then summary.json.
+    """Writes `adapter/` in bf16 (LoRA) or `model/` (full) with its ledger atomically, then summary.json.
 
-    Every process has to call it; the main one writes.
+    Every process has to call it; only the main one writes. Returns the folder.
     """
     model = trainer.model
     kind = "adapter" if isinstance(model, PeftModel) else "model"
@@ -171,7 +171,7 @@ def save_result(
 
 
 def unsharded(base: UserBase, state: dict[str, torch.Tensor]) -> Any:
-    """The model of `base` with gathered weights; on other processes than the main one `state` is empty."""
+    """Returns the model of `base` with gathered weights. `state` is empty except on the main process."""
     with torch.device("meta"):
         whole: Any = AutoModelForCausalLM.from_config(base.model.config)  # type: ignore[no-untyped-call]
     whole.load_state_dict(state, assign=True, strict=False)
@@ -188,7 +188,7 @@ def _save_adapter(base: UserBase, model: PeftModel, folder: Path, *, named_base:
 
 
 def _replace(target: Path, folder: Path) -> None:
-    """The previous result gives way only to a whole one."""
+    """Replaces the previous result by a complete one."""
     old = target.with_name(f".{target.name}-before")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
@@ -198,7 +198,7 @@ def _replace(target: Path, folder: Path) -> None:
 
 
 def load_checkpoint(trainer: Any, checkpoint: Path | None) -> None:
-    """The weights and the log of `checkpoint` into `trainer`; raises ConfigError where there is none."""
+    """Loads weights and log of `checkpoint` into `trainer`. Raises ConfigError without a checkpoint."""
     if checkpoint is None:
         raise ConfigError(f"{trainer.args.output_dir}: no checkpoint to export yet")
     trainer.state = TrainerState.load_from_json(str(checkpoint / STATE))

@@ -1,4 +1,4 @@
-"""What a training run is made of; configs/train holds departures from these defaults."""
+"""Config of a training run: defaults; configs/train holds overrides."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class LoraSettings(Config):
     rank: int = Field(default=32, ge=1)
     alpha: int = Field(default=64, ge=1)
-    """The adapter counts alpha / rank times."""
+    """The adapter is scaled by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
@@ -31,38 +31,39 @@ class TrainConfig(Config):
     base: str = BASE_NAME
     """The default base by name, or a folder of a transformers causal LM with ChatML or Llama-3 tokens."""
     train: tuple[str, ...] = ("data/sharegpt/train.jsonl",)
-    """One file of conversations, or several."""
+    """Files of training conversations."""
     dev: tuple[str, ...] = ("data/sharegpt/dev.jsonl",)
     dev_conversations: int = Field(default=60, ge=1)
-    """So many of them, evenly spaced."""
+    """Number of dev conversations used, evenly spaced."""
     method: Literal["lora", "full"] = "lora"
     start: str | None = None
-    """An adapter to go on from: userlm-135m, a run or a folder (method lora; its rank counts, `lora` is not read)."""
+    """Adapter to continue from: userlm-135m, a run or a folder (method lora; its rank is used, `lora` is ignored)."""
     lora: LoraSettings = LoraSettings()
     weights: Literal["fp32", "bf16"] = "fp32"
-    """Of a full fine-tune. bf16 needs half the memory and loses updates below 1/256 of a weight."""
+    """Data type of the weights in a full fine-tune. bf16 halves the memory and loses updates below 1/256 of a
+    weight."""
     limits: Limits = Limits()
     max_tokens: int = Field(default=768, ge=128)
-    """Training window; longer conversations are cut at turn boundaries."""
+    """Training window in tokens; longer conversations are cut at turn boundaries."""
     windows_per_conversation: int | None = Field(default=None, ge=1)
-    """At most; the opening is always among them."""
+    """Maximum windows per conversation; the opening is always included."""
     openings: float = Field(default=0.0, ge=0, le=1)
-    """Share of the conversations of which only the opening is taken, with the style measured on it alone."""
+    """Share of conversations reduced to their opening, with the style measured on it alone."""
     emphasis: float = Field(default=0.0, ge=0)
     """Extra weight of each turn's first token and of stopping or going on, where style and length show."""
     emphasis_end: float | None = Field(default=None, ge=0)
-    """What `emphasis` becomes by the last step, in a straight line; none: it stays."""
+    """Value of `emphasis` at the last step, reached linearly; none: constant."""
     borrow_facets: bool = False
-    """Where it is not known what a person left unsaid, facets of the nearest other goal stand for it."""
+    """Use facets of the nearest other goal as unsaid wishes where none are annotated."""
     acts: bool = False
-    """Before some turns of some conversations it is told what they do: object, correct, ask, answer, thank."""
+    """Note the act before some turns of some conversations: object, correct, ask, answer, thank."""
     context_tokens: int = Field(default=4096, ge=256)
-    """Longest prompt plus turn when serving."""
+    """Context window in tokens when serving: prompt plus turn."""
     keep_without_goal: float = Field(default=1.0, ge=0, le=1)
     """Share of the conversations without a goal that are trained on."""
     epochs: int = Field(default=1, ge=1)
     skip: Annotated[int, Field(ge=0)] | Literal["ledger"] = 0
-    """Windows of the pass that are not trained on, from its beginning; ledger: those the start adapter has seen."""
+    """Number of windows skipped at the start of the pass; ledger: those that the start adapter was trained on."""
     max_steps: int | None = Field(default=None, ge=1)
     """Optimiser steps; none: as many as the epochs take."""
     batch: int = Field(default=8, ge=1)
@@ -70,20 +71,20 @@ class TrainConfig(Config):
     micro_batch: int = Field(default=1, ge=1)
     """Windows per forward pass of one process, concatenated without padding."""
     attention: Literal["packed", "flash_attention_2"] = "packed"
-    """packed: the kernels of PyTorch, a window at a time. The other needs a GPU and the package flash-attn."""
+    """packed: PyTorch kernels, one window at a time. flash_attention_2 needs a GPU and the package flash-attn."""
     gradient_checkpointing: bool = False
-    """Activations are computed twice: far less memory, about a third slower."""
+    """Recompute activations: far less memory, about a third slower."""
     lr: float = Field(default=6e-4, gt=0)
     """Highest learning rate."""
     schedule: Literal["cosine", "constant", "linear"] = "cosine"
-    """After the warm-up: falls along a cosine, stays for a later run to go on from, or falls in a straight line."""
+    """Learning-rate schedule after the warm-up. constant suits a run that a later one continues."""
     warmup: float = Field(default=0.04, ge=0, lt=1)
-    """Share of the steps."""
+    """Share of the steps with a rising learning rate."""
     weight_decay: float = Field(default=0.0, ge=0)
     average: int = Field(default=1, ge=1)
-    """The result is the mean of so many last checkpoints, where that has the lower dev loss."""
+    """Number of last checkpoints averaged into the result, if that lowers the dev loss."""
     eval_every: int = Field(default=100, ge=1)
-    """Steps between dev losses with sampled conversations, and between checkpoints unless `save_every` is set."""
+    """Steps between evaluations (dev loss and samples), and between checkpoints unless `save_every` is set."""
     save_every: int | None = Field(default=None, ge=1)
     """Steps between checkpoints."""
     wandb: Literal["offline", "online", "disabled"] = "offline"
@@ -104,7 +105,7 @@ class TrainConfig(Config):
 
     @property
     def emphases(self) -> tuple[float, float]:
-        """At the first step and at the last."""
+        """Emphasis at the first step and at the last."""
         return self.emphasis, self.emphasis if self.emphasis_end is None else self.emphasis_end
 
     @property
@@ -114,9 +115,9 @@ class TrainConfig(Config):
 
 
 def start_folder(start: str) -> Path:
-    """The adapter that `start` names: the shipped one by its name, its folder, or a run that made it.
+    """Returns the adapter folder of `start`: the name of the shipped one, a folder, or a run.
 
-    Raises ConfigError where there is none.
+    Raises ConfigError if there is none.
     """
     named = SHIPPED_ADAPTER if start == USERLM_NAME else Path(start)
     for folder in (named / "adapter", named):
@@ -129,12 +130,12 @@ def start_folder(start: str) -> Path:
 
 
 def processes() -> int:
-    """How many train together; `accelerate launch` and torchrun say so."""
+    """Returns the number of training processes, set by `accelerate launch` or torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def check(config: TrainConfig) -> None:
-    """Raises ConfigError for what cannot be trained as it stands, before anything is loaded or written."""
+    """Raises ConfigError for a config that cannot be trained on this machine. Loads and writes nothing."""
     import torch
 
     if config.batch % (config.micro_batch * processes()):
@@ -148,7 +149,7 @@ def check(config: TrainConfig) -> None:
             "a full fine-tune goes on from a folder given as base=…"
         )
     if config.skip == "ledger" and config.start is None:
-        raise ConfigError("skip=ledger needs the adapter whose ledger is meant, as start=…")
+        raise ConfigError("skip=ledger needs an adapter with a ledger; give it as start=…")
     sharded = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
     if sharded and config.average > 1:
         raise ConfigError(f"average={config.average}: sharded checkpoints cannot be averaged; leave it out")

@@ -1,6 +1,6 @@
-"""Conversations into the rows a trainer takes: rendered anew for each epoch, thinned by (seed, epoch, index).
+"""Training rows from conversations: rendered per epoch, with condition dropout seeded by (seed, epoch, index).
 
-Neither conversations nor rows are held in memory: both lie in files that are mapped or read one at a time.
+Neither conversations nor rows are held in memory: both are in files that are mapped or read one at a time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from datasets import Dataset, concatenate_datasets  # type: ignore[import-untype
 
 from usersim.cli import tell_goals
 from usersim.errors import DataError
-from usersim.rendering.conditioning import thin
+from usersim.rendering.conditioning import drop_conditions
 from usersim.rendering.renderer import Example, Renderer
 from usersim.storage.records import read_records
 from usersim.text.style import measure
@@ -31,16 +31,16 @@ from usersim.types import Conversation, Persona, UserProfile
 
 IGNORED = -100
 PARAPHRASED = 0.25
-"""Share of the conversations whose profile is put in drawn words; the others have the words of inference."""
+"""Share of the conversations whose profile is paraphrased; the others have the canonical rendering of inference."""
 COLUMNS = pa.schema({"input_ids": pa.list_(pa.int32()), "labels": pa.list_(pa.int32())})
 Row = dict[str, list[int]]
 
 
-class Shelf(Sequence[Conversation]):
-    """Conversations in an unnamed file, read back one at a time: a million of them as objects take 10 GB."""
+class DiskList(Sequence[Conversation]):
+    """Conversations on disk in a temporary file, read one at a time: a million as objects take 10 GB."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as the shelf
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as the list
         weakref.finalize(self, self._file.close)
         self._ends = array("q", [0])
 
@@ -66,7 +66,9 @@ class Shelf(Sequence[Conversation]):
 
 
 @dataclass(frozen=True)
-class Corpus:
+class TrainingConversations:
+    """Training conversations with counts."""
+
     conversations: Sequence[Conversation]
     with_goal: int
     without_goal_left_out: int
@@ -74,9 +76,12 @@ class Corpus:
 
 def load_corpus(
     paths: Sequence[str], *, keep_without_goal: float, seed: int, folder: Path | None = None
-) -> Corpus:
-    """All conversations with a goal and a seeded share of those without one; `folder`: where they are shelved."""
-    kept = Shelf(folder)
+) -> TrainingConversations:
+    """Loads all conversations with a goal and a seeded share of those without one.
+
+    They are stored in a temporary file in `folder`. Raises DataError for simulated conversations or none at all.
+    """
+    conversations = DiskList(folder)
     with_goal = left_out = 0
     for path in paths:
         for conversation in read_records(path, Conversation):
@@ -87,11 +92,11 @@ def load_corpus(
                 left_out += 1
                 continue
             with_goal += conversation.profile.goal is not None
-            kept.append(conversation)
-    tell_goals(", ".join(paths), len(kept) + left_out, with_goal=with_goal)
-    if not kept:
+            conversations.append(conversation)
+    tell_goals(", ".join(paths), len(conversations) + left_out, with_goal=with_goal)
+    if not conversations:
         raise DataError(f"no conversations to train on in {', '.join(paths)}")
-    return Corpus(kept, with_goal, left_out)
+    return TrainingConversations(conversations, with_goal, left_out)
 
 
 def training_rows(
@@ -105,10 +110,17 @@ def training_rows(
     openings: float = 0.0,
     borrowed: Mapping[int, Sequence[str]] | None = None,
 ) -> Iterator[Row]:
-    """`epochs` passes in a row, each shuffled and thinned on its own, so that one sequential pass trains all.
+    """Yields the rows of `epochs` passes one after the other, each shuffled and with its own condition dropout.
 
-    `openings`: the share of conversations of which only the opening is taken, see `opening`. `borrowed`: by index,
-    what stands for the unsaid of a conversation that has none, see `usersim.training.borrowed_facets`.
+    Args:
+        conversations: Training conversations.
+        renderer: Renderer of the base. Its settings decide on acts.
+        max_tokens: Window size in tokens.
+        epochs: Number of passes. Rows of all passes are yielded.
+        seed: Seed of the order and of the dropout.
+        windows_per_conversation: Maximum windows per conversation. None: all.
+        openings: Share of conversations reduced to their opening, see `opening`.
+        borrowed: Unsaid wishes by index of conversations without their own, see `usersim.training.borrowed_facets`.
     """
     for epoch in range(epochs):
         order = list(range(len(conversations)))
@@ -121,44 +133,47 @@ def training_rows(
                 conversation = opening(conversation)
             # An opening has no facets to be counted.
             unsaid = () if short else conversation.unsaid or (borrowed or {}).get(index, ())
-            profile = thin(conversation.profile, rng, unsaid=unsaid)
+            profile = drop_conditions(conversation.profile, rng, unsaid=unsaid)
             wording = rng if rng.random() < PARAPHRASED and not short else None
-            acts = told_acts(conversation, rng) if renderer.settings.acts and not short else ()
+            acts = sample_acts(conversation, rng) if renderer.settings.acts and not short else ()
             windows = list(
                 renderer.examples(
                     conversation, profile=profile, max_tokens=max_tokens, wording=wording, acts=acts
                 )
             )
-            yield from map(row, _some(windows, windows_per_conversation, rng))
+            yield from map(row, _subset(windows, windows_per_conversation, rng))
 
 
-TOLD_CONVERSATIONS = 0.5
-TOLD_TURNS: dict[Act, float] = {"asks": 0.25, "objects": 1.0, "corrects": 1.0, "answers": 1.0, "thanks": 1.0}
-"""Chance that acts are told in a conversation, and then of each turn: 38 % of people's later turns ask, 4 % answer, 2 %
-object, fewer than 1 % correct or thank, so that the rare ones would hardly be learnt at one rate for all."""
+ACT_CONVERSATIONS = 0.5
+ACT_TURNS: dict[Act, float] = {"asks": 0.25, "objects": 1.0, "corrects": 1.0, "answers": 1.0, "thanks": 1.0}
+"""Probability that acts are noted in a conversation, and then for a turn by its act.
+
+Of people's later turns 38 % ask, 4 % answer, 2 % object, fewer than 1 % correct or thank. At one rate for all the rare
+ones would hardly be learnt.
+"""
 
 
-def told_acts(conversation: Conversation, rng: random.Random) -> list[Act | None]:
-    """What is told of each user turn: in half of the conversations nothing, in the others few."""
-    if rng.random() >= TOLD_CONVERSATIONS:
+def sample_acts(conversation: Conversation, rng: random.Random) -> list[Act | None]:
+    """Samples the acts noted before user turns: none in half of the conversations, few in the others."""
+    if rng.random() >= ACT_CONVERSATIONS:
         return []
-    told: list[Act | None] = []
+    acts: list[Act | None] = []
     answer: str | None = None
     for turn in conversation.turns:
         if turn.role == "assistant":
             answer = turn.text
         else:
             act, draw = act_of(turn.text, answer), rng.random()
-            told.append(act if act is not None and draw < TOLD_TURNS[act] else None)
-    return told
+            acts.append(act if act is not None and draw < ACT_TURNS[act] else None)
+    return acts
 
 
 def opening(conversation: Conversation) -> Conversation:
-    """Up to the first user turn, with the style of that very turn.
+    """Cuts a conversation after its first user turn and measures the style on that turn.
 
-    How somebody writes on average says little of any one message, and a short window costs little: openings are
-    where a model learns what the words for style mean. What takes several turns to show is not known of one, and the
-    persona's text and the goal's facets are left to whole conversations.
+    A person's average style says little about any one message, and a short window costs little. So openings teach a
+    model the meaning of style phrases. Attributes that need several turns are unknown. The persona's description and
+    the goal's facets are left to whole conversations.
     """
     first = next((i for i, turn in enumerate(conversation.turns) if turn.role == "user"), None)
     if first is None:
@@ -171,15 +186,15 @@ def opening(conversation: Conversation) -> Conversation:
     return conversation.model_copy(update={"turns": turns, "profile": profile, "ended_by": "unknown"})
 
 
-def _some(windows: list[Example], most: int | None, rng: random.Random) -> list[Example]:
-    """The opening window always, then random ones in order: the opening says most about goal and persona."""
+def _subset(windows: list[Example], most: int | None, rng: random.Random) -> list[Example]:
+    """Returns the opening window and random later ones in order; the opening says most about goal and persona."""
     if most is None or len(windows) <= most:
         return windows
     return [windows[0], *(windows[i] for i in sorted(rng.sample(range(1, len(windows)), most - 1)))]
 
 
 def row(example: Example) -> Row:
-    """Up to the last supervised token: nothing is learnt after it."""
+    """Returns the row of an example, cut after the last supervised token."""
     used = max((i + 1 for i, on in enumerate(example.supervised) if on), default=len(example.ids))
     ids, supervised = example.ids[:used], example.supervised[:used]
     labels = [token if on else IGNORED for token, on in zip(ids, supervised, strict=True)]
@@ -187,49 +202,49 @@ def row(example: Example) -> Row:
 
 
 def without_labels(row: Row) -> Row:
-    """Stands in where another process has a row and this one has none left; adds nothing to any sum."""
+    """Returns a filler row without labels, for a process that has fewer rows than others."""
     return {"input_ids": row["input_ids"][:2], "labels": [IGNORED] * len(row["input_ids"][:2])}
 
 
 def write_rows(rows: Iterable[Row], file: Path) -> int:
-    """An Arrow stream, to be mapped by `Dataset.from_file`; returns how many."""
-    left, count = iter(rows), 0
+    """Writes rows as an Arrow stream for `Dataset.from_file`. Returns their number."""
+    remaining, count = iter(rows), 0
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, COLUMNS) as stream:
-        while some := list(islice(left, 1000)):
-            stream.write_batch(pa.RecordBatch.from_pylist(some, schema=COLUMNS))
-            count += len(some)
+        while chunk := list(islice(remaining, 1000)):
+            stream.write_batch(pa.RecordBatch.from_pylist(chunk, schema=COLUMNS))
+            count += len(chunk)
     return count
 
 
 def even_out(rows: Dataset, multiple: int) -> Dataset:
-    """`rows` and as many without labels as make a multiple: else several processes would see some rows twice."""
+    """Pads `rows` with filler rows to a multiple, so that no process gets a row twice."""
     missing = -len(rows) % multiple
     if not missing:
         return rows
-    blanks = Dataset.from_list([without_labels(rows[0])] * missing, features=rows.features)
-    return concatenate_datasets([rows, blanks])
+    fillers = Dataset.from_list([without_labels(rows[0])] * missing, features=rows.features)
+    return concatenate_datasets([rows, fillers])
 
 
 @dataclass(frozen=True)
-class Amounts:
-    """`tokens[n]` and `supervised[n]`: how many the first n rows hold."""
+class TokenCounts:
+    """Cumulative token counts: `tokens[n]` and `supervised[n]` are those of the first n rows."""
 
     tokens: Any
     supervised: Any
 
     @classmethod
-    def of(cls, rows: Dataset) -> Amounts:
+    def of(cls, rows: Dataset) -> TokenCounts:
         counts = [np.zeros((1, 2), dtype=np.int64)]
-        for some in rows.with_format("arrow").iter(1000):
-            ends = np.cumsum(some["input_ids"].combine_chunks().value_lengths().to_numpy())
-            labels = some["labels"].combine_chunks().flatten().to_numpy()
+        for chunk in rows.with_format("arrow").iter(1000):
+            ends = np.cumsum(chunk["input_ids"].combine_chunks().value_lengths().to_numpy())
+            labels = chunk["labels"].combine_chunks().flatten().to_numpy()
             supervised = np.add.reduceat(labels != IGNORED, np.concatenate([[0], ends[:-1]]), dtype=np.int64)
             counts.append(np.stack([np.diff(ends, prepend=0), supervised], axis=1))
         tokens, supervised = np.cumsum(np.concatenate(counts), axis=0).T
         return cls(tokens, supervised)
 
     def after(self, steps: int, *, batch: int) -> tuple[int, int]:
-        """(tokens, supervised tokens) trained on in `steps` steps; the last step of a pass may be smaller."""
+        """Returns the tokens and supervised tokens of `steps` steps; the last step of a pass may be smaller."""
         rows = len(self.tokens) - 1
         passes, rest = divmod(steps, -(-rows // batch))
         last = min(rest * batch, rows)
@@ -237,7 +252,7 @@ class Amounts:
 
 
 def collate(rows: Sequence[Row]) -> dict[str, Any]:
-    """One row without padding: position ids restart and nothing attends from one window to another.
+    """Concatenates rows to one without padding: position ids restart, and windows do not attend to each other.
 
     `usersim.training.packed_attention` reads `windows` (lengths), flash attention `cu_seq_lens` (0 and every
     end, int32).

@@ -1,4 +1,4 @@
-"""Fine-tuning of a User LM through TRL's SFTTrainer: full or LoRA, one pass per conversation, resumable."""
+"""Fine-tuning of a User LM with TRL's SFTTrainer: full or LoRA, one pass per conversation, resumable."""
 
 from __future__ import annotations
 
@@ -35,7 +35,15 @@ from usersim.training.checkpoints import (
     step_of,
 )
 from usersim.training.config import LoraSettings, TrainConfig, check, processes, start_folder
-from usersim.training.data import Amounts, Corpus, collate, even_out, load_corpus, training_rows, write_rows
+from usersim.training.data import (
+    TokenCounts,
+    TrainingConversations,
+    collate,
+    even_out,
+    load_corpus,
+    training_rows,
+    write_rows,
+)
 from usersim.training.ledger import LEDGER, RowCounter, Stretch, read_ledger, refuse_other_rows
 from usersim.training.malloc import keep_pages
 from usersim.training.packed_attention import register
@@ -50,18 +58,26 @@ __all__ = ["LoraSettings", "TrainConfig", "UserTrainer", "dry_run", "train"]
 
 
 _finished: list[Any] = []
-"""Keeps process groups alive to the end of the process: one taken down right after its last collective, with the
-interpreter locked, waits for ever for a thread of gloo that wants that lock."""
+"""Trainers of finished runs, kept so that their process groups live until the process ends. A group destroyed right
+after its last collective, while the GIL is held, deadlocks with a gloo thread that waits for the GIL."""
 
 
 def train(config: TrainConfig, *, export: bool = False) -> Path:
-    """Runs or resumes `config`; returns the folder of the adapter (LoRA) or model (full).
+    """Runs or resumes a training run.
 
-    With `export` nothing is trained: the last checkpoint of an unfinished run becomes its result.
+    Args:
+        config: Config of the run.
+        export: Train nothing and make the last checkpoint of an unfinished run its result.
+
+    Returns:
+        The folder of the adapter (LoRA) or model (full).
+
+    Raises:
+        UsersimError: Config, data or machine do not allow the run.
     """
     check(config)
     _check_start(config)
-    # An export may read beside a run that is at work; two runs would write over each other.
+    # An export may read beside a running process; two runs would overwrite each other.
     writes = os.environ.get("RANK", "0") == "0" and not export
     with locked(config.out) if writes else nullcontext():
         return _train(config, export=export)
@@ -69,13 +85,13 @@ def train(config: TrainConfig, *, export: bool = False) -> Path:
 
 def _train(config: TrainConfig, *, export: bool) -> Path:
     keep_pages()
-    args = _arguments(config)  # joins the other processes, where there are any
+    args = _arguments(config)  # joins the other processes, if any
     base = _load_base(config)
-    corpus, through, dev = None, RowCounter(), list[Conversation]()
+    corpus, row_counter, dev = None, RowCounter(), list[Conversation]()
     with args.main_process_first(local=False):
         if args.process_index == 0:
             _open_run(config, base, export=export)
-            corpus, through, dev = _render(config, base.renderer, Path(config.out) / ".rows")
+            corpus, row_counter, dev = _render(config, base.renderer, Path(config.out) / ".rows")
         run = RunDir(config.out, config)
         rows = _mapped(run.path / ".rows" / "train.arrow")
         dev_rows = _mapped(run.path / ".rows" / "dev.arrow")
@@ -91,8 +107,8 @@ def _train(config: TrainConfig, *, export: bool) -> Path:
     trainer.stop_ids, trainer.emphasis = tuple(base.renderer.stop_ids), config.emphases
     trainer.accelerator.wait_for_everyone()
     shutil.rmtree(run.path / ".rows", ignore_errors=True)  # every process has it mapped
-    amounts = Amounts.of(rows)
-    # Sharded weights cannot be sampled from by one process alone.
+    amounts = TokenCounts.of(rows)
+    # One process alone cannot sample from sharded weights.
     log = RunLog(run, base.renderer, [] if trainer.is_fsdp_enabled else dev, amounts, config)
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(log)
@@ -104,8 +120,8 @@ def _train(config: TrainConfig, *, export: bool) -> Path:
     facts: dict[str, Any] = average(trainer, config.average, _last_dev_loss(trainer) or trainer.evaluate())
     ledger: list[Stretch] = []
     if corpus is not None:
-        facts |= plan(corpus, through, amounts, config, steps=trainer.state.global_step)
-        ledger = [*_behind(config), _stretch(config, through, facts)]
+        facts |= plan(corpus, row_counter, amounts, config, steps=trainer.state.global_step)
+        ledger = [*_start_ledger(config), _stretch(config, row_counter, facts)]
     folder = save_result(run, base, trainer, named_base=config.base, facts=facts, ledger=ledger)
     trainer.accelerator.end_training()
     if processes() > 1:
@@ -114,39 +130,44 @@ def _train(config: TrainConfig, *, export: bool) -> Path:
 
 
 def plan(
-    corpus: Corpus, through: RowCounter, amounts: Amounts, config: TrainConfig, *, steps: int
+    corpus: TrainingConversations,
+    row_counter: RowCounter,
+    amounts: TokenCounts,
+    config: TrainConfig,
+    *,
+    steps: int,
 ) -> dict[str, Any]:
-    """What `steps` steps amount to, for `--dry-run` and for the summary; tokens are those trained on."""
+    """Returns the counts of `steps` training steps, for `--dry-run` and the summary."""
     windows = len(amounts.tokens) - 1
-    seen = min(windows, steps * config.batch)
+    windows_seen = min(windows, steps * config.batch)
     tokens, supervised = amounts.after(steps, batch=config.batch)
-    behind = _behind(config)
+    start_ledger = _start_ledger(config)
     return {
         "conversations": len(corpus.conversations),
         "with_goal": corpus.with_goal,
         "without_goal_left_out": corpus.without_goal_left_out,
         "windows": windows,
-        "windows_skipped": through.windows - windows,
+        "windows_skipped": row_counter.windows - windows,
         "steps": steps,
-        "windows_seen": seen,
+        "windows_seen": windows_seen,
         "tokens": tokens,
         "supervised_tokens": supervised,
-        "tokens_before": sum(stretch.tokens for stretch in behind),
-        "pass_windows": through.windows,
-        "pass_tokens": through.tokens,
+        "tokens_before": sum(stretch.tokens for stretch in start_ledger),
+        "pass_windows": row_counter.windows,
+        "pass_tokens": row_counter.tokens,
     }
 
 
-def _behind(config: TrainConfig) -> tuple[Stretch, ...]:
-    """What the adapter to go on from was trained on."""
+def _start_ledger(config: TrainConfig) -> tuple[Stretch, ...]:
+    """Returns the ledger of the start adapter."""
     return read_ledger(start_folder(config.start)) if config.start is not None else ()
 
 
-def _stretch(config: TrainConfig, through: RowCounter, facts: Mapping[str, Any]) -> Stretch:
+def _stretch(config: TrainConfig, row_counter: RowCounter, facts: Mapping[str, Any]) -> Stretch:
     first = facts["windows_skipped"]
     return Stretch(
         run=Path(config.out).name,
-        rows_sha256=through.sha256,
+        rows_sha256=row_counter.sha256,
         first=first,
         last=first + facts["windows_seen"],
         batch=config.batch,
@@ -166,11 +187,11 @@ FACTS = (
     "averaged",
     "eval_loss",
 )
-"""Of the summary, those that the ledger has too."""
+"""Fields of the summary that the ledger has too."""
 
 
 def _last_dev_loss(trainer: UserTrainer) -> dict[str, float] | None:
-    """The dev loss already taken at the last step, if it was."""
+    """Returns the dev loss of the last step if it was logged."""
     for logged in reversed(trainer.state.log_history):
         if logged["step"] == trainer.state.global_step and "eval_loss" in logged:
             return {key: logged[key] for key in ("eval_loss", "eval_perplexity")}
@@ -189,7 +210,7 @@ def _load_base(config: TrainConfig) -> UserBase:
 
 
 def _open_run(config: TrainConfig, base: UserBase, *, export: bool) -> None:
-    """The folder made or found fit to go on in, with nothing in it that a kill left half done."""
+    """Creates the run folder or prepares it for resuming, without leftovers of a killed run."""
     out = Path(config.out)
     _refuse_unknown(out)
     run = RunDir(out, config)
@@ -206,12 +227,15 @@ def _refuse_unknown(out: Path) -> None:
 
 def _render(
     config: TrainConfig, renderer: Renderer, folder: Path
-) -> tuple[Corpus, RowCounter, list[Conversation]]:
-    """`train.arrow` and `dev.arrow` in `folder`, made anew; returns the corpus, the pass and the dev conversations."""
+) -> tuple[TrainingConversations, RowCounter, list[Conversation]]:
+    """Writes `train.arrow` and `dev.arrow` to `folder`.
+
+    Returns the corpus, the row counts and the dev conversations.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     with saving(folder):
-        corpus, through = _render_train(config, renderer, folder)
+        corpus, row_counter = _render_train(config, renderer, folder)
         held_out = load_corpus(config.dev, keep_without_goal=1.0, seed=config.seed, folder=folder)
         every = max(1, len(held_out.conversations) // config.dev_conversations)
         dev = list(held_out.conversations[::every][: config.dev_conversations])
@@ -224,10 +248,12 @@ def _render(
             windows_per_conversation=2,
         )
         write_rows(rows, folder / "dev.arrow")
-    return corpus, through, dev
+    return corpus, row_counter, dev
 
 
-def _render_train(config: TrainConfig, renderer: Renderer, folder: Path) -> tuple[Corpus, RowCounter]:
+def _render_train(
+    config: TrainConfig, renderer: Renderer, folder: Path
+) -> tuple[TrainingConversations, RowCounter]:
     corpus = load_corpus(
         config.train, keep_without_goal=config.keep_without_goal, seed=config.seed, folder=folder
     )
@@ -241,19 +267,19 @@ def _render_train(config: TrainConfig, renderer: Renderer, folder: Path) -> tupl
         openings=config.openings,
         borrowed=borrowed(corpus.conversations, Path(config.out)) if config.borrow_facets else None,
     )
-    through, behind = RowCounter(), _behind(config)
-    skip = (behind[-1].last or 0) if config.skip == "ledger" else config.skip
-    written = write_rows(islice(through.over(rows), skip, None), folder / "train.arrow")
-    if not through.windows:
+    row_counter, start_ledger = RowCounter(), _start_ledger(config)
+    skip = (start_ledger[-1].last or 0) if config.skip == "ledger" else config.skip
+    written = write_rows(islice(row_counter.count(rows), skip, None), folder / "train.arrow")
+    if not row_counter.windows:
         raise DataError(f"no user turn to learn from in {', '.join(config.train)}")
     if config.skip == "ledger":
-        refuse_other_rows(behind, through, where=start_folder(str(config.start)))
+        refuse_other_rows(start_ledger, row_counter, where=start_folder(str(config.start)))
     if not written:
         raise ConfigError(
-            f"skip={config.skip}: all {through.windows} windows of the pass are behind; "
+            f"skip={config.skip}: all {row_counter.windows} windows of the pass are skipped; "
             "give skip=0 with another seed for a second one"
         )
-    return corpus, through
+    return corpus, row_counter
 
 
 def _mapped(file: Path) -> Dataset:
@@ -264,10 +290,10 @@ def _trainable(config: TrainConfig, base: UserBase) -> Any:
     if config.method == "full":
         return base.model
     if config.start is not None:
-        return _started(config.start, base)
+        return _load_start(config.start, base)
     settings, end = config.lora, base.settings.end_of_conversation_id
-    # PEFT follows tied weights by itself; untied, the output row would stay as it was initialised, and it is the one
-    # that matters: nothing follows an end, so that its input row gets no gradient.
+    # PEFT handles tied weights itself. Untied, the output row would stay at its initialisation, and it is the one
+    # that matters: nothing follows an end, so its input row gets no gradient.
     tied = base.model.config.tie_word_embeddings
     return get_peft_model(
         base.model,
@@ -276,7 +302,7 @@ def _trainable(config: TrainConfig, base: UserBase) -> Any:
             lora_alpha=settings.alpha,
             lora_dropout=settings.dropout,
             target_modules="all-linear",
-            # The end-of-conversation row alone is trained: a full embedding would be 57 MB of adapter.
+            # Only the end-of-conversation row is trained: a full embedding would add 57 MB to the adapter.
             trainable_token_indices={"embed_tokens": [end]} | ({} if tied else {"lm_head": [end]}),
             task_type="CAUSAL_LM",
         ),
@@ -284,21 +310,21 @@ def _trainable(config: TrainConfig, base: UserBase) -> Any:
 
 
 def _check_start(config: TrainConfig) -> None:
-    """Before anything is loaded or written."""
+    """Raises ConfigError for an unusable start adapter. Loads no weights and writes nothing."""
     if config.start is not None:
         read_settings(start_folder(config.start))
-        behind = _behind(config)
-        if config.skip == "ledger" and not (behind and behind[-1].rows_sha256):
+        start_ledger = _start_ledger(config)
+        if config.skip == "ledger" and not (start_ledger and start_ledger[-1].rows_sha256):
             raise ConfigError(
-                f"skip=ledger: {start_folder(config.start)} has no {LEDGER} that tells its rows; "
-                "give the windows as skip=N"
+                f"skip=ledger: {start_folder(config.start)} has no {LEDGER} with its rows; "
+                "give the number of windows as skip=N"
             )
 
 
-def _started(start: str, base: UserBase) -> Any:
+def _load_start(start: str, base: UserBase) -> Any:
     folder = start_folder(start)
     trained = read_settings(folder)
-    # How much of a conversation is read may change; how it becomes tokens may not.
+    # Truncation limits may change; the rendering to tokens may not.
     own = {name: getattr(base.settings, name) for name in ("limits", "context_tokens", "acts")}
     if trained.uncalibrated().model_copy(update=own) != base.settings:
         raise ConfigError(f"start={start}: trained on another base (control tokens or template differ)")
@@ -306,11 +332,11 @@ def _started(start: str, base: UserBase) -> Any:
 
 
 SCHEDULES = {"cosine": "cosine", "constant": "constant_with_warmup", "linear": "linear"}
-"""By the names of transformers."""
+"""Names of the schedules in transformers."""
 
 
 def _arguments(config: TrainConfig) -> SFTConfig:
-    os.environ["WANDB_DISABLED"] = "true"  # the run log speaks to wandb itself, so that it cannot stop a run
+    os.environ["WANDB_DISABLED"] = "true"  # the run log calls wandb itself, so that it cannot stop a run
     try:
         return SFTConfig(
             output_dir=str(Path(config.out) / "checkpoints"),
@@ -348,7 +374,7 @@ def _arguments(config: TrainConfig) -> SFTConfig:
 
 
 def dry_run(config: TrainConfig) -> dict[str, Any]:
-    """The plan, from the data and the base as they are; raises what the run itself would before its first step."""
+    """Returns the plan of a run, from its data and base. Raises the errors that the run would before its first step."""
     check(config)
     _check_start(config)
     _arguments(config)
@@ -359,7 +385,7 @@ def dry_run(config: TrainConfig) -> dict[str, Any]:
     _trainable(config, base)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "rows"
-        corpus, through, _ = _render(config, base.renderer, folder)
-        amounts = Amounts.of(_mapped(folder / "train.arrow"))
+        corpus, row_counter, _ = _render(config, base.renderer, folder)
+        amounts = TokenCounts.of(_mapped(folder / "train.arrow"))
     steps = config.max_steps or math.ceil((len(amounts.tokens) - 1) / config.batch)
-    return plan(corpus, through, amounts, config, steps=steps)
+    return plan(corpus, row_counter, amounts, config, steps=steps)

@@ -1,7 +1,7 @@
-"""The ledger beside a User LM's weights: what it was trained on, run by run, and where in its rows each run stopped.
+"""Ledger beside a User LM's weights: the training data of each run, and the row where each run stopped.
 
-Between machines only what is committed survives. A run that goes on from an adapter reads there which windows of the
-pass are behind it (`skip = "ledger"`). A model card reads there how much of a pass was trained on.
+Only committed files are shared between machines. A run that continues from an adapter reads there the windows of the
+pass that were trained on (`skip = "ledger"`). A model card reads there the trained share of a pass.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ LEDGER = "ledger.json"
 
 
 class Stretch(Record):
-    """Training data of one run: windows `first` to `last` (the first that was not) of a pass over its rows.
+    """Training data of one run: windows `first` to `last` (exclusive) of a pass over its rows.
 
-    Of runs before there was a ledger the card alone tells; what it does not tell is None.
+    Fields are None for runs before the ledger existed, where the model card has no value.
     """
 
     run: str
     rows_sha256: str | None = None
-    """Over every token and label of the pass, in order."""
+    """Hash of all tokens and labels of the pass, in order."""
     pass_windows: int | None = None
     pass_tokens: int | None = None
     first: int | None = None
@@ -42,21 +42,21 @@ class Stretch(Record):
     lr: float
     schedule: str
     emphasis: tuple[float, float]
-    """At the first step and at the last."""
+    """Emphasis at the first step and at the last."""
     averaged: int = 1
-    """Checkpoints that the weights are the mean of."""
+    """Number of checkpoints averaged."""
     eval_loss: float | None = None
 
 
 @dataclass
 class RowCounter:
-    """Counts the rows that go through `over`; all there are, also those that are skipped after it."""
+    """Counter and hash of all rows passed through `count`, including those skipped later."""
 
     windows: int = 0
     tokens: int = 0
     _digest: Any = field(default_factory=hashlib.sha256)
 
-    def over(self, rows: Iterable[dict[str, list[int]]]) -> Iterator[dict[str, list[int]]]:
+    def count(self, rows: Iterable[dict[str, list[int]]]) -> Iterator[dict[str, list[int]]]:
         for row in rows:
             self.windows += 1
             self.tokens += len(row["input_ids"])
@@ -69,7 +69,7 @@ class RowCounter:
 
 
 def read_ledger(folder: Path) -> tuple[Stretch, ...]:
-    """Empty where `folder` has none; raises ConfigError for a damaged one."""
+    """Reads the ledger; empty if `folder` has none. Raises ConfigError for a damaged one."""
     file = folder / LEDGER
     if not file.is_file():
         return ()
@@ -77,10 +77,10 @@ def read_ledger(folder: Path) -> tuple[Stretch, ...]:
         return tuple(Stretch.model_validate(entry) for entry in json.loads(file.read_bytes()))
     except ValidationError as error:
         raise ConfigError(
-            f"{file}: damaged ({explain(error)}); take it from where the adapter came from"
+            f"{file}: damaged ({explain(error)}); copy it again from the adapter's source"
         ) from error
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{file}: damaged ({error}); take it from where the adapter came from") from error
+        raise ConfigError(f"{file}: damaged ({error}); copy it again from the adapter's source") from error
 
 
 def write_ledger(folder: Path, stretches: Iterable[Stretch]) -> None:
@@ -88,7 +88,7 @@ def write_ledger(folder: Path, stretches: Iterable[Stretch]) -> None:
 
 
 def refuse_other_rows(ledger: tuple[Stretch, ...], rows: RowCounter, *, where: Path) -> None:
-    """Raises ConfigError where the last run of the ledger went through other rows than these."""
+    """Raises ConfigError if the last run of the ledger had other rows."""
     if ledger[-1].rows_sha256 != rows.sha256:
         raise ConfigError(
             f"skip=ledger: {where / LEDGER} stopped at window {ledger[-1].last} of {ledger[-1].pass_windows} in "

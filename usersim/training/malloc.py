@@ -1,4 +1,4 @@
-"""Memory of training processes and engines on CPUs."""
+"""Memory allocator settings for training processes and engines on CPUs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ PAD = 64 << 20
 
 
 def keep_pages() -> bool:
-    """From now on this process keeps memory that it has freed, for its next allocations; False without glibc.
+    """Makes this process keep freed memory for its next allocations. Returns False without glibc.
 
-    Training asks for the same hundreds of megabytes at every step. glibc maps each such block anew, the kernel
-    clears its pages one fault at a time, and on two cores that took more than half of a step
-    (`benchmarks/tuning.py`). The process stays as large as it was at its largest.
+    Training allocates the same hundreds of megabytes at every step. glibc maps each such block again, and the kernel
+    clears its pages one fault at a time. On two cores that took more than half of a step (`benchmarks/tuning.py`). The
+    process stays at its peak size.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

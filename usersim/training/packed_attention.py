@@ -1,7 +1,8 @@
-"""Causal attention over windows laid end to end in one row, each on its own: no padding, no mask, no crossing.
+"""Causal attention for packed windows: concatenated in one row without padding, each attending only to itself.
 
-With a block-diagonal mask a CPU computes every pair of windows and throws most away; window by window the cost is
-the sum of their squares.
+With a block-diagonal mask a CPU computes all pairs of windows and discards most. Window by window the cost is the sum
+of
+their squares.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ def packed_attention(
     windows: Sequence[int] | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """`windows`: the length of each in the one row (B = 1). Returns (B, T, H, D).
+    """Computes attention per window. `windows`: their lengths in the one row (B = 1). Returns (B, T, H, D).
 
-    Without `windows` ordinary SDPA attention, so that a model in training can be sampled from.
+    Without `windows` it is ordinary SDPA attention, so that a model in training can be sampled from.
     """
     if windows is None:
         attended: tuple[torch.Tensor, None] = sdpa_attention_forward(
@@ -66,7 +67,7 @@ def packed_attention(
 
 
 def _refuse_others(kwargs: dict[str, Any], *, longest: int) -> None:
-    """Plain causal attention only: a silent difference to how the base was trained would be worse than an error."""
+    """Raises ConfigError for bases with other than plain causal attention, whose results would silently differ."""
     sliding = kwargs.get("sliding_window")
     if (
         kwargs.get("softcap") is not None
@@ -79,14 +80,14 @@ def _refuse_others(kwargs: dict[str, Any], *, longest: int) -> None:
 
 
 def _mask(*, q_length: int, kv_length: int, attention_mask: Any = None, **kwargs: Any) -> torch.Tensor | None:
-    """None for whole unpadded rows, in windows or one piece; else (cached decoding, padding) the mask of SDPA."""
+    """Returns None for unpadded rows, packed or not; else (cached decoding, padding) the mask of SDPA."""
     if attention_mask is None and q_length == kv_length:
         return None
     return sdpa_mask(q_length=q_length, kv_length=kv_length, attention_mask=attention_mask, **kwargs)
 
 
 def register() -> str:
-    """Makes `attn_implementation=NAME` known to transformers; returns NAME."""
+    """Registers `attn_implementation=NAME` with transformers. Returns NAME."""
     AttentionInterface.register(NAME, packed_attention)
     AttentionMaskInterface.register(NAME, _mask)
     return NAME

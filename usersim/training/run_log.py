@@ -1,4 +1,4 @@
-"""What a run says while it trains: a bar on stderr, metrics.jsonl, samples.jsonl and, where it runs, wandb."""
+"""Log of a training run: progress bar on stderr, metrics.jsonl, samples.jsonl and optionally wandb."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers import ProgressCallback
 from usersim.rendering.renderer import Renderer
 from usersim.storage.runs import METRICS, SAMPLES, RunDir
 from usersim.training.config import TrainConfig
-from usersim.training.data import Amounts
+from usersim.training.data import TokenCounts
 from usersim.training.samples import COLUMNS, write_samples
 from usersim.types import Conversation
 
@@ -22,14 +22,14 @@ logger = logging.getLogger(__name__)
 
 
 class RunLog(ProgressCallback):
-    """Every process has one, for the flow has to be the same in all; the main process writes."""
+    """Trainer callback that logs. Every process has one, since control flow must be equal; the main process writes."""
 
     def __init__(
         self,
         run: RunDir,
         renderer: Renderer,
         dev: Sequence[Conversation],
-        amounts: Amounts,
+        amounts: TokenCounts,
         config: TrainConfig,
     ) -> None:
         super().__init__()
@@ -63,7 +63,8 @@ class RunLog(ProgressCallback):
         self.wandb.log(values, step=state.global_step)
 
     def _speed(self, step: int) -> dict[str, float]:
-        """Tokens trained on so far, and how many a second since the last line, without dev losses and saving."""
+        """Returns the tokens trained on so far, and tokens per second since the last line without evaluation and
+        saving."""
         tokens, supervised = self.amounts.after(step, batch=self.config.batch)
         speed: dict[str, float] = {"tokens": tokens, "supervised_tokens": supervised}
         if tokens > self.tokens and self.busy_s:
@@ -79,7 +80,7 @@ class RunLog(ProgressCallback):
                 self.run, model, self.renderer, self.dev, step=state.global_step, seed=self.config.seed
             )
         except Exception:
-            # Samples are for reading: hours of training are not to be lost over them.
+            # Samples are for reading only: a failure must not lose hours of training.
             logger.warning("no samples at step %d", state.global_step, exc_info=True)
             return
         self.wandb.table(rows, step=state.global_step)
@@ -90,13 +91,13 @@ class RunLog(ProgressCallback):
 
 
 def rewind(run: RunDir, step: int) -> None:
-    """Drops what was logged after the checkpoint of `step`: it is about to happen again."""
+    """Drops log lines after the checkpoint of `step`, since those steps are repeated."""
     run.keep(METRICS, lambda line: int(line["step"]) <= step)
     run.keep(SAMPLES, lambda line: int(line["id"].split("-")[1]) <= step)
 
 
 class Wandb:
-    """Optional: whatever goes wrong with it is one warning, and the run goes on without."""
+    """Optional wandb logging. An error in it gives one warning and disables it; the run continues."""
 
     def __init__(self, run: RunDir, config: TrainConfig) -> None:
         self.run, self.config = run, config
@@ -121,7 +122,7 @@ class Wandb:
         )
 
     def _id(self) -> str:
-        """One run there for one run here, however often it is resumed."""
+        """Returns the wandb id of the run, the same after each resume."""
         file = self.run.path / "wandb-id"
         if not file.is_file():
             file.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
@@ -145,11 +146,11 @@ class Wandb:
             self._guarded(self._live.finish)
             self._live = None
 
-    def _guarded(self, act: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _guarded(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
-            return act(*args, **kwargs)
+            return function(*args, **kwargs)
         except Exception as error:
             self._live = None
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            logger.warning("wandb gave up (%s); the run goes on, its numbers are in %s", reason, METRICS)
+            logger.warning("wandb failed (%s); the run continues, its metrics are in %s", reason, METRICS)
             return None

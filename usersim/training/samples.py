@@ -1,4 +1,4 @@
-"""Short conversations with the model in training, to be read: a loss says little about how somebody sounds."""
+"""Sample conversations with the model in training, for reading: a loss says little about style."""
 
 from __future__ import annotations
 
@@ -22,50 +22,54 @@ COLUMNS = ("step", "conversation", "turn", "goal", "assistant_before", "human", 
 def write_samples(
     run: RunDir, model: Any, renderer: Renderer, dev: Sequence[Conversation], *, step: int, seed: int
 ) -> list[list[Any]]:
-    """The model's own first turns between the real assistant's, for the first dev profiles, to samples.jsonl.
+    """Samples the model's first user turns between the real assistant's, for the first dev conversations.
 
-    Returns rows of `COLUMNS`: each turn beside the human's. Where the guards refuse every attempt there is none.
+    The conversations are written to samples.jsonl. Returns rows of `COLUMNS` with each turn beside the human's; none
+    for
+    a conversation where the guards reject every attempt.
     """
     was_training = model.training
     model.eval()
     rows = []
     user = UserLM(renderer, LocalSampler(model), sampling=Sampling(max_tokens=64), guards=Guards(attempts=2))
     for index, human in enumerate(dev[:COUNT]):
-        said: list[UserTurn] = []
+        user_turns: list[UserTurn] = []
         try:
-            record = asyncio.run(_talk(user, human, said, seed=seed + index))
+            record = asyncio.run(_converse(user, human, user_turns, seed=seed + index))
         except UsersimError:
-            continue  # early on the guards may refuse every attempt; there is just nothing to show
+            continue  # early in training the guards may reject every attempt
         run.sample(record.model_copy(update={"id": f"step-{step}-{human.id}"}))
-        rows += [[step, human.id, *row] for row in _table(human, said)]
+        rows += [[step, human.id, *row] for row in _table(human, user_turns)]
     model.train(was_training)
     return rows
 
 
-async def _talk(user: UserLM, human: Conversation, said: list[UserTurn], *, seed: int) -> Conversation:
+async def _converse(
+    user: UserLM, human: Conversation, user_turns: list[UserTurn], *, seed: int
+) -> Conversation:
     turns: list[Turn] = []
     left = [None] if human.ended_by == "user" and human.turns[-1].role == "assistant" else []
     for real in [*human.turns, *left]:
         if real is not None and real.role == "assistant":
             turns.append(real)
             continue
-        if len(said) == TURNS:
+        if len(user_turns) == TURNS:
             break
-        said.append(await user(human.profile, turns, seed=seed + 7_919 * len(said)))
-        if said[-1].ends:
+        user_turns.append(await user(human.profile, turns, seed=seed + 7_919 * len(user_turns)))
+        if user_turns[-1].ends:
             break
-        turns.append(Turn(role="user", text=said[-1].text))
+        turns.append(Turn(role="user", text=user_turns[-1].text))
     return Conversation(
         id=human.id,
         origin="simulated",
         source="training",
         turns=tuple(turns),
         profile=human.profile,
-        ended_by="user" if said and said[-1].ends else "cut",
+        ended_by="user" if user_turns and user_turns[-1].ends else "cut",
     )
 
 
-def _table(human: Conversation, said: list[UserTurn]) -> list[list[Any]]:
+def _table(human: Conversation, user_turns: list[UserTurn]) -> list[list[Any]]:
     goal = human.profile.goal.summary if human.profile.goal else ""
     people = [turn.text for turn in human.turns if turn.role == "user"]
     replies = [turn.text for turn in human.turns if turn.role == "assistant"]
@@ -80,5 +84,5 @@ def _table(human: Conversation, said: list[UserTurn]) -> list[list[Any]]:
             "(leaves)" if turn.ends else turn.text,
             round(turn.end_probability, 4),
         ]
-        for index, turn in enumerate(said)
+        for index, turn in enumerate(user_turns)
     ]

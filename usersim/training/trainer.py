@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer for packed windows: logits only where there is a label, rows in order, a dev loss per token."""
+"""SFTTrainer of TRL for packed windows: logits only at labels, rows in order, dev loss per token."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ from usersim.training.data import IGNORED, without_labels
 
 
 class UserTrainer(SFTTrainer):
+    """Trainer of a User LM."""
+
     stop_ids: tuple[int, ...] = ()
     emphasis: tuple[float, float] = (0.0, 0.0)
-    """At the first step and at the last, set by `train`; see `TrainConfig.emphasis`."""
+    """Emphasis at the first step and at the last, set by `train`; see `TrainConfig.emphasis`."""
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Cross-entropy over the supervised tokens: their sum, divided by their number in the optimiser step.
+        """Computes the cross-entropy of the supervised tokens, divided by their number in the optimiser step.
 
-        In training `emphasis` times `decisions` comes on top; a dev loss is without it.
+        In training `emphasis` times `decision_loss` is added; a dev loss is without it.
         """
         labels = inputs.pop("labels")[0, 1:]
         positions = (labels != IGNORED).nonzero().squeeze(1)
-        # TRL's fused head would score every position and compute two more figures; a tenth is supervised.
+        # TRL's fused head would score every position and compute two more metrics; only a tenth is supervised.
         outputs = model(**inputs, logits_to_keep=positions, use_cache=False)
         logits_SV, labels_S = outputs.logits[0].float(), labels[positions]
         total_S = logits_SV.logsumexp(-1)
@@ -40,7 +42,7 @@ class UserTrainer(SFTTrainer):
             first_S = torch.where(positions > 0, labels[positions - 1], IGNORED) == IGNORED
             stop_S = logits_SV[:, list(self.stop_ids)].logsumexp(-1) - total_S
             stops_S = torch.isin(labels_S, torch.tensor(self.stop_ids, device=labels_S.device))
-            loss = loss + emphasis * decisions(nll_S, first_S, stop_S, stops_S)
+            loss = loss + emphasis * decision_loss(nll_S, first_S, stop_S, stops_S)
         if num_items_in_batch is None:
             loss = loss / max(1, len(positions))
         else:
@@ -54,7 +56,7 @@ class UserTrainer(SFTTrainer):
         return first + (last - first) * self.state.global_step / max(1, self.state.max_steps - 1)
 
     def _clip_grad_norm(self, model: Any) -> Any:
-        """Raises before the optimiser steps, so that no checkpoint can hold what such gradients make of weights."""
+        """Clips gradients. Raises BackendError if they are not finite, before the optimiser corrupts the weights."""
         norm = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
         whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         if whole is not None and not math.isfinite(float(whole)):
@@ -65,8 +67,8 @@ class UserTrainer(SFTTrainer):
         saved = sorted(
             Path(str(self.args.output_dir)).glob("checkpoint-*"), key=lambda path: path.stat().st_mtime
         )
-        kept = f"{saved[-1].name} is kept" if saved else "there is no checkpoint yet"
-        return BackendError(f"{what} is not finite at step {self.state.global_step + 1}; lower lr ({kept})")
+        advice = f"{saved[-1].name} is kept" if saved else "there is no checkpoint yet"
+        return BackendError(f"{what} is not finite at step {self.state.global_step + 1}; lower lr ({advice})")
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return SequentialSampler(train_dataset or self.train_dataset)  # type: ignore[arg-type]
@@ -83,7 +85,10 @@ class UserTrainer(SFTTrainer):
 
     @torch.no_grad()
     def dev_loss(self) -> dict[str, float]:
-        """NLL per supervised token over all dev windows, nats (a mean of batch means would weigh short windows up)."""
+        """Returns the NLL per supervised token over all dev windows, in nats.
+
+        A mean of batch means would overweight short windows.
+        """
         model: Any = self.model
         model.eval()
         sums = torch.zeros(2, dtype=torch.float64, device=self.args.device)
@@ -98,7 +103,8 @@ class UserTrainer(SFTTrainer):
         return {"eval_loss": total / tokens, "eval_perplexity": math.exp(min(total / tokens, 50))}
 
     def _share_of_dev(self) -> Iterator[dict[str, Any]]:
-        """Every `processes`-th window, and as many forward passes in each process: sharded weights wait for all."""
+        """Yields this process's dev windows; all processes run equally many forward passes, as sharded weights
+        require."""
         rows: Any = self.eval_dataset
         rank, processes = self.args.process_index, self.args.world_size
         for start in range(0, len(rows), processes):
@@ -106,12 +112,12 @@ class UserTrainer(SFTTrainer):
             yield self.data_collator([mine])
 
 
-def decisions(nll_S: Any, first_S: Any, stop_S: Any, stops_S: Any) -> Any:
-    """How a turn begins and when it stops, apart from what it says; nats, summed over positions.
+def decision_loss(nll_S: Any, first_S: Any, stop_S: Any, stops_S: Any) -> Any:
+    """Returns the loss of starting and stopping decisions, in nats, summed over positions.
 
-    -log P of each turn's first token (`first_S`), and -log P of stopping or going on at every position, given
-    log P(stop) and whether it did stop (a turn's end and the conversation's alike). Cross-entropy holds both already,
-    among twenty times as many nats of content: what a style or a length asks for shows in these few.
+    It is -log P of each turn's first token (`first_S`) plus -log P of stopping or continuing at every position.
+    `stop_S` is log P(stop); `stops_S` marks the positions that end a turn or the conversation. Cross-entropy includes
+    both already, among twenty times as many nats of content. Style and length show mainly in these decisions.
     """
     going_on_S = torch.log1p(-stop_S.exp().clamp(max=1 - 1e-6))
     return nll_S[first_S].sum() - torch.where(stops_S, stop_S, going_on_S).sum()

@@ -1,4 +1,4 @@
-"""One conversation loop from any starting point: `eval` starts it from nothing, rewards from a candidate reply."""
+"""Conversation loop between a simulated user and an assistant, from an empty or a given history."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from usersim.users.protocols import User
 
 
 class Assistant(Protocol):
-    """Sees true-role turns ending with the user's, and its own system prompt; never the user's goal."""
+    """Assistant under test.
+
+    It receives the turns, ending with the user's, and its system prompt; never the user's goal.
+    """
 
     async def __call__(
         self, turns: Sequence[Turn], *, system: str | None = None, seed: int | None = None
@@ -20,7 +23,7 @@ class Assistant(Protocol):
 
 
 Watcher = Callable[[Turn | None, UserTurn | None], None]
-"""Called after every turn: (turn, how it was sampled); (None, said) when the user leaves."""
+"""Callback after every turn: (turn, its `UserTurn` or None); (None, `UserTurn`) when the user leaves."""
 
 
 async def converse(
@@ -36,11 +39,28 @@ async def converse(
     source: str = "userlm",
     watch: Watcher | None = None,
 ) -> Conversation:
-    """Lets the two talk until the user leaves or has spoken `max_user_turns` new turns.
+    """Runs a conversation until the user leaves or has written `max_user_turns` new turns.
 
-    Starts from `turns`; whoever did not speak last speaks next (the user, from nothing). The last turn is
-    the assistant's unless the user's ending came first. Errors of either side propagate: a failed
-    conversation is for the caller to count. Either side may be a plain function (`usersim.users.plain_functions`).
+    The last turn is the assistant's unless the user left before.
+
+    Args:
+        user: Simulated user. A plain function is wrapped (`usersim.users.plain_functions`).
+        assistant: Assistant under test. A plain function is wrapped too.
+        profile: Goal and persona of the user. The assistant does not see it.
+        turns: History to start from. The role that did not write the last turn is next; the user writes first.
+        max_user_turns: Limit of new user turns. The conversation is cut there.
+        system: System prompt of the assistant. The user does not see it.
+        seed: Seed of the conversation. Every turn has its own seed derived from it.
+        id: Id of the record.
+        source: Source of the record, usually the name of the simulator.
+        watch: Callback after each turn.
+
+    Returns:
+        The conversation. `ended_by` is `user` if the user left, else `turn_cap`.
+
+    Raises:
+        UsersimError: The assistant returned something other than text.
+        Exception: Errors of `user` and `assistant` propagate, so that the caller can count them.
     """
     user, assistant = as_user(user), as_assistant(assistant, system=system)
     spoken, ended_by = list(turns), "turn_cap"
@@ -57,16 +77,16 @@ async def converse(
                 watch(spoken[-1], None)
         if new_user_turns == max_user_turns:
             break
-        said = await user(profile, spoken, seed=_turn_seed(seed, len(spoken)))
-        if said.ends:
+        user_turn = await user(profile, spoken, seed=_turn_seed(seed, len(spoken)))
+        if user_turn.ends:
             ended_by = "user"
             if watch:
-                watch(None, said)
+                watch(None, user_turn)
             break
-        spoken.append(Turn(role="user", text=said.text))
+        spoken.append(Turn(role="user", text=user_turn.text))
         new_user_turns += 1
         if watch:
-            watch(spoken[-1], said)
+            watch(spoken[-1], user_turn)
     ended: EndedBy = "user" if ended_by == "user" else "turn_cap"
     return Conversation(
         id=id,

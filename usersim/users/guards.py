@@ -1,4 +1,4 @@
-"""What a person would not have said: attempts that are thrown away and drawn anew, counted by reason."""
+"""Guards on sampled user turns: implausible attempts are rejected, counted by reason and resampled."""
 
 from __future__ import annotations
 
@@ -11,26 +11,25 @@ from usersim.types import Goal, Record, Turn
 
 
 class Guards(Record):
-    """What makes an attempt be thrown away and drawn anew; the text itself is never changed."""
+    """Rules for rejecting an attempt, which is then resampled. Its text is never edited."""
 
     empty: bool = True
     repeat: bool = True
-    """Equal to an earlier user turn, but for case and spacing."""
+    """Reject a turn equal to an earlier user turn, ignoring case, spacing and final punctuation."""
     goal_copy: bool = True
-    """Equal to the goal's summary, or with a run of `goal_run_words` words of the summary or of one facet.
-    A short facet said whole is no copy: people answer "two people"."""
+    """Reject a copy of the goal's summary, or of `goal_run_words` consecutive words of the summary or of one facet.
+    A short facet quoted in full is allowed: people answer "two people"."""
     goal_run_words: int = Field(default=8, ge=2)
     assistant_speak: bool = True
     max_words: int | None = 200
-    """Runaway turns: refused above this, and drawn anew when `max_tokens` cut them off. Where every attempt was
-    cut or refused, the first cut one is given out with finish "length": half a sentence that says so is better
-    than a lost conversation. A call that asks for fewer tokens than the user's own sampling gets its piece.
-    None: any length."""
+    """Reject longer turns, and turns that `max_tokens` cut off. If every attempt was rejected, the first one that was
+    only cut off is returned with finish "length": half a sentence is better than a lost conversation.
+    A call with fewer `max_tokens` than the user's own sampling gets its cut turn. None: any length."""
     attempts: int = Field(default=6, ge=1)
 
     @classmethod
     def off(cls) -> Guards:
-        """The first attempt, whatever it is."""
+        """Returns guards that accept any first attempt."""
         return cls(
             empty=False, repeat=False, goal_copy=False, assistant_speak=False, max_words=None, attempts=1
         )
@@ -45,13 +44,13 @@ ASSISTANT_SPEAK = re.compile(
 
 
 def rejection(text: str, goal: Goal | None, turns: Sequence[Turn], guards: Guards) -> str | None:
-    """Why the guards refuse `text`, or None."""
+    """Returns the reason why the guards reject `text`, or None if they accept it."""
     if not text:
         return "empty" if guards.empty else None
-    said = _normal(text)
-    if guards.repeat and any(turn.role == "user" and _normal(turn.text) == said for turn in turns):
+    normalized = _normalize(text)
+    if guards.repeat and any(turn.role == "user" and _normalize(turn.text) == normalized for turn in turns):
         return "repeat"
-    if guards.goal_copy and goal is not None and _copies(said, goal, guards.goal_run_words):
+    if guards.goal_copy and goal is not None and _copies(normalized, goal, guards.goal_run_words):
         return "goal_copy"
     if guards.assistant_speak and ASSISTANT_SPEAK.search(text):
         return "assistant_speak"
@@ -60,15 +59,15 @@ def rejection(text: str, goal: Goal | None, turns: Sequence[Turn], guards: Guard
     return None
 
 
-def _normal(text: str) -> str:
+def _normalize(text: str) -> str:
     return " ".join(text.lower().split()).strip(" .!?")
 
 
-def _copies(said: str, goal: Goal, run: int) -> bool:
-    wishes = [_normal(goal.summary), *(_normal(facet.text) for facet in goal.facets)]
-    return said == wishes[0] or any(_has_run_of(said, wish.split(), run) for wish in wishes)
+def _copies(normalized: str, goal: Goal, run: int) -> bool:
+    wishes = [_normalize(goal.summary), *(_normalize(facet.text) for facet in goal.facets)]
+    return normalized == wishes[0] or any(_has_run_of(normalized, wish.split(), run) for wish in wishes)
 
 
-def _has_run_of(said: str, words: list[str], run: int) -> bool:
+def _has_run_of(normalized: str, words: list[str], run: int) -> bool:
     runs = (" ".join(words[i : i + run]) for i in range(len(words) - run + 1))
-    return any(f" {copied} " in f" {said} " for copied in runs)
+    return any(f" {copied} " in f" {normalized} " for copied in runs)

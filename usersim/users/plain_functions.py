@@ -1,4 +1,4 @@
-"""Plain functions where the loop awaits: an assistant or a user that is not `async` runs in a thread."""
+"""Adapters for plain functions as assistants and users: functions that are not `async` run in a thread."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 PlainAssistant = Callable[..., str | Awaitable[str]]
-"""`(turns) -> str`, with `system` and `seed` as keywords where it wants them; async or not."""
+"""`(turns) -> str`, optionally with keywords `system` and `seed`; async or not."""
 PlainUser = Callable[..., UserTurn | Awaitable[UserTurn]]
 """`(profile, turns, *, seed) -> UserTurn`, async or not."""
 
 
 def as_assistant(assistant: Assistant | PlainAssistant, *, system: str | None = None) -> Assistant:
-    """An `Assistant` that awaits what may be a plain function, and is told only what that takes.
+    """Wraps a plain function as an `Assistant`; only the keywords that it accepts are passed on.
 
-    Raises ConfigError where it is no function, or takes no `system` while there is one.
+    Raises ConfigError if it is not callable, or if a system prompt is given and it accepts no `system`.
     """
     takes = _keywords(assistant)
     if system is not None and "system" not in takes:
         raise ConfigError(
-            "a system prompt was given, and the assistant takes none; "
+            "a system prompt is given, but the assistant has no `system` parameter; "
             "write it as `def assistant(turns, *, system=None)`"
         )
     if _is_async(assistant) and takes >= {"system", "seed"}:
@@ -46,7 +46,7 @@ def as_assistant(assistant: Assistant | PlainAssistant, *, system: str | None = 
 
 
 def as_user(user: User | PlainUser) -> User:
-    """A `User` that awaits what may be a plain function; one that is async stays what it is."""
+    """Wraps a plain function as a `User`; an async one is returned unchanged. Raises ConfigError if not callable."""
     if not callable(user):
         raise ConfigError(
             f"user={user!r}: neither a user nor a function (usersim.load(), usersim.connect(url))"
@@ -70,14 +70,14 @@ def _is_async(function: Callable[..., Any]) -> bool:
 
 
 def _keywords(assistant: Callable[..., Any]) -> set[str]:
-    """Which of `system` and `seed` it takes."""
+    """Returns those of `system` and `seed` that the function accepts."""
     if not callable(assistant):
         raise ConfigError(
             f"assistant={assistant!r}: not a function; write `def assistant(turns): return ...`"
         )
     try:
         parameters = inspect.signature(assistant).parameters
-    except (ValueError, TypeError):  # one written in C
+    except (ValueError, TypeError):  # a function written in C
         return set()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return {"system", "seed"}
@@ -85,13 +85,15 @@ def _keywords(assistant: Callable[..., Any]) -> set[str]:
 
 
 def _awaited(function: Callable[P, T | Awaitable[T]]) -> Callable[P, Awaitable[T]]:
-    """`function` in a thread unless it is async, so that the event loop goes on meanwhile."""
+    """Makes `function` awaitable. Unless it is async it runs in a thread, so that it does not block the event loop."""
 
     def call(*args: P.args, **kwargs: P.kwargs) -> T | Awaitable[T]:
         try:
             return function(*args, **kwargs)
-        except StopIteration as error:  # a future cannot hold one: the loop would wait for ever
-            raise UsersimError("an iterator ran out in a plain function: it has no more to say") from error
+        except StopIteration as error:  # a future cannot hold one: the loop would wait forever
+            raise UsersimError(
+                "a plain function raised StopIteration: its iterator has no more items"
+            ) from error
 
     async def awaited(*args: P.args, **kwargs: P.kwargs) -> T:
         value = (

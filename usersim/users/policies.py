@@ -1,15 +1,15 @@
-"""Users who do not cooperate: impatient, tangential, unclear, withholding. Wrappers over any `User`.
+"""Uncooperative users: impatient, tangential, unclear, withholding. Wrappers over any `User`.
 
-A policy changes what the user is told (goal, facets, style) and when it leaves; it never edits what is said, so
-whoever plays the user still chooses the words. No judge and no state: everything follows from the policy's seed,
-the profile and the turns so far, so one wrapper serves many conversations at once and a repeated call gives the same
-answer. The conversation's record keeps the true profile.
+A policy changes the profile that the user gets (goal, facets, style) and when the user leaves. It never edits the text
+of a turn: the wrapped user still chooses the words. There is no judge and no state. All decisions follow from the
+policy's seed, the profile and the turns so far. So one wrapper serves many conversations at once, and a repeated call
+gives the same answer. The conversation's record keeps the true profile.
 
     user = with_policy(usersim.load(), "withholding")
     user = with_policy(user, "impatient:patience=1,most_turns=3")
 
-The rules (`usersim.text.reply_acts`) read English. What a policy can do depends on the user underneath: a
-model that ignores its goal is not made vaguer by a vaguer goal.
+The rules (`usersim.text.reply_acts`) are for English. The effect of a policy depends on the wrapped user: a model
+that ignores its goal does not become vaguer with a vaguer goal.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ DETAILS = re.compile(
     r"\s*(?:[,;:(]|\b(?:with|using|that|which|who|so that|including|such as|because|from|within|under|for|by|at)\b).*",
     re.IGNORECASE | re.DOTALL,
 )
-"""Where a goal's summary turns to details."""
+"""Match from the first detail of a goal's summary to its end."""
 EXACT = re.compile(r"\S*\d\S*|\"[^\"]*\"|(?<=\s)[A-Z]\S*")
-"""Numbers, quotations and names inside a sentence."""
+"""Match of a number, a quotation or a name inside a sentence."""
 LEFT = UserTurn(text="", ends=True, end_probability=1.0, finish="end", logprob=0.0, tokens=0)
 
 SUBJECTS = (
@@ -47,31 +47,34 @@ SUBJECTS = (
     "learn how long a passport takes to renew",
     "get a film recommendation for tonight",
 )
-"""Other subjects, where the caller gives none."""
+"""Default goals to drift to."""
 
 
 class Policy(Record):
-    """What the user is told before each turn, and whether it leaves first. Base: changes nothing."""
+    """Base policy, which changes nothing.
+
+    A policy sets the profile before each turn and decides whether the user leaves.
+    """
 
     seed: int = 0
 
-    def told(self, profile: UserProfile, turns: Sequence[Turn]) -> UserProfile:
+    def visible_profile(self, profile: UserProfile, turns: Sequence[Turn]) -> UserProfile:
         return profile
 
     def leaves(self, profile: UserProfile, turns: Sequence[Turn]) -> bool:
         return False
 
-    def draw(self, profile: UserProfile, *what: object) -> random.Random:
-        """The same for one goal and `what`, whoever asks and in whatever order."""
+    def rng(self, profile: UserProfile, *keys: object) -> random.Random:
+        """Returns a random generator that depends only on the policy's seed, the goal and `keys`."""
         goal = profile.goal.summary if profile.goal else ""
-        return random.Random(f"{self.seed}|{goal}|{'|'.join(map(str, what))}")
+        return random.Random(f"{self.seed}|{goal}|{'|'.join(map(str, keys))}")
 
 
 class Impatient(Policy):
-    """Gives up early: after `most_turns` messages, or when `patience` replies in a row made no progress.
+    """User who gives up early: after `most_turns` messages, or when `patience` replies in a row made no progress.
 
-    A reply makes no progress when it refuses, mostly asks back, or says nearly the same again (`stalled`). It leaves
-    without a word. Told to write half as long, without courtesies, and to object.
+    A reply makes no progress when it refuses, mostly asks back, or says nearly the same again (`stalled`). The user
+    leaves without a message. Its profile asks for half the length, no courtesies, and objections.
     """
 
     patience: int = Field(default=2, ge=1)
@@ -86,7 +89,7 @@ class Impatient(Policy):
         slow = len(recent) == self.patience and all(stalled(replies[i], replies[:i]) for i in recent)
         return slow or spoken >= self.most_turns
 
-    def told(self, profile: UserProfile, turns: Sequence[Turn]) -> UserProfile:
+    def visible_profile(self, profile: UserProfile, turns: Sequence[Turn]) -> UserProfile:
         own = _style(profile)
         shorter = {
             "words_per_turn": max(2.0, (own.words_per_turn or 12.0) / 2),
@@ -98,45 +101,48 @@ class Impatient(Policy):
 
 
 class Tangential(Policy):
-    """Drifts: each message but the first starts, with chance `drift`, another subject, kept for `stays` messages."""
+    """User who drifts: each message but the first starts another subject with probability `drift`, for `stays`
+    messages."""
 
     drift: float = Field(default=0.3, ge=0, le=1)
     stays: int = Field(default=1, ge=1)
     subjects: tuple[str, ...] = Field(default=SUBJECTS, min_length=1)
-    """Summaries of goals to drift to; the own one is never among them."""
+    """Goals to drift to; the user's own goal is excluded."""
 
-    def told(self, profile: UserProfile, turns: Sequence[Turn]) -> UserProfile:
+    def visible_profile(self, profile: UserProfile, turns: Sequence[Turn]) -> UserProfile:
         subject = self.subject(profile, turns)
         return profile if subject is None else profile.model_copy(update={"goal": Goal(summary=subject)})
 
     def subject(self, profile: UserProfile, turns: Sequence[Turn]) -> str | None:
-        """The other subject of the message that comes next, or None where it keeps to the goal."""
+        """Returns the other subject of the next message, or None if it keeps to the goal."""
         texts = [turn.text for turn in turns if turn.role == "user"]
         own = profile.goal.summary if profile.goal else None
         others = [subject for subject in self.subjects if subject != own]
-        for at in range(len(texts), max(0, len(texts) - self.stays), -1):
-            # The opening takes part, so that two conversations about one goal drift apart.
-            draw = self.draw(profile, texts[0], at)
-            if draw.random() < self.drift and others:
-                return draw.choice(others)
+        for position in range(len(texts), max(0, len(texts) - self.stays), -1):
+            # The opening is part of the key, so that two conversations about one goal drift apart.
+            rng = self.rng(profile, texts[0], position)
+            if rng.random() < self.drift and others:
+                return rng.choice(others)
         return None
 
 
 class Unclear(Policy):
-    """Vague: told a blurred goal and only some of its facets, drawn once a conversation; the rest is never said.
+    """Vague user: gets a blurred goal and a random subset of its facets, fixed per conversation.
 
-    The summary loses what follows its first preposition or comma, and numbers, names and quotations. So an assistant
-    cannot learn everything: coverage of the facets has a ceiling of about `keep`.
+    The summary loses what follows its first preposition or comma, and numbers, names and quotations. Facets outside the
+    subset are never said, so the assistant's coverage of the facets has a ceiling of about `keep`.
     """
 
     keep: float = Field(default=0.25, ge=0, le=1)
-    """Chance of each facet to be known to the user at all."""
+    """Probability that the user knows a facet at all."""
 
-    def told(self, profile: UserProfile, turns: Sequence[Turn]) -> UserProfile:
+    def visible_profile(self, profile: UserProfile, turns: Sequence[Turn]) -> UserProfile:
         goal = profile.goal
         if goal is not None:
-            known = [f for f in goal.facets if self.draw(profile, f.text).random() < self.keep]
-            profile = _with_facets(profile, goal.model_copy(update={"summary": blurred(goal.summary)}), known)
+            facets = [f for f in goal.facets if self.rng(profile, f.text).random() < self.keep]
+            profile = _with_facets(
+                profile, goal.model_copy(update={"summary": blurred(goal.summary)}), facets
+            )
         own = _style(profile)
         vague = {
             "words_per_turn": min(own.words_per_turn or 8.0, 8.0),
@@ -146,29 +152,32 @@ class Unclear(Policy):
 
 
 class Withholding(Policy):
-    """Says what it wants and nothing more: each reply that asks gets one facet, the one nearest to the question.
+    """User who only answers: each assistant reply that asks gets one facet, the nearest to the question.
 
-    Nearest: most content words shared with the questions of the reply, else the next in order; with `strict` a question
-    that shares none gets none. Offers ("anything else?") are not questions.
+    The nearest facet shares most content words with the questions of the reply; without a shared word it is the next in
+    order. With `strict`, a question without a shared word gets none. Offers ("anything else?") are not questions.
     """
 
     strict: bool = False
 
-    def told(self, profile: UserProfile, turns: Sequence[Turn]) -> UserProfile:
+    def visible_profile(self, profile: UserProfile, turns: Sequence[Turn]) -> UserProfile:
         if profile.goal is None:
             return profile
-        known = self.revealed(profile.goal.facets, turns)
-        return _restyled(_with_facets(profile, profile.goal, known), {}, "tells only what is asked")
+        facets = self.revealed(profile.goal.facets, turns)
+        return _restyled(_with_facets(profile, profile.goal, facets), {}, "tells only what is asked")
 
     def revealed(self, facets: Sequence[Facet], turns: Sequence[Turn]) -> list[Facet]:
-        hidden, out = list(facets), list[Facet]()
+        hidden, revealed_facets = list(facets), list[Facet]()
         for turn in turns:
-            asked = questions(turn.text) if turn.role == "assistant" else []
-            if asked and hidden:
-                shared = [len(content_words(" ".join(asked)) & content_words(facet.text)) for facet in hidden]
+            reply_questions = questions(turn.text) if turn.role == "assistant" else []
+            if reply_questions and hidden:
+                shared = [
+                    len(content_words(" ".join(reply_questions)) & content_words(facet.text))
+                    for facet in hidden
+                ]
                 if max(shared) or not self.strict:
-                    out.append(hidden.pop(shared.index(max(shared))))
-        return out
+                    revealed_facets.append(hidden.pop(shared.index(max(shared))))
+        return revealed_facets
 
 
 POLICIES: dict[str, type[Policy]] = {
@@ -180,7 +189,7 @@ POLICIES: dict[str, type[Policy]] = {
 
 
 class PolicyUser:
-    """A `User` who follows a policy. Closing it closes the user underneath."""
+    """`User` that follows a policy. Closing it closes the wrapped user."""
 
     def __init__(self, user: User | PlainUser, policy: Policy, name: str) -> None:
         self.user, self.policy = as_user(user), policy
@@ -191,7 +200,7 @@ class PolicyUser:
     ) -> UserTurn:
         if self.policy.leaves(profile, turns):
             return LEFT.model_copy(update={"seed": seed})
-        return await self.user(self.policy.told(profile, turns), turns, seed=seed)
+        return await self.user(self.policy.visible_profile(profile, turns), turns, seed=seed)
 
     async def aclose(self) -> None:
         close = getattr(self.user, "aclose", None)
@@ -200,31 +209,40 @@ class PolicyUser:
 
 
 def with_policy(user: User | PlainUser, policy: str | Policy, *, seed: int = 0) -> PolicyUser:
-    """`policy`: a name, a name with settings ("impatient:patience=1"), or a Policy, whose own seed then counts."""
+    """Wraps a user in a policy.
+
+    Args:
+        user: User to wrap.
+        policy: A name, a name with settings ("impatient:patience=1"), or a `Policy`, which has its own seed.
+        seed: Seed of a policy given by name.
+
+    Raises:
+        ConfigError: `policy` names no policy or has a bad setting.
+    """
     if isinstance(policy, Policy):
         return PolicyUser(user, policy, type(policy).__name__.lower())
     return PolicyUser(user, policy_from(policy, seed=seed), policy.partition(":")[0])
 
 
 def policy_from(text: str, *, seed: int = 0) -> Policy:
-    """`NAME` or `NAME:KEY=VALUE,…`; several subjects are parted by `|`. Raises ConfigError."""
+    """Parses `NAME` or `NAME:KEY=VALUE,…`; several subjects are separated by `|`. Raises ConfigError."""
     name, _, settings = text.partition(":")
     if name not in POLICIES:
         raise ConfigError(f"--policy {text!r}: no such policy; one of {', '.join(POLICIES)}")
-    given: dict[str, object] = {"seed": seed}
+    values: dict[str, object] = {"seed": seed}
     for setting in filter(None, settings.split(",")):
         key, equals, value = setting.partition("=")
         if not equals:
             raise ConfigError(f"--policy {text!r}: write NAME:KEY=VALUE,KEY=VALUE")
-        given[key.strip()] = tuple(value.split("|")) if key.strip() == "subjects" else value
+        values[key.strip()] = tuple(value.split("|")) if key.strip() == "subjects" else value
     try:
-        return POLICIES[name].model_validate(given)
+        return POLICIES[name].model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"--policy {text!r}: {explain(error)}") from error
 
 
 def blurred(summary: str) -> str:
-    """The beginning of a goal without its details; the first three words where nothing else is left."""
+    """Returns the beginning of a goal without its details; its first three words if less than two words are left."""
     short = " ".join(EXACT.sub("", DETAILS.sub("", summary)).split())
     return short if len(words(short)) >= 2 else " ".join(summary.split()[:3])
 

@@ -1,4 +1,4 @@
-"""The baseline to beat: a general chat model *prompted* to play the user, in flipped roles."""
+"""Baseline user: a general chat model that is prompted to play the user, with the roles swapped."""
 
 from __future__ import annotations
 
@@ -79,15 +79,15 @@ NOT LIKE THIS -> LIKE THIS
 
 Write only the text of the person's next message: no name before it, no quotation marks around it, no stage directions,
 no comment. Or {stop}."""
-"""For large instruct models, which can follow all of it; a model of 135M cannot."""
+"""Prompt for large instruct models; a model of 135M parameters cannot follow all of it."""
 PROMPTS = {
     "plain": PLAIN,
     "impersonal": IMPERSONAL,
     "second_person": SECOND_PERSON,
     "examples": EXAMPLES,
 }
-"""For small models. Several, since one may suit a model badly: `usersim eval model` takes the one with the best
-likelihood on dev."""
+"""Prompts for small models. `usersim eval model` takes the one with the best likelihood on dev, since one prompt may
+suit a model badly."""
 BY_NAME = {**PROMPTS, "careful": CAREFUL}
 OPENING = "(The chat window is open. Type your first message.)"
 LABEL = re.compile(r"^[*_\s]*(?:user|human|person|me|next message)[*_\s]*:[*_\s]*", re.IGNORECASE)
@@ -103,7 +103,7 @@ class Chat(Protocol):
 
 
 class PromptedUser:
-    """A `User` over `HttpChat` or `LocalChat`. It has no end probability to offer: 1.0 when it stopped, else 0.0."""
+    """`User` over `HttpChat` or `LocalChat`. Its end probability is 1.0 if it stopped, else 0.0."""
 
     def __init__(self, chat: Chat, *, name: str = "prompted", prompt: str = PLAIN) -> None:
         self.chat, self.name, self.prompt = chat, name, prompt
@@ -120,7 +120,7 @@ class PromptedUser:
         text = cleaned(await self.chat.complete(flipped, system=system, seed=seed))
         ends = STOP in text
         if not text:
-            raise EmptyReplyError(f"{self.name}: a turn without words")
+            raise EmptyReplyError(f"{self.name}: empty turn")
         return UserTurn(
             text="" if ends else text,
             ends=ends,
@@ -136,12 +136,12 @@ class PromptedUser:
 
 
 def prompt_hash(prompt: str) -> str:
-    """Names the words of a prompt in a record of how something was made."""
+    """Returns a hash of a prompt, for provenance records: 16 hexadecimal digits."""
     return hashlib.sha256(prompt.encode()).hexdigest()[:16]
 
 
 def cleaned(text: str) -> str:
-    """Without a label ("User:") before and quotation marks around the whole: form, which would tell models apart."""
+    """Strips a leading label ("User:") and enclosing quotation marks, since such form would tell models apart."""
     text = LABEL.sub("", text.strip()) or text.strip()
     quoted = QUOTED.match(text)
     return (quoted["inside"] if quoted else text).strip()

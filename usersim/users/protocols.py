@@ -1,4 +1,4 @@
-"""What is asked of whoever draws tokens (`Sampler`) or plays the human (`User`), and how they answer."""
+"""Protocols for token samplers and simulated users, with their request and response types."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from usersim.types import Goal, Persona, Record, Turn, UserProfile, UserTurn
 
 
 class EndPolicy(Record):
-    """When a sampled end of conversation counts."""
+    """Rule that decides when the simulated user ends the conversation."""
 
     mode: Literal["sample", "never", "threshold", "greedy"] = "sample"
-    """sample: as drawn. never: the end is banned. threshold: ends when P(end) ≥ threshold.
-    greedy: ends when the end is the most likely first token. In the last two P(end) alone decides, and the words
-    are drawn with the end banned."""
+    """sample: ends when the end token is sampled. never: the end token is banned.
+    threshold: ends when P(end) ≥ threshold. greedy: ends when the end is the most likely first token.
+    In the last two P(end) alone decides, and the words are sampled with the end banned."""
     threshold: float = Field(default=0.5, ge=0, le=1, strict=True)
     min_user_turns: int = Field(default=1, ge=0, strict=True)
     """The end is banned until the history holds this many user turns."""
@@ -28,27 +28,27 @@ class EndPolicy(Record):
 
 @dataclass(frozen=True)
 class Draw:
-    """What a `Sampler` is asked for: `n` continuations of one prompt, the i-th of them from `seed + i`."""
+    """Sampling request: `n` continuations of one prompt. Continuation i is sampled with `seed + i`."""
 
     prompt_ids: Sequence[int]
     stop_ids: Sequence[int]
     watch_id: int
-    """Whose probability at the first position is wanted."""
+    """Token id whose first-position probability is reported; the end-of-conversation token."""
     sampling: Sampling
     n: int = 1
     seed: int | None = None
     ban_ids: Sequence[int] = ()
     affinity: str | None = None
-    """Prompts with the same one share beginnings: where several engines serve, the same one should."""
+    """Routing key. Requests with equal keys share a prompt prefix and are sent to the same engine."""
     top_logprobs: int = 0
-    """How many of the likeliest tokens are wanted beside each sampled one."""
+    """Number of most likely tokens reported beside each sampled one."""
     rank_watched: bool = False
-    """`end_is_likeliest` is wanted, which may cost one more call to the engine."""
+    """Also report `end_is_likeliest`, which may cost one more call to the engine."""
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """One continuation: `token_ids` include the stop token that ended it, `logprobs` are raw (temperature 1)."""
+    """One sampled continuation. `token_ids` include the stop token; `logprobs` are raw (temperature 1), in nats."""
 
     token_ids: list[int]
     logprobs: list[float]
@@ -56,14 +56,14 @@ class Sampled:
     end_probability: float
     """P(`watch_id`) at the first position, raw."""
     end_is_likeliest: bool
-    """`watch_id` has the highest P of the first position; False where nobody asked (`Draw.rank_watched`)."""
+    """True if `watch_id` is the most likely first token; False unless the request set `Draw.rank_watched`."""
     top_logprobs: Sequence[Mapping[int, float]] = ()
-    """By position: log-probability by token id; empty where none were asked for."""
+    """Per position: log-probability by token id; empty unless requested."""
 
 
 @dataclass(frozen=True)
 class SampledPiece:
-    """The next tokens of one continuation, as `Sampled` would have them; the last piece has `finish`."""
+    """Streamed tokens of one continuation, with the fields of `Sampled`. Only the last piece has `finish`."""
 
     token_ids: list[int]
     logprobs: list[float]
@@ -73,29 +73,29 @@ class SampledPiece:
 
 
 class Sampler(Protocol):
-    """Implemented by `backends.local` and `backends.http`; both draw sample i of n from seed + i."""
+    """Token sampler, implemented by `usersim.backends`. Sample i of n uses seed + i."""
 
-    async def sample(self, asked: Draw) -> list[Sampled]: ...
+    async def sample(self, request: Draw) -> list[Sampled]: ...
 
-    def stream(self, asked: Draw) -> AsyncGenerator[SampledPiece, None]:
-        """One continuation (`n` is 1), without `top_logprobs`. Closing it early stops the engine."""
+    def stream(self, request: Draw) -> AsyncGenerator[SampledPiece, None]:
+        """Streams one continuation (`n` is 1), without `top_logprobs`. Closing the generator early stops the engine."""
         ...
 
     async def aclose(self) -> None: ...
 
 
 class TurnPiece(Record):
-    """The next words of a turn that is being said. The first piece has none: it says that a token is known."""
+    """Streamed text of a user turn. The first piece is empty: it reports that the first token was sampled."""
 
     text: str
     """Whole characters; the pieces add up to the text of the `UserTurn` that comes last."""
     end_probability: float = Field(ge=0, le=1)
     tokens: tuple[TokenLogprob, ...] = ()
-    """Where they were asked for: what was sampled meanwhile, also what is not shown yet."""
+    """Tokens sampled since the last piece, also those whose text is not shown yet; empty unless requested."""
 
 
 class Leaving(Record):
-    """Whether the user would leave now, without a word drawn."""
+    """Termination decision: P(end) and whether the user leaves now, without sampling a turn."""
 
     end_probability: float = Field(ge=0, le=1)
     ends: bool
@@ -103,7 +103,7 @@ class Leaving(Record):
 
 
 class User(Protocol):
-    """Whoever plays the human: a `UserLM`, the endpoint's client, a prompted model, a script."""
+    """Simulated user: a `UserLM`, a client of the endpoint, a prompted chat model or a script."""
 
     async def __call__(
         self, profile: UserProfile, turns: Sequence[Turn], *, seed: int | None = None
@@ -113,14 +113,17 @@ class User(Protocol):
 def as_profile(
     goal: str | Goal | UserProfile | None = None, persona: str | Persona | None = None
 ) -> UserProfile:
-    """Goal and persona as a profile: strings or full objects alike, as everywhere in the public interface.
+    """Builds a `UserProfile` from a goal and a persona, each a string or a full object.
 
     Args:
         goal: What the user wants: a sentence, a `Goal`, or a whole `UserProfile`, which then has its own persona.
-        persona: Who is talking and how: a sentence or a `Persona`.
+        persona: The user's character and writing style: a sentence or a `Persona`.
+
+    Returns:
+        The profile. An empty or missing string leaves its part None.
 
     Raises:
-        ConfigError: A persona beside a `UserProfile`.
+        ConfigError: A persona is given beside a `UserProfile`.
     """
     if isinstance(goal, UserProfile):
         if persona is not None:
@@ -134,39 +137,42 @@ def as_profile(
 
 
 def as_turns(turns: Sequence[Turn | Mapping[str, Any] | BaseModel]) -> list[Turn]:
-    """A history as `Turn`s, of what a person would have seen of it.
+    """Converts a chat history to `Turn`s, keeping only what a person sees of it.
 
     Args:
         turns: `Turn`s, chat messages (`{"role", "content"}` or `{"role", "text"}`) or the message objects of a
-            client library. Left out: system, developer, tool and function messages, and an assistant's message that
-            only calls tools. What an assistant said before and after such a call is one turn.
+            client library. System, developer, tool and function messages are left out, and so are assistant messages
+            that only call tools. Assistant texts before and after such a call become one turn.
+
+    Returns:
+        The visible turns, in order.
 
     Raises:
-        ConfigError: A message that is none of these; it names which.
+        ConfigError: A message has none of these forms; the error names its index.
     """
-    made: list[Turn] = []
+    history: list[Turn] = []
     was_hidden = False
     for index, turn in enumerate(turns):
         if isinstance(turn, Turn):
-            seen: Turn | None = turn
+            visible_turn: Turn | None = turn
         else:
-            seen = _seen(turn.model_dump() if isinstance(turn, BaseModel) else turn, index)
-        if seen is None:
+            visible_turn = _visible_turn(turn.model_dump() if isinstance(turn, BaseModel) else turn, index)
+        if visible_turn is None:
             was_hidden = True
             continue
-        if was_hidden and made and made[-1].role == seen.role == "assistant":
-            seen = Turn(role="assistant", text=f"{made.pop().text}\n\n{seen.text}")
-        made.append(seen)
+        if was_hidden and history and history[-1].role == visible_turn.role == "assistant":
+            visible_turn = Turn(role="assistant", text=f"{history.pop().text}\n\n{visible_turn.text}")
+        history.append(visible_turn)
         was_hidden = False
-    return made
+    return history
 
 
 HIDDEN_ROLES = ("system", "developer", "tool", "function")
-"""Of messages that the person does not see."""
+"""Roles of messages that the user does not see."""
 
 
-def _seen(message: Mapping[str, Any], index: int) -> Turn | None:
-    """None for what the person does not see."""
+def _visible_turn(message: Mapping[str, Any], index: int) -> Turn | None:
+    """Returns the message as a turn; None if the user does not see it."""
     if not isinstance(message, Mapping):
         raise ConfigError(f"turn {index}: needs role and content, got {str(message)[:80]!r}")
     role, content = message.get("role"), message.get("text", message.get("content"))

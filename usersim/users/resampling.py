@@ -1,4 +1,4 @@
-"""Several turns drawn until the guards let each of them pass."""
+"""Rejection sampling of user turns: bookkeeping of attempts until the guards accept each turn."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from usersim.errors import GuardError
 from usersim.types import UserTurn
 
 CUT = "cut"
-"""Refused only for being cut off: better than nothing, where no other attempt passes."""
+"""Reason of an attempt rejected only because it was cut off. It is used where no other attempt is accepted."""
 
 
 class Tries:
-    """Accepted and rejected attempts at `n` turns, by index. `lenient`: the first stands where none passes."""
+    """Accepted and rejected attempts at `n` turns, by index.
+
+    `lenient` accepts the first attempt if all are rejected.
+    """
 
     def __init__(self, n: int, *, lenient: bool = False) -> None:
         self.n, self.lenient = n, lenient
         self.accepted: dict[int, UserTurn] = {}
         self.first: dict[int, UserTurn] = {}
         self.cut: dict[int, UserTurn] = {}
-        """The first one of each that was only cut."""
+        """First attempt of each turn that was rejected only for its length."""
         self.rejected: dict[int, list[str]] = {index: [] for index in range(n)}
 
     @property
@@ -30,18 +33,18 @@ class Tries:
     def reasons(self) -> Counter[str]:
         return Counter(why for reasons in self.rejected.values() for why in reasons)
 
-    def add(self, index: int, said: UserTurn, why: str | None) -> None:
-        """`why` the guards refused it; None: they did not."""
-        if why is None:
-            self.accepted[index] = said
+    def add(self, index: int, turn: UserTurn, reason: str | None) -> None:
+        """Records one attempt. `reason` is why the guards rejected it; None if they accepted it."""
+        if reason is None:
+            self.accepted[index] = turn
             return
-        self.rejected[index].append(why)
-        self.first.setdefault(index, said)
-        if why == CUT:
-            self.cut.setdefault(index, said)
+        self.rejected[index].append(reason)
+        self.first.setdefault(index, turn)
+        if reason == CUT:
+            self.cut.setdefault(index, turn)
 
     def settle(self) -> None:
-        """After the last attempt: a cut turn stands where there is no whole one."""
+        """Accepts cut-off turns where no whole one was accepted. Call it after the last attempt."""
         for index in self.cut.keys() - self.accepted.keys():
             self.accepted[index] = self.cut[index]
             self.rejected[index].remove(CUT)
@@ -49,7 +52,7 @@ class Tries:
             self.accepted = self.first | self.accepted
 
     def turns(self, attempts: int, *, prompt_tokens: int) -> list[UserTurn]:
-        """All `n`, each with what was refused before it. Raises GuardError where one is missing."""
+        """Returns all `n` turns with the reasons of their rejected attempts. Raises GuardError if one is missing."""
         if self.missing:
             raise self._exhausted(attempts)
         return [

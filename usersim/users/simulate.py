@@ -1,4 +1,4 @@
-"""Many conversations at once: bounded concurrency, failures tried again, counted and left out, resumable."""
+"""Batch simulation of conversations: bounded concurrency, retries, failure counts, resumable output."""
 
 from __future__ import annotations
 
@@ -31,34 +31,37 @@ P = ParamSpec("P")
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 LONGEST_WAIT_S = 30.0
-SILENT = 10
-"""So many failures in a row, with nothing finished in between, and nothing more is begun."""
+MAX_CONSECUTIVE_FAILURES = 10
+"""Number of consecutive failures after which no further conversation is started."""
 
 
 @dataclass
-class Outcome:
-    """What a batch came to. `failed` counts conversations by the class of their error."""
+class SimulationResult:
+    """Result of a batch. `failed` counts conversations by the class of their error."""
 
     conversations: list[Conversation] = field(default_factory=list)
     failed: Counter[str] = field(default_factory=Counter)
     first_error: str | None = None
     retries: int = 0
     not_begun: int = 0
-    """Given up on, since an engine seemed to be down."""
+    """Number of conversations not started, since an engine seemed to be down."""
 
 
 @dataclass(frozen=True)
 class Case:
+    """Conversation to simulate: an id, a profile and its position in the input file."""
+
     id: str
     profile: UserProfile
     index: int
-    """Place in the file: its seed is seed + index, also when a batch is resumed."""
+    """Position in the file. The case's seed is seed + index, also when a batch is resumed."""
     group: str | None = None
-    """Whose goal it is, or which goal where one is played several times: the cluster of intervals."""
+    """Cluster for confidence intervals: the author of the goal, or the goal if it is simulated several times."""
 
 
 def read_cases(path: str | Path) -> list[Case]:
-    """Goals from JSON Lines: a Conversation's or row's `profile`, or `goal` (string or object) and `persona`."""
+    """Reads cases from JSON Lines: the `profile` of a conversation or row, or `goal` (string or object) and
+    `persona`."""
     cases: list[Case] = []
     for number, value in read_jsonl(path):
         try:
@@ -76,7 +79,7 @@ def read_cases(path: str | Path) -> list[Case]:
 def _case(value: dict[str, object], number: int, index: int) -> Case:
     identifier = str(value.get("id", number))
     group = None if value.get("group") is None else str(value["group"])
-    if "profile" in value or "turns" in value:  # a Conversation, whose empty profile is not written
+    if "profile" in value or "turns" in value:  # a Conversation; an empty profile is not written
         return Case(identifier, UserProfile.model_validate(value.get("profile", {})), index, group)
     goal, persona = value["goal"], value.get("persona")
     if isinstance(goal, str):
@@ -84,14 +87,17 @@ def _case(value: dict[str, object], number: int, index: int) -> Case:
         goal = Goal.model_validate({"summary": goal, "facets": facets})
     else:
         goal = Goal.model_validate(goal)
-    made = Persona(description=persona) if isinstance(persona, str) else None
-    if persona is not None and made is None:
-        made = Persona.model_validate(persona)
-    return Case(identifier, UserProfile(goal=goal, persona=made), index, group)
+    parsed_persona = Persona(description=persona) if isinstance(persona, str) else None
+    if persona is not None and parsed_persona is None:
+        parsed_persona = Persona.model_validate(persona)
+    return Case(identifier, UserProfile(goal=goal, persona=parsed_persona), index, group)
 
 
 def repeated(cases: Sequence[Case], times: int, *, of: int) -> list[Case]:
-    """Every case `times` times, from seeds of its own; `of`: cases in the file, so that none meets another's seed."""
+    """Repeats every case `times` times with different seeds.
+
+    `of`: number of cases in the file, so that seeds are unique.
+    """
     if times == 1:
         return list(cases)
     return [
@@ -114,27 +120,42 @@ async def simulate(
     retries: int = 2,
     backoff_s: float = 1.0,
     done: Callable[[Conversation | None], None] | None = None,
-) -> Outcome:
-    """One conversation a case, in the order of `cases`. A case draws from seed + its index, whatever else runs.
+) -> SimulationResult:
+    """Simulates one conversation per case.
 
-    A turn that may succeed later (`BackendError.retryable`) is asked for `retries` times more, from the same seed.
-    After `SILENT` failures in a row, and at least one for every place of `concurrency`, no further case is begun.
+    After `MAX_CONSECUTIVE_FAILURES` failures in a row, or `concurrency` if that is larger, no further case is started.
+
+    Args:
+        user: Simulated user. A plain function is wrapped.
+        assistant: Assistant under test. A plain function is wrapped.
+        cases: Goals and personas to simulate.
+        max_user_turns: Limit of user turns. A conversation is cut there.
+        seed: Base seed. A case uses seed + its index, whatever else runs.
+        source: Source of the records. Usually the name of the user.
+        system: System prompt of the assistant. The user does not see it.
+        concurrency: Maximum number of conversations at a time. Others wait.
+        retries: Retries of a turn, with the same seed. Only retryable errors count (`BackendError.retryable`).
+        backoff_s: Wait before the first retry, in seconds; it doubles with each one.
+        done: Callback for each finished conversation; None for a failed one.
+
+    Returns:
+        Conversations in the order of `cases`, and counts of failures.
     """
-    outcome, gate, silent = Outcome(), asyncio.Semaphore(concurrency), 0
-    wait = _Patience(outcome, retries, backoff_s)
-    patient_user = wait.over(as_user(user))
-    patient_assistant = wait.over(as_assistant(assistant, system=system))
+    outcome, semaphore, failures = SimulationResult(), asyncio.Semaphore(concurrency), 0
+    retrier = _Retrier(outcome, retries, backoff_s)
+    retrying_user = retrier.wrap(as_user(user))
+    retrying_assistant = retrier.wrap(as_assistant(assistant, system=system))
 
     async def one(case: Case) -> Conversation | None:
-        nonlocal silent
-        async with gate:
-            if silent >= max(SILENT, concurrency):
+        nonlocal failures
+        async with semaphore:
+            if failures >= max(MAX_CONSECUTIVE_FAILURES, concurrency):
                 outcome.not_begun += 1
                 return None
             try:
-                made = await converse(
-                    patient_user,
-                    patient_assistant,
+                conversation = await converse(
+                    retrying_user,
+                    retrying_assistant,
                     case.profile,
                     max_user_turns=max_user_turns,
                     system=system,
@@ -142,53 +163,53 @@ async def simulate(
                     id=case.id,
                     source=source,
                 )
-                made, silent = made.model_copy(update={"group": case.group}), 0
+                conversation, failures = conversation.model_copy(update={"group": case.group}), 0
             except UsersimError as error:
-                silent += isinstance(error, BackendError)
+                failures += isinstance(error, BackendError)
                 outcome.failed[type(error).__name__] += 1
                 outcome.first_error = outcome.first_error or str(error)
-                made = None
+                conversation = None
         if done:
-            done(made)
-        return made
+            done(conversation)
+        return conversation
 
     finished = await asyncio.gather(*(one(case) for case in cases))
-    outcome.conversations = [made for made in finished if made is not None]
+    outcome.conversations = [conversation for conversation in finished if conversation is not None]
     return outcome
 
 
-class _Patience:
-    """Asks again, a little later each time, where that may help; a turn changes nothing, so it may be repeated."""
+class _Retrier:
+    """Retries with exponential backoff after retryable errors. Safe, since a turn has no side effects."""
 
-    def __init__(self, outcome: Outcome, retries: int, backoff_s: float) -> None:
+    def __init__(self, outcome: SimulationResult, retries: int, backoff_s: float) -> None:
         self.outcome, self.retries, self.backoff_s = outcome, retries, backoff_s
 
-    def over(self, ask: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-        async def asked(*args: P.args, **kwargs: P.kwargs) -> T:
-            for tried in range(self.retries):
+    def wrap(self, function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+        async def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            for attempt in range(self.retries):
                 try:
-                    return await ask(*args, **kwargs)
+                    return await function(*args, **kwargs)
                 except BackendError as error:
                     if not error.retryable:
                         raise
                 self.outcome.retries += 1
-                wait_s = min(self.backoff_s * 2**tried, LONGEST_WAIT_S)
+                wait_s = min(self.backoff_s * 2**attempt, LONGEST_WAIT_S)
                 await asyncio.sleep(wait_s * random.uniform(0.5, 1))
-            return await ask(*args, **kwargs)
+            return await function(*args, **kwargs)
 
-        return asked
+        return call
 
 
 def run_file(out: str | Path) -> Path:
-    """The record of how `out` was made: `sim.jsonl` has `sim.run.json`."""
+    """Returns the path of the run record of `out`: `sim.run.json` for `sim.jsonl`."""
     return Path(out).with_suffix(".run.json")
 
 
-class Journal:
-    """Finished conversations beside the output, so that an interrupted batch continues where it stopped.
+class BatchJournal:
+    """Journal of finished conversations beside the output, so that an interrupted batch can be resumed.
 
-    A batch that ended with failures continues too: with the same settings in its run file, only what is missing
-    in the output is left to do.
+    A batch that ended with failures can be resumed too: with the same settings in its run file, only the conversations
+    missing in the output are simulated.
     """
 
     def __init__(self, out: str | Path, settings: dict[str, object]) -> None:
@@ -214,10 +235,10 @@ class Journal:
             raise DataError(
                 f"{self.out} was made with other settings ({differ}); choose another --out or delete it"
             )
-        self.finished = {made.id: made for made in read_conversations(self.out)}
+        self.finished = {conversation.id: conversation for conversation in read_conversations(self.out)}
 
     def _read(self) -> None:
-        """What a killed batch left. Whatever of it is damaged is left out, and so made anew."""
+        """Reads the journal of a killed batch. Damaged lines are left out, and those conversations simulated again."""
         lines = {number: (line, value) for number, line, value in whole_lines(self.path)}
         _, before = lines.pop(1, ("", None))
         if isinstance(before, dict) and (differ := self._difference(before)):
@@ -226,34 +247,39 @@ class Journal:
                 "or delete it"
             )
         if lines and not isinstance(before, dict):
-            raise DataError(f"{self.path}:1: damaged, so that its settings are unknown; delete the file")
+            raise DataError(f"{self.path}:1: damaged first line, which holds the settings; delete the file")
         for number, (line, _) in lines.items():
             try:
-                made = Conversation.model_validate_json(line)
+                conversation = Conversation.model_validate_json(line)
             except ValueError:
-                logger.warning("%s:%d: not a conversation; it is made anew", self.path, number)
+                logger.warning("%s:%d: not a conversation; it will be simulated again", self.path, number)
                 continue
-            self.finished[made.id] = made
+            self.finished[conversation.id] = conversation
         with atomic_writer(self.path) as stream:
-            whole = [made.model_dump_json(exclude_defaults=True) for made in self.finished.values()]
+            whole = [
+                conversation.model_dump_json(exclude_defaults=True) for conversation in self.finished.values()
+            ]
             stream.write("\n".join([self._settings, *whole]) + "\n")
 
     def _difference(self, before: dict[str, object]) -> str:
         now = json.loads(self._settings)
         return ", ".join(sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k)))
 
-    def add(self, made: Conversation) -> None:
-        """Raises BackendError where the disk is full; what was added before is kept."""
+    def add(self, conversation: Conversation) -> None:
+        """Appends one conversation. Raises BackendError if the disk is full; earlier ones are kept."""
         if not self.path.exists():
             append_line(self.path, self._settings)
-        append_line(self.path, made.model_dump_json(exclude_defaults=True))
-        self.finished[made.id] = made
+        append_line(self.path, conversation.model_dump_json(exclude_defaults=True))
+        self.finished[conversation.id] = conversation
 
     def close(self, order: Sequence[str], session: dict[str, object] | None = None) -> int:
-        """Writes the output in the order of the cases, adds `session` to its run file, removes the journal."""
-        found = [i for i in order if i in self.finished]
-        found += [i for i in self.finished if i not in set(order)]  # of a longer batch
-        count = write_records(self.out, (self.finished[i] for i in found))
+        """Writes the output in the order of the cases, adds `session` to its run file and removes the journal.
+
+        Returns the number of conversations in the output.
+        """
+        ids = [i for i in order if i in self.finished]
+        ids += [i for i in self.finished if i not in set(order)]  # of a longer batch
+        count = write_records(self.out, (self.finished[i] for i in ids))
         if session is not None:
             sessions = [*self._sessions, session]
             settings = json.loads(self._settings)

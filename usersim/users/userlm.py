@@ -1,4 +1,4 @@
-"""`UserLM`: profile and turns → `UserTurn`, over any `Sampler`, with guards and an end policy between them."""
+"""`UserLM`: samples user turns from a trained model over any `Sampler`, with guards and an end policy."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from usersim.users.protocols import (
 from usersim.users.resampling import CUT, Tries
 
 COLD = 1e-5
-"""Samplers take the likeliest token below this temperature."""
+"""Temperature below which samplers are greedy."""
 Drawn = TypeVar("Drawn", Sampled, SampledPiece)
 
 
 class UserLM:
-    """A trained user model over any `Sampler`. `rejections` counts what the guards threw away, by reason."""
+    """Trained User LM over any `Sampler`. `rejections` counts the attempts rejected by the guards, by reason."""
 
     def __init__(
         self,
@@ -53,10 +53,10 @@ class UserLM:
     ) -> None:
         self.renderer, self.sampler, self.name = renderer, sampler, name
         self.common_noise = common_noise
-        """One seed draws the same noise whatever the prompt (common random numbers), for comparing pair by pair. The
-        caller then keeps the seeds of turns apart: `n` of them are `seed + i`."""
+        """Common random numbers: a seed gives the same noise whatever the prompt, for paired comparisons. The caller
+        then has to give each turn its own seed; `n` turns use `seed + i`."""
         self.discriminator = discriminator
-        """Which of several drawn turns is likeliest a person's; `Sampling.best_of` above 1 needs it."""
+        """Chooses among several candidates of a turn; needed by `Sampling.best_of` above 1."""
         self.sampling = sampling or renderer.settings.decoding or Sampling()
         self.end = end or EndPolicy()
         self.guards = guards or Guards()
@@ -81,20 +81,37 @@ class UserLM:
         common_noise: bool | None = None,
         act: Act | None = None,
     ) -> list[UserTurn]:
-        """`n` independent next turns; one prefill for all of them.
+        """Samples `n` independent next turns with one shared prefill.
 
-        The same seed and the same prompt give the same turn on the local backend; with vLLM a turn also depends,
-        through rounding, on what else is in the engine's batch. A turn's `seed` gives it again, alone. At
-        temperature 0 all `n` are one; what the guards refuse of it is drawn warm, from the same noise every time.
-        `logprobs` makes them `DetailedTurn`s, with that many of the likeliest tokens at every position. `act` asks for
-        what the turn is to do, of a model that was trained to be told (`RenderSettings.acts`).
+        On the local backend the same seed and prompt give the same turn. With vLLM a turn also depends, through
+        rounding, on the other requests in the engine's batch. A turn's `seed` reproduces that turn alone. At
+        temperature 0 all `n` turns are equal; if the guards reject it, it is resampled at a higher temperature, with
+        the same noise in every call.
 
-        With `sampling.best_of` above 1 each turn is the candidate with the highest score of the discriminator, of
-        those that the guards let pass and that say something. The first candidate that the guards let pass decides
-        whether the person leaves, so leaving is as likely as without a choice. At temperature 0 there is no choice.
+        With `sampling.best_of` above 1 each turn is the candidate with the highest score of the discriminator, among
+        those that the guards accept and that have text. The first accepted candidate decides whether the person
+        leaves, so that leaving is as likely as without a choice. At temperature 0 there is no choice.
 
-        Raises RenderError (history), BackendError (engine), GuardError (every attempt at one rejected), ConfigError
-        (`best_of` without a discriminator).
+        Args:
+            profile: Goal and persona of the user.
+            turns: History, empty or ending with the assistant.
+            n: Number of turns.
+            seed: Seed of the first turn. None: random.
+            sampling: Sampling parameters. None: the user's own.
+            end: End policy. None: the user's own.
+            affinity: Routing key for several engines (`Draw.affinity`).
+            logprobs: Number of most likely tokens reported per position; the turns are then `DetailedTurn`s.
+            common_noise: Common random numbers. None: the user's own setting.
+            act: Requested act of the turn, for a model trained with acts (`RenderSettings.acts`).
+
+        Returns:
+            `n` turns.
+
+        Raises:
+            RenderError: The history cannot be rendered.
+            BackendError: The engine failed.
+            GuardError: Every attempt at one of the turns was rejected.
+            ConfigError: `best_of` above 1 without a discriminator.
         """
         end = end or self.end
         common = self.common_noise if common_noise is None else common_noise
@@ -158,11 +175,11 @@ class UserLM:
         common_noise: bool | None = None,
         act: Act | None = None,
     ) -> AsyncGenerator[TurnPiece | UserTurn, None]:
-        """One turn as it is said: `TurnPiece`s, then the whole as a `UserTurn`. A user who leaves says nothing.
+        """Streams one turn: `TurnPiece`s, then the whole turn as a `UserTurn`. A user who leaves has no text.
 
-        What was shown cannot be taken back, so this is one attempt: `rejected` says what the guards would
-        have refused. Close it early (`contextlib.aclosing`) to stop the engine. Raises ConfigError where
-        `best_of` is above 1: a choice needs whole turns.
+        Streamed text cannot be withdrawn, so there is one attempt only: `rejected` has the reason for which the guards
+        would have rejected it. Close the generator early (`contextlib.aclosing`) to stop the engine. The arguments are
+        those of `sample`. Raises ConfigError where `best_of` is above 1: a choice needs whole turns.
         """
         end = end or self.end
         common = self.common_noise if common_noise is None else common_noise
@@ -206,7 +223,10 @@ class UserLM:
         end: EndPolicy | None = None,
         affinity: str | None = None,
     ) -> Leaving:
-        """P(end) and the decision, for one token. Mode sample decides by the threshold: nothing is drawn."""
+        """Returns P(end) and the termination decision at the cost of one token.
+
+        Mode sample decides by the threshold.
+        """
         end = end or self.end
         one = Sampling(temperature=0, max_tokens=1)
         asked = replace(self._asked(profile, turns, one, end, affinity), ban_ids=())
@@ -232,10 +252,11 @@ class UserLM:
     ) -> Draw:
         settings, sampling = self.renderer.settings, sampling or self.sampling
         prompt = self.renderer.prompt(profile, turns, act=act)
-        # Whoever scores what was said (`top_logprobs`) needs a place after it.
+        # A request for scores (`top_logprobs`) needs one position after the turn.
         room = max(1, settings.context_tokens - len(prompt) - bool(top_logprobs))
         # Threshold and greedy read P(end) from the same call, which is raw: a ban does not touch it.
-        # So is a calibrated one: words are drawn as if nobody left, and leaving apart from them (`_end_noise`).
+        # So is a calibrated one: words are sampled with the end banned, and leaving is sampled separately
+        # (`_end_noise`).
         apart = end.mode != "sample" or settings.calibration is not None
         banned = apart or not _may_end(end, turns)
         return Draw(
@@ -250,7 +271,7 @@ class UserLM:
         )
 
     def _calibrated(self, drawn: Drawn, turns: Sequence[Turn]) -> Drawn:
-        """`drawn` with P(end) as it counts; which token is the likeliest stays as the model has it."""
+        """Returns the sample with its P(end) calibrated; the most likely token stays the model's."""
         spoken = sum(turn.role == "user" for turn in turns)
         settings = self.renderer.settings
         return replace(
@@ -258,9 +279,10 @@ class UserLM:
         )
 
     def _end_noise(self, asked: Draw, seed: int | None, *, common: bool, cold: bool) -> float | None:
-        """Where P(end) is calibrated and leaving is sampled: the person leaves if this lies below P(end).
+        """Returns the uniform number for sampling the end with a calibrated P(end): the user leaves if it is below.
 
-        From the noise of the turn's seed; at temperature 0 a half. None where the drawn token itself says it.
+        It derives from the turn's seed; at temperature 0 it is 0.5. None without a calibration, where the sampled token
+        itself decides.
         """
         if self.renderer.settings.calibration is None:
             return None
@@ -276,7 +298,8 @@ class UserLM:
         return replace(asked, sampling=warm)
 
     def _wants_whole(self, sampling: Sampling | None) -> bool:
-        """Whoever asks for fewer tokens than the user's own sampling wants a piece."""
+        """Returns True unless the call sets fewer `max_tokens` than the user's own sampling, and so accepts a cut
+        turn."""
         asked = (sampling or self.sampling).max_tokens
         return self.guards.max_words is not None and asked >= self.sampling.max_tokens
 
@@ -298,7 +321,7 @@ class UserLM:
     ) -> UserTurn:
         text, ends = self.renderer.read(sampled.token_ids)
         logprob, ids = sum(sampled.logprobs), sampled.token_ids
-        if _decided(sampled, end, turns, noise):  # the words drawn beside are not what was said
+        if _decided(sampled, end, turns, noise):  # the sampled words are discarded
             ends, ids = True, []
             logprob = math.log(max(sampled.end_probability, sys.float_info.min))
         said: dict[str, Any] = {
@@ -328,7 +351,7 @@ def _may_end(end: EndPolicy, turns: Sequence[Turn]) -> bool:
 def _decided(
     first: Sampled | SampledPiece, end: EndPolicy, turns: Sequence[Turn], noise: float | None = None
 ) -> bool:
-    """Whether P(end) alone ends the conversation; `noise`: of a sampled decision, see `UserLM._end_noise`."""
+    """Returns True if P(end) alone ends the conversation. `noise`: uniform number of `UserLM._end_noise`."""
     if not _may_end(end, turns):
         return False
     if end.mode == "sample":
@@ -337,5 +360,5 @@ def _decided(
 
 
 def _share(probability: float) -> float:
-    """Rounding in the engine must not make a probability of 1.0000001."""
+    """Clips to [0, 1]: rounding in the engine can give 1.0000001."""
     return min(1.0, max(0.0, probability))

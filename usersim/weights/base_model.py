@@ -1,4 +1,4 @@
-"""A causal LM turned into the starting point of a User LM: chat format, end-of-conversation token, its row."""
+"""Base of a User LM: a causal LM with a chat format, an end-of-conversation token and its embedding row."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ from usersim.rendering.tokenizer_json import added_tokens, check_byte_level, rea
 from usersim.storage.records import write_json
 
 UNUSED = re.compile(r"<empty_output>|<\|reserved_special_token_(?P<number>\d+)\|>")
-"""Special tokens that a base has and chats never use (SmolLM2, Llama-3); the first becomes the end.
+"""Special tokens that chats never use (SmolLM2, Llama-3); the first becomes the end of conversation.
 
-Qwen has none: `<|object_ref_start|>` and its like mean something to its vision models, so it gets a spare row.
+Qwen has none: tokens like `<|object_ref_start|>` are used by its vision models, so it gets a spare row.
 """
 CONTROLS = {
     "chatml": ("<|im_end|>", "<|im_start|>"),
     "llama3": ("<|eot_id|>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>"),
 }
-"""What a format writes, its end of turn first. A base with both kinds is a Llama-3 that was taught ChatML."""
+"""Control tokens of each format, end of turn first. A base with both is a Llama-3 fine-tuned on ChatML."""
 
 
 @dataclass(frozen=True)
 class UserBase:
+    """Base model with its tokenizer and User LM settings."""
+
     model: Any
     tokenizer_json: dict[str, Any]
     settings: RenderSettings
@@ -43,10 +45,11 @@ class UserBase:
         return Renderer(self.tokenizer_json, self.settings)
 
     def token_rows(self) -> dict[str, list[int]]:
-        """PEFT's `trainable_token_indices`: rows that a LoRA must train, because nothing else has.
+        """Returns PEFT's `trainable_token_indices`: untrained embedding rows that a LoRA must train.
 
-        The end of conversation, and control tokens that the base never saw (Llama-3 bases have rows of zeros).
-        An untied output embedding is named too: PEFT trains only the input row otherwise.
+        These are the end of conversation and control tokens unseen in pretraining (Llama-3 bases have rows of zeros).
+        An
+        untied output embedding is included, since PEFT trains only the input row otherwise.
         """
         tokens, end = added_tokens(self.tokenizer_json), self.settings.end_of_conversation_id
         controls = [tokens[name] for name in CONTROLS[self.settings.chat_format]]
@@ -63,9 +66,20 @@ def load_user_base(
     acts: bool = False,
     attention: str | None = None,
 ) -> UserBase:
-    """The base at `path` with `<|endconversation|>` named and its rows initialised, input and output alike.
+    """Loads a base and adds `<|endconversation|>` with initialised input and output rows.
 
-    A base that already is a User LM keeps its token and row. Raises ConfigError where no chat format fits.
+    A base that is already a User LM keeps its token and rows.
+
+    Args:
+        path: Folder of a transformers causal LM.
+        dtype: Data type of the weights.
+        context_tokens: Context window in tokens. Default: the base's own, at most 4096.
+        limits: Truncation limits.
+        acts: True for training with acts.
+        attention: Attention implementation of transformers.
+
+    Raises:
+        ConfigError: The model cannot be loaded, or no chat format fits.
     """
     folder = Path(path)
     quiet_transformers()
@@ -96,7 +110,7 @@ def load_user_base(
 
 
 def save_user_lm(base: UserBase, model: Any, out: str | Path) -> None:
-    """A self-contained folder: bf16 weights, tokenizer, `userlm.json`. `out` must not be half-written: rename it."""
+    """Writes a self-contained folder: bf16 weights, tokenizer, `userlm.json`. Not atomic: the caller renames it."""
     folder = Path(out)
     model.to(torch.bfloat16).save_pretrained(folder)
     write_json(folder / "tokenizer.json", base.tokenizer_json)
@@ -108,7 +122,7 @@ def save_user_lm(base: UserBase, model: Any, out: str | Path) -> None:
 
 
 def _tokenizer_config(base: UserBase) -> dict[str, Any]:
-    """The base's, with the end under its new name: transformers would add the old one again as another token."""
+    """Returns the base's config with the renamed end token; transformers would add the old name as another token."""
     config: dict[str, Any] = json.loads((base.source / "tokenizer_config.json").read_text(encoding="utf-8"))
     named = config.get("added_tokens_decoder", {}).get(str(base.settings.end_of_conversation_id))
     if named is not None:
@@ -122,7 +136,7 @@ def _chat_format(added: dict[str, int], folder: Path) -> Literal["chatml", "llam
     if added.keys() >= set(CONTROLS["llama3"]):
         return "llama3"
     raise ConfigError(
-        f"{folder}: its tokenizer has neither ChatML nor Llama-3 control tokens; use such a base"
+        f"{folder}: its tokenizer has neither ChatML nor Llama-3 control tokens; use a base with one of them"
     )
 
 
@@ -138,19 +152,19 @@ def _check_rows(added: dict[str, int], needed: tuple[str, ...], rows: int, folde
 def _load(folder: Path, dtype: torch.dtype, attention: str | None) -> Any:
     try:
         return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
-    except ImportError as error:  # of a kernel that was asked for
+    except ImportError as error:  # raised for the requested attention kernel
         raise ConfigError(f"{folder}: attention {attention!r} cannot be used here ({error})") from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"{folder}: the model cannot be loaded ({reason}); copy its files again if they should be whole"
+            f"{folder}: the model cannot be loaded ({reason}); if files are incomplete, copy them again"
         ) from error
 
 
 def _name_end_token(tokenizer_json: dict[str, Any], added: dict[str, int], *, rows: int, folder: Path) -> int:
-    """Renames an unused special token, or adds one in a spare row; edits `tokenizer_json`."""
+    """Renames an unused special token, or adds one in a spare row. Edits `tokenizer_json` and returns the id."""
     vocab = tokenizer_json["model"]["vocab"]
-    unused = sorted((int(found["number"] or -1), name) for name in added if (found := UNUSED.fullmatch(name)))
+    unused = sorted((int(match["number"] or -1), name) for name in added if (match := UNUSED.fullmatch(name)))
     if unused:
         name = unused[0][1]
         for token in tokenizer_json["added_tokens"]:
@@ -173,7 +187,7 @@ def _name_end_token(tokenizer_json: dict[str, Any], added: dict[str, int], *, ro
 
 
 def _embeddings(model: Any) -> dict[str, torch.Tensor]:
-    """Weights by the name of their module, input first; one where they are tied."""
+    """Returns embedding weights by module name, input first; one entry if they are tied."""
     layers = (model.get_input_embeddings(), model.get_output_embeddings())
     names = {id(module): name.rpartition(".")[2] for name, module in model.named_modules()}
     weights = {names[id(layer)]: layer.weight for layer in layers}
@@ -182,14 +196,14 @@ def _embeddings(model: Any) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def _initialise_row(model: Any, token_id: int, *, like: int) -> None:
-    """By id, in both embeddings (one where they are tied): an untrained row would never be sampled."""
+    """Copies the rows of token `like` to `token_id` in both embeddings: an untrained row would never be sampled."""
     for weight in _embeddings(model).values():
         weight[token_id] = weight[like]
 
 
 @torch.no_grad()
 def _is_empty(model: Any, token_id: int) -> bool:
-    """Whether a row is next to nothing beside a common one: a LoRA cannot give it a logit."""
+    """Returns True if a row is near zero compared with common ones, so that a LoRA cannot give it a logit."""
     return any(
         bool(weight[token_id].norm() < 1e-3 * weight[:1000].norm(dim=-1).median())
         for weight in _embeddings(model).values()

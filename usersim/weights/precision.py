@@ -1,9 +1,9 @@
-"""Precision of matrix products on this machine: bf16 where it is the faster one, fp32 elsewhere.
+"""Precision of matrix products on this machine: bf16 if it is faster, else fp32.
 
 A CPU without bf16 instructions (AVX2, AVX-512 before Cooper Lake) emulates them, several times slower than fp32. CPU
-flags do not tell how fast a library's kernels are, so both precisions are timed once, in a process of its own, and the
-result is kept in the cache folder. `USERSIM_PRECISION=bf16|fp32` overrides it everywhere: serving, local sampling,
-training, evaluation, rewards. `usersim doctor` shows the choice and both rates.
+flags do not tell the speed of a library's kernels. So both precisions are timed once in a subprocess, and the result is
+cached. `USERSIM_PRECISION=bf16|fp32` overrides it everywhere: serving, local sampling, training, evaluation, rewards.
+`usersim doctor` shows the choice and both rates.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ Device = Literal["cpu", "cuda"]
 
 SETTING = "USERSIM_PRECISION"
 ROWS = (1, 64)
-"""Batch sizes that are timed: one request decoded alone, and a full batch or a short prompt."""
+"""Timed batch sizes: decoding of one request, and a full batch or a short prompt."""
 SHAPE = (3072, 1024)
-"""Outputs and inputs of the timed linear layer: larger than a core's cache, small enough for emulated bf16."""
+"""Shape of the timed linear layer: larger than a core's cache, small enough for emulated bf16."""
 BUDGET_S = 0.1
-"""Time for one precision at one batch size, after a first product that is not counted."""
+"""Time for one precision at one batch size, after one warm-up product."""
 RESTRICTIONS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS")
-"""Environment variables with which a user keeps torch's libraries from newer instructions."""
+"""Environment variables that restrict the instruction sets of torch's libraries."""
 
 log = logging.getLogger(__name__)
 
 
 class Throughput(Record):
-    """GFLOP/s of one core in a linear layer, at the batch sizes of `ROWS`. `bf16` is None where torch refuses it."""
+    """GFLOP/s of one core in a linear layer, at the batch sizes of `ROWS`. `bf16` is None if torch lacks it."""
 
     fp32: tuple[PositiveFloat, PositiveFloat]
     bf16: tuple[PositiveFloat, PositiveFloat] | None
 
     @property
     def speedup(self) -> float:
-        """Time in fp32 over time in bf16, over all batch sizes together; 0 where bf16 is refused."""
+        """Time in fp32 divided by time in bf16, summed over batch sizes; 0 without bf16."""
         if self.bf16 is None:
             return 0.0
         return _time(self.fp32) / _time(self.bf16)
@@ -70,10 +70,10 @@ def _time(rates: tuple[float, ...]) -> float:
 
 
 def precision(device: Device | None = None) -> Precision:
-    """Precision for models on `device` (default: the GPU if torch sees one, else the CPU).
+    """Returns the precision for models on `device` (default: the GPU if torch sees one, else the CPU).
 
     Raises:
-        ConfigError: `USERSIM_PRECISION` is not a precision, or one that the device cannot compute in.
+        ConfigError: `USERSIM_PRECISION` is not a precision, or the device does not support it.
     """
     forced = setting()
     if (device or default_device()) == "cuda":
@@ -91,14 +91,14 @@ def precision(device: Device | None = None) -> Precision:
 
 
 def torch_dtype(device: Device | None = None) -> torch.dtype:
-    """`precision` as a torch dtype."""
+    """Returns `precision` as a torch dtype."""
     import torch
 
     return torch.bfloat16 if precision(device) == "bf16" else torch.float32
 
 
 def setting() -> Precision | None:
-    """The value of `USERSIM_PRECISION`; None where it is unset or `auto`."""
+    """Returns the value of `USERSIM_PRECISION`; None if it is unset or `auto`."""
     value = os.environ.get(SETTING) or "auto"
     if value not in ("auto", "bf16", "fp32"):
         raise ConfigError(f"{SETTING}={value}: write auto, bf16 or fp32")
@@ -123,23 +123,23 @@ def _on_gpu(forced: Precision | None) -> Precision:
 
 
 def throughput(*, again: bool = False) -> Throughput:
-    """Measured rates of this CPU, from the cache folder or (first time, or `again`) from a process of its own.
+    """Returns the measured rates of this CPU, from the cache or (first time, or `again`) from a subprocess.
 
     Raises:
         ConfigError: torch is missing or does not run on this CPU.
     """
     if not again:
-        return _remembered()
-    rates = _in_a_process()
+        return _cached()
+    rates = _measure_in_subprocess()
     try:
         write_json(_cache_file(), rates.model_dump())
     except OSError as error:
-        log.debug("throughput not kept: %s", error)
+        log.debug("throughput not cached: %s", error)
     return rates
 
 
 @functools.cache
-def _remembered() -> Throughput:
+def _cached() -> Throughput:
     try:
         return Throughput.model_validate_json(_cache_file().read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -147,7 +147,7 @@ def _remembered() -> Throughput:
 
 
 def _cache_file() -> Path:
-    """One file for each CPU, build of torch and set of restrictions."""
+    """Returns the cache file for this CPU, torch version and restrictions."""
     from usersim.weights.default_model import home
 
     try:
@@ -160,7 +160,7 @@ def _cache_file() -> Path:
 
 
 def _cpu_name() -> str:
-    """Model and instruction sets: virtual machines of one model differ in the latter."""
+    """Returns CPU model and instruction sets, since virtual machines of one model differ in the latter."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
     except OSError:
@@ -168,7 +168,7 @@ def _cpu_name() -> str:
     return "\n".join(line for line in lines if line.startswith(("model name", "flags", "Features")))
 
 
-def _in_a_process() -> Throughput:
+def _measure_in_subprocess() -> Throughput:
     command = [sys.executable, "-m", "usersim.weights.precision"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     if result.returncode == 0:
@@ -187,7 +187,7 @@ def _warn_once(message: str) -> None:
 def measure() -> Throughput:
     """Times a linear layer in both precisions on one core, in this process.
 
-    With several threads each product waits for the slowest, and on a busy machine that is all that would be measured.
+    With several threads each product waits for the slowest one, which would dominate on a busy machine.
     """
     import torch
 
@@ -202,7 +202,7 @@ def measure() -> Throughput:
 
 
 def _rate(rows: int, dtype: torch.dtype) -> float:
-    """GFLOP/s of the fastest product: what else runs on the machine only slows some down."""
+    """Returns the GFLOP/s of the fastest product, since other load only slows some down."""
     import torch
 
     outputs, inputs = SHAPE

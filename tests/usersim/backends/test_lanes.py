@@ -6,7 +6,7 @@ from collections import Counter
 import httpx2
 import pytest
 
-from usersim.backends.connection_pools import LANE, Lanes
+from usersim.backends.connection_pools import POOL_SIZE, PooledTransport
 
 
 async def _serve(held: asyncio.Event | None = None) -> tuple[asyncio.Server, str, Counter[str]]:
@@ -42,14 +42,16 @@ def test_no_more_requests_at_once_than_connections_and_none_is_lost() -> None:
     async def ask() -> None:
         held = asyncio.Event()
         server, url, seen = await _serve(held)
-        async with httpx2.AsyncClient(transport=Lanes(2 * LANE, idle_s=600, tls=False), timeout=60) as client:
-            asking = [asyncio.ensure_future(client.get(url)) for _ in range(5 * LANE)]
-            await _until(seen, now=2 * LANE)
+        async with httpx2.AsyncClient(
+            transport=PooledTransport(2 * POOL_SIZE, idle_s=600, tls=False), timeout=60
+        ) as client:
+            asking = [asyncio.ensure_future(client.get(url)) for _ in range(5 * POOL_SIZE)]
+            await _until(seen, now=2 * POOL_SIZE)
             await asyncio.sleep(0.1)  # for one too many, if there were one
             held.set()
             answers = await asyncio.gather(*asking)
-        assert [answer.text for answer in answers] == ["ok"] * 5 * LANE
-        assert seen["most"] == 2 * LANE
+        assert [answer.text for answer in answers] == ["ok"] * 5 * POOL_SIZE
+        assert seen["most"] == 2 * POOL_SIZE
         server.close()
         await asyncio.sleep(0.3)
 
@@ -59,7 +61,9 @@ def test_no_more_requests_at_once_than_connections_and_none_is_lost() -> None:
 def test_connections_are_used_again() -> None:
     async def ask() -> None:
         server, url, seen = await _serve()
-        async with httpx2.AsyncClient(transport=Lanes(512, idle_s=600, tls=False), timeout=60) as client:
+        async with httpx2.AsyncClient(
+            transport=PooledTransport(512, idle_s=600, tls=False), timeout=60
+        ) as client:
             for _ in range(20):
                 await client.get(url)
         assert seen["connections"] == 1
@@ -73,12 +77,12 @@ def test_a_request_that_fails_or_is_cancelled_leaves_its_place() -> None:
     async def ask() -> None:
         held = asyncio.Event()
         server, url, seen = await _serve(held)
-        lanes = Lanes(LANE, idle_s=600, tls=False)
+        lanes = PooledTransport(POOL_SIZE, idle_s=600, tls=False)
         async with httpx2.AsyncClient(transport=lanes, timeout=60) as client:
             with pytest.raises(httpx2.ConnectError):
                 await client.get("http://127.0.0.1:9/")
-            asking = [asyncio.ensure_future(client.get(url)) for _ in range(LANE)]
-            await _until(seen, now=LANE)
+            asking = [asyncio.ensure_future(client.get(url)) for _ in range(POOL_SIZE)]
+            await _until(seen, now=POOL_SIZE)
             for task in asking:
                 task.cancel()
             await asyncio.gather(*asking, return_exceptions=True)

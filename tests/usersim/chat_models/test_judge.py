@@ -12,7 +12,7 @@ import pytest
 from pydantic import Field
 
 from tests.fake_endpoint import Reply, dead_url, endpoint
-from usersim.chat_models.client import EndpointDown, NoAnswer, Sampling
+from usersim.chat_models.client import ChatSampling, EndpointDown, NoAnswer
 from usersim.chat_models.judge import Judge
 from usersim.chat_models.structured import UNPORTABLE, Unusable, json_schema, read_object
 from usersim.errors import BackendError, ConfigError
@@ -32,7 +32,9 @@ def judge(url: str, **settings: Any) -> Judge:
     return Judge(url, "m", **{"max_retries": 2, "backoff_s": 0.001, "timeout_s": 5.0, **settings})
 
 
-def ask(asked: Judge, *, times: int = 1, sampling: Sampling | None = None) -> list[Verdict | BackendError]:
+def ask(
+    asked: Judge, *, times: int = 1, sampling: ChatSampling | None = None
+) -> list[Verdict | BackendError]:
     """One after another, on one event loop; errors are among the answers."""
 
     async def all_of_them() -> list[Verdict | BackendError]:
@@ -226,8 +228,8 @@ def test_a_kept_answer_needs_no_endpoint(tmp_path: Path) -> None:
 def test_another_sampling_is_another_question_and_a_damaged_file_is_none(tmp_path: Path) -> None:
     with endpoint(script(Reply(GOOD))) as fake:
         ask(judge(fake.url, cache=tmp_path))
-        ask(judge(fake.url, cache=tmp_path), sampling=Sampling(seed=1))
-        ask(judge(fake.url, cache=tmp_path), sampling=Sampling(temperature=0.5))
+        ask(judge(fake.url, cache=tmp_path), sampling=ChatSampling(seed=1))
+        ask(judge(fake.url, cache=tmp_path), sampling=ChatSampling(temperature=0.5))
         assert len(fake.bodies) == 3
         assert [body.get("seed") for body in fake.bodies] == [None, 1, None]
         files = sorted(tmp_path.rglob("*.json"))

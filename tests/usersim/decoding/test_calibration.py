@@ -162,10 +162,10 @@ def test_the_command_writes_what_it_found_and_a_user_reads_it(
 
 def test_what_cannot_be_fitted_is_said(model: Path, tmp_path: Path) -> None:
     write_records(tmp_path / "cut.jsonl", [talk("hi", "hello", "more", "so", ended_by="cut")])
-    with pytest.raises(DataError, match="nobody leaves in 1 conversations"):
+    with pytest.raises(DataError, match="no person leaves in 1 conversations"):
         main([str(model), str(tmp_path / "cut.jsonl")])
     write_records(tmp_path / "cut.jsonl", [talk("hi", "hello")])
-    with pytest.raises(DataError, match="nobody goes on in 1 conversations"):
+    with pytest.raises(DataError, match="no person continues in 1 conversations"):
         main([str(model), str(tmp_path / "cut.jsonl")])
     with pytest.raises(ConfigError, match=r"no userlm\.json there"):
         main([str(tmp_path / "nothing"), str(tmp_path / "cut.jsonl")])

@@ -11,15 +11,15 @@ import pytest
 from usersim.errors import ConfigError
 from usersim.rendering import phrases
 from usersim.rendering.conditioning import (
-    KEPT,
-    KEPT_ATTRIBUTES,
+    ATTRIBUTE_KEEP_PROBABILITIES,
+    KEEP_PROBABILITY,
     PREFACE,
     SAID,
     describe,
+    drop_conditions,
     size_word,
     style_level,
     style_words,
-    thin,
 )
 from usersim.text.style_bins import LEVELS, Bin, read_bins, shipped_bins
 from usersim.types import Facet, Goal, Persona, Style, UserProfile
@@ -153,37 +153,46 @@ def stated(thinned: UserProfile) -> list[str]:
 
 
 def test_every_part_is_dropped_on_its_own_at_its_rate() -> None:
-    drawn = [thin(EVERYTHING, random.Random(seed)) for seed in range(3000)]
+    drawn = [drop_conditions(EVERYTHING, random.Random(seed)) for seed in range(3000)]
     goals = [p.goal for p in drawn if p.goal]
     styled = [p for p in drawn if stated(p)]
-    assert len(goals) / 3000 == pytest.approx(KEPT["goal"], abs=0.03)
+    assert len(goals) / 3000 == pytest.approx(KEEP_PROBABILITY["goal"], abs=0.03)
     facets = [len(goal.facets) for goal in goals]
-    assert sum(facets) / len(facets) == pytest.approx(4 * KEPT["facets"] * KEPT["facet"], abs=0.1)
+    assert sum(facets) / len(facets) == pytest.approx(
+        4 * KEEP_PROBABILITY["facets"] * KEEP_PROBABILITY["facet"], abs=0.1
+    )
     described = [bool(p.persona and p.persona.description) for p in drawn]
-    assert sum(described) / 3000 == pytest.approx(KEPT["description"], abs=0.03)
-    none_drawn = sum((1 - rate) ** len(SAID) for rate in KEPT_ATTRIBUTES) / len(KEPT_ATTRIBUTES)
-    assert len(styled) / 3000 == pytest.approx(KEPT["style"] * (1 - none_drawn), abs=0.03)
+    assert sum(described) / 3000 == pytest.approx(KEEP_PROBABILITY["description"], abs=0.03)
+    none_drawn = sum((1 - rate) ** len(SAID) for rate in ATTRIBUTE_KEEP_PROBABILITIES) / len(
+        ATTRIBUTE_KEEP_PROBABILITIES
+    )
+    assert len(styled) / 3000 == pytest.approx(KEEP_PROBABILITY["style"] * (1 - none_drawn), abs=0.03)
     both = sum(bool(p.goal) and not stated(p) for p in drawn) / 3000
-    assert both == pytest.approx(KEPT["goal"] * (1 - len(styled) / 3000), abs=0.03)
+    assert both == pytest.approx(KEEP_PROBABILITY["goal"] * (1 - len(styled) / 3000), abs=0.03)
 
 
 def test_one_attribute_alone_and_all_sixteen_occur() -> None:
-    counts = [len(stated(thin(EVERYTHING, random.Random(seed)))) for seed in range(3000)]
-    assert counts.count(16) / 3000 == pytest.approx(KEPT["style"] / len(KEPT_ATTRIBUTES), abs=0.03)
+    counts = [len(stated(drop_conditions(EVERYTHING, random.Random(seed)))) for seed in range(3000)]
+    assert counts.count(16) / 3000 == pytest.approx(
+        KEEP_PROBABILITY["style"] / len(ATTRIBUTE_KEEP_PROBABILITIES), abs=0.03
+    )
     assert counts.count(1) / 3000 > 0.02
-    each = [sum(name in stated(thin(EVERYTHING, random.Random(s))) for s in range(500)) for name in SAID]
+    each = [
+        sum(name in stated(drop_conditions(EVERYTHING, random.Random(s))) for s in range(500))
+        for name in SAID
+    ]
     assert max(each) - min(each) < 0.15 * 500
 
 
 def test_what_was_never_said_comes_among_the_facets_in_any_number_and_place() -> None:
     unsaid = ("never 1", "never 2", "never 3", "never 4")
-    drawn = [thin(EVERYTHING, random.Random(seed), unsaid=unsaid).goal for seed in range(4000)]
+    drawn = [drop_conditions(EVERYTHING, random.Random(seed), unsaid=unsaid).goal for seed in range(4000)]
     facets = [[facet.text for facet in goal.facets] for goal in drawn if goal and goal.facets]
     added = Counter(sum(text in unsaid for text in texts) for texts in facets)
     shares = [added[count] / len(facets) for count in range(5)]
     assert shares == pytest.approx([0.25, 0.25, 0.25, 0.25, 0], abs=0.04)
     bare = sum(not goal.facets for goal in drawn if goal) / sum(bool(goal) for goal in drawn)
-    assert bare == pytest.approx(1 - KEPT["facets"] * (1 - 0.4**4 / 4), abs=0.03)
+    assert bare == pytest.approx(1 - KEEP_PROBABILITY["facets"] * (1 - 0.4**4 / 4), abs=0.03)
     mixed = [texts for texts in facets if 0 < sum(text in unsaid for text in texts) < len(texts)]
     last = sum(texts[-1] in unsaid for texts in mixed) / len(mixed)
     expected = sum(sum(text in unsaid for text in texts) / len(texts) for texts in mixed) / len(mixed)
@@ -191,7 +200,7 @@ def test_what_was_never_said_comes_among_the_facets_in_any_number_and_place() ->
         expected, abs=0.05
     )  # a place at random: what is unsaid is last as often as elsewhere
     assert all(len(set(texts)) == len(texts) for texts in facets)
-    plain = thin(EVERYTHING, random.Random(1)).goal
+    plain = drop_conditions(EVERYTHING, random.Random(1)).goal
     assert plain is None or not any(facet.text in unsaid for facet in plain.facets)
 
 
@@ -199,7 +208,7 @@ def test_thinning_draws_the_same_whatever_the_persona_holds() -> None:
     after = set()
     for profile_ in (EVERYTHING.model_copy(update={"goal": None}), UserProfile()):
         rng = random.Random(7)
-        thin(profile_, rng)
+        drop_conditions(profile_, rng)
         after.add(rng.random())
     assert len(after) == 1
-    assert thin(EVERYTHING, random.Random(3)) == thin(EVERYTHING, random.Random(3))
+    assert drop_conditions(EVERYTHING, random.Random(3)) == drop_conditions(EVERYTHING, random.Random(3))

@@ -9,7 +9,7 @@ import pytest
 from tests.usersim.rendering.test_render import talk
 from usersim.rendering import phrases
 from usersim.text.user_acts import ACTS, act_of
-from usersim.training.data import told_acts
+from usersim.training.data import sample_acts
 
 TOLD = "Paris is the capital of France. Its population is two million."
 ASKED = "I can help. How many people will come?"
@@ -44,7 +44,7 @@ def test_every_act_has_words() -> None:
 
 def test_acts_are_told_in_half_of_the_conversations_and_rare_ones_there_always() -> None:
     conversation = talk("hi", "hello", "how are you?", "fine", "thanks", "welcome")
-    drawn = [told_acts(conversation, random.Random(seed)) for seed in range(2000)]
+    drawn = [sample_acts(conversation, random.Random(seed)) for seed in range(2000)]
     assert sum(not told for told in drawn) / 2000 == pytest.approx(0.5, abs=0.04)
     told = [acts for acts in drawn if acts]
     assert {acts[0] for acts in told} == {None}  # an opening has none

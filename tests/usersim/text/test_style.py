@@ -8,7 +8,7 @@ from math import log
 
 import pytest
 
-from usersim.rendering.conditioning import PREFACE, describe, nearest_length, style_words, thin
+from usersim.rendering.conditioning import PREFACE, describe, drop_conditions, nearest_length, style_words
 from usersim.text import spelling
 from usersim.text.code_blocks import LOOKED_AT, is_code, split
 from usersim.text.spelling import is_typo
@@ -340,8 +340,8 @@ def test_an_empty_profile_is_the_preface_alone() -> None:
 def test_thinning_is_seeded_and_every_part_is_sometimes_dropped() -> None:
     goal = Goal(summary="do it", facets=tuple(Facet(text=f"f{i}") for i in range(3)))
     profile = UserProfile(goal=goal, persona=Persona(description="d", style=measure(TURNS)))
-    thinned = [thin(profile, random.Random(seed)) for seed in range(400)]
-    assert thinned[:5] == [thin(profile, random.Random(seed)) for seed in range(5)]
+    thinned = [drop_conditions(profile, random.Random(seed)) for seed in range(400)]
+    assert thinned[:5] == [drop_conditions(profile, random.Random(seed)) for seed in range(5)]
     with_goal = sum(t.goal is not None for t in thinned) / 400
     bare = sum(t.goal is not None and not t.goal.facets for t in thinned) / 400
     described = sum(bool(t.persona and t.persona.description) for t in thinned) / 400

@@ -22,7 +22,7 @@ from usersim.storage.records import append_line, atomic_writer, read_conversatio
 from usersim.storage.runs import METRICS, SAMPLES, RunDir
 from usersim.storage.toml_config import Config
 from usersim.types import Conversation, Turn
-from usersim.users.simulate import Journal, run_file
+from usersim.users.simulate import BatchJournal, run_file
 from usersim.weights import default_model as model
 
 ODD = "naïve 😀\u2028line\u0085two"
@@ -34,8 +34,8 @@ def conversation(name: str) -> Conversation:
     return Conversation(id=name, origin="simulated", source="s", turns=(Turn(role="user", text=ODD + name),))
 
 
-def journal_of(out: Path, *names: str) -> Journal:
-    journal = Journal(out, SETTINGS)
+def journal_of(out: Path, *names: str) -> BatchJournal:
+    journal = BatchJournal(out, SETTINGS)
     for name in names:
         journal.add(conversation(name))
     return journal
@@ -53,7 +53,7 @@ def test_a_journal_cut_anywhere_keeps_what_was_whole_and_goes_on(tmp_path: Path)
     head, *lines = ends(content)
     for cut in range(len(content) + 1):
         path.write_bytes(content[:cut])
-        again = Journal(out, SETTINGS)
+        again = BatchJournal(out, SETTINGS)
         assert list(again.finished) == [name for name, end in zip(NAMES, lines, strict=True) if cut >= end]
         for name in NAMES:
             if name not in again.finished:
@@ -71,7 +71,7 @@ def test_a_damaged_line_costs_that_line_alone(tmp_path: Path, caplog: pytest.Log
     for damage in (b"", b"{", b"\xff\xfe", b"[]", lines[2][:40] + lines[2]):
         path.write_bytes(b"\n".join([*lines[:2], damage, *lines[3:]]))
         with caplog.at_level(logging.WARNING):
-            assert list(Journal(out, SETTINGS).finished) == ["a", "ç"]
+            assert list(BatchJournal(out, SETTINGS).finished) == ["a", "ç"]
     assert ":3: " in caplog.text
 
 
@@ -79,8 +79,8 @@ def test_a_journal_whose_settings_are_unknown_is_not_gone_on_with(tmp_path: Path
     out = tmp_path / "out.jsonl"
     path = journal_of(out, *NAMES).path
     path.write_bytes(b"x" + path.read_bytes())
-    with pytest.raises(DataError, match="settings are unknown"):
-        Journal(out, SETTINGS)
+    with pytest.raises(DataError, match="which holds the settings"):
+        BatchJournal(out, SETTINGS)
 
 
 def test_a_damaged_run_file_is_said_in_one_line(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_damaged_run_file_is_said_in_one_line(tmp_path: Path) -> None:
     for damage in ("", "[]", "{}", '{"settings": 1, "sessions": []}'):
         run_file(out).write_text(damage, encoding="utf-8")
         with pytest.raises(DataError, match=r"out\.run\.json: not the record of a batch"):
-            Journal(out, SETTINGS)
+            BatchJournal(out, SETTINGS)
 
 
 class Toy(Config):
@@ -155,7 +155,7 @@ def test_a_line_that_has_no_room_is_taken_back(tmp_path: Path) -> None:
             journal.add(conversation("b"))
         assert journal.path.read_bytes() == before
     journal.add(conversation("b"))
-    assert list(Journal(out, SETTINGS).finished) == ["a", "b"]
+    assert list(BatchJournal(out, SETTINGS).finished) == ["a", "b"]
 
 
 # -- several processes ---------------------------------------------------------------------------------

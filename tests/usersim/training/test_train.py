@@ -20,10 +20,10 @@ from usersim.errors import ConfigError, DataError
 from usersim.storage.records import whole_lines, write_records
 from usersim.storage.toml_config import load_config
 from usersim.training.config import check
-from usersim.training.data import IGNORED, Amounts, load_corpus, opening, training_rows, write_rows
+from usersim.training.data import IGNORED, TokenCounts, load_corpus, opening, training_rows, write_rows
 from usersim.training.finetune import LoraSettings, TrainConfig, train
 from usersim.training.ledger import read_ledger
-from usersim.training.trainer import UserTrainer, decisions
+from usersim.training.trainer import UserTrainer, decision_loss
 from usersim.types import Conversation, Goal, Turn, UserProfile
 from usersim.weights.base_model import load_user_base
 from usersim.weights.default_model import resolve
@@ -239,7 +239,7 @@ def test_decisions_are_the_first_token_and_stopping_or_not() -> None:
     # Two turns: "yes <end>" with P 0.5 and 0.4, and one whose first token, 0.25 likely, ends the conversation.
     nll = -torch.tensor([0.5, 0.4, 0.25]).log()
     stop = torch.tensor([0.2, 0.4, 0.5]).log()  # P(end of turn or of conversation) at each
-    found = decisions(nll, torch.tensor([True, False, True]), stop, torch.tensor([False, True, True]))
+    found = decision_loss(nll, torch.tensor([True, False, True]), stop, torch.tensor([False, True, True]))
     assert float(found) == pytest.approx(-math.log(0.5 * 0.25) - math.log(0.8 * 0.4 * 0.5), rel=1e-5)
 
 
@@ -266,7 +266,7 @@ def test_rows_in_a_file_are_the_rows(tiny_base: Path, tmp_path: Path) -> None:
     assert list(rows) == made
     lengths = [len(row["input_ids"]) for row in made]
     said = [sum(label != IGNORED for label in row["labels"]) for row in made]
-    amounts = Amounts.of(rows)
+    amounts = TokenCounts.of(rows)
     assert amounts.after(2, batch=3) == (sum(lengths[:6]), sum(said[:6]))
     whole = -(-len(made) // 3)  # steps of a pass; what follows begins again
     assert amounts.after(whole + 1, batch=3) == (sum(lengths) + sum(lengths[:3]), sum(said) + sum(said[:3]))
@@ -312,11 +312,11 @@ def test_a_run_goes_on_where_the_ledger_says_that_the_last_one_stopped(
 
     with pytest.raises(ConfigError, match="stopped at window 12 of 24 in other rows"):
         train(config(tiny_base, data, tmp_path / "three", **changes, seed=1))
-    with pytest.raises(ConfigError, match="all 24 windows of the pass are behind"):
+    with pytest.raises(ConfigError, match="all 24 windows of the pass are skipped"):
         train(config(tiny_base, data, tmp_path / "three", **{**changes, "start": str(tmp_path / "two")}))
     (adapter / "ledger.json").unlink()
     with pytest.raises(
-        ConfigError, match=r"has no ledger\.json that tells its rows; give the windows as skip=N"
+        ConfigError, match=r"has no ledger\.json with its rows; give the number of windows as skip=N"
     ):
         train(config(tiny_base, data, tmp_path / "three", **changes))
 

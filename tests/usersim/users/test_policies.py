@@ -95,12 +95,12 @@ def test_progress_in_between_renews_patience() -> None:
 
 
 def test_the_impatient_are_told_to_be_short_and_rude() -> None:
-    persona = Impatient().told(PROFILE, ()).persona
+    persona = Impatient().visible_profile(PROFILE, ()).persona
     assert persona is not None
     assert persona.style is not None
     assert (persona.style.words_per_turn, persona.style.politeness, persona.style.pushback) == (5, 0, 0.5)
     assert persona.description.startswith("a parent; ")
-    assert Impatient().told(PROFILE, ()).goal == PROFILE.goal
+    assert Impatient().visible_profile(PROFILE, ()).goal == PROFILE.goal
 
 
 # -- tangential --------------------------------------------------------------------------------------
@@ -169,9 +169,11 @@ def test_the_unclear_never_say_what_they_were_not_told_whatever_is_asked() -> No
 def test_about_the_kept_share_of_facets_is_known_and_the_same_ones_all_along() -> None:
     goal = Goal(summary="do it", facets=tuple(Facet(text=f"facet {n}") for n in range(1000)))
     profile = UserProfile(goal=goal)
-    first = Unclear(keep=0.25).told(profile, ())
-    later = Unclear(keep=0.25).told(profile, [Turn(role="user", text="x"), Turn(role="assistant", text="?")])
-    other = Unclear(keep=0.25, seed=1).told(profile, ())
+    first = Unclear(keep=0.25).visible_profile(profile, ())
+    later = Unclear(keep=0.25).visible_profile(
+        profile, [Turn(role="user", text="x"), Turn(role="assistant", text="?")]
+    )
+    other = Unclear(keep=0.25, seed=1).visible_profile(profile, ())
     assert first == later
     assert first != other
     assert first.goal is not None
@@ -208,8 +210,8 @@ def test_offers_and_code_are_no_questions() -> None:
 def test_every_policy_works_without_goal_or_persona_and_repeats_itself_from_a_seed() -> None:
     turns = (Turn(role="user", text="hi"), Turn(role="assistant", text="Which one?"))
     for policy in (Impatient(), Tangential(), Unclear(), Withholding()):
-        assert policy.told(UserProfile(), turns) == policy.told(UserProfile(), turns)
-        assert policy.told(UserProfile(), ()).goal is None
+        assert policy.visible_profile(UserProfile(), turns) == policy.visible_profile(UserProfile(), turns)
+        assert policy.visible_profile(UserProfile(), ()).goal is None
     whole = [talk("tangential:drift=0.5", "x y", "z", user=Teller(), seed=3).turns for _ in range(2)]
     assert whole[0] == whole[1]
 

@@ -25,7 +25,15 @@ from usersim.testing import ScriptedAssistant, ScriptedUser
 from usersim.types import Conversation, Goal, Turn, UserProfile, UserTurn
 from usersim.users.guards import Guards
 from usersim.users.prompted import CAREFUL, prompt_hash
-from usersim.users.simulate import SILENT, Case, Journal, Outcome, read_cases, repeated, simulate
+from usersim.users.simulate import (
+    MAX_CONSECUTIVE_FAILURES,
+    BatchJournal,
+    Case,
+    SimulationResult,
+    read_cases,
+    repeated,
+    simulate,
+)
 
 
 def cases(count: int) -> list[Case]:
@@ -43,7 +51,7 @@ class Flaky(ScriptedAssistant):
         return await super().__call__(turns, system=system, seed=seed)
 
 
-def batch(todo: Sequence[Case], journal: Journal | None = None) -> Outcome:
+def batch(todo: Sequence[Case], journal: BatchJournal | None = None) -> SimulationResult:
     return asyncio.run(
         simulate(
             ScriptedUser("hi", "bye"),
@@ -67,32 +75,32 @@ def test_failures_are_counted_and_left_out_and_order_is_kept() -> None:
 
 def test_an_interrupted_batch_continues_where_it_stopped(tmp_path: Path) -> None:
     out, settings = tmp_path / "out.jsonl", {"seed": 0}
-    first = Journal(out, settings)
+    first = BatchJournal(out, settings)
     batch(cases(1), first)
     with first.path.open("a") as stream:
         stream.write('{"id": "c9", "half')  # the line being written when it was killed
-    again = Journal(out, settings)
+    again = BatchJournal(out, settings)
     assert list(again.finished) == ["c0"]
     batch([case for case in cases(4) if case.id not in again.finished], again)
-    assert list(Journal(out, settings).finished) == ["c0", "c2", "c3"]
+    assert list(BatchJournal(out, settings).finished) == ["c0", "c2", "c3"]
     assert again.close([case.id for case in cases(4)]) == 3
     assert [made.id for made in read_conversations(out)] == ["c0", "c2", "c3"]
     assert not again.path.exists()
 
 
 def test_a_line_separator_in_chat_text_breaks_no_journal(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "out.jsonl", {})
+    journal = BatchJournal(tmp_path / "out.jsonl", {})
     turns = (Turn(role="user", text="one\u2028two\x85three"),)
     for name in ("a", "b"):
         journal.add(Conversation(id=name, origin="simulated", source="s", turns=turns))
-    assert list(Journal(tmp_path / "out.jsonl", {}).finished) == ["a", "b"]
+    assert list(BatchJournal(tmp_path / "out.jsonl", {}).finished) == ["a", "b"]
 
 
 def test_a_journal_of_other_settings_is_refused(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "out.jsonl", {"seed": 0})
+    journal = BatchJournal(tmp_path / "out.jsonl", {"seed": 0})
     batch(cases(1), journal)
     with pytest.raises(DataError, match=r"other settings \(seed\)"):
-        Journal(tmp_path / "out.jsonl", {"seed": 1})
+        BatchJournal(tmp_path / "out.jsonl", {"seed": 1})
 
 
 def test_goals_come_as_strings_objects_or_profiles(tmp_path: Path) -> None:
@@ -349,7 +357,7 @@ def test_a_dead_endpoint_is_given_up_and_what_was_made_is_kept(
     with endpoint(dying) as fake:
         argv = command(tmp_path, fake.url, "--concurrency", "1", goals=16)
         assert run_main(simulate_command.main, argv) == 2
-        assert len(fake.bodies) == 6 + SILENT
+        assert len(fake.bodies) == 6 + MAX_CONSECUTIVE_FAILURES
         assert "2 of 16 conversations are kept: run the same command again" in capsys.readouterr().err
         fake.answer = speaking
         assert run_main(simulate_command.main, argv) == 0

@@ -89,7 +89,7 @@ def test_a_gpu_computes_in_bf16_where_it_can(monkeypatch: pytest.MonkeyPatch) ->
 def test_this_cpu_is_timed_once_and_the_result_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    precision._remembered.cache_clear()
+    precision._cached.cache_clear()
     measured = precision.throughput()
     assert min(*measured.fp32) > 0
     (kept,) = tmp_path.glob("throughput-*.json")
@@ -106,18 +106,18 @@ def test_this_cpu_is_timed_once_and_the_result_is_kept(
     name = precision._cache_file().name
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "other")
     assert precision._cache_file().name != name
-    precision._remembered.cache_clear()
+    precision._cached.cache_clear()
 
 
 @pytest.mark.parametrize(
     "content", ["", "[]", '{"fp32": [], "bf16": []}', '{"fp32": [0, 0], "bf16": [1, 1]}']
 )
 def test_a_damaged_result_is_measured_again(monkeypatch: pytest.MonkeyPatch, content: str) -> None:
-    precision._remembered.cache_clear()
+    precision._cached.cache_clear()
     precision._cache_file().write_text(content, encoding="utf-8")
-    monkeypatch.setattr(precision, "_in_a_process", lambda: EMULATED)
+    monkeypatch.setattr(precision, "_measure_in_subprocess", lambda: EMULATED)
     assert precision.throughput() == EMULATED
-    precision._remembered.cache_clear()
+    precision._cached.cache_clear()
 
 
 def test_a_cpu_that_torch_cannot_run_on_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
