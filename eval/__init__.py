@@ -1,3 +1,3 @@
-"""How far simulated users are from real ones: every figure with an interval, an n and the human floor."""
+"""Fidelity of simulated users: every metric with an interval, an n and the human baseline."""
 
 import usersim  # noqa: F401 - installs the import hook for renamed modules

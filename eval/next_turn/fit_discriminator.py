@@ -38,16 +38,16 @@ from usersim.types import Record
 from usersim.weights.default_model import DISCRIMINATOR_FILE, home, own_folder, resolve
 
 if TYPE_CHECKING:
-    from usersim.decoding.discriminator import Fit, Pair
+    from usersim.decoding.discriminator import Fit, TurnPair
 
 
 class DiscriminatorFit(Record):
-    """What is told of a fit; `discriminator.npz` carries it, too."""
+    """Result of a fit; `discriminator.npz` holds the main facts as well."""
 
     found: Estimate
     """Share of pairs in which a cross-fitted discriminator found the person's turn; 0.5: none."""
     found_at: dict[str, Estimate] = Field(default={})
-    """The same at user turn 1, 2, 3 and later."""
+    """Share at user turn 1, 2, 3 and later."""
     ridge: float
     pairs: int
     people: int
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
             model=weights_fingerprint(folder),
             seed=args.seed,
         )
-        overall, by_position = found(fitted, shared)
+        overall, by_position = accuracy(fitted, shared)
         facts = DiscriminatorFit(
             found=overall,
             found_at=by_position,
@@ -138,10 +138,10 @@ def run(args: argparse.Namespace) -> int:
             versions=versions(),
             seconds=round(time.monotonic() - started, 1),
         )
-        told = facts.model_dump(
+        summary = facts.model_dump(
             mode="json", include={"found", "found_at", "ridge", "pairs", "people", "drawn"}
         )
-        fitted.discriminator.facts.update(told)
+        fitted.discriminator.facts.update(summary)
         fitted.discriminator.save(out)
     for at, value in {"all": overall, **by_position}.items():
         console.print(f"person found, user turn {at}: {value.value:.3f} [{value.low:.3f}, {value.high:.3f}]")
@@ -150,17 +150,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def pairs_of(prefixes: Sequence[Prefix], turns: SimulatedTurns) -> list[Pair]:
+def pairs_of(prefixes: Sequence[Prefix], turns: SimulatedTurns) -> list[TurnPair]:
     """The person's and the model's turn at each prefix."""
-    from usersim.decoding.discriminator import Pair
+    from usersim.decoding.discriminator import TurnPair
 
     return [
-        Pair(prefix.goal, prefix.history, prefix.text or "", turns.text(prefix) or "", prefix.cluster)
+        TurnPair(prefix.goal, prefix.history, prefix.text or "", turns.text(prefix) or "", prefix.cluster)
         for prefix in prefixes
     ]
 
 
-def found(fitted: Fit, prefixes: Sequence[Prefix]) -> tuple[Estimate, dict[str, Estimate]]:
+def accuracy(fitted: Fit, prefixes: Sequence[Prefix]) -> tuple[Estimate, dict[str, Estimate]]:
     """Share of pairs in which the person's turn was found, over all and by user turn, with intervals over people."""
     import numpy as np
 

@@ -9,7 +9,7 @@ import usersim
 from serve.app import create_app
 from serve.config import ServeConfig
 from tests.serve.conftest import serving
-from usersim.decoding.discriminator import BUCKETS, FORM, Discriminator
+from usersim.decoding.discriminator import BUCKETS, FORM, TurnDiscriminator
 from usersim.testing import ScriptedSampler
 from usersim.users.protocols import Sampling
 from usersim.users.userlm import UserLM
@@ -24,7 +24,7 @@ def url(words, renderer) -> Iterator[str]:
     sampler = ScriptedSampler(*[words(text) for text in ("no", "why?")] * 3)
     config = ServeConfig(names=("userlm",))
     user = UserLM(
-        renderer, sampler, name="bytes", discriminator=Discriminator(weights, renderer.fingerprint, None)
+        renderer, sampler, name="bytes", discriminator=TurnDiscriminator(weights, renderer.fingerprint, None)
     )
     with serving(create_app(config, user), config) as where:
         yield where

@@ -1,9 +1,9 @@
 """Discriminator between a person's next turn and the User LM's own, for choosing the best of n drawn turns.
 
 A logistic model of "a person wrote this", given the goal, the last answer and the earlier user turns. It is fitted on
-pairs at the same prefix, on differences of their features, so what the prefix alone says cancels: scores are to be
-compared at one prefix only, where a difference is the log-odds that the person wrote the one and the model the other.
-It belongs to the weights whose turns it was fitted on and lies beside them, as `discriminator.npz`.
+differences of the features of pairs at the same prefix, so that features of the prefix alone cancel. Scores are
+comparable at one prefix only: a difference is the log-odds that the person wrote the one text and the model the other.
+It belongs to the weights whose turns it was fitted on and is kept beside them, as `discriminator.npz`.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 VERSION = 1
-"""Of the features: a file of another version is refused."""
+"""Version of the features; a file of another version is refused."""
 BUCKETS = 2**14
-"""Of hashed n-grams."""
+"""Number of buckets of hashed n-grams."""
 CHARACTERS = 2_000
 """Characters of a text, from its beginning, that are read."""
 FORM = (
@@ -60,7 +60,7 @@ FORM = (
     "share of content words in the earlier user turns",
     "repeats an earlier user turn",
 )
-"""What is measured beside n-grams; length is ln(1 + words)."""
+"""Features beside n-grams; length is ln(1 + words)."""
 RIDGES = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3)
 """Penalties (L2) that are tried."""
 FOLDS = 5
@@ -75,8 +75,8 @@ STOP_WORDS = word_set(
 )
 
 
-class Context:
-    """What a turn answers to: goal, last answer and earlier user turns."""
+class ReplyContext:
+    """Context of a turn: goal, last answer and earlier user turns."""
 
     def __init__(self, goal: Goal | None, turns: Sequence[Turn]) -> None:
         own = [turn.text for turn in turns if turn.role == "user"]
@@ -118,7 +118,7 @@ class Context:
 
 
 @dataclass(frozen=True)
-class Discriminator:
+class TurnDiscriminator:
     """Weights of the features, and what they were fitted for."""
 
     weights_D: NDArray[np.float16] = field(repr=False)
@@ -127,11 +127,11 @@ class Discriminator:
     model: str | None
     """`weights_fingerprint`; None: fitted for a model without weight files here."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """What is told of the fit."""
+    """Facts of the fit: accuracy, settings, counts."""
 
     def scores(self, goal: Goal | None, turns: Sequence[Turn], texts: Sequence[str]) -> list[float]:
         """Likeness of each text to a person's next turn; higher is likelier."""
-        context = Context(goal, turns)
+        context = ReplyContext(goal, turns)
         return [
             math.fsum(float(self.weights_D[place]) * value for place, value in context.features(text).items())
             for text in texts
@@ -148,7 +148,7 @@ class Discriminator:
             np.savez_compressed(stream, weights=self.weights_D, made_for=np.array(json.dumps(facts)))
 
 
-def read_discriminator(file: Path) -> Discriminator:
+def read_discriminator(file: Path) -> TurnDiscriminator:
     """Raises ConfigError where it is missing, damaged or of another version."""
     try:
         import numpy as np
@@ -172,10 +172,10 @@ def read_discriminator(file: Path) -> Discriminator:
         raise ConfigError(f"{file}: weights of another shape; make it anew with `{COMMAND}`")
     if not np.isfinite(weights_D).all():
         raise ConfigError(f"{file}: weights that are not numbers; make it anew with `{COMMAND}`")
-    return Discriminator(weights_D, str(render), model, dict(facts))
+    return TurnDiscriminator(weights_D, str(render), model, dict(facts))
 
 
-def discriminator_of(folder: Path, renderer: Renderer, *, best_of: int = 1) -> Discriminator | None:
+def discriminator_of(folder: Path, renderer: Renderer, *, best_of: int = 1) -> TurnDiscriminator | None:
     """The discriminator of a model folder; None where there is none and none is needed.
 
     Raises:
@@ -195,7 +195,7 @@ def discriminator_of(folder: Path, renderer: Renderer, *, best_of: int = 1) -> D
 
 
 def without_discriminator(best_of: int, model: str) -> str:
-    """What is said where best_of cannot be."""
+    """Returns the error message for best_of above 1 without a discriminator."""
     return f"best_of={best_of}: {model} has no {DISCRIMINATOR_FILE} to choose by; make one with `{COMMAND}`"
 
 
@@ -225,7 +225,7 @@ def weights_fingerprint(folder: Path) -> str | None:
 
 
 @dataclass(frozen=True)
-class Pair:
+class TurnPair:
     """A person's next turn and the model's, at the same prefix."""
 
     goal: Goal | None
@@ -240,12 +240,12 @@ class Pair:
 class Fit:
     """A discriminator fitted on all pairs, and how often cross-fitted ones found the person's turn."""
 
-    discriminator: Discriminator
+    discriminator: TurnDiscriminator
     choices: tuple[float, ...]
-    """Of each pair: 1 where the person's turn scored above the model's, 1/2 at a tie, else 0."""
+    """Choice per pair: 1 where the person's turn scored above the model's, 1/2 at a tie, else 0."""
     ridge: float
 
-    def by_cluster(self, pairs: Sequence[Pair]) -> dict[str, float]:
+    def by_cluster(self, pairs: Sequence[TurnPair]) -> dict[str, float]:
         """Share of a cluster's pairs in which the person's turn was found."""
         own: dict[str, list[float]] = {}
         for pair, choice in zip(pairs, self.choices, strict=True):
@@ -253,16 +253,16 @@ class Fit:
         return {cluster: sum(choices) / len(choices) for cluster, choices in own.items()}
 
 
-def fit(pairs: Sequence[Pair], *, render: str = "", model: str | None = None, seed: int = 0) -> Fit:
+def fit(pairs: Sequence[TurnPair], *, render: str = "", model: str | None = None, seed: int = 0) -> Fit:
     """Pairwise logistic regression with an L2 penalty chosen by cross-validation over clusters.
 
     The choices are cross-fitted with the penalty chosen inside each training part.
 
     Args:
-        pairs: Pairs of the clusters, all of which are fitted on in the end.
+        pairs: Pairs to fit on.
         render: Fingerprint of the renderer of the model whose turns these are.
         model: Its `weights_fingerprint`.
-        seed: Of the folds.
+        seed: Seed of the folds.
 
     Raises:
         DataError: Pairs of fewer than `FOLDS` clusters.
@@ -284,18 +284,18 @@ def fit(pairs: Sequence[Pair], *, render: str = "", model: str | None = None, se
     ridge = _best_ridge(difference, clusters, FOLDS, seed)
     weights_D = _path(difference, ridge)
     weights_D[BUCKETS:] /= scale_F
-    fitted = Discriminator(weights_D.astype(np.float16), render, model)
+    fitted = TurnDiscriminator(weights_D.astype(np.float16), render, model)
     return Fit(fitted, tuple(choices.tolist()), ridge)
 
 
-def _differences(pairs: Sequence[Pair]) -> tuple[Any, Floats]:
+def _differences(pairs: Sequence[TurnPair]) -> tuple[Any, Floats]:
     """(person minus model, one row a pair, form in units of its spread; those units)."""
     import numpy as np
     from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
 
     data, columns, starts = list[float](), list[int](), [0]
     for pair in pairs:
-        context = Context(pair.goal, pair.turns)
+        context = ReplyContext(pair.goal, pair.turns)
         person, model = context.features(pair.person), context.features(pair.model)
         row = {place: person.get(place, 0.0) - model.get(place, 0.0) for place in person | model}
         columns += row.keys()
@@ -346,8 +346,8 @@ def _minimum(difference: Any, ridge: float, start_D: Floats | None) -> Floats:
         return float(loss), ridge * weights_D - difference.T @ share_P
 
     start_D = np.zeros(difference.shape[1]) if start_D is None else start_D
-    found = minimize(cost, start_D, jac=True, method="L-BFGS-B", options={"maxiter": 200})
-    return np.asarray(found.x, dtype=np.float64)
+    solution = minimize(cost, start_D, jac=True, method="L-BFGS-B", options={"maxiter": 200})
+    return np.asarray(solution.x, dtype=np.float64)
 
 
 def _folds(clusters: Sequence[str], folds: int, seed: int) -> Any:

@@ -11,7 +11,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
-from usersim.decoding.discriminator import Discriminator, without_discriminator
+from usersim.decoding.discriminator import TurnDiscriminator, without_discriminator
 from usersim.decoding.noise import nth_seed, sampler_seed
 from usersim.errors import ConfigError
 from usersim.rendering.renderer import Renderer
@@ -49,7 +49,7 @@ class UserLM:
         guards: Guards | None = None,
         name: str = "userlm",
         common_noise: bool = False,
-        discriminator: Discriminator | None = None,
+        discriminator: TurnDiscriminator | None = None,
     ) -> None:
         self.renderer, self.sampler, self.name = renderer, sampler, name
         self.common_noise = common_noise

@@ -53,7 +53,7 @@ class DrawSettings(Record):
     """off: only empty turns are resampled, so that faults are measured. on: the default guards."""
     seed: int = 0
     best_of: int = Field(default=1, ge=1, le=16)
-    """Of User LMs alone: candidates of each turn, of which the model's discriminator chooses."""
+    """Candidates of each turn (User LMs only), of which the model's discriminator chooses."""
 
     @property
     def sampling(self) -> Sampling:

@@ -15,9 +15,9 @@ from tests.usersim.rendering.test_render import END, LEFT, renderer
 from usersim.decoding.discriminator import (
     BUCKETS,
     FORM,
-    Context,
-    Discriminator,
-    Pair,
+    ReplyContext,
+    TurnDiscriminator,
+    TurnPair,
     discriminator_of,
     fit,
     read_discriminator,
@@ -33,15 +33,15 @@ HISTORY = [Turn(role="user", text="hi there"), Turn(role="assistant", text="Whic
 WIDTH = BUCKETS + len(FORM)
 
 
-def likes(feature: str, *, weight: float = 1.0) -> Discriminator:
+def likes(feature: str, *, weight: float = 1.0) -> TurnDiscriminator:
     """Scores by one number of `FORM` alone."""
     weights = np.zeros(WIDTH, dtype=np.float16)
     weights[BUCKETS + FORM.index(feature)] = weight
-    return Discriminator(weights, renderer().fingerprint, None)
+    return TurnDiscriminator(weights, renderer().fingerprint, None)
 
 
 def test_form_by_hand() -> None:
-    context = Context(Goal(summary="plan a cheap trip to rome"), HISTORY)
+    context = ReplyContext(Goal(summary="plan a cheap trip to rome"), HISTORY)
     form = dict(zip(FORM, context.form("rome, cheap pls"), strict=True))
     length = math.log(4)
     assert form["length"] == form["length at turn 2"] == pytest.approx(length)
@@ -51,7 +51,7 @@ def test_form_by_hand() -> None:
     assert form["ends with punctuation"] == form["question"] == 0
     assert form["share of content words in the answer"] == pytest.approx(1 / 3)  # rome
     assert form["share of content words in the goal"] == pytest.approx(2 / 3)  # rome, cheap
-    again = dict(zip(FORM, Context(None, HISTORY).form("Hi  there"), strict=True))
+    again = dict(zip(FORM, ReplyContext(None, HISTORY).form("Hi  there"), strict=True))
     assert (
         again["repeats an earlier user turn"]
         == again["share of content words in the earlier user turns"]
@@ -61,14 +61,14 @@ def test_form_by_hand() -> None:
 
 
 def test_n_grams_have_length_one_for_each_kind_and_a_stable_place() -> None:
-    features = Context(None, []).features("hey")
+    features = ReplyContext(None, []).features("hey")
     # crc32("w hey"); then " he", "hey", "ey " and " hey", "hey " with 1/√5 each.
     grams = {place: value for place, value in features.items() if place < BUCKETS}
     assert sorted(round(value, 6) for value in grams.values()) == [round(5**-0.5, 6)] * 5 + [1.0]
     assert grams[__import__("zlib").crc32(b"w hey") % BUCKETS] == 1.0
 
 
-def pairs(marked: bool, count: int = 60) -> list[Pair]:
+def pairs(marked: bool, count: int = 60) -> list[TurnPair]:
     rng = random.Random(3)
     words = "bread soup chess music rivers bikes stars birds tents lamps boats trees".split()  # noqa: SIM905
 
@@ -76,7 +76,7 @@ def pairs(marked: bool, count: int = 60) -> list[Pair]:
         return " ".join(rng.sample(words, 4))
 
     return [
-        Pair(None, tuple(HISTORY), text(), f"certainly {text()}" if marked else text(), f"p{i // 2}")
+        TurnPair(None, tuple(HISTORY), text(), f"certainly {text()}" if marked else text(), f"p{i // 2}")
         for i in range(count)
     ]
 
@@ -99,10 +99,10 @@ def test_round_trip_and_damage(tmp_path: Path) -> None:
     read = read_discriminator(file)
     assert read.scores(None, HISTORY, ["rome?", "rome"]) == [1.0, 0.0]
     assert discriminator_of(tmp_path, renderer(), best_of=4) is not None
-    Discriminator(made.weights_D, "another", None).save(file)
+    TurnDiscriminator(made.weights_D, "another", None).save(file)
     with pytest.raises(ConfigError, match="another model"):
         discriminator_of(tmp_path, renderer())
-    Discriminator(made.weights_D[:-1], "x", None).save(file)
+    TurnDiscriminator(made.weights_D[:-1], "x", None).save(file)
     with pytest.raises(ConfigError, match="another shape"):
         read_discriminator(file)
     made.save(file)
@@ -119,7 +119,7 @@ def test_round_trip_and_damage(tmp_path: Path) -> None:
 
 def test_a_file_for_other_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(bytes(10_000))
-    Discriminator(np.zeros(WIDTH, dtype=np.float16), renderer().fingerprint, "other").save(
+    TurnDiscriminator(np.zeros(WIDTH, dtype=np.float16), renderer().fingerprint, "other").save(
         tmp_path / DISCRIMINATOR_FILE
     )
     with pytest.raises(ConfigError, match="another model"):
