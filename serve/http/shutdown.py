@@ -54,7 +54,7 @@ class Server(uvicorn.Server):
         self, config: uvicorn.Config, shutdown: Shutdown, *, progress: Callable[[str], None]
     ) -> None:
         super().__init__(config)
-        self.shutdown, self._progress = shutdown, progress
+        self.shutdown_state, self._progress = shutdown, progress
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -63,11 +63,11 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._captured_signals.append(sig)
-        if self.shutdown.has_begun:
+        if self.shutdown_state.has_begun:
             self.should_exit = self.force_exit = True
         # Ctrl-C comes from a terminal: there is no load balancer to wait for.
-        self.shutdown.begin(delay=sig == signal.SIGTERM)
+        self.shutdown_state.begin(delay=sig == signal.SIGTERM)
 
     async def on_tick(self, counter: int) -> bool:
-        self.should_exit = self.should_exit or self.shutdown.is_complete
+        self.should_exit = self.should_exit or self.shutdown_state.is_complete
         return await super().on_tick(counter)

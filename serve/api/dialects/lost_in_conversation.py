@@ -43,10 +43,10 @@ def read(text: str) -> ParsedPrompt:
     if not history_start or not hidden:
         raise unrecognised("no conversation or no list of hints in the format of lost_in_conversation")
     # The last of each: the agent's turns come before the lists, and each JSON list is one line.
-    revealed = list(REVEALED.finditer(text, history_start.end(), hidden[-1].history_start()))
+    revealed = list(REVEALED.finditer(text, history_start.end(), hidden[-1].start()))
     revealed_shards, hidden_shards = _shards(revealed[-1][1] if revealed else "[]"), _shards(hidden[-1][1])
     shard_lists = revealed[-1] if revealed else hidden[-1]
-    history_end = text.rfind("\n\n", 0, shard_lists.history_start())
+    history_end = text.rfind("\n\n", 0, shard_lists.start())
     turns = from_transcript(text[history_start.end() : history_end], SPEAKER)
     first = next((turn.text for turn in turns if turn.role == "user"), "")
     details = [shard.text for shard in (*revealed_shards, *hidden_shards)]
