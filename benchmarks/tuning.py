@@ -78,14 +78,14 @@ def steps(side: str) -> dict[str, float]:
         setattr(tuning, name, lambda: False)
     stamps = list[tuple[float, float]]()
 
-    class Timed(dpo_module.Tokenised):
+    class Timed(dpo_module.TokenisedDPOTrainer):
         def training_step(self, *args: Any, **kwargs: Any) -> Any:
             stamps.append((time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_stime))
             return super().training_step(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     with tempfile.TemporaryDirectory() as folder:
         config = settings(Path(folder))
-        setattr(dpo_module, "Tokenised", Timed)  # noqa: B010
+        setattr(dpo_module, "TokenisedDPOTrainer", Timed)  # noqa: B010
         loss = dpo_module.dpo(config, read_pairs(config))["loss"]
     parts = PAIRS_A_STEP // config.micro_batch
     whole = stamps[parts::parts]
