@@ -21,7 +21,7 @@ from collab_train.rewards import EXTRINSIC, extrinsic
 from collab_train.rollout.engines.models import load_assistant
 from collab_train.rollout.simulation.best_path import Message
 from collab_train.trainers.merge import merge
-from collab_train.trainers.offline.dpo import DPO, Tokenised, dpo
+from collab_train.trainers.offline.dpo import DPO, TokenisedDPOTrainer, dpo
 from collab_train.trainers.offline.offline_training import read_pairs
 from collab_train.trainers.offline.sft import SFT, read_dialogues, sft
 from collab_train.trainers.online.grpo import GRPO, GRPOAsTyped, grpo
@@ -104,7 +104,7 @@ def test_no_adapter_is_dropped_on_the_way(
         monkeypatch.setattr(f"collab_train.{module}.{trainer.__name__}", Kept)
 
     keep("sft", SFTTrainer)
-    keep("dpo", Tokenised)
+    keep("dpo", TokenisedDPOTrainer)
     keep("grpo", GRPOAsTyped)
     runs = [tiny_base, *(tmp_path / name for name in ("sft", "dpo", "grpo", "online"))]
     names = [{"assistant": str(start), "out": str(out)} for start, out in pairwise(runs)]
