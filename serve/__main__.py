@@ -28,13 +28,13 @@ from serve.http.protocol import bounded_protocol
 from serve.http.shutdown import Server
 from serve.routing.load_balancer import LoadBalancer, check_engine, check_models
 from usersim.cli import run_main
-from usersim.decoding.discriminator import discriminator_of
 from usersim.decoding.parameters import Sampling
 from usersim.errors import ConfigError, UsersimError
 from usersim.populations.record import population_file, read_population
 from usersim.populations.sample import Population
 from usersim.rendering.renderer import SETTINGS_FILE, Renderer
 from usersim.storage.toml_config import load_config
+from usersim.users.discriminator import discriminator_of
 from usersim.users.userlm import UserLM
 from usersim.weights.default_model import BASE_NAME, SHIPPED_ADAPTER, USERLM_NAME, file_hash, home, resolve
 

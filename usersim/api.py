@@ -70,8 +70,8 @@ def load(
     except ImportError as error:
         cure = cure_for(error.name, "local") or str(error)
         raise ConfigError(f"{cure}, or use usersim.connect(url)") from error
-    from usersim.decoding.discriminator import discriminator_of
     from usersim.rendering.renderer import Renderer
+    from usersim.users.discriminator import discriminator_of
     from usersim.weights.default_model import resolve
 
     path = resolve(model)

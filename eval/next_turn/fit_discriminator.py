@@ -38,7 +38,7 @@ from usersim.types import Record
 from usersim.weights.default_model import DISCRIMINATOR_FILE, home, own_folder, resolve
 
 if TYPE_CHECKING:
-    from usersim.decoding.discriminator import Fit, TurnPair
+    from usersim.users.discriminator import Fit, TurnPair
 
 
 class DiscriminatorFit(Record):
@@ -95,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from usersim.decoding.discriminator import fit, weights_fingerprint
+    from usersim.users.discriminator import fit, weights_fingerprint
 
     started = time.monotonic()
     model, _ = at_engine(args.model)
@@ -152,7 +152,7 @@ def run(args: argparse.Namespace) -> int:
 
 def pairs_of(prefixes: Sequence[Prefix], turns: SimulatedTurns) -> list[TurnPair]:
     """The person's and the model's turn at each prefix."""
-    from usersim.decoding.discriminator import TurnPair
+    from usersim.users.discriminator import TurnPair
 
     return [
         TurnPair(prefix.goal, prefix.history, prefix.text or "", turns.text(prefix) or "", prefix.cluster)

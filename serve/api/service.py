@@ -14,11 +14,11 @@ from serve.http import request_context
 from serve.http.errors import RequestError
 from serve.http.metrics import Metrics
 from serve.schemas import SamplingFields
-from usersim.decoding.discriminator import without_discriminator
 from usersim.errors import GuardError
 from usersim.populations.sample import Population
 from usersim.text.user_acts import Act
 from usersim.types import Turn, UserProfile, UserTurn
+from usersim.users.discriminator import without_discriminator
 from usersim.users.protocols import EndPolicy, Leaving, Sampling, TurnPiece
 from usersim.users.userlm import UserLM
 

@@ -57,7 +57,7 @@ def test_dry_run_says_the_plan_and_writes_nothing(files, capsys):
         (["--min-n", "60"], "too few conversations"),
         (["--metrics", "marginals,magic"], "metrics.1"),
         (["--margin", "0.1"], "write METRIC=δ"),
-        (["--margin", "magic=0.1"], "no figure magic"),
+        (["--margin", "magic=0.1"], "no metric magic"),
     ],
 )
 def test_what_the_operator_can_fix_is_one_line_and_two(files, capsys, change, message):

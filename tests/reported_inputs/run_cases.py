@@ -109,7 +109,7 @@ def marker(system: str) -> str:
     leaving = UserTurn(
         text="", ends=True, end_probability=0.9, finish="end", logprob=0.0, tokens=0, prompt_tokens=1
     )
-    return str(reading.write(leaving))
+    return str(reading.format_reply(leaving))
 
 
 def history(messages: list[dict[str, Any]]) -> Any:

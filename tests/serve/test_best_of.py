@@ -9,8 +9,8 @@ import usersim
 from serve.app import create_app
 from serve.config import ServeConfig
 from tests.serve.conftest import serving
-from usersim.decoding.discriminator import BUCKETS, FORM, TurnDiscriminator
 from usersim.testing import ScriptedSampler
+from usersim.users.discriminator import BUCKETS, FORM, TurnDiscriminator
 from usersim.users.protocols import Sampling
 from usersim.users.userlm import UserLM
 
@@ -54,8 +54,8 @@ def test_a_stream_has_one_candidate(url, http) -> None:
     assert "one candidate" in answer.json()["error"]["message"]
 
 
-def test_without_a_discriminator_it_is_refused(front, words, http) -> None:
-    where = front(ScriptedSampler(words("rome")))
+def test_without_a_discriminator_it_is_refused(start_server, words, http) -> None:
+    where = start_server(ScriptedSampler(words("rome")))
     answer = http.post(f"{where}/v1/user/turns", json={"messages": MESSAGES, "best_of": 2})
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "best_of"

@@ -70,7 +70,7 @@ def test_it_serves_until_it_is_told_to_stop(
 
 @pytest.mark.parametrize(
     ("fault", "why"),
-    [("tokens", "other tokens"), ("short", "--max-model-len 1024"), ("garbage", "without")],
+    [("tokens", "other tokens"), ("short", "--max-model-len 1024"), ("garbage", "has no")],
 )
 def test_an_engine_that_is_not_this_model_is_refused(
     fake_engine: Callable[..., str],

@@ -116,7 +116,7 @@ def test_an_assistant_is_told_what_it_takes() -> None:
 
 def test_what_cannot_be_an_assistant_is_said_before_a_turn_is_drawn() -> None:
     user = ScriptedUser("hi")
-    with pytest.raises(ConfigError, match="takes none"):
+    with pytest.raises(ConfigError, match="has no `system` parameter"):
         usersim.converse(lambda turns: "yo", user=user, system="be brief")
     with pytest.raises(ConfigError, match="not a function"):
         usersim.converse("gpt-4o-mini", user=user)  # type: ignore[arg-type]
@@ -127,7 +127,7 @@ def test_what_cannot_be_an_assistant_is_said_before_a_turn_is_drawn() -> None:
     ("assistant", "why"),
     [
         (lambda turns: {"content": "yo"}, "returned a dict"),
-        (lambda turns: next(iter(())), "ran out"),
+        (lambda turns: next(iter(())), "no more items"),
     ],
 )
 def test_an_assistant_that_says_no_text_is_one_readable_error(assistant: Any, why: str) -> None:

@@ -11,13 +11,13 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
-from usersim.decoding.discriminator import TurnDiscriminator, without_discriminator
 from usersim.decoding.noise import nth_seed, sampler_seed
 from usersim.errors import ConfigError
 from usersim.rendering.renderer import Renderer
 from usersim.rendering.token_text import DetailedTurn, TextStream, trace
 from usersim.text.user_acts import Act
 from usersim.types import Goal, Turn, UserProfile, UserTurn
+from usersim.users.discriminator import TurnDiscriminator, without_discriminator
 from usersim.users.guards import Guards, rejection
 from usersim.users.protocols import (
     Draw,

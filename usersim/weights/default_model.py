@@ -30,7 +30,7 @@ MANIFEST = "build.json"
 POPULATION_FILE = "population.json"
 """File with a model's population of users (`usersim.populations`), if it has one."""
 DISCRIMINATOR_FILE = "discriminator.npz"
-"""File with a model's discriminator (`usersim.decoding.discriminator`), if it has one."""
+"""File with a model's discriminator (`usersim.users.discriminator`), if it has one."""
 
 
 def home() -> Path:

@@ -158,8 +158,8 @@ def at_engine(argument: str) -> tuple[str, str | None]:
 
 def _userlm(name: str, source: str, options: Options, settings: DrawSettings) -> Simulator:
     from eval.likelihood.scored import weights_hash
-    from usersim.decoding.discriminator import discriminator_of
     from usersim.rendering.renderer import Renderer
+    from usersim.users.discriminator import discriminator_of
     from usersim.weights.default_model import DISCRIMINATOR_FILE, file_hash, resolve
 
     model, engine = at_engine(source)

@@ -97,7 +97,7 @@ def test_the_plan_of_online_training_by_hand(tmp_path: Path) -> None:
         (["grpo", "sample_candidates=1"], "sample_candidates: Input should be greater"),
         (["grpo", "temperature=0"], "temperature: Input should be greater"),
         (["grpo", "batch=3"], "batch=3 (12 replies) is not a multiple of micro_batch=8"),
-        (["grpo", "batch=4000"], "batch=4000 contexts a step, but there are only"),
+        (["grpo", "batch=4000"], "batch=4000 contexts per step, but there are only"),
         (["grpo", 'candidates=["x"]'], "candidates: the replies are sampled"),
         (["rloo", "user=nosuch"], "nosuch: no model there"),
         (["online-dpo", "sample_candidates=4"], "sample_candidates: Input should be 2"),

@@ -17,7 +17,7 @@ from data_prep.personas.goal_leak import (
     expected_hits,
     lexical_retrieval,
     mask_personas,
-    rate,
+    mean_with_interval,
     retrieval,
 )
 from data_prep.personas.masking import candidates, without
@@ -100,8 +100,8 @@ def test_ties_share_the_find() -> None:
 
 
 def test_the_interval_holds_the_mean_and_narrows_with_n() -> None:
-    few = rate(np.array([0.0, 1.0] * 20), seed=0)
-    many = rate(np.array([0.0, 1.0] * 2000), seed=0)
+    few = mean_with_interval(np.array([0.0, 1.0] * 20), seed=0)
+    many = mean_with_interval(np.array([0.0, 1.0] * 2000), seed=0)
     assert few.low < 0.5 < few.high
     assert many.high - many.low < (few.high - few.low) / 5
 

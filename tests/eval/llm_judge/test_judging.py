@@ -185,7 +185,7 @@ def test_labels_of_people_measure_the_judge(folder: Path, capsys: pytest.Capture
     corrected = {(row["source"], row["act"]): row["corrected"] for row in report["acts"]}
     assert corrected["human", "followup"]["value"] == 1
     assert corrected["human", "repair"] is None  # no rater labelled one
-    assert "9 labels of people; 200 are wanted" in " ".join(capsys.readouterr().err.split())
+    assert "9 labels of people; 200 are needed" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_labels_of_people_measure_the_judge(folder: Path, capsys: pytest.Capture
         (["--tasks", "which,taste"], "--tasks taste"),
         (["--simulated", "s=x"], "every name once"),
         (["--simulated", "human=x"], "none `human`"),
-        (["--judge-url", "nowhere", "--judge-model", "m"], "begins with http"),
+        (["--judge-url", "nowhere", "--judge-model", "m"], "starts with http"),
         (["--judge-url", "http://x", "--judge-model", "m", "--api-key-env", "NO_SUCH_KEY_"], "is not set"),
     ],
 )

@@ -10,9 +10,9 @@ from eval.__main__ import main
 from eval.next_turn.choose_decoding import chosen
 from eval.next_turn.simulators.specifications import DrawSettings, simulator_from
 from tests.eval.next_turn.test_decoding import TOPICS, row, talk
-from usersim.decoding.discriminator import read_discriminator
 from usersim.errors import ConfigError
 from usersim.storage.records import write_records
+from usersim.users.discriminator import read_discriminator
 
 
 def test_the_command_fits_and_then_decoding_is_chosen_with_it(tiny_userlm: Path, tmp_path: Path, capsys):

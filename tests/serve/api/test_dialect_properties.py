@@ -85,7 +85,7 @@ def test_so_do_the_shards_of_lost_in_conversation(shards, pairs):
 def test_what_is_said_reaches_the_client_whole_but_for_words_that_would_end_its_run(client, turn_text, goal):
     _, reading = read("auto", CLIENTS[client](goal, "x", [("user", "a"), ("assistant", "b")]))
     turn = UserTurn(text=turn_text, ends=False, end_probability=0, finish="stop", logprob=0, tokens=1)
-    text = reading.write(turn)
+    text = reading.format_reply(turn)
     key = {"collabllm": "response", "deepeval": "simulated_input", "azure": "content"}.get(client)
     reply = json.loads(text)[key] if key else text
     assert reply.strip()

@@ -91,7 +91,7 @@ def test_compiled_kernels_that_a_kill_left_damaged_are_removed(tmp_path: Path) -
         engine.start()
     assert not damaged.exists()
     assert other.exists()
-    assert any("removed compiled kernels" in line for line in lines)
+    assert any("removed damaged compiled kernels" in line for line in lines)
 
 
 def test_an_engine_that_never_answers_is_given_up_and_ended() -> None:

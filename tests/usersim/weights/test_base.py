@@ -157,7 +157,7 @@ def sentencepiece_bpe() -> dict[str, Any]:
     return {**byte_tokenizer(BARE), "pre_tokenizer": None, "normalizer": {"type": "Prepend", "prepend": "▁"}}
 
 
-@pytest.mark.parametrize(("make", "kind"), [(unigram, "Unigram"), (sentencepiece_bpe, "BPE and not")])
+@pytest.mark.parametrize(("make", "kind"), [(unigram, "Unigram"), (sentencepiece_bpe, "BPE, not")])
 def test_a_tokenizer_that_is_not_byte_level_is_refused(
     tmp_path: Path, make: Callable[[], dict[str, Any]], kind: str
 ) -> None:

@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 
 from tests.usersim.rendering.test_render import END, LEFT, renderer
-from usersim.decoding.discriminator import (
+from usersim.errors import ConfigError
+from usersim.testing import ScriptedSampler
+from usersim.types import Goal, Turn, UserTurn
+from usersim.users.discriminator import (
     BUCKETS,
     FORM,
     ReplyContext,
@@ -22,9 +25,6 @@ from usersim.decoding.discriminator import (
     fit,
     read_discriminator,
 )
-from usersim.errors import ConfigError
-from usersim.testing import ScriptedSampler
-from usersim.types import Goal, Turn, UserTurn
 from usersim.users.protocols import EndPolicy, Sampling, as_profile
 from usersim.users.userlm import UserLM
 from usersim.weights.default_model import DISCRIMINATOR_FILE
