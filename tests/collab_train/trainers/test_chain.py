@@ -101,11 +101,11 @@ def test_no_adapter_is_dropped_on_the_way(
                 super().__init__(*args, **kwargs)
                 kept.append(self)
 
-        monkeypatch.setattr(f"collab_train.{module}.{trainer.__name__}", Kept)
+        monkeypatch.setattr(f"collab_train.trainers.{module}.{trainer.__name__}", Kept)
 
-    keep("sft", SFTTrainer)
-    keep("dpo", TokenisedDPOTrainer)
-    keep("grpo", GRPOAsTyped)
+    keep("offline.sft", SFTTrainer)
+    keep("offline.dpo", TokenisedDPOTrainer)
+    keep("online.grpo", GRPOAsTyped)
     runs = [tiny_base, *(tmp_path / name for name in ("sft", "dpo", "grpo", "online"))]
     names = [{"assistant": str(start), "out": str(out)} for start, out in pairwise(runs)]
     config = SFT(**COMMON, **names[0], train=str(pairs), max_steps=2)
