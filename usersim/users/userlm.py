@@ -115,51 +115,51 @@ class UserLM:
         """
         end = end or self.end
         common = self.common_noise if common_noise is None else common_noise
-        asked = self._asked(profile, turns, sampling, end, affinity, logprobs, act)
-        whole, cold = self._wants_whole(sampling), asked.sampling.temperature < COLD
-        best_of = 1 if cold else asked.sampling.best_of
+        request = self._request(profile, turns, sampling, end, affinity, logprobs, act)
+        whole, cold = self._wants_whole(sampling), request.sampling.temperature < COLD
+        best_of = 1 if cold else request.sampling.best_of
         if best_of > 1 and self.discriminator is None:
             raise ConfigError(without_discriminator(best_of, self.name))
         tries, drawn_tokens = Tries(1 if cold else n, lenient=cold), Counter[int]()
-        given = 0 if cold and seed is None else seed
-        base = None if given is None else sampler_seed(given, asked.prompt_ids, common=common)
+        first_seed = 0 if cold and seed is None else seed
+        base = None if first_seed is None else sampler_seed(first_seed, request.prompt_ids, common=common)
         for attempt in range(self.guards.attempts):
             if not (missing := tries.missing):
                 break
             # Fresh noise for every attempt, and the same whenever the call is repeated.
             shift = attempt * 1_000_003
-            fresh = replace(asked, n=len(missing) * best_of, seed=None if base is None else base + shift)
-            drawn = await self.sampler.sample(self._warm(fresh) if cold and attempt else fresh)
-            drawn = [self._calibrated(sampled, turns) for sampled in drawn]
-            for place, index in zip(range(0, len(drawn), best_of), missing, strict=True):
+            fresh = replace(request, n=len(missing) * best_of, seed=None if base is None else base + shift)
+            samples = await self.sampler.sample(self._warm(fresh) if cold and attempt else fresh)
+            samples = [self._calibrated(sampled, turns) for sampled in samples]
+            for place, index in zip(range(0, len(samples), best_of), missing, strict=True):
                 own = seed if cold or seed is None else nth_seed(seed, shift + place, common=common)
-                noise = self._end_noise(asked, own, common=common, cold=cold)
+                noise = self._end_noise(request, own, common=common, cold=cold)
                 passing = []
-                for sampled in drawn[place : place + best_of]:
-                    said = self._read(sampled, end, turns, own, noise, detailed=logprobs is not None)
-                    drawn_tokens[index] += said.tokens
-                    if why := self._refusal(said, profile.goal, turns, whole):
-                        tries.add(index, said, why)
+                for sampled in samples[place : place + best_of]:
+                    turn = self._read(sampled, end, turns, own, noise, detailed=logprobs is not None)
+                    drawn_tokens[index] += turn.tokens
+                    if why := self._refusal(turn, profile.goal, turns, whole):
+                        tries.add(index, turn, why)
                     else:
-                        passing.append(said)
+                        passing.append(turn)
                 if passing:
                     tries.add(index, self._chosen(passing, profile.goal, turns), None)
         tries.settle()
         self.rejections.update(tries.reasons)
-        said_turns = tries.turns(self.guards.attempts, prompt_tokens=len(asked.prompt_ids))
+        result = tries.turns(self.guards.attempts, prompt_tokens=len(request.prompt_ids))
         if best_of > 1:
-            said_turns = [
-                said.model_copy(update={"drawn_tokens": drawn_tokens[index]})
-                for index, said in enumerate(said_turns)
+            result = [
+                turn.model_copy(update={"drawn_tokens": drawn_tokens[index]})
+                for index, turn in enumerate(result)
             ]
-        return said_turns * n if cold else said_turns
+        return result * n if cold else result
 
     def _chosen(self, passing: Sequence[UserTurn], goal: Goal | None, turns: Sequence[Turn]) -> UserTurn:
         """The first where it leaves, else the likeliest of those that say something; at a tie the first."""
         if len(passing) == 1 or passing[0].ends or self.discriminator is None:
             return passing[0]
-        spoken = [said for said in passing if not said.ends]
-        scores = self.discriminator.scores(goal, turns, [said.text for said in spoken])
+        spoken = [turn for turn in passing if not turn.ends]
+        scores = self.discriminator.scores(goal, turns, [turn.text for turn in spoken])
         return spoken[scores.index(max(scores))]
 
     async def stream(
@@ -183,37 +183,37 @@ class UserLM:
         """
         end = end or self.end
         common = self.common_noise if common_noise is None else common_noise
-        asked = self._asked(profile, turns, sampling, end, affinity, act=act)
-        if asked.sampling.best_of > 1:
+        request = self._request(profile, turns, sampling, end, affinity, act=act)
+        if request.sampling.best_of > 1:
             raise ConfigError(
-                f"a stream has one candidate, not best_of={asked.sampling.best_of}: stream with best_of=1, or take "
+                f"a stream has one candidate, not best_of={request.sampling.best_of}: stream with best_of=1, or take "
                 "the turn whole"
             )
         if seed is not None:
-            asked = replace(asked, seed=sampler_seed(seed, asked.prompt_ids, common=common))
-        cold = asked.sampling.temperature < COLD
-        noise = self._end_noise(asked, seed, common=common, cold=cold)
-        shown, ids, logps = TextStream(self.renderer), list[int](), list[float]()
-        async with aclosing(self.sampler.stream(asked)) as pieces:
-            async for drawn in pieces:
-                piece = self._calibrated(drawn, turns)
+            request = replace(request, seed=sampler_seed(seed, request.prompt_ids, common=common))
+        cold = request.sampling.temperature < COLD
+        noise = self._end_noise(request, seed, common=common, cold=cold)
+        text_stream, ids, logps = TextStream(self.renderer), list[int](), list[float]()
+        async with aclosing(self.sampler.stream(request)) as pieces:
+            async for raw_piece in pieces:
+                piece = self._calibrated(raw_piece, turns)
                 if not ids:
                     yield TurnPiece(text="", end_probability=_share(piece.end_probability))
                 ids += piece.token_ids
                 logps += piece.logprobs
                 if _decided(piece, end, turns, noise):
                     break
-                fresh = shown.push(piece.token_ids)
+                fresh = text_stream.push(piece.token_ids)
                 tokens = trace(self.renderer, piece.token_ids, piece.logprobs) if logprobs else ()
                 if fresh or tokens:
                     yield TurnPiece(text=fresh, end_probability=_share(piece.end_probability), tokens=tokens)
         sampled = Sampled(ids, logps, piece.finish or "stop", piece.end_probability, piece.end_is_likeliest)
-        said = self._read(sampled, end, turns, seed, noise, detailed=logprobs)
-        if rest := shown.finish(said.text):
-            yield TurnPiece(text=rest, end_probability=said.end_probability)
-        why = self._refusal(said, profile.goal, turns, self._wants_whole(sampling))
-        told = {"prompt_tokens": len(asked.prompt_ids), "rejected": (why,) if why else ()}
-        yield said.model_copy(update=told)
+        turn = self._read(sampled, end, turns, seed, noise, detailed=logprobs)
+        if rest := text_stream.finish(turn.text):
+            yield TurnPiece(text=rest, end_probability=turn.end_probability)
+        why = self._refusal(turn, profile.goal, turns, self._wants_whole(sampling))
+        facts = {"prompt_tokens": len(request.prompt_ids), "rejected": (why,) if why else ()}
+        yield turn.model_copy(update=facts)
 
     async def termination(
         self,
@@ -229,18 +229,18 @@ class UserLM:
         """
         end = end or self.end
         one = Sampling(temperature=0, max_tokens=1)
-        asked = replace(self._asked(profile, turns, one, end, affinity), ban_ids=())
-        (drawn,) = await self.sampler.sample(asked)
-        sampled = self._calibrated(drawn, turns)
+        request = replace(self._request(profile, turns, one, end, affinity), ban_ids=())
+        (sample,) = await self.sampler.sample(request)
+        sampled = self._calibrated(sample, turns)
         mode: Literal["greedy", "threshold"] = "greedy" if end.mode == "greedy" else "threshold"
         ends = end.mode != "never" and _decided(sampled, end.model_copy(update={"mode": mode}), turns)
         return Leaving(
             end_probability=_share(sampled.end_probability),
             ends=ends,
-            prompt_tokens=len(asked.prompt_ids),
+            prompt_tokens=len(request.prompt_ids),
         )
 
-    def _asked(
+    def _request(
         self,
         profile: UserProfile,
         turns: Sequence[Turn],
@@ -270,15 +270,15 @@ class UserLM:
             rank_watched=end.mode == "greedy",
         )
 
-    def _calibrated(self, drawn: Drawn, turns: Sequence[Turn]) -> Drawn:
+    def _calibrated(self, sample: Drawn, turns: Sequence[Turn]) -> Drawn:
         """Returns the sample with its P(end) calibrated; the most likely token stays the model's."""
         spoken = sum(turn.role == "user" for turn in turns)
         settings = self.renderer.settings
         return replace(
-            drawn, end_probability=settings.end_probability(drawn.end_probability, user_turns=spoken)
+            sample, end_probability=settings.end_probability(sample.end_probability, user_turns=spoken)
         )
 
-    def _end_noise(self, asked: Draw, seed: int | None, *, common: bool, cold: bool) -> float | None:
+    def _end_noise(self, request: Draw, seed: int | None, *, common: bool, cold: bool) -> float | None:
         """Returns the uniform number for sampling the end with a calibrated P(end): the user leaves if it is below.
 
         It derives from the turn's seed; at temperature 0 it is 0.5. None without a calibration, where the sampled token
@@ -290,24 +290,24 @@ class UserLM:
             return 0.5
         if seed is None:
             return random.random()
-        return random.Random(f"end:{sampler_seed(seed, asked.prompt_ids, common=common)}").random()
+        return random.Random(f"end:{sampler_seed(seed, request.prompt_ids, common=common)}").random()
 
-    def _warm(self, asked: Draw) -> Draw:
+    def _warm(self, request: Draw) -> Draw:
         usual = self.sampling.temperature
-        warm = asked.sampling.model_copy(update={"temperature": usual if usual >= COLD else 1.0})
-        return replace(asked, sampling=warm)
+        warm = request.sampling.model_copy(update={"temperature": usual if usual >= COLD else 1.0})
+        return replace(request, sampling=warm)
 
     def _wants_whole(self, sampling: Sampling | None) -> bool:
         """Returns True unless the call sets fewer `max_tokens` than the user's own sampling, and so accepts a cut
         turn."""
-        asked = (sampling or self.sampling).max_tokens
-        return self.guards.max_words is not None and asked >= self.sampling.max_tokens
+        max_tokens = (sampling or self.sampling).max_tokens
+        return self.guards.max_words is not None and max_tokens >= self.sampling.max_tokens
 
-    def _refusal(self, said: UserTurn, goal: Goal | None, turns: Sequence[Turn], whole: bool) -> str | None:
-        if said.ends:
+    def _refusal(self, turn: UserTurn, goal: Goal | None, turns: Sequence[Turn], whole: bool) -> str | None:
+        if turn.ends:
             return None
-        why = rejection(said.text, goal, turns, self.guards)
-        return CUT if why is None and whole and said.finish == "length" else why
+        why = rejection(turn.text, goal, turns, self.guards)
+        return CUT if why is None and whole and turn.finish == "length" else why
 
     def _read(
         self,
@@ -324,7 +324,7 @@ class UserLM:
         if _decided(sampled, end, turns, noise):  # the sampled words are discarded
             ends, ids = True, []
             logprob = math.log(max(sampled.end_probability, sys.float_info.min))
-        said: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "text": "" if ends else text,
             "ends": ends,
             "end_probability": _share(sampled.end_probability),
@@ -334,10 +334,9 @@ class UserLM:
             "seed": seed,
         }
         if not detailed:
-            return UserTurn(**said)
-        known = len(ids)
-        named = trace(self.renderer, ids, sampled.logprobs[:known], sampled.top_logprobs[:known])
-        return DetailedTurn(**said, trace=named)
+            return UserTurn(**fields)
+        named = trace(self.renderer, ids, sampled.logprobs[: len(ids)], sampled.top_logprobs[: len(ids)])
+        return DetailedTurn(**fields, trace=named)
 
     async def aclose(self) -> None:
         await self.sampler.aclose()
