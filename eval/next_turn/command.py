@@ -124,7 +124,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from eval.next_turn.results_page import write_report
 
-    conditions = _conditions(args.goals)
+    conditions = goal_conditions(args.goals)
     settings = DrawSettings(
         temperature=args.temperature,
         top_p=args.top_p,
@@ -270,7 +270,7 @@ def _evaluate(
     )
 
 
-def _conditions(text: str) -> list[GoalCondition]:
+def goal_conditions(text: str) -> list[GoalCondition]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     unknown = [name for name in names if name not in CONDITIONS]
     if unknown:

@@ -19,14 +19,22 @@ RULE = re.compile(r"(?P<part>value|low|high|abs)? ?(?P<sign><=|>=|<|>) ?(?P<boun
 class Aim(Record):
     """A measured number of a model version, with its target."""
 
-    value: float
-    low: float
-    high: float
-    n: int
+    value: float | None = None
+    """None: not measured."""
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
     """Number of clusters of the interval: people, conversations or pairs."""
     aim: str | None = None
     """Rule; None: reported without a target."""
     met: bool | None = None
+
+
+def written(aim: Aim) -> str:
+    """Returns value and interval in words, for tables."""
+    if aim.value is None:
+        return "not measured"
+    return f"{aim.value:.3f} [{aim.low:.3f}, {aim.high:.3f}]"
 
 
 def read_aims(path: Path) -> dict[str, str]:
@@ -48,17 +56,8 @@ def read_aims(path: Path) -> dict[str, str]:
 
 
 def check_aims(numbers: Mapping[str, Estimate], rules: Mapping[str, str]) -> dict[str, Aim]:
-    """Returns every number with its target and the verdict.
-
-    Raises:
-        ConfigError: A rule names a number that was not measured.
-    """
-    missing = [key for key in rules if key not in numbers]
-    if missing:
-        raise ConfigError(
-            f"aims for numbers that were not measured: {', '.join(missing)}; measured: {', '.join(numbers)}"
-        )
-    return {
+    """Returns every number with its target and the verdict; targets without a number come last, as not measured."""
+    measured = {
         key: Aim(
             **{name: round(getattr(number, name), 5) for name in ("value", "low", "high")},
             n=number.n,
@@ -67,6 +66,7 @@ def check_aims(numbers: Mapping[str, Estimate], rules: Mapping[str, str]) -> dic
         )
         for key, number in numbers.items()
     }
+    return measured | {key: Aim(aim=rule) for key, rule in rules.items() if key not in numbers}
 
 
 def is_met(number: Estimate, rule: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from eval.versions.aims import Aim
+from eval.versions.aims import Aim, written
 
 
 def markdown(aims: Mapping[str, Aim]) -> str:
@@ -12,6 +12,5 @@ def markdown(aims: Mapping[str, Aim]) -> str:
     rows = ["| number | value | n | aim | reached |", "| --- | --- | --- | --- | --- |"]
     for key, aim in aims.items():
         reached = {None: "", True: "yes", False: "**no**"}[aim.met]
-        value = f"{aim.value:.3f} [{aim.low:.3f}, {aim.high:.3f}]"
-        rows.append(f"| `{key}` | {value} | {aim.n} | {aim.aim or ''} | {reached} |")
+        rows.append(f"| `{key}` | {written(aim)} | {aim.n} | {aim.aim or ''} | {reached} |")
     return "\n".join(rows) + "\n"

@@ -64,6 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model-report", type=Path, metavar="JSON", help="report of `eval model` on the new version"
     )
     parser.add_argument(
+        "--goals",
+        default="none,own,count_neutral",
+        help="goals shown to the models, comma-separated (default: none,own,count_neutral)",
+    )
+    parser.add_argument(
         "--acts", type=int, default=0, help="prefixes at which each act is requested (default: 0, none)"
     )
     parser.add_argument(
@@ -134,6 +139,7 @@ def run(args: argparse.Namespace) -> int:
 def _teacher_forced(
     args: argparse.Namespace, prefixes: Sequence[Prefix], unsaid: Unsaid, track: Track
 ) -> dict[str, Estimate]:
+    from eval.next_turn.command import goal_conditions
     from eval.next_turn.metrics.goal_conditions import under_condition
     from eval.next_turn.metrics.leaving import LeavingMetrics
     from eval.next_turn.metrics.values import estimate
@@ -146,7 +152,7 @@ def _teacher_forced(
     sources = sorted({prefix.source for prefix in prefixes})
     numbers: dict[str, Estimate] = {}
     own_scores: list[PrefixScore] = []
-    for condition in ("none", "own", "count_neutral"):
+    for condition in goal_conditions(args.goals):
         places = under_condition(prefixes, condition, unsaid=unsaid, seed=args.seed)
         scores = _scored(scorer, places, f"new, goal: {condition}", track)
         if condition == "own":
@@ -172,7 +178,7 @@ def _teacher_forced(
                 numbers["leaving.counting_gain.count_neutral"] = estimate(
                     metrics.sums(metrics.counting_gain())
                 )
-    added = with_added_facets(prefixes, unsaid)
+    added = with_added_facets(prefixes, unsaid) if own_scores else []
     place = {prefix.id: index for index, prefix in enumerate(prefixes)}
     if added:
         changed = _scored(scorer, added, "new, two facets added", track)
@@ -263,10 +269,10 @@ def _sampler(path: Path, engine: str | None) -> Sampler:
 
 
 def _table(aims: dict[str, Aim]) -> Table:
-    table = Table("number", "value", "95 %", "n", "aim", "met")
+    from eval.versions.aims import written
+
+    table = Table("number", "value [95 %]", "n", "aim", "met")
     for key, aim in aims.items():
         met = "" if aim.met is None else "yes" if aim.met else "no"
-        table.add_row(
-            key, f"{aim.value:.3f}", f"[{aim.low:.3f}, {aim.high:.3f}]", str(aim.n), aim.aim or "", met
-        )
+        table.add_row(key, written(aim), str(aim.n), aim.aim or "", met)
     return table

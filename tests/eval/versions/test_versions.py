@@ -226,12 +226,16 @@ def test_a_ratio_has_the_interval_of_the_delta_method():
     assert one.high - one.value == pytest.approx(1.959963984540054 * math.hypot(0.05, 0.025))
 
 
-def test_an_aim_without_a_number_is_an_error(tmp_path):
-    with pytest.raises(ConfigError, match="aims for numbers that were not measured: b"):
-        check_aims({"a": number(1)}, {"b": "<= 1"})
+def test_an_aim_without_a_number_is_listed_as_not_measured():
+    aims = check_aims({"a": number(1)}, {"b": "<= 1"})
+    assert (aims["b"].value, aims["b"].met, aims["b"].aim) == (None, None, "<= 1")
+    assert "| `b` | not measured | 0 | <= 1 |  |" in markdown(aims)
+
+
+def test_a_rule_that_is_none_is_an_error(tmp_path):
     table = tmp_path / "aims.toml"
     table.write_text('[aims]\n"a" = "about 1"\n')
-    with pytest.raises(ConfigError, match="is not a rule"):
+    with pytest.raises(ConfigError, match="rule"):
         read_aims(table)
 
 
